@@ -1,0 +1,7 @@
+"""Prefect flows: when and where the stages run. The settings stand here since Prefect reads them when imported."""
+
+import os
+
+# On a busy machine Prefect's temporary server takes half a minute to start; its own patience is shorter.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+os.environ.setdefault("DO_NOT_TRACK", "1")

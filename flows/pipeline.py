@@ -1,0 +1,105 @@
+"""The pipeline as a Prefect flow: the stages of dvc.yaml, in its order, one task each.
+
+    python -m flows.pipeline [--launch PROFILE] [--root FOLDER]
+
+DVC owns what is stale and MLflow how well it went; the flow decides when and where. Without PREFECT_API_URL it runs on
+Prefect's own temporary server.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import json
+import os
+import sys
+from pathlib import Path
+
+from prefect import flow, get_run_logger, task
+from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+from prefect.states import Completed, State
+
+from flows.graph import is_fresh, reproduce_command, stage_order
+from flows.ui import MLFLOW_URL
+from sohes import tracking
+from sohes.errors import SohesError
+from sohes.evaluate.tables import phase_markdown
+from sohes.launch import load_profile, run_task
+from sohes.params import load_params
+
+
+@task(name="stage", task_run_name="{stage}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
+def run_stage(stage: str, root: Path, launch: str | None) -> State:
+    """One stage through DVC, where the launch profile says; a fresh one is not run and ends as `Cached`."""
+    if is_fresh(stage, root):
+        return Completed(name="Cached", message=f"{stage}: nothing has changed since its last run")
+    logger = get_run_logger()
+    outcome = run_task(
+        reproduce_command(stage),
+        task=stage,
+        root=root,
+        profile=load_profile(root / "infra/launch", launch),
+        # dvc.yaml's commands begin with `python`: let it be this one, whether or not its environment is activated.
+        environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+        on_line=lambda line: logger.info("%s", line),
+    )
+    if outcome.exit_code != 0:
+        raise SohesError(f"stage {stage} failed: {_why(outcome.last_lines)} (log: {outcome.log})")
+    return Completed(message=f"{stage}: done")
+
+
+def _why(last_lines: tuple[str, ...]) -> str:
+    """The stage's own sentence if it has one, else the last thing that was said before DVC's summary."""
+    own = [line.removeprefix("sohes: ") for line in last_lines if line.startswith("sohes: ")]
+    said = [line for line in last_lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    return (own or said or ["it said nothing"])[-1]
+
+
+@flow(name="sohes")
+def pipeline(root: Path, launch: str | None = None) -> None:
+    """Every stage of dvc.yaml in its order; stops at the first that fails, after its retry."""
+    load_profile(root / "infra/launch", launch)
+    for stage in stage_order(root):
+        run_stage(stage, root, launch)
+    leave_artifacts(root)
+
+
+def leave_artifacts(root: Path) -> None:
+    """What a person wants to see of a finished run: the AR table, a picture, the way to MLflow's records."""
+    rows = json.loads((root / "metrics/evaluate.json").read_text())
+    create_markdown_artifact(phase_markdown(rows), key="recall", description="One row per phase; AR and AP in percent")
+    picture = root / "reports/example.jpg"
+    if picture.exists():
+        # Inline: the server need not reach this machine's files.
+        data = base64.b64encode(picture.read_bytes()).decode()
+        create_image_artifact(f"data:image/jpeg;base64,{data}", key="picture", description=f"From {picture.parent}")
+    link = tracking.pipeline_url(load_params(root / "params.yaml"), root, local_ui=MLFLOW_URL)
+    if link is not None:
+        create_link_artifact(link, link_text="MLflow run", key="mlflow", description="Parameters, figures, checkpoints")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the flow; 0 if every stage is done or fresh, 1 after one sentence on stderr, 130 after Ctrl-C."""
+    parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the pipeline under Prefect.")
+    parser.add_argument("--launch", help="a profile of infra/launch/; SOHES_LAUNCH otherwise")
+    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
+    options = parser.parse_args(arguments)
+    root = options.root.resolve()
+    try:
+        # Before a server is started: what is wrong with the folder is known at once.
+        stage_order(root)
+        load_params(root / "params.yaml")
+        load_profile(root / "infra/launch", options.launch)
+        pipeline(root, options.launch)
+    except SohesError as error:
+        print(f"sohes: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("sohes: interrupted", file=sys.stderr)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""SOHES: self-supervised open-world hierarchical entity segmentation."""

@@ -1,0 +1,1 @@
+"""The vision transformer, its features and its DINO pre-training."""

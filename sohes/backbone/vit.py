@@ -1,0 +1,288 @@
+"""The plain ViT that everything stands on: built by timm, saved with all that is needed to build it again offline.
+
+Any image size works (position embeddings are interpolated, rotary ones computed), and so does any timm model of the
+classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+from timm.models import load_state_dict
+from timm.models.eva import Eva
+from timm.models.eva import checkpoint_filter_fn as eva_weights
+from timm.models.vision_transformer import VisionTransformer
+from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
+from torch import Tensor, nn
+
+from sohes.errors import SohesError
+from sohes.files import atomic_path, digest_file, write_json
+from sohes.params import BackboneParams
+
+CARD_VERSION = 1
+PIXELS_PER_BATCH = 2**21  # of feature extraction: two images of 1024 x 1024, 32 of 256 x 256
+
+
+class Backbone(nn.Module):
+    """A timm ViT seen as patch tokens.
+
+    architecture, arguments: what `timm.create_model` needs to build it again. mean, std: of RGB in [0, 1], three
+    numbers each, which its images are normalised with.
+    """
+
+    vit: Any  # VisionTransformer | Eva, whose attributes timm does not declare
+
+    def __init__(self, architecture: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> None:
+        super().__init__()
+        self.architecture, self.arguments = architecture, dict(arguments)
+        # no pooling: with it, timm puts the last norm behind the pooling, where patch tokens do not pass
+        fixed: dict[str, Any] = {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
+        try:
+            self.vit = timm.create_model(architecture, pretrained=pretrained, **fixed, **arguments)
+        except TypeError:  # a convolutional network knows nothing of patches
+            self.vit = None
+        if not isinstance(self.vit, VisionTransformer | Eva):
+            raise SohesError(f"{architecture} is not a plain ViT: name one of timm's vit_* or eva02_* models")
+        published: dict[str, Any] = self.vit.pretrained_cfg  # type: ignore[assignment]
+        self.mean, self.std = tuple(published["mean"]), tuple(published["std"])
+
+    @property
+    def patch_size(self) -> int:
+        return self.vit.patch_embed.patch_size[0]
+
+    @property
+    def embed_dim(self) -> int:
+        return self.vit.embed_dim
+
+    @property
+    def depth(self) -> int:
+        return len(self.vit.blocks)
+
+    @property
+    def num_heads(self) -> int:
+        return self.vit.blocks[0].attn.num_heads
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Class and register tokens, which come before the patches."""
+        return self.vit.num_prefix_tokens
+
+    @property
+    def norm(self) -> nn.Module:
+        """The norm behind the last block."""
+        return self.vit.norm
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    def normalise(self, images: Sequence[np.ndarray]) -> Tensor:
+        """(B, 3, H, W) float32 on the backbone's device, from uint8 (H, W, 3) RGB images of one size."""
+        stacked = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        mean, std = (255 * torch.tensor(part, device=self.device).view(3, 1, 1) for part in (self.mean, self.std))
+        return ((stacked - mean) / std).contiguous()
+
+    def embed(self, images_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """What enters the first block: (B, prefix + h * w, C) tokens with their positions, and (h, w).
+
+        SohesError if a side is not a multiple of the patch size.
+        """
+        height, width = images_B3HW.shape[-2:]
+        if height % self.patch_size or width % self.patch_size:
+            raise SohesError(
+                f"an image side must be a multiple of the backbone's patch size {self.patch_size} "
+                f"(got {height} x {width}): change the image_size of this stage"
+            )
+        # timm has no public method between the patch embedding and the blocks
+        tokens = self.vit._pos_embed(self.vit.patch_embed(images_B3HW))
+        tokens = tokens[0] if isinstance(self.vit, Eva) else self.vit.patch_drop(tokens)
+        return self.vit.norm_pre(tokens), (height // self.patch_size, width // self.patch_size)
+
+    def run_blocks(self, tokens_BNC: Tensor, start: int, stop: int, size: tuple[int, int] | None = None) -> Tensor:
+        """Tokens after the blocks [start, stop). size: (h, w) of the patches; without it their grid is a square.
+
+        Only rotary positions depend on the size; ValueError if they need one and the patches form no square.
+        """
+        rotary = self._rotary(tokens_BNC, size) if getattr(self.vit, "rope", None) is not None else None
+        mixed = getattr(self.vit, "rope_mixed", False)  # each block has rotations of its own
+        for index in range(start, stop):
+            block = self.vit.blocks[index]
+            if rotary is None:
+                tokens_BNC = block(tokens_BNC)
+            else:
+                tokens_BNC = block(tokens_BNC, rope=rotary[index] if mixed else rotary)
+        return tokens_BNC
+
+    def _rotary(self, tokens_BNC: Tensor, size: tuple[int, int] | None) -> Tensor:
+        patches = tokens_BNC.shape[1] - self.num_prefix_tokens
+        if size is None:
+            side = round(patches**0.5)
+            size = (side, side)
+        if size[0] * size[1] != patches:
+            raise ValueError(f"rotary positions need the size of the patches' grid (got {size} for {patches} patches)")
+        return self.vit.rope.get_embed(shape=list(size))
+
+    def features(self, images_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Tokens behind the last norm, prefix tokens included, and (h, w)."""
+        tokens, size = self.embed(images_B3HW)
+        return self.norm(self.run_blocks(tokens, 0, self.depth, size)), size
+
+    def tokens(self, images_B3HW: Tensor) -> Tensor:
+        """(B, h, w, C) patch tokens behind the last norm, of images normalised with `mean` and `std`."""
+        tokens, (h, w) = self.features(images_B3HW)
+        return tokens[:, self.num_prefix_tokens :].unflatten(1, (h, w))
+
+
+def extract_features(backbone: Backbone, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """(h, w, C) float32 patch tokens of each uint8 (H, W, 3) RGB image; all images are of one size."""
+    if not len(images):
+        return []
+    per_batch = max(1, PIXELS_PER_BATCH // (images[0].shape[0] * images[0].shape[1]))
+    backbone.eval()
+    features: list[np.ndarray] = []
+    with torch.no_grad():
+        for first in range(0, len(images), per_batch):
+            tokens_BhwC = backbone.tokens(backbone.normalise(images[first : first + per_batch]))
+            features.extend(tokens_BhwC.float().cpu().numpy())
+    return features
+
+
+# ---------------------------------------------------------------- build
+
+
+def build_backbone(params: BackboneParams) -> Backbone:
+    """The backbone that `params.pretrained` names: random (`train`), from a file, or a timm model from its hub.
+
+    A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
+    be had, or are of another shape than the params say.
+    """
+    if params.pretrained == "train":
+        return _from_params(params)
+    path = Path(params.pretrained)
+    if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+        backbone = load_backbone(path) if path.with_suffix(".json").exists() else _from_weights(path, params)
+    else:
+        backbone = _from_hub(params)
+    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
+        wanted, found = getattr(params, name), getattr(backbone, name)
+        if wanted != found:
+            raise SohesError(f"backbone.{name} is {wanted}, but {params.pretrained} has {found}: set it to {found}")
+    return backbone
+
+
+def _from_params(params: BackboneParams) -> Backbone:
+    name = params.architecture
+    if not timm.is_model(name):
+        raise SohesError(f"timm has no model {name}: mend backbone.architecture (for example vit_small_patch16_224)")
+    if params.embed_dim % params.num_heads:
+        raise SohesError(f"backbone.embed_dim {params.embed_dim} is no multiple of num_heads {params.num_heads}")
+    if params.image_size % params.patch_size:
+        raise SohesError(f"backbone.image_size {params.image_size} is no multiple of patch_size {params.patch_size}")
+    shape = {key: getattr(params, key) for key in ("patch_size", "embed_dim", "depth", "num_heads")}
+    return Backbone(name, {**shape, "img_size": params.image_size})
+
+
+def _from_hub(params: BackboneParams) -> Backbone:
+    name = params.pretrained
+    if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
+        raise SohesError(
+            f"timm has no pretrained model {name}: set backbone.pretrained to `train`, a .safetensors file, or a name "
+            "such as vit_base_patch8_224.dino"
+        )
+    try:
+        backbone = Backbone(name, {"img_size": params.image_size}, pretrained=True)
+    except SohesError:
+        raise
+    except Exception as error:  # the hub's client meets a dozen kinds: no network, no login, a licence, a full disk
+        raise SohesError(
+            f"the weights of {name} could not be had from the hub ({_first_sentence(error)}): check the network, or "
+            f"fetch them elsewhere and set backbone.pretrained to that file and backbone.architecture to {name}"
+        ) from None
+    if isinstance(backbone.norm, nn.LayerNorm) and bool((backbone.norm.weight == 1).all()):
+        raise SohesError(f"{name} has no norm for its patch tokens, only for their mean: choose another backbone")
+    return backbone
+
+
+def _from_weights(path: Path, params: BackboneParams) -> Backbone:
+    """Bare weights, of timm or in the form of the DINO family's own releases, fitted to patch and image size."""
+    backbone = _from_params(params)
+    fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights
+    try:
+        missing = backbone.vit.load_state_dict(fit(load_state_dict(str(path)), backbone.vit), strict=False).missing_keys
+    except FileNotFoundError:
+        raise SohesError(f"no backbone weights at {path}: mend backbone.pretrained") from None
+    except (*_BAD_FILE, KeyError, ValueError) as error:
+        raise SohesError(_not_these_weights(path, params.architecture, error)) from None
+    if missing:
+        raise SohesError(_not_these_weights(path, params.architecture, f"it lacks {missing[0]}"))
+    return backbone
+
+
+# ---------------------------------------------------------------- save, load
+
+
+def save_backbone(backbone: Backbone, path: Path, card: Mapping[str, Any]) -> None:
+    """Write the weights and, beside them, a JSON card: how to build the model again, their digest, and `card`."""
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.vit.state_dict().items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(serialise(weights))  # save_file lets nobody but the owner read its file
+    facts = {
+        "version": CARD_VERSION,
+        "architecture": backbone.architecture,
+        "arguments": backbone.arguments,
+        "patch_size": backbone.patch_size,
+        "embed_dim": backbone.embed_dim,
+        "depth": backbone.depth,
+        "parameters": sum(p.numel() for p in backbone.parameters()),
+        "digest": digest_file(path),
+    }
+    write_json(path.with_suffix(".json"), {**card, **facts})
+
+
+def load_backbone(path: Path) -> Backbone:
+    """A backbone that `save_backbone` wrote. SohesError if it is missing, damaged, or not what its card says."""
+    path = Path(path)
+    card_path = path.with_suffix(".json")
+    for needed in (path, card_path):
+        if not needed.exists():
+            raise SohesError(f"no backbone at {needed}: run `sohes backbone` first")
+    try:
+        card = json.loads(card_path.read_text())
+        version, architecture, arguments = card["version"], card["architecture"], card["arguments"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise SohesError(f"{card_path} is not a backbone's card: run `sohes backbone` again") from None
+    if version != CARD_VERSION:
+        raise SohesError(f"{card_path} is of version {version}, not {CARD_VERSION}: run `sohes backbone` again")
+    if card["digest"] != digest_file(path):
+        raise SohesError(f"{path} is not the file that its card describes: run `sohes backbone` again")
+    backbone = Backbone(architecture, arguments)
+    try:
+        backbone.vit.load_state_dict(load_file(path))
+    except _BAD_FILE as error:
+        raise SohesError(_not_these_weights(path, architecture, error)) from None
+    return backbone
+
+
+_BAD_FILE = (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
+
+
+def _not_these_weights(path: Path, architecture: str, why: object) -> str:
+    return (
+        f"{path} does not hold the weights of {architecture} ({_first_sentence(why)}): name the file or model it is of"
+    )
+
+
+def _first_sentence(error: object) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(":.") if lines else type(error).__name__

@@ -1,0 +1,96 @@
+"""Seconds and memory of decoding one image's raw predictions."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sohes import hierarchy, masks
+from sohes.model.decode import decode
+from sohes.structures import MaskSet
+
+QUERIES, SIZE = 300, 1024
+NMS_IOU, ANCESTOR_THRESHOLD = 0.9, 0.5
+
+
+def blob_logits(count: int, side: int, seed: int = 0) -> Tensor:
+    """(count, side, side) logits of wavy discs, most of them small, a few as large as the image."""
+    generator = torch.Generator().manual_seed(seed)
+    cells = (torch.arange(side) + 0.5) / side
+    logits = torch.empty(count, side, side)
+    for mask in logits:  # one by one: what this takes must not hide what decoding takes
+        centre_y, centre_x, size, turn = torch.rand(4, generator=generator)
+        radius = 0.03 * 20**size  # 3 to 60 % of the side, evenly in their logarithm
+        y, x = cells[:, None] - centre_y, cells[None, :] - centre_x
+        waves = 1 + 0.15 * torch.sin(5 * torch.atan2(y, x) + 6 * turn)
+        mask.copy_(12 * (1 - (x.square() + y.square()).sqrt() / (radius * waves)).clamp(min=-1))
+    return logits
+
+
+def bench_decode(reference: bool = False) -> dict[str, str | float]:
+    """One image of 1024 x 1024 with 300 queries on one core; keys name, seconds_median, cpu_seconds_median, peak_mb.
+
+    reference: the plain way instead, masks enlarged by `interpolate` and packed by pycocotools. peak_mb: by how much
+    the memory of the process, one of its own, grows over the predictions themselves.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        seconds, cpu_seconds, peak = pool.submit(_measure, reference).result()
+    return {
+        "name": "decode-plain" if reference else "decode",
+        "seconds_median": round(seconds, 4),
+        "cpu_seconds_median": round(cpu_seconds, 4),
+        "peak_mb": round(peak, 1),
+    }
+
+
+def _measure(reference: bool, rounds: int = 5) -> tuple[float, float, float]:
+    torch.set_num_threads(1)
+    generator = torch.Generator().manual_seed(1)
+    classes, logits = torch.randn(QUERIES, 2, generator=generator), blob_logits(QUERIES, SIZE // 4)
+    ancestors = torch.randn(QUERIES, QUERIES, generator=generator) - 4
+    once = _plain if reference else _ours
+    once(classes, logits[:, :8, :8], ancestors, size=32)  # compiles what is to be compiled
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, cpu_seconds = [], []
+    for _ in range(rounds):
+        wall, cpu = time.perf_counter(), time.process_time()
+        once(classes, logits, ancestors)
+        seconds.append(time.perf_counter() - wall)
+        cpu_seconds.append(time.process_time() - cpu)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    return statistics.median(seconds), statistics.median(cpu_seconds), peak
+
+
+def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: Tensor, size: int = SIZE) -> MaskSet:
+    return decode(
+        class_logits_Q2,
+        mask_logits_Qhw,
+        ancestor_logits_QQ,
+        content_hw=(size, size),
+        image_hw=(size, size),
+        max_masks=1000,
+        mask_threshold=0.5,
+        nms_iou=NMS_IOU,
+        ancestor_threshold=ANCESTOR_THRESHOLD,
+        source="bench",
+    )
+
+
+def _plain(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: Tensor, size: int = SIZE) -> MaskSet:
+    logits = F.interpolate(mask_logits_Qhw[:, None], size=(size, size), mode="bilinear")[:, 0]
+    inside = logits > 0
+    scores = class_logits_Q2.softmax(-1)[:, 0] * (logits.sigmoid() * inside).sum((1, 2)) / inside.sum((1, 2)).clamp(1)
+    order = torch.argsort(scores, descending=True).numpy()
+    shared = masks.intersections(inside.numpy())
+    kept = masks.nms_from_iou(masks.iou_from_intersections(shared), order, nms_iou=NMS_IOU)
+    probability = ancestor_logits_QQ.sigmoid().numpy()[kept][:, kept]
+    areas = shared.diagonal()[kept]
+    parents = hierarchy.forest_from_probabilities(probability, areas, threshold=ANCESTOR_THRESHOLD)
+    return masks.mask_set(inside.numpy()[kept], scores=scores.numpy()[kept], parents=parents, sources="bench")

@@ -1,0 +1,94 @@
+"""Seconds and memory of one image's hierarchy: who covers whom, and the forest, against boolean masks."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from sohes.bench.memory import peak_gb
+from sohes.explore.label_image import parents_by_coverage
+
+THETA_COVER = 0.9
+
+
+def nested_discs(count: int, size: int, seed: int = 0) -> np.ndarray:
+    """(count, size, size) bool: ellipses, every other one inside an earlier one, from 1 to 60 % of the side."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:size, :size].astype(np.float32) / size
+    centres, radii = rng.random((count, 2)), rng.uniform(0.03, 0.3, (count, 2))
+    for i in range(1, count, 2):
+        outer = rng.integers(i)
+        radii[i] = radii[outer] * rng.uniform(0.3, 0.6)
+        centres[i] = centres[outer] + radii[outer] * rng.uniform(-0.3, 0.3, 2)
+    masks_NHW = np.empty((count, size, size), bool)
+    for mask, (cy, cx), (ry, rx) in zip(masks_NHW, centres, radii, strict=True):
+        np.less(((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2, 1, out=mask)
+    return masks_NHW
+
+
+def boolean_parents(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
+    """(N,) parents, the plain way: the pixels shared by each pair are counted one pair after the other.
+
+    Numbers and ties as in `sohes.hierarchy`.
+    """
+    n = len(masks_NHW)
+    area = np.array([np.count_nonzero(mask) for mask in masks_NHW])
+    above = np.zeros((n, n), bool)  # [j, i]: j is an ancestor of i
+    for i in range(n):
+        for j in range(n):
+            if area[i] < area[j]:
+                shared = np.count_nonzero(masks_NHW[i] & masks_NHW[j])
+                above[j, i] = shared > theta_cover * area[i] and shared < theta_cover * area[j]
+    for k in range(n):
+        above |= above[:, k, None] & above[k]
+    parents = np.full(n, -1, np.int64)
+    for i in range(n):
+        candidates = np.flatnonzero(above[:, i])
+        if len(candidates):
+            parents[i] = min(candidates, key=lambda j: (area[j], j))
+    return parents
+
+
+def bench_hierarchy(
+    *, masks: int = 100, size: int = 1024, repeats: int = 11, reference: bool = False
+) -> dict[str, str | float]:
+    """Coverage and forest of the masks of one image on one core; keys name, seconds_median, cpu_seconds_median,
+    peak_mb, parents (masks that have one).
+
+    reference: also `boolean_parents`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
+    how much the memory of the process, one of its own, grows over the masks themselves.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, masks, size, repeats, reference).result()
+
+
+def _measure(masks: int, size: int, repeats: int, reference: bool) -> dict[str, str | float]:
+    parents_by_coverage(nested_discs(2, 16), theta_cover=THETA_COVER)  # compiles what is to be compiled
+    masks_NHW = nested_discs(masks, size)
+    before = peak_gb()
+    seconds, cpu_seconds = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        parents = parents_by_coverage(masks_NHW, theta_cover=THETA_COVER)
+        seconds.append(time.perf_counter() - wall)
+        cpu_seconds.append(time.process_time() - cpu)
+    peak = (peak_gb() - before) * 1000
+    result: dict[str, str | float] = {
+        "name": f"hierarchy-{masks}x{size}x{size}",
+        "seconds_median": round(statistics.median(seconds), 5),
+        "cpu_seconds_median": round(statistics.median(cpu_seconds), 5),
+        "peak_mb": round(peak, 1),
+        "parents": int((parents >= 0).sum()),
+    }
+    if reference:
+        cpu = time.process_time()
+        plain = boolean_parents(masks_NHW, theta_cover=THETA_COVER)
+        reference_seconds = time.process_time() - cpu
+        assert np.array_equal(plain, parents)
+        result["reference_cpu_seconds"] = round(reference_seconds, 4)
+        result["ratio"] = round(reference_seconds / statistics.median(cpu_seconds), 1)
+    return result

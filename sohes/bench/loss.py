@@ -1,0 +1,123 @@
+"""`sohes bench loss`: CPU seconds and memory of the criterion, beside transformers' Mask2FormerLoss in one run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import torch
+from torch import Tensor
+
+from sohes.bench.memory import peak_gb
+from sohes.errors import SohesError
+from sohes.losses.criterion import criterion
+from sohes.params import LossParams
+from sohes.structures import ModelOutput, Targets
+
+SIZE, TARGETS, QUERIES, POINTS = 1024, 200, 200, 12544
+LAYERS = 10  # outputs that are supervised: transformers' default, nine auxiliary ones and the last
+ROUNDS = 2  # the best counts: the machine may be busy with other things
+
+
+def bench_loss(reference: bool = False) -> dict[str, float]:
+    """Forward and backward of one 1024 x 1024 image's loss: 200 targets, 200 queries, 12,544 points, 10 layers.
+
+    Keys `cpu_seconds` and `peak_gb` (of the process, 10^9 bytes); with `reference` also `reference_cpu_seconds`,
+    `reference_peak_gb` and `ratio`, ours over transformers' CPU seconds. Each contender has a process of its own, so
+    that neither pays for the other's memory. SohesError if the reference is wanted and transformers is missing.
+    """
+    seconds, peak = _in_own_process(_measure_ours)
+    result = {"cpu_seconds": seconds, "peak_gb": peak}
+    if reference:
+        seconds, peak = _in_own_process(_measure_transformers)
+        result |= {
+            "reference_cpu_seconds": seconds,
+            "reference_peak_gb": peak,
+            "ratio": result["cpu_seconds"] / seconds,
+        }
+    return {name: round(value, 3) for name, value in result.items()}
+
+
+def _in_own_process(measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure).result()
+
+
+def _measure_ours() -> tuple[float, float]:
+    params = LossParams(
+        class_weight=2,
+        mask_weight=5,
+        dice_weight=5,
+        ancestor_weight=1,
+        no_object_weight=0.1,
+        num_points=POINTS,
+        oversample_ratio=3,
+        importance_fraction=0.75,
+        deep_supervision=True,
+        matched_only=False,
+    )
+    masks_THW, class_logits, mask_logits = example()
+    ancestor_logits_BQQ = torch.zeros(1, QUERIES, QUERIES, requires_grad=True)
+    ancestors_TT = torch.ones(TARGETS, TARGETS).tril(-1).bool()
+    auxiliary = [ModelOutput(c, m, None) for c, m in zip(class_logits[:-1], mask_logits[:-1], strict=True)]
+    output = ModelOutput(class_logits[-1], mask_logits[-1], ancestor_logits_BQQ, tuple(auxiliary))
+    targets = (Targets(masks_THW, ancestors_TT),)
+    return _best_of_rounds(lambda: criterion(output, targets, params)["loss"])
+
+
+def _measure_transformers() -> tuple[float, float]:
+    try:
+        from transformers import Mask2FormerConfig
+        from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
+    except ImportError:
+        raise SohesError("the reference needs transformers: pip install 'sohes[dev]'") from None
+    config = Mask2FormerConfig(num_queries=QUERIES, train_num_points=POINTS)
+    config.num_labels = 1
+    weights = {"loss_cross_entropy": 2.0, "loss_mask": 5.0, "loss_dice": 5.0}
+    reference = Mask2FormerLoss(config, weights)
+    masks_THW, class_logits, mask_logits = example()
+    labels_THW, labels_T = masks_THW.float(), torch.zeros(TARGETS, dtype=torch.int64)
+    auxiliary = [
+        {"masks_queries_logits": m, "class_queries_logits": c}
+        for c, m in zip(class_logits[:-1], mask_logits[:-1], strict=True)
+    ]
+
+    def loss() -> Tensor:
+        parts = reference(mask_logits[-1], class_logits[-1], [labels_THW], [labels_T], auxiliary)
+        return sum(  # type: ignore[return-value]
+            weight * value for name, value in parts.items() for key, weight in weights.items() if name.startswith(key)
+        )
+
+    return _best_of_rounds(loss)
+
+
+def example() -> tuple[Tensor, list[Tensor], list[Tensor]]:
+    """Discs as targets (T, H, W), and per layer class logits (1, Q, 2) and mask logits (1, Q, H/4, W/4) near them."""
+    draw = torch.Generator().manual_seed(0)
+    cell = SIZE // 4
+    centre_T2 = torch.rand(TARGETS, 2, generator=draw) * SIZE
+    radius_T = torch.rand(TARGETS, generator=draw) * 150 + 10
+    line = torch.arange(SIZE) + 0.5
+    masks = [
+        (line[:, None] - centre[0]) ** 2 + (line[None] - centre[1]) ** 2 < radius**2
+        for centre, radius in zip(centre_T2, radius_T, strict=True)
+    ]
+    masks_THW = torch.stack(masks)
+    near_Qhw = masks_THW[torch.randperm(TARGETS, generator=draw)[:QUERIES], 2::4, 2::4].float() * 6 - 3
+    class_logits, mask_logits = [], []
+    for _ in range(LAYERS):
+        class_logits.append(torch.randn(1, QUERIES, 2, generator=draw).requires_grad_())
+        noise = torch.randn(1, QUERIES, cell, cell, generator=draw)
+        mask_logits.append((near_Qhw + noise).requires_grad_())
+    return masks_THW, class_logits, mask_logits
+
+
+def _best_of_rounds(loss: Callable[[], Tensor]) -> tuple[float, float]:
+    seconds = []
+    for _ in range(ROUNDS):
+        start = time.process_time()
+        loss().backward()
+        seconds.append(time.process_time() - start)
+    return min(seconds), peak_gb()

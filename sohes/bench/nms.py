@@ -1,0 +1,71 @@
+"""Seconds and memory of the recorded levels and the NMS of one merge tree, against boolean masks."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+
+import numpy as np
+
+from sohes.bench.cluster import pattern_features
+from sohes.explore.cluster import MergeTree, merge_tree, region_masks, regions_at_thresholds, select_regions
+
+THETA_MERGE, NMS_IOU = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.9
+
+
+def boolean_nms(tree: MergeTree, *, theta_merge: tuple[float, ...], nms_iou: float) -> np.ndarray:
+    """What `select_regions` yields, the plain way: a mask for every recorded region, and the IoU of every pair.
+
+    Greedy: the largest mask first, ties by node, and a mask falls if its IoU with a kept one exceeds `nms_iou`.
+    """
+    nodes = np.unique(np.concatenate(regions_at_thresholds(tree, theta_merge)))
+    masks_Nn = region_masks(tree, nodes).reshape(len(nodes), -1)
+    area = np.count_nonzero(masks_Nn, axis=1)
+    kept: list[int] = []
+    for i in np.lexsort((nodes, -area)):
+        if area[i] < 2:
+            continue
+        shared = np.count_nonzero(masks_Nn[kept] & masks_Nn[i], axis=1)
+        if not kept or (shared / (area[kept] + area[i] - shared)).max() <= nms_iou:
+            kept.append(int(i))
+    return nodes[kept]
+
+
+def bench_nms(*, repeats: int = 51, reference: bool = False) -> dict[str, str | float]:
+    """Levels and NMS of a 128 x 128 map of about 700 recorded regions; keys name, seconds_median,
+    cpu_seconds_median, peak_mb, regions.
+
+    reference: also `boolean_nms`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by how
+    much the memory of the process, one of its own, grows over the tree.
+    """
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_measure, repeats, reference).result()
+
+
+def _measure(repeats: int, reference: bool) -> dict[str, str | float]:
+    tree = merge_tree(pattern_features("structured", grid=128, dim=64))
+    recorded = select_regions(tree, theta_merge=THETA_MERGE, nms_iou=1)  # compiles what is to be compiled
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    seconds, cpu_seconds = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU)
+        seconds.append(time.perf_counter() - wall)
+        cpu_seconds.append(time.process_time() - cpu)
+    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
+    result: dict[str, str | float] = {
+        "name": "nms",
+        "seconds_median": round(statistics.median(seconds), 6),
+        "cpu_seconds_median": round(statistics.median(cpu_seconds), 6),
+        "peak_mb": round(peak, 1),
+        "regions": len(recorded),
+    }
+    if reference:
+        cpu = time.process_time()
+        boolean_nms(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU)
+        result["reference_cpu_seconds"] = round(time.process_time() - cpu, 4)
+        result["ratio"] = round(result["reference_cpu_seconds"] / statistics.median(cpu_seconds), 1)  # type: ignore[operator]
+    return result

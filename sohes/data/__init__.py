@@ -1,0 +1,1 @@
+"""Photographs, label shards, data sets."""

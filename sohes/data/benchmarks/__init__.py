@@ -1,0 +1,1 @@
+"""Annotated data sets, one reader per file."""

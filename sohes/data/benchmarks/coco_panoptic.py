@@ -1,0 +1,62 @@
+"""COCO's panoptic annotations, things and stuff, as class-agnostic ground truth.
+
+Each annotation names a PNG whose colours are segment ids, R + 256 G + 65536 B. Protocol as in `benchmarks.coco`: every
+segment, thing or stuff, is one entity; crowd segments are kept with the source `labels.CROWD`, to be ignored; void
+pixels (id 0) belong to no entity. The PNGs lie beside the JSON, in the folder of its name without `.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sohes.data.benchmarks import coco
+from sohes.errors import SohesError
+from sohes.masks import encode
+from sohes.structures import ImageRecord
+
+SOURCE = "coco_panoptic"
+
+
+def is_panoptic(content: dict[str, Any]) -> bool:
+    """Whether a JSON file that `coco.load` has read is of the panoptic kind."""
+    return any("segments_info" in annotation for annotation in content["annotations"][:1])
+
+
+def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[ImageRecord]:
+    """The ground truth of the JSON file's images, or of `image_ids` only, in the file's order, without digests."""
+    yield from read_content(coco.load(path), path, image_ids)
+
+
+def read_content(
+    content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None
+) -> Iterator[ImageRecord]:
+    """As `read`, from what `coco.load` has read from `path`."""
+    annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    for image in content["images"]:
+        if image_ids is None or image["id"] in image_ids:
+            if image["id"] not in annotations:
+                yield coco.record(image, [], [], SOURCE)
+                continue
+            annotation = annotations[image["id"]]
+            ids_HW = _segment_ids(Path(path).with_suffix("") / annotation["file_name"], image)
+            segments = annotation["segments_info"]
+            rles = encode(np.stack([ids_HW == segment["id"] for segment in segments])) if segments else ()
+            yield coco.record(image, rles, [bool(segment.get("iscrowd")) for segment in segments], SOURCE)
+
+
+def _segment_ids(path: Path, image: dict[str, Any]) -> np.ndarray:
+    """(H, W) int64 segment ids of a panoptic PNG."""
+    try:
+        with Image.open(path, formats=["PNG"]) as png:
+            colours_HW3 = np.asarray(png.convert("RGB")).astype(np.int64)
+    except OSError as error:
+        raise SohesError(f"the panoptic PNG {path} cannot be read: {error}") from None
+    if colours_HW3.shape[:2] != (image["height"], image["width"]):
+        found = f"{colours_HW3.shape[1]} x {colours_HW3.shape[0]}"
+        raise SohesError(f"the panoptic PNG {path} is {found}, its image {image['width']} x {image['height']}")
+    return colours_HW3 @ np.array([1, 256, 65536])

@@ -1,0 +1,177 @@
+"""A folder of photographs as a source, annotated or not.
+
+Every image file below the folder counts, whatever its depth; hidden files and folders do not. Names are paths relative
+to the folder, so equal names in different sub-folders stay apart.
+
+The split: `eval_fraction` of the images is held out, the ones whose content has the smallest digests, so renaming or
+adding photographs moves few of the others, and copies of one photograph stay on one side. At least one image is held
+out and one is left. Two exceptions, on which training and evaluation see the same photographs (training never sees
+annotations): `eval_fraction` 1 means all of them on both sides, and so does a folder of a single photograph.
+
+Without annotations ids count from 1 in the order of names, and EXIF rotation is applied. With them they are the
+annotations' own, only annotated photographs count, and EXIF rotation is not applied: masks are drawn in stored pixels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sohes.data.benchmarks import coco, coco_panoptic
+from sohes.data.images import UnreadableImage
+from sohes.data.sources.source import Photograph, Plan
+from sohes.errors import SohesError
+from sohes.structures import ImageRecord
+
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
+MAX_FILE_BYTES = 2**30  # read whole into memory; no photograph comes near
+_HEAD = 65536  # bytes that tell two photographs apart, with the size: reading all of a large folder twice takes hours
+
+
+@dataclass(frozen=True)
+class FolderSource:
+    """`images`: the folder. `annotations`: COCO or COCO panoptic JSON, or None. `eval_fraction`: held out, 0 to 1."""
+
+    images: Path
+    annotations: Path | None
+    eval_fraction: float
+
+    def plan(self) -> Plan:
+        names, others = list_photographs(self.images)
+        notes = (
+            [f"{self.images}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"]
+            if others
+            else []
+        )
+        if self.annotations is None:
+            photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(names, 1)]
+        else:
+            photographs = [
+                Photograph(
+                    image["id"],
+                    image["file_name"],
+                    _stamp(self.images / image["file_name"]),
+                    (image["height"], image["width"]),
+                )
+                for image in coco.load(self.annotations)["images"]
+            ]
+            unlisted = len(set(names) - {photograph.file_name for photograph in photographs})
+            if unlisted:
+                notes.append(f"{unlisted} photographs are not listed in {self.annotations}: left out")
+        if not photographs:
+            where = self.annotations or f"{self.images} ({', '.join(SUFFIXES)}, in sub-folders too)"
+            raise SohesError(f"there are no photographs in {where}: name a folder that has some")
+        train, held_out = self._split(photographs)
+        if train == held_out:
+            notes.append(f"all {len(train)} photographs are used both for training and for evaluation")
+        return Plan(tuple(train), tuple(held_out), self.annotations is None, tuple(notes))
+
+    def _split(self, photographs: list[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
+        if self.eval_fraction == 0:
+            return photographs, []
+        if self.eval_fraction == 1:
+            return photographs, photographs
+        with ThreadPoolExecutor(8) as pool:  # waiting for the disk, mostly
+            keys = list(pool.map(_content_key, (self.images / photograph.file_name for photograph in photographs)))
+        chosen = held_out_keys(keys, self.eval_fraction)
+        if not chosen:
+            return photographs, photographs
+        train = [photograph for photograph, key in zip(photographs, keys, strict=True) if key not in chosen]
+        return train, [photograph for photograph, key in zip(photographs, keys, strict=True) if key in chosen]
+
+    def read(self, photograph: Photograph) -> bytes:
+        name = PurePosixPath(photograph.file_name)
+        if name.is_absolute() or ".." in name.parts:
+            raise UnreadableImage("the annotations give it a name that leads out of the folder")
+        path = self.images / name
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise UnreadableImage(f"the file has {path.stat().st_size / 2**30:.1f} GiB, more than an image needs")
+            return path.read_bytes()
+        except FileNotFoundError:
+            raise UnreadableImage("no such photograph in the folder") from None
+        except OSError as error:
+            raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
+
+    def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
+        if self.annotations is None:
+            return None
+        content = coco.load(self.annotations)
+        reader = coco_panoptic if coco_panoptic.is_panoptic(content) else coco
+        return reader.read_content(content, self.annotations, set(image_ids))
+
+
+def list_photographs(folder: Path) -> tuple[list[str], int]:
+    """The names of the image files below a folder, relative, sorted, and how many other files there are.
+
+    Links to folders are followed, each folder once, so a link back up does no harm.
+    """
+    if not folder.is_dir():
+        raise SohesError(f"there is no folder of photographs at {folder}: mend pull.folder.images")
+    names: list[str] = []
+    others = 0
+    visited: set[str] = set()
+    for current, folders, files in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(current))
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if _is_new(Path(current) / name, visited)]
+        for name in files:
+            if name.startswith("."):
+                continue
+            if name.lower().endswith(SUFFIXES):
+                names.append((Path(current) / name).relative_to(folder).as_posix())
+            else:
+                others += 1
+    return sorted(_printable(name) for name in names), others
+
+
+def _is_new(folder: Path, visited: set[str]) -> bool:
+    place = os.path.realpath(folder)
+    if place in visited:
+        return False
+    visited.add(place)
+    return True
+
+
+def _printable(name: str) -> str:
+    """A name that is not UTF-8, escaped: no file is found under it, which rejects the image instead of losing it."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
+
+
+def _stamp(path: Path) -> str:
+    try:
+        status = path.stat()
+    except OSError:
+        return "unreadable"
+    return f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _content_key(path: Path) -> str | None:
+    """A digest of a file's size and first bytes; None where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(_HEAD)).hexdigest()
+    except OSError:
+        return None
+
+
+def held_out_keys(keys: Sequence[str | None], eval_fraction: float) -> set[str]:
+    """The smallest keys that together cover `eval_fraction` of the images: at least one image, and never all.
+
+    Images of one key (copies of a photograph) go together; those without a key are never chosen.
+    """
+    copies = Counter(key for key in keys if key is not None)
+    wanted = max(1, round(eval_fraction * copies.total()))
+    chosen: set[str] = set()
+    covered = 0
+    for key in sorted(copies)[:-1]:
+        if covered >= wanted:
+            break
+        chosen.add(key)
+        covered += copies[key]
+    return chosen

@@ -1,0 +1,1 @@
+"""Predictions, average recall, tables and plots."""

@@ -1,0 +1,73 @@
+"""Masks drawn over their photograph: what the report, `sohes segment` and the flow's artifacts show."""
+
+from __future__ import annotations
+
+import colorsys
+
+import cv2
+import numpy as np
+
+from sohes import hierarchy, masks
+from sohes.structures import MaskSet
+
+LEVEL_NAMES = ("whole", "parts", "subparts")
+_GOLDEN_RATIO = 0.618033988749895  # hues this far apart stay distinct however many are drawn
+
+
+def colours(count: int) -> np.ndarray:
+    """(count, 3) uint8 RGB, distinct hues in a fixed order."""
+    hsv = [((i * _GOLDEN_RATIO) % 1.0, 0.6 + 0.3 * (i % 2), 0.95) for i in range(count)]
+    return np.array([colorsys.hsv_to_rgb(*c) for c in hsv]).reshape(-1, 3).dot(255).round().astype(np.uint8)
+
+
+def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, opacity: float = 0.55) -> np.ndarray:
+    """(H, W, 3) uint8: the photograph with its masks tinted and outlined, larger ones below.
+
+    level: draw one depth of the forest only (0 whole entities, 1 their parts, ...); None draws all.
+    A part takes the hue of its place in the set, so the same mask has the same colour in every picture.
+    """
+    dense = masks.decode(found)
+    palette = colours(len(found))
+    chosen = np.arange(len(found))
+    if level is not None:
+        chosen = chosen[hierarchy.levels(found.parents) == level]
+    tinted = image_HW3.astype(np.float32)
+    for i in chosen[np.argsort(-dense[chosen].sum((1, 2)), kind="stable")]:
+        tinted[dense[i]] = (1 - opacity) * image_HW3[dense[i]] + opacity * palette[i]
+    drawn = np.ascontiguousarray(tinted.round().astype(np.uint8))
+    thickness = max(1, round(max(image_HW3.shape) / 700))
+    for i in chosen:
+        outlines, _ = cv2.findContours(dense[i].view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        cv2.drawContours(drawn, outlines, -1, (palette[i] // 2).tolist(), thickness)
+    return drawn
+
+
+def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8) -> np.ndarray:
+    """Photograph, whole entities, parts, subparts side by side: (H, 4W + 3 gap, 3) uint8."""
+    panels = [image_HW3, *(overlay(image_HW3, found, level=level) for level in range(len(LEVEL_NAMES)))]
+    return side_by_side(panels, gap=gap)
+
+
+def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:
+    """Panels of one height in a row on white."""
+    spacer = np.full((panels[0].shape[0], gap, 3), 255, np.uint8)
+    row = [panels[0]]
+    for panel in panels[1:]:
+        row += [spacer, panel]
+    return np.concatenate(row, axis=1)
+
+
+def encode_png(image_HW3: np.ndarray) -> bytes:
+    return cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def encode_jpeg(image_HW3: np.ndarray, *, quality: int = 88) -> bytes:
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+
+
+def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> MaskSet:
+    """The masks worth drawing: those above `min_score`, or the ten best where fewer pass."""
+    order = np.argsort(-found.scores, kind="stable")
+    passing = int((found.scores >= min_score).sum())
+    return hierarchy.select(found, np.sort(order[: min(at_most, max(10, passing))]))

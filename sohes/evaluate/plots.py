@@ -1,0 +1,102 @@
+"""Plots as SVG text: they scale in print and on a phone, and sit inside the report's one file."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("svg")
+from matplotlib import pyplot as plt
+
+_GREY = "#7a7f87"  # readable on white and on near-black: the report has both
+PHASE_COLOURS = {"explore": "#8e9aaf", "instruct": "#3d7ea6", "correct": "#e07a3f", "untrained": "#c9ccd1"}
+_STYLE: Any = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "sohes",  # the same bytes for the same figures
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "text.color": _GREY,
+    "axes.labelcolor": _GREY,
+    "axes.edgecolor": _GREY,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "xtick.color": _GREY,
+    "ytick.color": _GREY,
+    "legend.frameon": False,
+}
+
+
+def recall_by_size(rows: Sequence[Mapping[str, object]]) -> str:
+    """Grouped bars of AR, AR_S, AR_M, AR_L, a colour a phase."""
+    columns = ("AR", "AR_S", "AR_M", "AR_L")
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        width = 0.8 / max(1, len(rows))
+        for k, row in enumerate(rows):
+            heights = [float(row.get(c) or 0.0) for c in columns]  # type: ignore[arg-type]
+            places = [x + (k - (len(rows) - 1) / 2) * width for x in range(len(columns))]
+            bars = axes.bar(places, heights, width * 0.92, label=row["phase"], color=_colour(row))
+            axes.bar_label(bars, fmt="%.1f", fontsize=7, color=_GREY, padding=1)
+        axes.set_xticks(range(len(columns)), columns)
+        axes.set_ylabel("average recall, %")
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def recall_by_iou(curves: Mapping[str, Mapping[str, float | None]]) -> str:
+    """Recall against the IoU that counts as found, a line a phase: `{phase: {"0.50": recall, ...}}`."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        for phase, curve in curves.items():
+            points = [(float(iou), value) for iou, value in curve.items() if value is not None]
+            axes.plot(
+                *zip(*points, strict=True), marker="o", markersize=3, label=phase, color=_colour({"phase": phase})
+            )
+        axes.set_xlabel("IoU threshold")
+        axes.set_ylabel("recall, %")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def loss_curves(history: Sequence[Mapping[str, float]], *, title: str) -> str:
+    """Every loss part of a training run against its step; `history` rows hold `step` and the parts."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        steps = [row["step"] for row in history]
+        for part in ("loss", "class", "mask", "dice", "ancestor"):
+            if history and part in history[0]:
+                axes.plot(steps, [row[part] for row in history], label=part, linewidth=1.2)
+        axes.set_xlabel("step")
+        axes.set_ylabel("loss")
+        axes.set_yscale("log")
+        axes.set_title(title, fontsize=10, color=_GREY)
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def score_threshold(areas: Sequence[float], thresholds: Sequence[float]) -> str:
+    """Phase 3's dynamic threshold against the area of a mask (paper equation 3)."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        axes.plot(areas, thresholds, color=PHASE_COLOURS["correct"])
+        axes.set_xscale("log")
+        axes.set_ylim(0, 1)
+        axes.set_xlabel("mask area / image area")
+        axes.set_ylabel("score a teacher's mask needs")
+        return _svg(figure)
+
+
+def _colour(row: Mapping[str, object]) -> str:
+    return PHASE_COLOURS.get(str(row["phase"]), _GREY)
+
+
+def _svg(figure: plt.Figure) -> str:
+    buffer = io.StringIO()
+    figure.tight_layout()
+    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+    plt.close(figure)
+    return buffer.getvalue()[buffer.getvalue().index("<svg") :]

@@ -1,0 +1,64 @@
+"""Photographs through a trained segmenter, batch by batch: letterbox, network, decode."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+
+from sohes.data.letterbox import letterbox
+from sohes.model.decode import decode
+from sohes.model.network import Segmenter
+from sohes.params import EvaluateParams
+from sohes.structures import MaskSet
+
+
+def device_of(model: torch.nn.Module) -> torch.device:
+    return next(model.parameters()).device
+
+
+def best_device() -> torch.device:
+    """The first GPU where there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+@torch.inference_mode()
+def segment_images(
+    model: Segmenter, images: Iterable[np.ndarray], params: EvaluateParams, *, source: str
+) -> Iterator[MaskSet]:
+    """The masks, scores and forest of each (H, W, 3) uint8 image, in order (paper 3.2, inference).
+
+    Images may differ in size; `params.batch_size` of them go through the network at once.
+    `source` is written into every mask's record: the phase, usually.
+    """
+    model.eval()
+    pending: list[np.ndarray] = []
+    for image in images:
+        pending.append(image)
+        if len(pending) == params.batch_size:
+            yield from _segment_batch(model, pending, params, source)
+            pending = []
+    if pending:
+        yield from _segment_batch(model, pending, params, source)
+
+
+def _segment_batch(
+    model: Segmenter, images: list[np.ndarray], params: EvaluateParams, source: str
+) -> Iterator[MaskSet]:
+    squares, contents = zip(*(letterbox(image, model.params.image_size) for image in images), strict=True)
+    output = model(model.backbone.normalise(squares))
+    for b, image in enumerate(images):
+        assert output.ancestor_logits_BQQ is not None
+        yield decode(
+            output.class_logits_BQ2[b],
+            output.mask_logits_BQhw[b],
+            output.ancestor_logits_BQQ[b],
+            content_hw=contents[b],
+            image_hw=image.shape[:2],
+            max_masks=params.max_masks,
+            mask_threshold=params.mask_threshold,
+            nms_iou=params.nms_iou,
+            ancestor_threshold=params.ancestor_threshold,
+            source=source,
+        )

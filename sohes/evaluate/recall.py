@@ -1,0 +1,329 @@
+"""Class-agnostic average recall and precision, COCO's definitions without its traps (paper 4, appendix B and C).
+
+Equal to pycocotools to the last digits, but image by image: 5,000 images of 1,000 masks fit into a small memory,
+and what pycocotools keeps to itself (recall per image, per level, of ancestor pairs) comes from the same matching.
+
+Letters beside the legend of `structures`: D predicted masks by falling score, G annotated masks, A area ranges,
+I IoU thresholds, L levels of the hierarchy.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numba
+import numpy as np
+from faster_coco_eval.core import mask as rle_mask
+
+from sohes.data.labels import CROWD
+from sohes.errors import SohesError
+from sohes.hierarchy import forest_ancestors
+from sohes.masks import areas, coco_rles
+from sohes.structures import ImageRecord
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is read
+AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends belong
+CAPS = (1, 10, 100)
+LEVELS = ("whole", "part", "subpart")
+
+
+class ImageRecall(NamedTuple):
+    """One image's share in AR: recall in percent (None if nothing is annotated) and the number of annotated masks."""
+
+    recall: float | None
+    truths: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Figures in percent; None where the ground truth has nothing to measure by.
+
+    AR: up to `max_masks` masks an image, mean over IoU 0.50:0.05:0.95; _S, _M, _L by COCO's areas; AR_1, AR_10, AR_100
+    with so many masks an image. AR_whole, AR_part, AR_subpart: recall of annotated masks at depth 0, 1 and below
+    (None if the annotation has no hierarchy). Ancestor figures: of the pairs of predicted masks that both match an
+    annotated one at IoU 0.5, how many relations are right, and how many of the annotated relations are among them.
+    """
+
+    AR: float | None
+    AR_S: float | None
+    AR_M: float | None
+    AR_L: float | None
+    AR_1: float | None
+    AR_10: float | None
+    AR_100: float | None
+    AP: float | None
+    AP50: float | None
+    AR_whole: float | None
+    AR_part: float | None
+    AR_subpart: float | None
+    ancestor_precision: float | None
+    ancestor_recall: float | None
+    ancestor_f1: float | None
+    masks_per_image: float  # at most max_masks of each image
+    recall_per_iou: Mapping[str, float | None]  # "0.50", "0.55", ...
+    per_image: Mapping[int, ImageRecall]
+
+    def row(self) -> dict[str, float | None]:
+        """The columns of the result tables."""
+        return {name: getattr(self, name) for name in ("AR", "AR_S", "AR_M", "AR_L", "AP")}
+
+    def details(self) -> dict[str, object]:
+        """Everything, ready for JSON; `per_image_of` reads the images' recalls back."""
+        figures = {name: value for name, value in vars(self).items() if name != "per_image"}
+        return figures | {
+            "recall_per_iou": dict(self.recall_per_iou),
+            "per_image": {str(image): found.recall for image, found in self.per_image.items()},
+            "truths_per_image": {str(image): found.truths for image, found in self.per_image.items()},
+        }
+
+
+def per_image_of(details: Mapping) -> dict[int, ImageRecall]:
+    """The `per_image` of the scores that `details` were written from."""
+    truths = details["truths_per_image"]
+    return {int(image): ImageRecall(recall, truths[image]) for image, recall in details["per_image"].items()}
+
+
+def evaluate_masks(
+    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord], *, max_masks: int = 1000
+) -> Scores:
+    """Score the `max_masks` most confident masks of each image against the annotated ones, classes aside.
+
+    Annotated masks of source `crowd` are neither asked for nor held against a mask that lies in them. Both sides are
+    streamed; if their orders agree, one image is in memory at a time.
+    SohesError if they do not hold the same images in the same frames.
+    """
+    if max_masks < 1:
+        raise ValueError(f"max_masks must be at least 1 (got {max_masks})")
+    results = {wanted.image_id: _score_image(wanted, found, max_masks) for wanted, found in _paired(truth, predictions)}
+    if not results:
+        raise SohesError("there is no image to score: neither the ground truth nor the predictions hold any")
+    return _summarise([results[image] for image in sorted(results)])  # pycocotools breaks ties in this order too
+
+
+def paired_bootstrap(
+    per_image_a: Mapping[int, ImageRecall], per_image_b: Mapping[int, ImageRecall], *, seed: int, draws: int
+) -> tuple[float, float, float]:
+    """(AR of a minus AR of b, low, high) in percentage points: a 95 % interval, images drawn with replacement.
+
+    Both runs are resampled alike, so what makes an image hard for both does not widen the interval.
+    SohesError if the two were not scored on the same ground truth.
+    """
+    truths_a, truths_b = ({i: found.truths for i, found in run.items()} for run in (per_image_a, per_image_b))
+    if truths_a != truths_b:
+        other = sorted(i for i in truths_a.keys() | truths_b.keys() if truths_a.get(i) != truths_b.get(i))
+        raise SohesError(f"two runs can be compared on the same ground truth only: it differs in {_some(other)}")
+    images = [i for i, truths in truths_a.items() if truths]
+    if not images:
+        raise SohesError("nothing is annotated in any image, so there is no recall to compare")
+    truths_N = np.array([truths_a[i] for i in images], float)
+    gain_N = np.array([(per_image_a[i].recall or 0) - (per_image_b[i].recall or 0) for i in images]) * truths_N
+    random = np.random.default_rng(seed)
+    differences = np.empty(draws)
+    for draw in range(draws):
+        chosen = random.integers(len(images), size=len(images))
+        differences[draw] = gain_N[chosen].sum() / truths_N[chosen].sum()
+    low, high = np.percentile(differences, [2.5, 97.5])
+    return float(gain_N.sum() / truths_N.sum()), float(low), float(high)
+
+
+def _paired(
+    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord]
+) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+    """(truth, prediction) of each image; what has come on one side only waits."""
+    names, holds, lacks = ("ground truth", "predictions"), ("holds", "hold"), ("lacks", "lack")
+    waiting: tuple[dict[int, ImageRecord], dict[int, ImageRecord]] = ({}, {})
+    seen: tuple[set[int], set[int]] = (set(), set())
+    for pair in itertools.zip_longest(truth, predictions):
+        for side, record in enumerate(pair):
+            if record is None:
+                continue
+            if record.image_id in seen[side]:
+                raise SohesError(f"the {names[side]} {holds[side]} image {record.image_id} twice: leave one of the two")
+            seen[side].add(record.image_id)
+            other = waiting[1 - side].pop(record.image_id, None)
+            if other is None:
+                waiting[side][record.image_id] = record
+            else:
+                yield (record, other) if side == 0 else (other, record)
+    if waiting[0] or waiting[1]:
+        lacking = [
+            f"the {names[1 - side]} {lacks[1 - side]} {len(waiting[side])} of {len(seen[side])} images "
+            f"of the {names[side]} ({_some(sorted(waiting[side]))})"
+            for side in (0, 1)
+            if waiting[side]
+        ]
+        raise SohesError(f"{' and '.join(lacking)}: score the same images, since missing ones change AR in silence")
+
+
+def _some(image_ids: list[int]) -> str:
+    return (
+        ("image " if len(image_ids) == 1 else "images ")
+        + ", ".join(map(str, image_ids[:5]))
+        + (", ..." if len(image_ids) > 5 else "")
+    )
+
+
+@dataclass(frozen=True)
+class _ImageResult:
+    """What one image adds: counts, and the bits of its masks that the precision curve is made of."""
+
+    image_id: int
+    scores_D: np.ndarray
+    right_ID: np.ndarray  # packed bits along D
+    wrong_ID: np.ndarray
+    truths_A: np.ndarray
+    found_AI: np.ndarray
+    found_with_caps: np.ndarray  # (caps, I)
+    truths_L: np.ndarray
+    found_LI: np.ndarray
+    relations: np.ndarray  # right, predicted, annotated
+
+
+def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) -> _ImageResult:
+    wanted, found = truth.masks, prediction.masks
+    if (wanted.height, wanted.width) != (found.height, found.width):
+        raise SohesError(
+            f"image {truth.image_id} is annotated at {wanted.width} x {wanted.height} pixels but its predictions have "
+            f"{found.width} x {found.height}: put them into the annotation's frame (EXIF rotation? resizing?)"
+        )
+    order_D = np.argsort(-found.scores.astype(np.float64), kind="stable")[:max_masks]
+    crowd_G = np.array([source == CROWD for source in wanted.sources], bool)
+    iou_DG = np.zeros((len(order_D), len(wanted)))
+    if iou_DG.size:
+        rles = coco_rles(found)
+        iou_DG[:] = rle_mask.iou([rles[d] for d in order_D], coco_rles(wanted), crowd_G.astype(int).tolist())
+    ignored_AG = crowd_G | _outside(areas(wanted))
+    matched_AID = _match(iou_DG, ignored_AG, crowd_G, IOU_THRESHOLDS)
+
+    hit_AID = matched_AID >= 0
+    ignored_AID = _outside(areas(found)[order_D])[:, None] & ~hit_AID
+    if len(wanted):
+        of_match = np.take_along_axis(ignored_AG[:, None], matched_AID.clip(0), axis=2)
+        ignored_AID |= of_match & hit_AID
+    right_AID = hit_AID & ~ignored_AID
+    wrong_AID = ~hit_AID & ~ignored_AID
+
+    ancestors_GG = forest_ancestors(wanted.parents)
+    level_G = np.where(crowd_G, -1, ancestors_GG.sum(0).clip(max=len(LEVELS) - 1))
+    found_IG = np.zeros((len(IOU_THRESHOLDS), len(wanted)), bool)
+    for i, (match_D, right_D) in enumerate(zip(matched_AID[0], right_AID[0], strict=True)):
+        found_IG[i, match_D[right_D]] = True
+    loose_D = np.where(right_AID[0, 0], matched_AID[0, 0], -1)  # at IoU 0.5
+    return _ImageResult(
+        truth.image_id,
+        found.scores[order_D],
+        np.packbits(right_AID[0], axis=1),
+        np.packbits(wrong_AID[0], axis=1),
+        (~ignored_AG).sum(1),
+        right_AID.sum(2),
+        np.stack([right_AID[0, :, :cap].sum(1) for cap in CAPS]),
+        np.array([(level_G == level).sum() for level in range(len(LEVELS))]),
+        np.stack([found_IG[:, level_G == level].sum(1) for level in range(len(LEVELS))]),
+        _relations(forest_ancestors(found.parents)[np.ix_(order_D, order_D)], ancestors_GG, loose_D, crowd_G),
+    )
+
+
+def _outside(areas_N: np.ndarray) -> np.ndarray:
+    """(A, N) bool: the area lies outside the range."""
+    return (areas_N < AREA_RANGES[:, :1]) | (areas_N > AREA_RANGES[:, 1:])
+
+
+@numba.njit(cache=True)
+def _match(iou_DG, ignored_AG, crowd_G, thresholds_I):
+    """(A, I, D) index of the annotated mask that each predicted one takes, or -1: COCO's greedy matching.
+
+    By falling score, each takes the free mask of highest IoU, the later one among equals; an ignored one only if no
+    other will do. A crowd region can be taken many times.
+    """
+    areas, thresholds = ignored_AG.shape[0], len(thresholds_I)
+    detections, truths = iou_DG.shape
+    matched = np.full((areas, thresholds, detections), -1, np.int64)
+    for a in range(areas):
+        order = np.argsort(ignored_AG[a], kind="mergesort")  # the ignored ones last
+        for t in range(thresholds):
+            taken = np.zeros(truths, np.bool_)
+            for d in range(detections):
+                best, match = min(thresholds_I[t], 1 - 1e-10), -1
+                for g in order:
+                    if taken[g] and not crowd_G[g]:
+                        continue
+                    if match >= 0 and not ignored_AG[a, match] and ignored_AG[a, g]:
+                        break
+                    if iou_DG[d, g] >= best:
+                        best, match = iou_DG[d, g], g
+                if match >= 0:
+                    matched[a, t, d] = match
+                    taken[match] = True
+    return matched
+
+
+def _relations(
+    predicted_DD: np.ndarray, annotated_GG: np.ndarray, match_D: np.ndarray, crowd_G: np.ndarray
+) -> np.ndarray:
+    """(right, predicted, annotated) numbers of ancestor pairs; match_D: annotated mask of each predicted one or -1."""
+    matched = np.flatnonzero(match_D >= 0)
+    predicted = predicted_DD[np.ix_(matched, matched)]
+    right = predicted & annotated_GG[np.ix_(match_D[matched], match_D[matched])]
+    return np.array([right.sum(), predicted.sum(), annotated_GG[~crowd_G][:, ~crowd_G].sum()])
+
+
+def _summarise(results: list[_ImageResult]) -> Scores:
+    truths_A, found_AI, found_with_caps, truths_L, found_LI, relations = (
+        np.sum([getattr(result, name) for result in results], axis=0)
+        for name in ("truths_A", "found_AI", "found_with_caps", "truths_L", "found_LI", "relations")
+    )
+    truths = int(truths_A[0])
+    precision_I = _average_precision(results, truths) if truths else None
+    by_area = [_percent(found_I, count) for found_I, count in zip(found_AI, truths_A, strict=True)]
+    by_cap = [_percent(found_I, truths) for found_I in found_with_caps]
+    by_level: list[float | None] = [None] * len(LEVELS)
+    if truths_L[1:].any():
+        by_level = [_percent(found_I, count) for found_I, count in zip(found_LI, truths_L, strict=True)]
+    right, predicted, annotated = relations
+    by_iou = zip(IOU_THRESHOLDS, found_AI[0], strict=True)
+    return Scores(
+        AR=by_area[0],
+        AR_S=by_area[1],
+        AR_M=by_area[2],
+        AR_L=by_area[3],
+        AR_1=by_cap[0],
+        AR_10=by_cap[1],
+        AR_100=by_cap[2],
+        AP=None if precision_I is None else 100 * float(precision_I.mean()),
+        AP50=None if precision_I is None else 100 * float(precision_I[0]),
+        AR_whole=by_level[0],
+        AR_part=by_level[1],
+        AR_subpart=by_level[2],
+        ancestor_precision=_percent(right, predicted) if annotated else None,
+        ancestor_recall=_percent(right, annotated),
+        ancestor_f1=_percent(2 * right, predicted + annotated) if annotated else None,
+        masks_per_image=sum(len(r.scores_D) for r in results) / len(results),
+        recall_per_iou={f"{iou:.2f}": _percent(found, truths) for iou, found in by_iou},
+        per_image={
+            r.image_id: ImageRecall(_percent(r.found_AI[0], r.truths_A[0]), int(r.truths_A[0])) for r in results
+        },
+    )
+
+
+def _percent(found: np.ndarray, of: int) -> float | None:
+    return 100 * float(np.mean(found / of)) if of else None
+
+
+def _average_precision(results: list[_ImageResult], truths: int) -> np.ndarray:
+    """(I,) mean precision at 101 recalls, the curve made monotone, in [0, 1]."""
+    order = np.argsort(-np.concatenate([r.scores_D for r in results]).astype(np.float64), kind="stable")
+    precision_I = np.zeros(len(IOU_THRESHOLDS))
+    for i in range(len(IOU_THRESHOLDS)):
+        right, wrong = (
+            np.concatenate([np.unpackbits(getattr(r, name)[i], count=len(r.scores_D)) for r in results])[order].cumsum()
+            for name in ("right_ID", "wrong_ID")
+        )
+        curve = right / (right + wrong + np.spacing(1))
+        envelope = np.maximum.accumulate(curve[::-1])[::-1]
+        places = np.searchsorted(right / truths, RECALL_STEPS, side="left")
+        precision_I[i] = np.append(envelope, 0)[places].mean()  # a recall that is not reached has precision 0
+    return precision_I

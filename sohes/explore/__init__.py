@@ -1,0 +1,1 @@
+"""Phase 1, self-exploration (paper 3.1)."""

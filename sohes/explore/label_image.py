@@ -1,0 +1,92 @@
+"""Phase 1 for one image: from pixels to a forest of masks (paper 3.1)."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sohes import masks
+from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
+from sohes.explore.refine import Refiner, make_refiner
+from sohes.hierarchy import ancestors_from_intersections, parents_from_ancestors
+from sohes.params import ExploreParams
+from sohes.structures import MaskSet
+
+
+def label_image(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> MaskSet:
+    """The pseudo-labels of a (H, W, 3) uint8 RGB image, at its own size; every score is 1 (paper 3.1, steps 1 to 4).
+
+    Ours: between clustering and the result, masks are worked on at the image's size with its longer side cut down to
+    `image_size`, which bounds time and memory and, measured, costs no recall.
+    """
+    view = fit(image_HW3, params.image_size)
+    size, image_hw = view.shape[:2], image_HW3.shape[:2]
+
+    (features,) = extract([square(image_HW3, params.image_size)])
+    large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
+    local = local_regions(image_HW3, small_boxes, extract, params, size=size)
+    distinct = without_duplicates(large + local, nms_iou=params.nms_iou)
+
+    refiner = make_refiner(params.refiner, patch=max(size) / max(features.shape[:2]))
+    refined = refine(refiner, view, distinct, refine_min_iou=params.refine_min_iou)
+
+    parents = parents_by_coverage(refined.masks_NHW, theta_cover=params.theta_cover)
+    return at_size(refined, parents, image_hw)
+
+
+def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
+    """What is left when earlier candidates suppress those like them: the whole image's come first, largest first."""
+    iou = masks.iou_from_intersections(masks.intersections(found.masks_NHW))
+    return found[masks.nms_from_iou(iou, np.arange(len(found)), nms_iou=nms_iou)]
+
+
+def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_min_iou: float) -> Candidates:
+    """Step 3: the refined masks, without those that no longer resemble what they were."""
+    refined = refiner.refine(view_HW3, found.masks_NHW)
+    shared = np.count_nonzero(refined & found.masks_NHW, axis=(1, 2))
+    union = np.count_nonzero(refined | found.masks_NHW, axis=(1, 2))
+    return Candidates(refined, found.sources)[(shared > 0) & (shared >= refine_min_iou * union)]
+
+
+def parents_by_coverage(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
+    """Step 4: (N,) the index of each mask's parent, -1 for a whole entity."""
+    shared = masks.intersections(masks_NHW)
+    return parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=theta_cover), np.diagonal(shared))
+
+
+def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
+    """The image, reduced if its longer side exceeds `longest` pixels."""
+    height, width = image_HW3.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image_HW3
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    return cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+
+
+def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
+    """Pack the masks, one after the other, as masks of `size` (height, width) by the nearest pixel."""
+    rles: list[bytes] = []
+    for mask in found.masks_NHW:
+        large = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+        rles.extend(masks.encode(large[None]))
+    scores = np.ones(len(found), np.float32)  # a region's persistence, the obvious score, says nothing of its quality
+    return MaskSet(*size, tuple(rles), scores, parents_N, tuple(found.sources.tolist()))
+
+
+def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
+    """The features that `explore.features` names: the patch tokens of the backbone in a file, or colour alone."""
+    if params.features == "handmade":
+        from sohes.backbone.handmade import handmade_features
+
+        return lambda images: [handmade_features(image, patch_size=params.patch_size) for image in images]
+
+    import torch
+
+    from sohes.backbone.vit import extract_features, load_backbone
+
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return partial(extract_features, load_backbone(backbone).to(device))

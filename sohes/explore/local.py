@@ -1,0 +1,147 @@
+"""Candidates: clustering of the whole image, and again of a closer look at its small regions (paper 3.1, 1 and 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sohes import masks
+from sohes.explore.cluster import merge_tree, region_masks, select_regions
+from sohes.params import ExploreParams
+
+# Square uint8 RGB images, all of one size, to the (h, w, C) float32 features of their patches.
+Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
+
+SHARE_IOU = 0.5  # crops that overlap this much see the same place
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Masks not yet decided on. masks_NHW: bool. sources: (N,) words, `global` or `local`."""
+
+    masks_NHW: np.ndarray
+    sources: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.masks_NHW)
+
+    def __getitem__(self, kept: np.ndarray) -> Candidates:
+        return Candidates(self.masks_NHW[kept], self.sources[kept])
+
+    def __add__(self, other: Candidates) -> Candidates:
+        masks_NHW = np.concatenate([self.masks_NHW, other.masks_NHW])
+        return Candidates(masks_NHW, np.concatenate([self.sources, other.sources]))
+
+
+def global_regions(
+    features_hwC: np.ndarray, params: ExploreParams, *, image_hw: tuple[int, int], size: tuple[int, int]
+) -> tuple[Candidates, np.ndarray]:
+    """Step 1: the regions of the whole image that are large enough, as masks of `size` (height, width), and the
+    (M, 4) boxes (y0, x0, y1, x1), in the image's pixels, of those smaller than `theta_small` of it."""
+    regions = cluster(features_hwC, params)
+    is_small = regions.mean((1, 2)) < params.theta_small
+    patch = np.divide(image_hw, regions.shape[1:])
+    boxes = np.rint(masks.bounding_boxes(regions[is_small]) * np.tile(patch, 2)).astype(np.int64)
+    placed = place(regions[~is_small], np.array([0, 0, *image_hw]), image_hw=image_hw, size=size)
+    return Candidates(placed, np.full(len(placed), "global")), boxes
+
+
+def local_regions(
+    image_HW3: np.ndarray, boxes_yxyx: np.ndarray, extract: Extract, params: ExploreParams, *, size: tuple[int, int]
+) -> Candidates:
+    """Step 2: what is found in a crop round each small region and is not cut by the crop, as masks of `size`."""
+    height, width = image_HW3.shape[:2]
+    crops = crop_boxes(boxes_yxyx, image_hw=(height, width), min_crop=params.min_crop)
+    views = [square(image_HW3[y0:y1, x0:x1], params.crop_size) for y0, x0, y1, x1 in crops]
+    found = [np.zeros((0, *size), bool)]
+    for crop, features in zip(crops, extract(views), strict=True):
+        regions = cluster(features, params)
+        whole = regions[~touches_cut(regions, crop, image_hw=(height, width))]
+        found.append(place(whole, crop, image_hw=(height, width), size=size))
+    placed = np.concatenate(found)
+    return Candidates(placed, np.full(len(placed), "local"))
+
+
+def cluster(features_hwC: np.ndarray, params: ExploreParams) -> np.ndarray:
+    """(N, h, w) bool regions of a feature map at all thresholds, largest first."""
+    if params.normalise:
+        norm = np.linalg.norm(features_hwC, axis=2, keepdims=True)
+        features_hwC = np.divide(features_hwC, norm, out=np.zeros_like(features_hwC), where=norm > 0)
+    tree = merge_tree(features_hwC)
+    return region_masks(tree, select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou))
+
+
+def square(image_HW3: np.ndarray, side: int) -> np.ndarray:
+    """The image as a square of `side` pixels; averaged where it shrinks, or fine texture would alias."""
+    shrinks = side < max(image_HW3.shape[:2])
+    return cv2.resize(image_HW3, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def crop_boxes(boxes_yxyx: np.ndarray, *, image_hw: tuple[int, int], min_crop: int) -> np.ndarray:
+    """(M, 4) int64 crops (y0, x0, y1, x1) in pixels that show the boxes (N, 4) with their surroundings, M <= N.
+
+    Ours: a square centred on the box, its side the larger of `min_crop` and twice the box's longer side, moved into
+    the image and cut to it. One crop stands for all that see the same place: larger ones are taken first, and one
+    whose IoU with an earlier one reaches SHARE_IOU is left out if that one shows its box too.
+    """
+    boxes = np.asarray(boxes_yxyx, np.int64).reshape(-1, 4)
+    limit = np.array(image_hw)
+    sides = np.maximum(2 * (boxes[:, 2:] - boxes[:, :2]).max(1), min_crop)
+    sizes = np.minimum(sides[:, None], limit)
+    starts = np.clip((boxes[:, :2] + boxes[:, 2:] - sizes) // 2, 0, limit - sizes)
+    crops = np.concatenate([starts, starts + sizes], 1)
+    kept = np.zeros((0, 4), np.int64)
+    for i in np.argsort(-sides, kind="stable"):
+        shows = (kept[:, :2] <= boxes[i, :2]).all(1) & (boxes[i, 2:] <= kept[:, 2:]).all(1)
+        if not (shows & (_box_iou(crops[i], kept) >= SHARE_IOU)).any():
+            kept = np.concatenate([kept, crops[i : i + 1]])
+    return kept
+
+
+def _box_iou(box: np.ndarray, others_N4: np.ndarray) -> np.ndarray:
+    overlap = np.minimum(box[2:], others_N4[:, 2:]) - np.maximum(box[:2], others_N4[:, :2])
+    shared = overlap.clip(0).prod(1)
+    return shared / ((box[2:] - box[:2]).prod() + (others_N4[:, 2:] - others_N4[:, :2]).prod(1) - shared)
+
+
+def touches_cut(masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int]) -> np.ndarray:
+    """(N,) bool: which masks on a crop's grid reach a side of the crop that is not the image's own border."""
+    y0, x0, y1, x1 = crop_yxyx
+    touching = np.zeros(len(masks_Nhw), bool)
+    if y0 > 0:
+        touching |= masks_Nhw[:, 0].any(1)
+    if x0 > 0:
+        touching |= masks_Nhw[:, :, 0].any(1)
+    if y1 < image_hw[0]:
+        touching |= masks_Nhw[:, -1].any(1)
+    if x1 < image_hw[1]:
+        touching |= masks_Nhw[:, :, -1].any(1)
+    return touching
+
+
+def place(
+    masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """(N, *size) bool: masks on the grid of a crop, laid into a picture of the whole image.
+
+    crop_yxyx: where the grid lies in the image, in pixels.  size: the picture's (height, width).
+    A pixel of the picture takes the patch that its centre falls into; outside the crop there is none.
+    """
+    (rows, from_rows), (columns, from_columns) = (
+        _patches_under(crop_yxyx[axis], crop_yxyx[axis + 2], masks_Nhw.shape[1 + axis], image_hw[axis], size[axis])
+        for axis in (0, 1)
+    )
+    placed = np.zeros((len(masks_Nhw), *size), bool)
+    placed[:, rows, columns] = masks_Nhw[:, from_rows][:, :, from_columns]
+    return placed
+
+
+def _patches_under(start: int, stop: int, patches: int, side: int, pixels: int) -> tuple[slice, np.ndarray]:
+    """Along one axis: the pixels of the picture whose centres lie in [start, stop), and the patch of each."""
+    centres = (np.arange(pixels) + 0.5) * side / pixels
+    inside = np.flatnonzero((start <= centres) & (centres < stop))
+    first = inside[0] if len(inside) else 0
+    return slice(first, first + len(inside)), ((centres[inside] - start) * patches / (stop - start)).astype(np.int64)

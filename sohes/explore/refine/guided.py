@@ -1,0 +1,112 @@
+"""Refinement by the guided filter: within each window a mask becomes a linear function of colour (He et al., 2010)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numba
+import numpy as np
+
+from sohes.masks import bounding_boxes
+
+WORKING_RADIUS = 4  # pixels: the coefficients are smooth, so they are found on the image reduced to about this radius
+
+
+@dataclass(frozen=True)
+class GuidedRefiner:
+    """patch: a patch's side in pixels.  radius: of the windows, in patches; an outline moves by up to twice as much.
+    epsilon: the variance of colours in [0, 1] below which a window counts as flat. Both are measured: docs/log.md."""
+
+    patch: float
+    radius: float = 1.5
+    epsilon: float = 1e-4
+    label_free = True
+
+    def refine(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
+        """(N, H, W) bool: each filtered mask cut at one half, then the majority of 3 x 3 pixels.
+
+        Only the mask's box and a margin round it are looked at.
+        """
+        radius = self.radius * self.patch
+        step = max(1, round(radius / WORKING_RADIUS))
+        guide = _Guide(image_HW3, step, max(1, round(radius / step)), self.epsilon)
+        refined = np.zeros_like(masks_NHW)
+        for mask, new, box in zip(masks_NHW, refined, bounding_boxes(masks_NHW), strict=True):
+            guide.filter(mask, new, box)
+        return refined
+
+
+class _Guide:
+    """What the filter has to know of an image, found once for all its masks, in blocks of `step` x `step` pixels."""
+
+    def __init__(self, image_HW3: np.ndarray, step: int, radius: int, epsilon: float):
+        self.image, self.step, self.radius = image_HW3, step, radius
+        self.colour = _reduced(image_HW3.astype(np.float32) / 255, step)
+        self.mean = self._box(self.colour)
+        covariance = np.empty((*self.colour.shape, 3), np.float32)
+        for i in range(3):
+            products = self._box(self.colour * self.colour[..., i : i + 1])
+            covariance[..., i] = products - self.mean * self.mean[..., i : i + 1]
+        self.inverse = np.linalg.inv(covariance + epsilon * np.eye(3, dtype=np.float32))
+
+    def _box(self, array: np.ndarray) -> np.ndarray:
+        side = 2 * self.radius + 1
+        return cv2.boxFilter(array, -1, (side, side), borderType=cv2.BORDER_REFLECT)
+
+    def filter(self, mask_HW: np.ndarray, refined_HW: np.ndarray, box_yxyx: np.ndarray) -> None:
+        """Write the refined mask into `refined_HW`, all false so far."""
+        if not box_yxyx.any():
+            return
+        margin = 2 * self.radius + 1  # beyond it the filter returns 0
+        y0, x0 = np.maximum(box_yxyx[:2] // self.step - margin, 0)
+        y1, x1 = np.minimum(-(-box_yxyx[2:] // self.step) + margin, self.colour.shape[:2])
+        blocks, pixels = np.s_[y0:y1, x0:x1], np.s_[y0 * self.step : y1 * self.step, x0 * self.step : x1 * self.step]
+
+        alpha = _reduced(mask_HW[pixels].astype(np.float32), self.step)
+        mean_alpha = self._box(alpha)
+        products = self._box(self.colour[blocks] * alpha[..., None])
+        linear = self._box(_linear(products, mean_alpha, self.mean[blocks], self.inverse[blocks]))
+        if self.step > 1:
+            linear = cv2.resize(linear, None, fx=self.step, fy=self.step, interpolation=cv2.INTER_LINEAR)
+        refined = refined_HW[pixels]
+        _apply(linear, self.image[pixels], refined)
+        refined[:] = cv2.medianBlur(refined.view(np.uint8), 3).view(bool)  # a noisy pixel is no island
+
+
+def _reduced(array: np.ndarray, step: int) -> np.ndarray:
+    """Means of blocks of step x step, the last ones filled up with the border's values."""
+    if step == 1:
+        return array
+    height, width = array.shape[:2]
+    whole = cv2.copyMakeBorder(array, 0, -height % step, 0, -width % step, cv2.BORDER_REPLICATE)
+    return cv2.resize(whole, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
+
+
+@numba.njit(cache=True)
+def _linear(products, mean_alpha, mean, inverse):
+    """(h, w, 4): slope per colour and offset of each window's least-squares fit of alpha to colour."""
+    height, width = mean_alpha.shape
+    linear = np.empty((height, width, 4), np.float32)
+    for y in range(height):
+        for x in range(width):
+            offset = mean_alpha[y, x]
+            for i in range(3):
+                slope = np.float32(0)
+                for j in range(3):
+                    covariance = products[y, x, j] - mean[y, x, j] * mean_alpha[y, x]
+                    slope += inverse[y, x, i, j] * covariance
+                linear[y, x, i] = slope
+                offset -= slope * mean[y, x, i]
+            linear[y, x, 3] = offset
+    return linear
+
+
+@numba.njit(cache=True)
+def _apply(linear, image, refined):
+    for y in range(refined.shape[0]):
+        for x in range(refined.shape[1]):
+            colour = np.float32(0)
+            for i in range(3):
+                colour += linear[y, x, i] * image[y, x, i]
+            refined[y, x] = colour / np.float32(255) + linear[y, x, 3] > 0.5

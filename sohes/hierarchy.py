@@ -1,0 +1,112 @@
+"""Coverage, ancestors, forest: which mask is part of which (paper 3.1 step 4 and 3.2). Pure functions.
+
+`ancestors[i, j]` is true if i is an ancestor of j. `parents[j]` is j's direct parent, -1 for a root.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sohes.structures import MaskSet
+
+
+def ancestors_from_intersections(shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
+    """(N, N) bool ancestor relation from pixel intersections (paper 3.1, step 4).
+
+    j is an ancestor of i if more than `theta_cover` of i's pixels are in j and less than `theta_cover` of j's
+    are in i. Ours: an ancestor is strictly larger, which rules out cycles; and the relation is closed under
+    transitivity, since coverage alone is not transitive (0.95 of 0.95 is below 0.9).
+    """
+    area = np.diagonal(shared_NN).astype(np.float64)
+    covered = np.divide(shared_NN, area[:, None], out=np.zeros(shared_NN.shape), where=area[:, None] > 0)
+    # covered[i, j]: the share of i's pixels that lie in j
+    inside = (covered > theta_cover) & (covered.T < theta_cover) & (area[:, None] < area[None, :])
+    return transitive_closure(inside.T)
+
+
+def transitive_closure(relation_NN: np.ndarray) -> np.ndarray:
+    """The smallest transitive relation that contains `relation_NN` (repeated squaring)."""
+    closure = relation_NN.astype(bool)
+    while True:
+        paths = closure.astype(np.float32)
+        longer = closure | (paths @ paths > 0)
+        if np.array_equal(longer, closure):
+            return closure
+        closure = longer
+
+
+def parents_from_ancestors(ancestors_NN: np.ndarray, areas_N: np.ndarray) -> np.ndarray:
+    """(N,) int64: the smallest ancestor of each mask, the lower index among equals; -1 for a root."""
+    parents = np.full(len(areas_N), -1, np.int64)
+    by_size = np.lexsort((np.arange(len(areas_N)), areas_N))
+    for j in range(len(areas_N)):
+        above = by_size[ancestors_NN[by_size, j]]
+        if len(above):
+            parents[j] = above[0]
+    return parents
+
+
+def forest_ancestors(parents_N: np.ndarray) -> np.ndarray:
+    """(N, N) bool: the ancestors that a forest implies. ValueError for a cycle or an index out of range."""
+    n = len(parents_N)
+    if n and (parents_N.min() < -1 or parents_N.max() >= n):
+        raise ValueError(f"parents must lie in [-1, {n}) (got {parents_N.min()} to {parents_N.max()})")
+    ancestors = np.zeros((n, n), bool)
+    for j in range(n):
+        above, steps = parents_N[j], 0
+        while above >= 0:
+            ancestors[above, j] = True
+            above, steps = parents_N[above], steps + 1
+            if steps > n:
+                raise ValueError(f"the parents form a cycle through mask {j}")
+    return ancestors
+
+
+def levels(parents_N: np.ndarray) -> np.ndarray:
+    """(N,) int64 depth in the forest: 0 for a whole entity, 1 for a part, 2 for a subpart, ..."""
+    return forest_ancestors(parents_N).sum(0).astype(np.int64)
+
+
+def relink(parents_N: np.ndarray, kept_K: np.ndarray) -> np.ndarray:
+    """Parents after all but `kept_K` masks were dropped, in the order of `kept_K`: the nearest kept ancestor."""
+    new_index = {int(old): new for new, old in enumerate(kept_K)}
+    relinked = np.full(len(kept_K), -1, np.int64)
+    for new, old in enumerate(kept_K):
+        above = int(parents_N[old])
+        while above >= 0 and above not in new_index:
+            above = int(parents_N[above])
+        relinked[new] = new_index.get(above, -1)
+    return relinked
+
+
+def forest_from_probabilities(probability_NN: np.ndarray, areas_N: np.ndarray, *, threshold: float) -> np.ndarray:
+    """(N,) parents from predicted ancestor probabilities (paper 3.2; ours where it is silent).
+
+    Edges i -> j with probability above `threshold` are kept where i is strictly larger than j; area then sorts
+    the relation topologically, and a cycle can only lie among equal areas, which no edge joins. The parent of j is
+    the ancestor with the most ancestors of its own (the deepest), the likelier one among equals.
+    """
+    edges = (probability_NN > threshold) & (areas_N[:, None] > areas_N[None, :])
+    depth = np.zeros(len(areas_N), np.int64)
+    for j in np.argsort(-areas_N, kind="stable"):  # larger first: every ancestor's depth is known before it is used
+        above = np.flatnonzero(edges[:, j])
+        if len(above):
+            depth[j] = depth[above].max() + 1
+    parents = np.full(len(areas_N), -1, np.int64)
+    for j in range(len(areas_N)):
+        above = np.flatnonzero(edges[:, j])
+        if len(above):
+            parents[j] = max(above, key=lambda i: (depth[i], probability_NN[i, j], -i))
+    return parents
+
+
+def select(masks: MaskSet, kept_K: np.ndarray) -> MaskSet:
+    """The masks `kept_K` in that order, relinked to their nearest kept ancestors."""
+    return MaskSet(
+        masks.height,
+        masks.width,
+        tuple(masks.rles[i] for i in kept_K),
+        masks.scores[kept_K],
+        relink(masks.parents, kept_K),
+        tuple(masks.sources[i] for i in kept_K),
+    )

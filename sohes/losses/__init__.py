@@ -1,0 +1,1 @@
+"""Matching and losses of phases 2 and 3."""

@@ -1,0 +1,258 @@
+"""`params.yaml` as frozen, validated models: every number of the method, one section per stage.
+
+An unknown key, a missing key or a value out of range is an error that names itself. A composing function takes its
+own section; a pure function takes keyword-only numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sohes.errors import SohesError
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+# ---------------------------------------------------------------- pull
+
+
+class ScenesParams(Section):
+    """The embedded generator (`sohes.data.scenes`)."""
+
+    size: Positive  # pixels, square
+    train: Positive  # images
+    eval: Positive
+
+
+class FolderParams(Section):
+    """A folder of photographs, annotated or not."""
+
+    images: Path | None
+    annotations: Path | None  # COCO JSON or COCO panoptic JSON; None: nothing to score against
+    eval_fraction: Fraction  # held out of training; 1: all images on both sides (see sources.folder); 0: none
+
+
+class PullParams(Section):
+    source: Literal["scenes", "folder"]
+    scenes: ScenesParams
+    folder: FolderParams
+    images_per_shard: Positive
+    max_megapixels: Annotated[float, Field(gt=0)]
+    max_rejected_fraction: Fraction
+
+
+# ---------------------------------------------------------------- backbone
+
+
+class DinoParams(Section):
+    """DINO self-distillation on the pulled images (Caron et al., 2021)."""
+
+    steps: Positive
+    batch_size: Positive
+    image_size: Positive  # of a global crop; local crops are half of it
+    local_crops: Count
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: Count
+    prototypes: Positive
+    teacher_momentum: Fraction
+    teacher_temperature: float
+    student_temperature: float
+    checkpoint_every: Positive
+
+
+class BackboneParams(Section):
+    pretrained: str  # `train`, a .safetensors file, or a timm name whose weights the hub has
+    architecture: str  # timm name of the ViT that `train` builds
+    patch_size: Positive
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    image_size: Positive  # the size that the position embeddings are made for
+    dino: DinoParams
+
+
+# ---------------------------------------------------------------- explore
+
+
+class ExploreParams(Section):
+    """Phase 1 (paper 3.1, appendix A)."""
+
+    features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
+    image_size: Positive  # S
+    crop_size: Positive  # S'
+    patch_size: Positive  # of the handmade features; tokens have their backbone's
+    normalise: bool  # L2-normalise each patch before averaging
+    theta_merge: tuple[float, ...]
+    theta_small: Fraction
+    theta_cover: Fraction
+    nms_iou: Fraction
+    min_crop: Positive  # pixels of the original image
+    refiner: Literal["none", "guided"]
+    refine_min_iou: Fraction
+    images_per_shard: Positive
+    max_rejected_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _thresholds_fall(self) -> ExploreParams:
+        if not self.theta_merge or list(self.theta_merge) != sorted(set(self.theta_merge), reverse=True):
+            raise ValueError(f"theta_merge must fall strictly (got {list(self.theta_merge)})")
+        return self
+
+
+# ---------------------------------------------------------------- model, losses, augmentation
+
+
+class AdapterParams(Section):
+    """ViT-Adapter (Chen et al., 2022)."""
+
+    interactions: Positive  # injector + extractor pairs, spread evenly over the ViT's blocks
+    stem_dim: Positive  # channels of the spatial prior module's first convolution
+    num_heads: Positive  # of the deformable attention
+    points: Positive
+
+
+class ModelParams(Section):
+    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2)."""
+
+    image_size: Positive  # the square that the network sees
+    hidden_dim: Positive  # C
+    num_queries: Positive  # grid: 21 times a square
+    queries: Literal["learned", "grid"]  # grid: sampled from the mask features at fixed places
+    num_heads: Positive
+    feedforward_dim: Positive
+    pixel_decoder_layers: Positive
+    decoder_layers: Positive
+    recompute_blocks: bool  # the ViT's activations in the backward pass: less memory, about a third more time
+    adapter: AdapterParams
+
+
+class LossParams(Section):
+    class_weight: float
+    mask_weight: float
+    dice_weight: float
+    ancestor_weight: float
+    no_object_weight: float
+    num_points: Count  # sampled per mask; 0: every cell of the mask map
+    oversample_ratio: Annotated[float, Field(ge=1)]  # fewer candidates than points cannot be chosen from
+    importance_fraction: Fraction
+    deep_supervision: bool
+    matched_only: bool  # ancestor loss on matched queries only, instead of all N x N
+
+
+class AugmentParams(Section):
+    """The strong view; the weak one flips and resizes only."""
+
+    scale_min: float  # large-scale jitter, factor on the fitted size
+    scale_max: float
+    colour_jitter: Fraction
+    greyscale: Fraction  # probability
+    blur: Fraction  # probability
+    copy_paste: Fraction  # probability
+
+
+class OptimParams(Section):
+    learning_rate: float
+    backbone_lr_scale: float
+    weight_decay: float
+    warmup_steps: Count
+    clip_norm: float
+    amp: bool  # bf16 autocast
+
+
+class InstructParams(Section):
+    """Phase 2 (paper 3.2)."""
+
+    steps: Positive
+    batch_size: Positive  # images a step, over all processes
+    accumulate: Positive  # parts that a step's batch is cut into
+    max_targets: Positive
+    optim: OptimParams
+    augment: AugmentParams
+    ema: Fraction  # momentum of the weights that are kept; 0: the last step's
+    workers: Count
+    checkpoint_every: Positive
+    validate_every: Count  # steps; 0: never. Needs annotated evaluation images
+
+
+class CorrectParams(Section):
+    """Phase 3 (paper 3.3)."""
+
+    steps: Positive
+    batch_size: Positive  # images of each of the two branches
+    accumulate: Positive
+    max_targets: Positive
+    optim: OptimParams
+    augment: AugmentParams
+    teacher_momentum: Fraction
+    theta_score_small: Fraction
+    theta_score_large: Fraction
+    gamma: float
+    nms_iou: Fraction  # duplicates among the teacher's masks
+    theta_cover: Fraction  # the hierarchy of the teacher's masks
+    workers: Count
+    checkpoint_every: Positive
+    validate_every: Count  # steps; 0: never. Needs annotated evaluation images
+
+
+# ---------------------------------------------------------------- evaluate, report
+
+
+class EvaluateParams(Section):
+    max_masks: Positive
+    mask_threshold: Fraction
+    nms_iou: Fraction
+    ancestor_threshold: Fraction
+    batch_size: Positive
+    images_per_shard: Positive
+
+
+class ReportParams(Section):
+    pictures: Positive  # example images
+
+
+class Params(Section):
+    seed: int
+    pull: PullParams
+    backbone: BackboneParams
+    explore: ExploreParams
+    model: ModelParams
+    loss: LossParams
+    instruct: InstructParams
+    correct: CorrectParams
+    evaluate: EvaluateParams
+    report: ReportParams
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate a params file. SohesError names the file, the key and what is wrong with it."""
+    try:
+        raw = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise SohesError(f"no params file at {path}: run in the project's folder or name one with --params") from None
+    except yaml.YAMLError as error:
+        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def _sentence(error: object) -> str:
+    detail: dict = error  # type: ignore[assignment]
+    key = ".".join(str(part) for part in detail["loc"]) or "the file"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key}: remove it or mend its spelling"
+    if detail["type"] == "missing":
+        return f"missing key {key}"
+    return f"{key}: {detail['msg']} (got {detail['input']!r})"

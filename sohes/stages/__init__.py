@@ -1,0 +1,1 @@
+"""One file per stage: read, call one function, write."""

@@ -1,0 +1,178 @@
+"""Stage `evaluate`: every phase's masks on the held-out images, scored in one table.
+
+plan -> shards -> finish. A finished shard under `.sohes/evaluate/` is never predicted again while its model, its
+images and its params are the same; `finish` moves all into `predictions/<phase>/` and writes `metrics/`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sohes import tracking
+from sohes.data.images import ImageStore
+from sohes.data.labels import LabelStore, iter_records, write_shard
+from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.errors import SohesError
+from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.files import digest_file, write_json
+from sohes.params import Params
+from sohes.structures import ImageRecord, MaskSet
+
+BASELINE = "untrained"  # phase 2's network as it starts: what training has to beat
+Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One phase's predictions: where they are kept and what they depend on."""
+
+    phase: str
+    folder: Path
+    params: Params
+    root: Path
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop."""
+    store = ImageStore(root / "data/eval")
+    if not len(store):
+        raise SohesError(
+            f"no evaluation images in {root / 'data/eval'}: raise pull.folder.eval_fraction and pull again"
+        )
+    shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
+    if shard is not None and not 0 <= shard < len(shards):
+        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} evaluation images (got {shard})")
+    jobs = [_job(phase, params, root) for phase in (BASELINE, "explore", "instruct", "correct")]
+    for job in jobs:
+        wanted = range(len(shards)) if shard is None else [shard]
+        missing = [(k, shards[k]) for k in wanted if not _shard_path(job, k).exists()]
+        # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
+        workers = default_workers() if job.phase == "explore" else 0
+        run_shards(partial(_predict_shard, job), missing, workers=workers, description=f"predict {job.phase}")
+    if shard is None:
+        with tracking.stage_run("evaluate", params, root) as recorder:
+            _finish(jobs, len(shards), root, recorder)
+
+
+def _job(phase: str, params: Params, root: Path) -> Job:
+    """Where a phase's shards lie: the folder's name is the digest of all that they depend on."""
+    depends = {
+        "images": digest_file(root / "data/eval/manifest.parquet"),
+        "params": (params.explore if phase == "explore" else params.evaluate).model_dump(mode="json"),
+        "model": _model_digest(phase, params, root),
+    }
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    return Job(phase, root / ".sohes/evaluate" / f"{phase}-{key}", params, root)
+
+
+def _model_digest(phase: str, params: Params, root: Path) -> str:
+    if phase in ("instruct", "correct"):
+        path = root / f"models/{phase}.safetensors"
+        if not path.exists():
+            raise SohesError(f"no model at {path}: run `sohes {phase}` first")
+        return digest_file(path)
+    backbone = root / "models/backbone.safetensors"
+    if not backbone.exists():
+        raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
+    model = params.model.model_dump_json() if phase == BASELINE else ""
+    return f"{digest_file(backbone)} {params.seed} {model}"
+
+
+def _shard_path(job: Job, index: int) -> Path:
+    return job.folder / f"shard-{index:05d}.parquet"
+
+
+def _predict_shard(job: Job, shard: Shard) -> None:
+    """Predict one shard of images and write it, the time it took beside it."""
+    index, image_ids = shard
+    store = ImageStore(job.root / "data/eval")
+    predict = _predictor(job)
+    records, started = [], time.perf_counter()
+    for image_id, found in zip(image_ids, predict(store.read(i) for i in image_ids), strict=True):
+        entry = store.entry(image_id)
+        records.append(ImageRecord(image_id, entry.file_name, entry.digest, found))
+        report_images()
+    seconds = time.perf_counter() - started
+    write_json(_shard_path(job, index).with_suffix(".json"), {"images": len(records), "seconds": seconds})
+    write_shard(_shard_path(job, index), records)  # last: its presence says that the shard is done
+
+
+def _predictor(job: Job) -> Predictor:
+    """The function from images to masks that a phase has learned so far."""
+    if job.phase == "explore":
+        from sohes.explore.label_image import label_image, make_extractor
+
+        extract = make_extractor(job.params.explore, job.root / "models/backbone.safetensors")
+        return lambda images: (label_image(image, extract, job.params.explore) for image in images)
+
+    import torch
+
+    from sohes.evaluate.predict import best_device, segment_images
+
+    if job.phase == BASELINE:
+        from sohes.backbone.vit import load_backbone
+        from sohes.model.network import Segmenter
+
+        torch.manual_seed(job.params.seed)
+        model = Segmenter(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
+    else:
+        from sohes.train.checkpoint import load_checkpoint
+
+        model, _ = load_checkpoint(job.root / f"models/{job.phase}.safetensors")
+    return partial(segment_images, model.to(best_device()), params=job.params.evaluate, source=job.phase)
+
+
+def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Recorder) -> None:
+    truth_folder = root / "data/eval/labels"
+    truth = LabelStore(truth_folder) if truth_folder.exists() else None
+    rows, details = {}, {}
+    for job in jobs:
+        published = root / "predictions" / job.phase
+        _publish(job, shard_count, published)
+        records = iter_records(published)
+        scores = (
+            evaluate_masks(iter_records(truth_folder), records, max_masks=job.params.evaluate.max_masks)
+            if truth
+            else None
+        )
+        rows[job.phase] = _row(job, scores, shard_count)
+        details[job.phase] = scores.details() if scores else {}
+        recorder.metrics(
+            {f"{job.phase}/{name}": v for name, v in rows[job.phase].items() if isinstance(v, float | int)}
+        )
+    baseline = rows.pop(BASELINE)
+    write_json(root / "metrics/evaluate.json", list(rows.values()))
+    write_json(root / "metrics/untrained.json", baseline)
+    write_json(root / "metrics/evaluate_details.json", details)
+    recorder.artifact(root / "metrics/evaluate.json")
+
+
+def _publish(job: Job, shard_count: int, published: Path) -> None:
+    """Replace `predictions/<phase>/` by this run's shards."""
+    shutil.rmtree(published, ignore_errors=True)
+    published.mkdir(parents=True)
+    for index in range(shard_count):
+        shutil.copyfile(_shard_path(job, index), published / _shard_path(job, index).name)
+
+
+def _row(job: Job, scores: Scores | None, shard_count: int) -> dict[str, object]:
+    timings = [json.loads(_shard_path(job, k).with_suffix(".json").read_text()) for k in range(shard_count)]
+    images = sum(t["images"] for t in timings)
+    measured = scores.row() if scores else dict.fromkeys(("AR", "AR_S", "AR_M", "AR_L", "AP"))
+    found = sum(len(record.masks) for record in iter_records(job.folder))
+    return {
+        "phase": job.phase,
+        **measured,
+        "masks_per_image": found / images,
+        "seconds_per_image": sum(t["seconds"] for t in timings) / images,
+        "images": images,
+    }

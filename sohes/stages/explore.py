@@ -1,0 +1,189 @@
+"""Stage `explore`: phase 1 on every training image (paper 3.1).
+
+plan -> shards -> finish. A finished shard under `.sohes/explore/` is never labelled again while the images, the
+backbone and the params are the same; `finish` renames all into `data/pseudo_labels/`, with a manifest.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from sohes import tracking
+from sohes.data.images import ImageStore, Rejected, new_folder
+from sohes.data.labels import write_shard
+from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.errors import SohesError
+from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.refine import make_refiner
+from sohes.files import atomic_path, digest_file, write_json
+from sohes.params import Params
+from sohes.structures import ImageRecord
+
+SCHEMA_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs. `work`: the folder of finished shards, named after all that they depend on."""
+
+    params: Params
+    root: Path
+    work: Path
+
+
+Labelled = tuple[list[ImageRecord], list[Rejected]]
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Label what is missing, then finish. With `shard`, label that shard and stop."""
+    store = ImageStore(root / "data/images")
+    shards: list[Shard] = list(enumerate(plan_shards(store.image_ids, params.explore.images_per_shard)))
+    if shard is not None and shard not in range(len(shards)):
+        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} images (got {shard})")
+    backbone = root / "models/backbone.safetensors"
+    if params.explore.features == "tokens" and not backbone.exists():
+        raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
+    job = Job(params, root, root / ".sohes/explore" / _key(params, root, backbone))
+    wanted = shards if shard is None else [shards[shard]]
+    missing = [(index, ids) for index, ids in wanted if not _part(job, index).exists()]
+    if shard is not None:
+        _label_missing(job, missing, description=f"explore, shard {shard}")
+        return
+    with tracking.stage_run("explore", params, root) as recorder:
+        _label_missing(job, missing, description="explore")
+        recorder.metrics(_finish(job, len(shards)))
+        recorder.artifact(root / "data/pseudo_labels/manifest.json")
+
+
+def _key(params: Params, root: Path, backbone: Path) -> str:
+    """Changes with the images, the params and, where its tokens are used, the backbone."""
+    depends = {
+        "schema": SCHEMA_VERSION,
+        "images": digest_file(root / "data/images/manifest.parquet"),  # which holds the digest of each
+        "params": params.explore.model_dump(mode="json"),
+        "backbone": digest_file(backbone) if params.explore.features == "tokens" else None,
+    }
+    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------- shards
+
+
+def _shard(job: Job, index: int) -> Path:
+    return job.work / f"shard-{index:05d}.parquet"
+
+
+def _part(job: Job, index: int) -> Path:
+    return job.work / "parts" / f"shard-{index:05d}.json"
+
+
+def _label_missing(job: Job, missing: Sequence[Shard], *, description: str) -> None:
+    """Label shards in a pool: one shard a process, or pieces of shards where there are fewer shards than processes."""
+    workers = default_workers()
+    if not missing:
+        return
+    if len(missing) >= workers:
+        run_shards(partial(_label_shard, job), missing, workers=workers, description=description)
+        return
+    pieces: list[Shard] = []
+    for index, image_ids in missing:
+        piece_size = -(-len(image_ids) * len(missing) // workers)
+        pieces += [(index, piece) for piece in plan_shards(image_ids, piece_size)]
+    labelled = run_shards(partial(_label_images, job), pieces, workers=workers, description=description)
+    for index, _ in missing:
+        of_shard = [result for (i, _), result in zip(pieces, labelled, strict=True) if i == index]
+        records, rejected = ([item for part in parts for item in part] for parts in zip(*of_shard, strict=True))
+        _write(job, index, records, rejected)
+
+
+def _label_shard(job: Job, shard: Shard) -> None:
+    _write(job, shard[0], *_label_images(job, shard))
+
+
+def _label_images(job: Job, shard: Shard) -> Labelled:
+    """The records of a shard's images, and those that could not be labelled."""
+    store = ImageStore(job.root / "data/images")
+    extract = make_extractor(job.params.explore, job.root / "models/backbone.safetensors")
+    records: list[ImageRecord] = []
+    rejected: list[Rejected] = []
+    for image_id in shard[1]:
+        entry = store.entry(image_id)
+        try:
+            found = label_image(store.read(image_id), extract, job.params.explore)
+        except (MemoryError, OSError):
+            raise  # the machine's trouble, not the image's
+        except Exception as error:  # one odd image must not end a run over millions; it is named in rejected.jsonl
+            rejected.append(Rejected(entry.file_name, str(error) or type(error).__name__))
+        else:
+            records.append(ImageRecord(image_id, entry.file_name, entry.digest, found))
+        report_images()
+    return records, rejected
+
+
+def _write(job: Job, index: int, records: list[ImageRecord], rejected: list[Rejected]) -> None:
+    """Write one shard; its part file, written last, says that it is done and what it holds."""
+    write_shard(_shard(job, index), records)
+    part = {
+        "images": len(records),
+        "masks": Counter(source for record in records for source in record.masks.sources),
+        "rejected": [asdict(image) for image in rejected],
+    }
+    write_json(_part(job, index), part)
+
+
+# ---------------------------------------------------------------- finish
+
+
+def _finish(job: Job, shard_count: int) -> dict[str, float]:
+    """Publish the shards with their manifest; the counts to record."""
+    parts = [json.loads(_part(job, index).read_text("utf-8")) for index in range(shard_count)]
+    images = sum(part["images"] for part in parts)
+    found = sum((Counter(part["masks"]) for part in parts), Counter())
+    rejected = [Rejected(**image) for part in parts for image in part["rejected"]]
+    try:
+        _check_rejected(images, rejected, job.params.explore.max_rejected_fraction)
+    except SohesError:
+        for index in range(shard_count):  # the reason may be mended without touching what the key depends on
+            if parts[index]["rejected"]:
+                _part(job, index).unlink()
+        raise
+    with new_folder(job.root / "data/pseudo_labels") as published:
+        for index in range(shard_count):
+            shutil.copyfile(_shard(job, index), published / _shard(job, index).name)
+        with atomic_path(published / "rejected.jsonl") as path:
+            lines = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected)
+            path.write_text("".join(lines), encoding="utf-8")
+        write_json(
+            published / "manifest.json",
+            {
+                "version": SCHEMA_VERSION,
+                "key": job.work.name,
+                "images": images,
+                "masks": found.total(),
+                "masks_by_source": found,
+                "rejected": len(rejected),
+                "params": job.params.explore.model_dump(mode="json"),
+                "label_free": make_refiner(job.params.explore.refiner, patch=1).label_free,
+            },
+        )
+    shutil.rmtree(job.root / ".sohes/explore")  # what is published is whole; another run starts afresh
+    return {"images": images, "masks_per_image": found.total() / images, "rejected": len(rejected)}
+
+
+def _check_rejected(images: int, rejected: Sequence[Rejected], max_rejected_fraction: float) -> None:
+    """SohesError, with the first images and their reasons, if too little is left."""
+    total = images + len(rejected)
+    if images and len(rejected) <= max_rejected_fraction * total:
+        return
+    first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])
+    raise SohesError(
+        f"{len(rejected)} of {total} images could not be labelled, more than explore.max_rejected_fraction "
+        f"({max_rejected_fraction:g}) allows: mend or remove them, or raise it. The first: {first}"
+    )

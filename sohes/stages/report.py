@@ -1,0 +1,179 @@
+"""Stage `report`: one self-contained HTML file with the table, the plots and the pictures."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import json
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+import numpy as np
+import yaml
+
+from sohes import tracking
+from sohes.data.images import ImageStore
+from sohes.data.labels import LabelStore
+from sohes.errors import SohesError
+from sohes.evaluate import pictures, plots, tables
+from sohes.files import atomic_path, digest_file
+from sohes.params import Params
+from sohes.train.threshold import theta_score
+
+
+def run(params: Params, root: Path) -> None:
+    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts."""
+    with tracking.stage_run("report", params, root) as recorder:
+        reports = root / "reports"
+        reports.mkdir(exist_ok=True)
+        rows = _read(root / "metrics/evaluate.json")
+        details = _read(root / "metrics/evaluate_details.json")
+        photos, note = _photos(root, details, params.report.pictures)
+        context = _tables(rows, details, _read(root / "metrics/untrained.json"))
+        html = _template().render(
+            **context,
+            title=f"profile `{params.pull.source}`, seed {params.seed}",
+            images=rows[0]["images"],
+            label_free=_label_free(root),
+            features=_feature_words(params),
+            refiner=params.explore.refiner,
+            max_masks=params.evaluate.max_masks,
+            plots=_plots(rows, details, root, params),
+            photos=photos,
+            picture_note=note,
+            panels=len(photos[0]["panels"]) if photos else 1,
+            digests=_digests(root),
+            params=yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False),
+        )
+        with atomic_path(reports / "index.html") as path:
+            path.write_text(html, encoding="utf-8")
+        with atomic_path(reports / "example.jpg") as path:  # the last phase on the first photograph
+            path.write_bytes(base64.b64decode(photos[0]["panels"][-1]["data"]))
+        recorder.artifact(reports / "index.html")
+
+
+def _read(path: Path):
+    if not path.exists():
+        raise SohesError(f"no metrics at {path}: run `sohes evaluate` first")
+    return json.loads(path.read_text())
+
+
+def _template() -> jinja2.Template:
+    source = resources.files("sohes.evaluate").joinpath("report.html").read_text(encoding="utf-8")
+    return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
+
+
+def _label_free(root: Path) -> str:
+    manifest = json.loads((root / "data/pseudo_labels/manifest.json").read_text())
+    return "yes" if manifest["label_free"] else "no"
+
+
+def _feature_words(params: Params) -> str:
+    if params.explore.features == "handmade":
+        return "handmade colour and texture (not learned)"
+    return f"patch tokens of {params.backbone.pretrained}"
+
+
+def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object]:
+    scored = [row for row in rows if row["AR"] is not None]
+    best = max(scored, key=lambda row: row["AR"])["phase"] if scored else None
+    published = [[name, *(tables.cell("AR", v) for v in figures)] for name, figures in tables.PUBLISHED_AR.items()]
+    return {
+        "scored": bool(scored),
+        "best": best,
+        "verdict": _verdict(scored),
+        "headings": [tables.heading(c) for c in tables.COLUMNS],
+        "rows": tables.phase_cells(rows),
+        "baseline": None if baseline["AR"] is None else f"{baseline['AR']:.1f}",
+        "hierarchy": _hierarchy(rows, details) if scored else None,
+        "benchmarks": tables.BENCHMARKS,
+        "published": published,
+    }
+
+
+def _verdict(scored: list[dict]) -> str:
+    if len(scored) < 2:
+        return ""
+    steps = [f"{row['phase']} {row['AR']:.1f}" for row in scored]
+    values = [row["AR"] for row in scored]
+    rises = all(low < high for low, high in itertools.pairwise(values))
+    return f"AR {'rises' if rises else 'does not rise'} from phase to phase: {', '.join(steps)}."
+
+
+def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
+    columns = {
+        "ancestor_precision": "precision",
+        "ancestor_recall": "recall",
+        "ancestor_f1": "F1",
+        "AR_whole": "AR wholes",
+        "AR_part": "AR parts",
+        "AR_subpart": "AR subparts",
+    }
+    body = [[row["phase"], *(tables.cell("", details[row["phase"]].get(c)) for c in columns)] for row in rows]
+    return [["phase", *columns.values()], *body]
+
+
+def _plots(rows: list[dict], details: dict, root: Path, params: Params) -> list[str]:
+    drawn = []
+    if any(row["AR"] is not None for row in rows):
+        drawn += [
+            plots.recall_by_size(rows),
+            plots.recall_by_iou({row["phase"]: details[row["phase"]]["recall_per_iou"] for row in rows}),
+        ]
+    for phase in ("instruct", "correct"):
+        history = root / f"metrics/{phase}.json"
+        if history.exists():
+            drawn.append(plots.loss_curves(json.loads(history.read_text()), title=phase))
+    areas = np.geomspace(1e-5, 1, 200)
+    thresholds = [
+        theta_score(
+            a,
+            theta_score_small=params.correct.theta_score_small,
+            theta_score_large=params.correct.theta_score_large,
+            gamma=params.correct.gamma,
+        )
+        for a in areas
+    ]
+    return [*drawn, plots.score_threshold(areas.tolist(), [float(t) for t in thresholds])]
+
+
+def _photos(root: Path, details: dict, count: int) -> tuple[list[dict], str]:
+    """Good, typical and worst images by the last phase's recall; the first ones where nothing is annotated."""
+    store = ImageStore(root / "data/eval")
+    truth = LabelStore(root / "data/eval/labels") if (root / "data/eval/labels").exists() else None
+    phases = {phase: LabelStore(root / "predictions" / phase) for phase in tables.PHASES}
+    recalls = {int(k): v for k, v in details[tables.PHASES[-1]].get("per_image", {}).items() if v is not None}
+    if recalls:
+        ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
+        places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
+        chosen = [ranked[k] for k in places]
+        note = "From the best image to the worst, by the recall of phase 3."
+    else:
+        chosen = store.image_ids[:count]
+        note = "The first images: there is no ground truth to rank them by."
+    return [_photo(i, store, truth, phases, recalls.get(i)) for i in chosen], note
+
+
+def _photo(image_id: int, store: ImageStore, truth: LabelStore | None, phases: dict, recall: float | None) -> dict:
+    image = store.read(image_id)
+    panels = [("photograph", image)]
+    if truth:
+        panels.append(("ground truth", pictures.overlay(image, truth.record(image_id).masks)))
+    for phase, store_of_phase in phases.items():
+        found = store_of_phase.record(image_id).masks
+        panels.append((f"{phase}: {len(found)} masks", pictures.overlay(image, pictures.strongest(found))))
+    return {
+        "name": store.entry(image_id).file_name,
+        "note": "" if recall is None else f"recall of phase 3: {recall:.1f}",
+        "panels": [
+            {"caption": caption, "data": base64.b64encode(pictures.encode_jpeg(panel)).decode()}
+            for caption, panel in panels
+        ],
+    }
+
+
+def _digests(root: Path) -> str:
+    made = ["data/images/manifest.parquet", "data/eval/manifest.parquet", "data/pseudo_labels/manifest.json"]
+    made += [f"models/{name}.safetensors" for name in ("backbone", "instruct", "correct")]
+    return "\n".join(f"{path}  {digest_file(root / path)}" for path in made if (root / path).exists())

@@ -1,0 +1,98 @@
+"""The containers that travel through the house, and the legend of shape letters.
+
+Shape letters, used as suffixes (`mask_logits_BQhw`) and in docstrings:
+
+    B  images in a batch          Q  queries               N  masks of one image
+    C  channels                   T  targets of one image  P  points
+    H, W  image pixels            h, w  cells of a feature or mask map
+
+Relations: `ancestors[i, j]` is true if mask i is an ancestor of mask j (the paper's P, section 3.2);
+`parents[j]` is the index of j's direct parent, or -1 for a root.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:  # torch takes seconds to import, and half of the commands never need it
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class MaskSet:
+    """The masks of one image with their scores and their forest; `sohes.masks` packs and unpacks it.
+
+    rles: N byte strings, COCO's compressed run lengths of an H x W mask.
+    scores: (N,) float32 in [0, 1].  parents: (N,) int64, index into this set, -1 for a root.
+    sources: N words that say which step found the mask (`global`, `local`, `instruct`, ...).
+    """
+
+    height: int
+    width: int
+    rles: tuple[bytes, ...]
+    scores: np.ndarray
+    parents: np.ndarray
+    sources: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        n = len(self.rles)
+        if not (self.scores.shape == self.parents.shape == (n,) and len(self.sources) == n):
+            raise ValueError(
+                f"a MaskSet needs as many scores, parents and sources as masks (got {n} masks, "
+                f"scores {self.scores.shape}, parents {self.parents.shape}, {len(self.sources)} sources)"
+            )
+
+    def __len__(self) -> int:
+        return len(self.rles)
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """One image and its masks: a row of a label or prediction shard."""
+
+    image_id: int
+    file_name: str
+    digest: str
+    masks: MaskSet
+
+
+@dataclass(frozen=True)
+class Targets:
+    """What one training image should yield. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j."""
+
+    masks_THW: Tensor
+    ancestors_TT: Tensor
+
+    def to(self, device: object) -> Targets:
+        return Targets(self.masks_THW.to(device), self.ancestors_TT.to(device))  # type: ignore[call-overload]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images, normalised for the backbone, and their targets. images_B3HW: float32."""
+
+    images_B3HW: Tensor
+    targets: tuple[Targets, ...]
+    image_ids: tuple[int, ...] = ()
+
+    def to(self, device: object) -> Batch:
+        images = self.images_B3HW.to(device)  # type: ignore[call-overload]
+        return Batch(images, tuple(t.to(device) for t in self.targets), self.image_ids)
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """Raw predictions of the segmenter; `losses` and `model.decode` meet here.
+
+    class_logits_BQ2: (entity, no object).  mask_logits_BQhw: at a quarter of the input size.
+    ancestor_logits_BQQ: [b, i, j] = query i's mask is an ancestor of query j's; None for auxiliary outputs.
+    auxiliary: the outputs of the earlier decoder layers, first layer first, for deep supervision.
+    """
+
+    class_logits_BQ2: Tensor
+    mask_logits_BQhw: Tensor
+    ancestor_logits_BQQ: Tensor | None
+    auxiliary: tuple[ModelOutput, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""The training loops of phases 2 and 3."""

@@ -1,0 +1,73 @@
+"""A trained segmenter on disk: safetensors weights and a JSON card beside them, enough to build it again offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from sohes.backbone.vit import Backbone
+from sohes.errors import SohesError
+from sohes.files import atomic_path, digest_file, write_json
+from sohes.model.network import Segmenter
+from sohes.params import ModelParams
+
+CARD_VERSION = 1
+
+
+def save_checkpoint(path: Path, model: Segmenter, card: Mapping[str, Any]) -> None:
+    """Write the weights, and beside them `<name>.json`: `card`, the architecture, and the digest of the weights.
+
+    Each file is written whole or not at all; the card comes last, and a pair that does not match is refused on loading.
+    """
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(weights, temporary)
+    facts = {
+        "version": CARD_VERSION,
+        "backbone": {"architecture": model.backbone.architecture, "arguments": model.backbone.arguments},
+        "model": model.params.model_dump(mode="json"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "digest": digest_file(path),
+    }
+    write_json(path.with_suffix(".json"), {**card, **facts})
+
+
+def load_checkpoint(path: Path) -> tuple[Segmenter, dict[str, Any]]:
+    """A segmenter that `save_checkpoint` wrote, on the CPU, and its card.
+
+    SohesError if a file is missing, damaged, of another version, or not what the card says.
+    """
+    path = Path(path)
+    card_path = path.with_suffix(".json")
+    again = f"run `sohes {path.stem}` again"
+    for needed in (path, card_path):
+        if not needed.exists():
+            raise SohesError(f"no model at {needed}: run `sohes {path.stem}` first")
+    try:
+        card = json.loads(card_path.read_text())
+        version, backbone, digest = card["version"], card["backbone"], card["digest"]
+        architecture, arguments, params = backbone["architecture"], backbone["arguments"], card["model"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise SohesError(f"{card_path} is not a model's card: {again}") from None
+    if version != CARD_VERSION:
+        raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")
+    if digest != digest_file(path):
+        raise SohesError(f"{path} is not the file that its card describes: {again}")
+    try:
+        model = Segmenter(Backbone(architecture, arguments), ModelParams.model_validate(params))
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise SohesError(f"{card_path} does not fit this program at model.{key}: {again}") from None
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
+    return model, card

@@ -1,0 +1,272 @@
+"""One training loop for phases 2 and 3: accumulate, clip, step, average, record, save, continue.
+
+Every step draws its samples and its random numbers from (seed, step) alone, so that a run that was stopped continues
+as if nothing had happened, to the bit on a CPU.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import nullcontext
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from sohes.data.dataset import LabelDataset, load, positions
+from sohes.errors import SohesError
+from sohes.model.network import Segmenter
+from sohes.params import CorrectParams, InstructParams
+from sohes.train.optim import make_optimizer, rate_factor, set_rate
+from sohes.train.progress import Steps
+from sohes.train.state import ResumableState
+from sohes.train.stopping import asked_to_stop, exit_status
+from sohes.train.world import World
+
+LOG_EVERY = 10  # steps: what is recorded are means over that many
+_STEP_SEED = 3  # apart from the data set's random streams
+
+
+class Recorder(Protocol):
+    """Where figures go: `sohes.tracking.Recorder`, of which this layer must not know."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
+
+
+class Learner(nn.Module):
+    """What is trained and how: a phase gives the losses of a batch.
+
+    network: learns by gradient; its `backbone` at a rate of its own.
+    average: the moving average of the network's weights, never by gradient; None without one.
+    """
+
+    images_per_sample = 1
+    network: Segmenter
+    average: Segmenter | None
+
+    def __init__(self, network: Segmenter, *, averaged: bool) -> None:
+        super().__init__()
+        self.network = network
+        self.average = copy.deepcopy(network).requires_grad_(False) if averaged else None
+
+    @property
+    def kept(self) -> Segmenter:
+        """The weights that the phase is trained for."""
+        return self.network if self.average is None else self.average
+
+    def momentum(self, step: int) -> float:
+        """Of the average after `step`."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
+        """`loss`, the mean over the batch's images, and whatever else is worth recording."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Learner:
+        super().train(mode)
+        if self.average is not None:
+            self.average.eval()
+        return self
+
+
+def train(
+    learner: Learner,
+    dataset: LabelDataset,
+    params: InstructParams | CorrectParams,
+    *,
+    title: str,
+    seed: int,
+    world: World,
+    state: ResumableState,
+    recorder: Recorder,
+    validate: Callable[[Learner], dict[str, float]] | None = None,
+) -> list[dict[str, float]]:
+    """Teach the learner for `params.steps` steps; the history of what was recorded, a row each LOG_EVERY steps.
+
+    Continues from `state` if it holds one. SohesError for a loss that is not finite; SystemExit(75) after SIGTERM or
+    SIGUSR1 (130 after Ctrl-C), with the state saved: the same command continues.
+    """
+    learner.to(world.device).train()
+    optimizer = make_optimizer(learner.network, learner.network.backbone, params.optim)
+    start, meter = _resume(learner, optimizer, state, world)
+    parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
+    parts = load(
+        dataset,
+        positions(
+            start=start,
+            steps=params.steps,
+            batch_size=params.batch_size,
+            accumulate=params.accumulate,
+            rank=world.rank,
+            world_size=world.size,
+        ),
+        workers=params.workers,
+    )
+    images_per_step = params.batch_size * learner.images_per_sample
+    shown = Steps(title, start=start, steps=params.steps, images_per_step=images_per_step, shown=world.is_first)
+
+    def save(done: int) -> None:
+        state.save(
+            {"step": done, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), **meter.state_dict()}
+        )
+        world.wait()  # nobody leaves, and has torchrun end the others, before the file is whole
+
+    with asked_to_stop() as asked, shown():
+        for step in range(start, params.steps):
+            set_rate(optimizer, rate_factor(step, steps=params.steps, warmup_steps=params.optim.warmup_steps))
+            values, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
+            for sentence in skipped:  # every process names its own
+                shown.say(f"{title}: passed over {sentence}")
+            values = {
+                **values,
+                "gradient_norm": float(_clip(learner.network, params.optim.clip_norm)),
+                "skipped_images": float(len(skipped)) * world.size,  # the mean over processes is then their sum
+                "asked_to_stop": float(asked()),
+            }
+            values = dict(zip(values, world.mean(_tensor(values, world)).tolist(), strict=True))
+            if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
+                raise SohesError(_not_finite(title, step, values))
+            optimizer.step()
+            _move_average(learner, step)
+            stop = values.pop("asked_to_stop") > 0
+            meter.add(values)
+            done = step + 1
+            shown.show(done, values["loss"])
+            if done % LOG_EVERY == 0 or done == params.steps:
+                row = meter.flush(done)
+                recorder.metrics({**row, **_machine(meter.seconds_per_step(), images_per_step, world)}, step=done)
+            if validate and params.validate_every and done % params.validate_every == 0:
+                if world.is_first:
+                    recorder.metrics(validate(learner), step=done)
+                    learner.train()
+                world.wait()
+            if stop or done % params.checkpoint_every == 0:
+                save(done)
+            if stop and done < params.steps:
+                if world.is_first:
+                    shown.say(f"{title}: stopped on request after step {done} of {params.steps}; run it again to go on")
+                sys.exit(exit_status(asked()))
+    return meter.history
+
+
+def _resume(
+    learner: Learner, optimizer: torch.optim.Optimizer, state: ResumableState, world: World
+) -> tuple[int, Meter]:
+    """The next step and the meter, with weights and optimizer as they were; from the beginning without a state."""
+    saved = state.load()
+    world.wait()  # before the first process saves again
+    if saved is None:
+        return 0, Meter()
+    learner.load_state_dict(saved["learner"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["step"], Meter(saved["history"], saved["sums"], saved["count"])
+
+
+def _gradients(
+    model: nn.Module,
+    parts: Iterator,
+    params: InstructParams | CorrectParams,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[dict[str, float], list[str]]:
+    """Accumulate a step's gradients part by part; the mean of each loss, and what the data set passed over."""
+    sums: dict[str, Tensor] = {}
+    skipped: list[str] = []
+    model.zero_grad(set_to_none=True)
+    for part in range(params.accumulate):
+        loaded = next(parts)
+        skipped += loaded.skipped
+        is_last = part == params.accumulate - 1
+        hold = nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
+        with hold:
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.optim.amp):
+                losses = model(loaded.batch.to(device), generator)
+            (losses["loss"] / params.accumulate).backward()
+        for name, value in losses.items():
+            sums[name] = sums.get(name, 0) + value.detach() / params.accumulate
+    names = list(sums)
+    return dict(zip(names, torch.stack([sums[n].float() for n in names]).tolist(), strict=True)), skipped
+
+
+def _generator(seed: int, step: int, world: World) -> torch.Generator:
+    """Random numbers of one step of one process; torch's own generator (dropout) is set to the same seed."""
+    number = int(np.random.SeedSequence((seed, _STEP_SEED, step, world.rank)).generate_state(1, np.uint64)[0] >> 1)
+    torch.manual_seed(number)
+    return torch.Generator(world.device).manual_seed(number)
+
+
+def _clip(network: nn.Module, clip_norm: float) -> Tensor:
+    """Clip all gradients together to `clip_norm` (0: not at all); their norm before."""
+    return nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
+
+
+@torch.no_grad()
+def _move_average(learner: Learner, step: int) -> None:
+    if learner.average is None:
+        return
+    momentum = learner.momentum(step)
+    for average, new in zip(learner.average.parameters(), learner.network.parameters(), strict=True):
+        average.lerp_(new, 1 - momentum)
+    for buffer, current in zip(learner.average.buffers(), learner.network.buffers(), strict=True):
+        buffer.copy_(current)
+
+
+class Meter:
+    """Means of what was measured since the last row, and all rows so far."""
+
+    def __init__(
+        self, history: list[dict[str, float]] | None = None, sums: dict[str, float] | None = None, count: int = 0
+    ) -> None:
+        self.history, self._sums, self._count = history or [], sums or {}, count
+        self._since, self._timed = time.monotonic(), 0
+
+    def add(self, values: Mapping[str, float]) -> None:
+        for name, value in values.items():
+            self._sums[name] = self._sums.get(name, 0.0) + value
+        self._count += 1
+        self._timed += 1
+
+    def flush(self, step: int) -> dict[str, float]:
+        """A row of means, of skipped images the sum so far; counting starts anew."""
+        row = {name: total / self._count for name, total in self._sums.items()}
+        row["skipped_images"] = self._sums["skipped_images"]
+        self.history.append({"step": step, **row})
+        self._sums, self._count = {"skipped_images": self._sums["skipped_images"]}, 0
+        return row
+
+    def seconds_per_step(self) -> float:
+        """Since this was last asked."""
+        now = time.monotonic()
+        seconds = (now - self._since) / max(1, self._timed)
+        self._since, self._timed = now, 0
+        return seconds
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"history": self.history, "sums": self._sums, "count": self._count}
+
+
+def _machine(seconds_per_step: float, images_per_step: int, world: World) -> dict[str, float]:
+    if world.device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(world.device) / 2**20
+    else:
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+    return {"images_per_second": images_per_step / seconds_per_step, "peak_memory_mib": peak}
+
+
+def _tensor(values: Mapping[str, float], world: World) -> Tensor:
+    return torch.tensor(list(values.values()), dtype=torch.float64, device=world.device)
+
+
+def _not_finite(title: str, step: int, values: Mapping[str, float]) -> str:
+    shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not name.startswith(("asked", "skip")))
+    return (
+        f"{title} stopped: the loss or its gradient is not finite at step {step} ({shown}); "
+        f"lower {title}.optim.learning_rate, or set {title}.optim.amp to false"
+    )

@@ -1,0 +1,37 @@
+import pytest
+
+from sohes.bench import loss
+
+
+@pytest.fixture
+def small(monkeypatch):
+    for name, value in {"SIZE": 64, "TARGETS": 3, "QUERIES": 3, "POINTS": 50, "LAYERS": 2, "ROUNDS": 1}.items():
+        monkeypatch.setattr(loss, name, value)
+
+
+@pytest.mark.parametrize("measure", [loss._measure_ours, loss._measure_transformers])
+def test_both_contenders_run_on_the_same_example(small, measure):
+    seconds, peak = measure()
+    assert 0 < seconds < 5
+    assert 0 < peak < 4
+
+
+def test_the_example_holds_targets_and_predictions_near_them(small):
+    masks, class_logits, mask_logits = loss.example()
+    assert masks.shape == (3, 64, 64)
+    assert [tuple(layer.shape) for layer in class_logits] == [(1, 3, 2)] * 2
+    assert [tuple(layer.shape) for layer in mask_logits] == [(1, 3, 16, 16)] * 2
+    assert all(leaf.requires_grad and leaf.is_leaf for leaf in (*class_logits, *mask_logits))
+
+
+def test_each_contender_has_a_process_of_its_own_and_the_ratio_is_of_cpu_seconds(monkeypatch):
+    figures = {"_measure_ours": (2.0, 1.0), "_measure_transformers": (8.0, 3.0)}
+    monkeypatch.setattr(loss, "_in_own_process", lambda measure: figures[measure.__name__])
+    assert loss.bench_loss() == {"cpu_seconds": 2.0, "peak_gb": 1.0}
+    assert loss.bench_loss(reference=True) == {
+        "cpu_seconds": 2.0,
+        "peak_gb": 1.0,
+        "reference_cpu_seconds": 8.0,
+        "reference_peak_gb": 3.0,
+        "ratio": 0.25,
+    }

@@ -1,0 +1,197 @@
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from sohes.data.images import UnreadableImage
+from sohes.data.sources.folder import FolderSource, held_out_keys, list_photographs
+from sohes.data.sources.source import Photograph
+from sohes.errors import SohesError
+
+
+def photo(path: Path, colour: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("L", (20, 10), colour).save(path, "PNG")
+
+
+def folder_of(folder: Path, count: int) -> Path:
+    for i in range(count):
+        photo(folder / f"{i:03d}.png", i)
+    return folder
+
+
+def names(photographs: tuple[Photograph, ...]) -> list[str]:
+    return [photograph.file_name for photograph in photographs]
+
+
+# ---------------------------------------------------------------- the folder
+
+
+def test_photographs_are_found_at_any_depth_under_any_suffix(tmp_path: Path) -> None:
+    for name in ("b.JPG", "a.jpeg", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp", ".hidden.png", ".cache/x.png"):
+        photo(tmp_path / name, 1)
+    (tmp_path / "notes.txt").write_text("not a photograph")
+    assert list_photographs(tmp_path) == (["a.jpeg", "b.JPG", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp"], 1)
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    photo(tmp_path / "album/sub/a.png", 1)
+    photo(tmp_path / "elsewhere/b.png", 2)
+    (tmp_path / "album/sub/up").symlink_to(tmp_path / "album")
+    (tmp_path / "album/other").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "album/broken.png").symlink_to(tmp_path / "nothing.png")
+    found, _ = list_photographs(tmp_path / "album")
+    assert found == ["broken.png", "other/b.png", "sub/a.png"]
+    plan = FolderSource(tmp_path / "album", None, 0.5).plan()  # the broken link is planned, to be rejected by name
+    assert "broken.png" in names(plan.train)
+
+
+def test_a_name_that_is_not_utf8_is_not_lost(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 1)
+    try:
+        shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
+    except OSError:
+        pytest.skip("this file system takes UTF-8 names only")
+    source = FolderSource(tmp_path, None, 0)
+    plan = source.plan()
+    assert names(plan.train) == ["\\xff.png", "a.png"]
+    with pytest.raises(UnreadableImage, match="no such photograph"):
+        source.read(plan.train[0])
+
+
+def test_a_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SohesError, match="there are no photographs in"):
+        FolderSource(tmp_path, None, 0.1).plan()
+    with pytest.raises(SohesError, match="there is no folder of photographs at"):
+        FolderSource(tmp_path / "gone", None, 0.1).plan()
+
+
+def test_files_that_are_not_photographs_are_told(tmp_path: Path) -> None:
+    folder_of(tmp_path, 3)
+    (tmp_path / "a.heic").touch()
+    assert "1 left out" in FolderSource(tmp_path, None, 0.5).plan().notes[0]
+
+
+# ---------------------------------------------------------------- the split
+
+
+def test_ids_count_in_the_order_of_names_and_the_split_is_disjoint(tmp_path: Path) -> None:
+    plan = FolderSource(folder_of(tmp_path, 20), None, 0.1).plan()
+    assert plan == FolderSource(tmp_path, None, 0.1).plan()
+    assert plan.apply_exif
+    assert (len(plan.train), len(plan.held_out)) == (18, 2)
+    everything = sorted(plan.train + plan.held_out, key=lambda photograph: photograph.image_id)
+    assert [photograph.image_id for photograph in everything] == list(range(1, 21))
+    assert names(tuple(everything)) == sorted(names(tuple(everything)))
+
+
+def test_the_split_follows_the_content_and_not_the_name(tmp_path: Path) -> None:
+    before = FolderSource(folder_of(tmp_path, 20), None, 0.2).plan()
+    held_out = {(tmp_path / name).read_bytes() for name in names(before.held_out)}
+    for path in list(tmp_path.iterdir()):
+        path.rename(path.with_name(f"renamed-{path.name[::-1]}.png"))
+    after = FolderSource(tmp_path, None, 0.2).plan()
+    assert {(tmp_path / name).read_bytes() for name in names(after.held_out)} == held_out
+
+
+def test_copies_stay_on_one_side(tmp_path: Path) -> None:
+    folder_of(tmp_path, 10)
+    folder_of(tmp_path / "copies", 10)
+    plan = FolderSource(tmp_path, None, 0.3).plan()
+    assert {Path(name).name for name in names(plan.train)}.isdisjoint(Path(name).name for name in names(plan.held_out))
+    assert len(plan.held_out) == 6
+
+
+@pytest.mark.parametrize(
+    ("count", "eval_fraction", "train", "held_out"),
+    [(2, 0.1, 1, 1), (2, 0.99, 1, 1), (10, 0, 10, 0), (10, 1, 10, 10), (1, 0.1, 1, 1)],
+)
+def test_small_and_extreme_splits(tmp_path: Path, count: int, eval_fraction: float, train: int, held_out: int) -> None:
+    plan = FolderSource(folder_of(tmp_path, count), None, eval_fraction).plan()
+    assert (len(plan.train), len(plan.held_out)) == (train, held_out)
+    both_sides = [note for note in plan.notes if "both for training and for evaluation" in note]
+    assert len(both_sides) == (train + held_out > count)
+
+
+def test_the_held_out_keys_cover_the_fraction() -> None:
+    assert held_out_keys(["d", "a", "c", "b"], 0.5) == {"a", "b"}
+    assert held_out_keys(["b", "a", "a", "a"], 0.25) == {"a"}
+    assert held_out_keys(["a", None, None, "b"], 0.5) == {"a"}
+    assert held_out_keys(["a", "a"], 0.5) == set()
+    assert held_out_keys([], 0.5) == set()
+
+
+def test_a_changed_file_has_another_stamp(tmp_path: Path) -> None:
+    source = FolderSource(folder_of(tmp_path, 2), None, 0)
+    before = source.plan()
+    Image.new("L", (50, 60), 3).save(tmp_path / "001.png")
+    after = source.plan()
+    assert before.train[0] == after.train[0]
+    assert before.train[1] != after.train[1]
+
+
+# ---------------------------------------------------------------- annotations
+
+
+def annotations(path: Path, images: list[dict]) -> Path:
+    square = {"segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]], "iscrowd": 0, "category_id": 1}
+    content = {
+        "images": images,
+        "annotations": [square | {"id": i, "image_id": im["id"]} for i, im in enumerate(images)],
+    }
+    path.write_text(json.dumps(content))
+    return path
+
+
+def listed(image_id: int, file_name: str) -> dict:
+    return {"id": image_id, "file_name": file_name, "height": 10, "width": 20}
+
+
+def test_annotated_photographs_keep_their_ids_and_stored_pixels(tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 4)
+    file = annotations(tmp_path / "a.json", [listed(900, "003.png"), listed(17, "001.png")])
+    source = FolderSource(tmp_path / "photos", file, 0.5)
+    plan = source.plan()
+    assert not plan.apply_exif
+    assert {p.image_id for p in plan.train + plan.held_out} == {900, 17}
+    assert plan.train[0].expected_hw == (10, 20)
+    assert any("2 photographs are not listed" in note for note in plan.notes)
+    (record,) = source.truth([17])
+    assert (record.image_id, record.file_name, len(record.masks)) == (17, "001.png", 1)
+
+
+def test_without_annotations_there_is_no_truth(tmp_path: Path) -> None:
+    assert FolderSource(tmp_path, None, 0.5).truth([1]) is None
+
+
+@pytest.mark.parametrize(
+    ("file_name", "reason"),
+    [
+        ("gone.png", "no such photograph"),
+        ("../secret.png", "leads out of the folder"),
+        ("/etc/passwd", "leads out of the folder"),
+        ("folder.png", "cannot be read"),
+    ],
+)
+def test_a_listed_photograph_that_cannot_be_read_is_rejected(tmp_path: Path, file_name: str, reason: str) -> None:
+    folder_of(tmp_path / "photos", 3)
+    (tmp_path / "photos/folder.png").mkdir()
+    photo(tmp_path / "secret.png", 9)
+    file = annotations(tmp_path / "a.json", [listed(i, f"00{i}.png") for i in range(3)] + [listed(9, file_name)])
+    source = FolderSource(tmp_path / "photos", file, 0.3)
+    bad = next(photograph for photograph in source.plan().train if photograph.image_id == 9)
+    with pytest.raises(UnreadableImage, match=reason):
+        source.read(bad)
+
+
+def test_real_annotated_photographs(shared_data: Path) -> None:
+    folder = shared_data / "coco_panoptic_100"
+    source = FolderSource(folder / "images", folder / "panoptic.json", 0.1)
+    plan = source.plan()
+    assert (len(plan.train), len(plan.held_out), plan.notes) == (90, 10, ())
+    truth = {record.image_id: record for record in source.truth([p.image_id for p in plan.held_out])}
+    assert truth.keys() == {p.image_id for p in plan.held_out}
+    assert all((truth[p.image_id].masks.height, truth[p.image_id].masks.width) == p.expected_hw for p in plan.held_out)

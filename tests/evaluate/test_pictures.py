@@ -1,0 +1,42 @@
+import cv2
+import numpy as np
+
+from sohes import masks
+from sohes.evaluate import pictures
+
+IMAGE = np.full((8, 8, 3), 100, np.uint8)
+WHOLE_AND_PART = np.zeros((2, 8, 8), bool)
+WHOLE_AND_PART[0, 1:7, 1:7] = True
+WHOLE_AND_PART[1, 2:4, 2:4] = True
+FOUND = masks.mask_set(WHOLE_AND_PART, scores=np.array([0.9, 0.2]), parents=np.array([-1, 0]))
+
+
+def test_overlay_changes_pixels_inside_the_masks_only():
+    drawn = pictures.overlay(IMAGE, FOUND)
+    assert np.array_equal(np.any(drawn != IMAGE, axis=2), WHOLE_AND_PART[0])
+
+
+def test_overlay_of_a_level_draws_that_level_only():
+    drawn = pictures.overlay(IMAGE, FOUND, level=1)
+    assert np.array_equal(np.any(drawn != IMAGE, axis=2), WHOLE_AND_PART[1])
+
+
+def test_contact_sheet_has_four_panels():
+    assert pictures.contact_sheet(IMAGE, FOUND, gap=2).shape == (8, 4 * 8 + 3 * 2, 3)
+
+
+def test_strongest_keeps_the_ten_best_even_if_all_are_weak():
+    weak = masks.mask_set(np.repeat(WHOLE_AND_PART[:1], 30, 0), scores=np.linspace(0, 0.3, 30))
+    kept = pictures.strongest(weak)
+    assert len(kept) == 10
+    assert np.isclose(kept.scores.min(), weak.scores[20])
+
+
+def test_colours_are_distinct():
+    assert len({tuple(c) for c in pictures.colours(50).tolist()}) == 50
+
+
+def test_png_keeps_every_pixel():
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    back = cv2.imdecode(np.frombuffer(pictures.encode_png(image), np.uint8), cv2.IMREAD_COLOR_RGB)
+    assert np.array_equal(back, image)

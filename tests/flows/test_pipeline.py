@@ -1,0 +1,177 @@
+import base64
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+import flows.pipeline
+from sohes.errors import SohesError
+
+# Prefect and its server use what their dependencies have deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+ROWS = [{"phase": "explore", "AR": 12.5, "AR_S": 1.0, "AR_M": 2.0, "AR_L": None, "AP": 3.0, "masks_per_image": 4.0,
+         "seconds_per_image": 0.5, "images": 2}]  # fmt: skip
+
+
+def copy_stage(source: str, target: str, command: str = "") -> dict:
+    """A stage that copies a file, after whatever else it is told to do."""
+    return {
+        "cmd": f"{command or 'true'} && mkdir -p metrics && cp {source} {target}",
+        "deps": [source],
+        "outs": [target],
+    }
+
+
+@pytest.fixture
+def small(tmp_path: Path, repository: Path) -> Path:
+    """A project with two quick stages, the second of which writes the scores that the flow shows."""
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
+    (tmp_path / "params.yaml").write_text((repository / "params.yaml").read_text())
+    (tmp_path / "infra/launch").mkdir(parents=True)
+    (tmp_path / "infra/launch/local.yaml").write_text((repository / "infra/launch/local.yaml").read_text())
+    (tmp_path / "scores.json").write_text(json.dumps(ROWS))
+    write_stages(tmp_path, first=copy_stage("scores.json", "copied.json"))
+    return tmp_path
+
+
+def write_stages(folder: Path, first: dict) -> None:
+    stages = {"first": first, "second": copy_stage("copied.json", "metrics/evaluate.json", "echo second says hello")}
+    (folder / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+
+
+def run_flow(folder: Path):
+    """The flow's final state, and its tasks' runs by their stage."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+
+    state = flows.pipeline.pipeline(folder, return_state=True)
+    with get_client(sync_client=True) as client:
+        flow_run = FlowRunFilter(id=FlowRunFilterId(any_=[state.state_details.flow_run_id]))
+        return state, {run.name: run for run in client.read_task_runs(flow_run_filter=flow_run)}
+
+
+def read_artifact(key: str):
+    """The data of the newest artifact with that key."""
+    from prefect.artifacts import Artifact
+
+    return Artifact.get(key).data
+
+
+@pytest.fixture
+def no_delay(monkeypatch):
+    monkeypatch.setattr(flows.pipeline, "run_stage", flows.pipeline.run_stage.with_options(retry_delay_seconds=0))
+
+
+@pytest.mark.usefixtures("prefect_server")
+class TestOnAServer:
+    def test_stages_run_once_and_are_cached_while_nothing_changes(self, small):
+        state, runs = run_flow(small)
+        assert state.is_completed()
+        assert {name: run.state_name for name, run in runs.items()} == {"first": "Completed", "second": "Completed"}
+        assert json.loads((small / "metrics/evaluate.json").read_text()) == ROWS
+        assert "second says hello" in (small / ".sohes/logs/second.log").read_text()
+
+        state, runs = run_flow(small)
+        assert state.is_completed()
+        assert {name: run.state_name for name, run in runs.items()} == {"first": "Cached", "second": "Cached"}
+
+        (small / "scores.json").write_text(json.dumps([{**ROWS[0], "AR": 13.0}]))
+        (small / "metrics/evaluate.json").unlink()
+        _, runs = run_flow(small)
+        assert {run.state_name for run in runs.values()} == {"Completed"}
+        assert json.loads((small / "metrics/evaluate.json").read_text())[0]["AR"] == 13.0
+
+    def test_it_leaves_the_table_the_picture_and_the_way_to_mlflow(self, small, monkeypatch):
+        (small / "reports").mkdir()
+        (small / "reports/example.jpg").write_bytes(b"a picture")
+        monkeypatch.setattr("sohes.tracking.pipeline_url", lambda params, root, local_ui: f"{local_ui}/#/runs/1")
+        run_flow(small)
+        assert "| explore | 12.5 | 1.0 | 2.0 | - | 3.0 | 4.0 | 0.500 |" in read_artifact("recall")
+        kind, data = read_artifact("picture").split(",")
+        assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", b"a picture")
+        assert "http://127.0.0.1:5000/#/runs/1" in read_artifact("mlflow")
+
+    def test_a_stage_that_fails_once_is_tried_again(self, small, no_delay):
+        once = "if [ -e tried ]; then true; else touch tried; exit 1; fi"
+        write_stages(small, first=copy_stage("scores.json", "copied.json", once))
+        state, runs = run_flow(small)
+        assert state.is_completed()
+        assert (runs["first"].run_count, runs["second"].run_count) == (2, 1)
+
+    def test_a_stage_that_keeps_failing_stops_the_flow_with_its_own_sentence(self, small, no_delay):
+        said = "echo 'sohes: the cup is empty: fill it' >&2; exit 1"
+        write_stages(small, first=copy_stage("scores.json", "copied.json", said))
+        state, runs = run_flow(small)
+        assert state.is_failed()
+        assert list(runs) == ["first"]
+        assert runs["first"].run_count == 2
+        with pytest.raises(SohesError, match=r"stage first failed: the cup is empty: fill it \(log: .*first.log\)"):
+            state.result()
+        assert flows.pipeline.main(["--root", str(small)]) == 1
+
+
+def test_why_prefers_the_stages_own_words_to_dvcs():
+    why = flows.pipeline._why
+    dvc = "ERROR: failed to reproduce 'pull': failed to run: python -m sohes pull, exited with 1"
+    assert why(("Running stage 'pull':", "sohes: no such folder: x", dvc)) == "no such folder: x"
+    assert why(("Traceback", "ZeroDivisionError", "", dvc)) == "ZeroDivisionError"
+    assert why(()) == "it said nothing"
+
+
+@pytest.mark.parametrize(
+    ("missing", "message"),
+    [
+        ("dvc.yaml", "no dvc.yaml in"),
+        ("params.yaml", "no params file at"),
+        ("infra/launch/local.yaml", "no launch profile"),
+    ],
+)
+def test_a_folder_that_is_no_project_is_refused_before_a_server_starts(small, capsys, monkeypatch, missing, message):
+    monkeypatch.setattr(flows.pipeline, "pipeline", lambda *_: pytest.fail("the flow was started"))
+    (small / missing).unlink()
+    assert flows.pipeline.main(["--root", str(small)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"sohes: {message}")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_ctrl_c_ends_the_flow_its_stage_and_its_temporary_server(small, repository):
+    slow = copy_stage("scores.json", "copied.json", "touch started; sleep 300")
+    write_stages(small, first=slow)
+    environment = {**os.environ, "PREFECT_HOME": str(small / "prefect"), "PYTHONPATH": str(repository)}
+    command = [sys.executable, "-m", "flows.pipeline"]
+    process = subprocess.Popen(command, cwd=small, env=environment, stderr=subprocess.PIPE, text=True)
+    while not (small / "started").exists():
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=90)
+    assert process.returncode == 130, told
+    assert "sohes: interrupted" in told
+    assert not processes_with(f"PREFECT_HOME={small}")
+
+
+def processes_with(variable: str) -> list[int]:
+    """Living processes that were started with an environment variable."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            environment = (folder / "environ").read_bytes().decode(errors="replace")
+        except OSError:
+            continue
+        if variable in environment:
+            found.append(int(folder.name))
+    return found

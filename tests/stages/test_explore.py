@@ -1,0 +1,173 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sohes.data.images import ImageStore
+from sohes.data.labels import LabelStore, read_shard
+from sohes.errors import SohesError
+from sohes.masks import areas
+from sohes.params import Params, load_params
+from sohes.stages import explore, pull
+
+
+@pytest.fixture(autouse=True)
+def _in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+
+
+@pytest.fixture
+def params(repository: Path) -> Params:
+    raw = load_params(repository / "params.yaml").model_dump()
+    raw["pull"] |= {"source": "scenes", "scenes": {"size": 64, "train": 5, "eval": 1}}
+    raw["explore"] |= {"features": "handmade", "image_size": 64, "images_per_shard": 2, "max_rejected_fraction": 0.2}
+    return Params.model_validate(raw)
+
+
+@pytest.fixture
+def root(params: Params, tmp_path: Path) -> Path:
+    pull.run(params, tmp_path)
+    return tmp_path
+
+
+def changed(params: Params, **values: object) -> Params:
+    return params.model_copy(update={"explore": params.explore.model_copy(update=values)})
+
+
+def published(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (root / "data/pseudo_labels").iterdir()}
+
+
+def test_every_image_is_labelled(params: Params, root: Path) -> None:
+    explore.run(params, root)
+    images, labels = ImageStore(root / "data/images"), LabelStore(root / "data/pseudo_labels")
+    assert labels.image_ids == images.image_ids
+    for image_id in images.image_ids:
+        record, entry = labels.record(image_id), images.entry(image_id)
+        assert (record.file_name, record.digest) == (entry.file_name, entry.digest)
+        assert (record.masks.height, record.masks.width) == (64, 64)
+        assert areas(record.masks).min() > 0
+    manifest = json.loads((root / "data/pseudo_labels/manifest.json").read_text())
+    found = [labels.record(i).masks for i in labels.image_ids]
+    assert manifest["images"] == 5
+    assert manifest["masks"] == sum(map(len, found)) == sum(manifest["masks_by_source"].values())
+    assert manifest["label_free"] is True
+    assert manifest["rejected"] == 0
+    assert (root / "data/pseudo_labels/rejected.jsonl").read_text() == ""
+    assert sorted(published(root)) == [
+        "manifest.json", "rejected.jsonl", "shard-00000.parquet", "shard-00001.parquet", "shard-00002.parquet",
+    ]  # fmt: skip
+
+
+def test_the_same_images_give_the_same_bytes_however_the_work_is_cut(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    explore.run(params, root)
+    first = published(root)
+    monkeypatch.setenv("SOHES_WORKERS", "4")  # more than shards: these are cut into pieces
+    monkeypatch.setattr(
+        explore, "run_shards", lambda worker, shards, *, workers, description: [worker(shard) for shard in shards]
+    )
+    explore.run(params, root)
+    assert published(root) == first
+
+
+@pytest.mark.slow
+def test_a_pool_gives_the_same_bytes(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    explore.run(params, root)
+    first = published(root)
+    monkeypatch.setenv("SOHES_WORKERS", "2")
+    explore.run(params, root)
+    assert published(root) == first
+
+
+def test_shards_one_by_one_then_finish(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shard in (2, 0, 1):
+        explore.run(params, root, shard=shard)
+        assert not (root / "data/pseudo_labels").exists()
+
+    def never(*_: object) -> None:
+        raise AssertionError("a finished shard is labelled again")
+
+    monkeypatch.setattr(explore, "label_image", never)
+    explore.run(params, root, shard=0)
+    explore.run(params, root)
+    assert LabelStore(root / "data/pseudo_labels").image_ids == [1, 2, 3, 4, 5]
+    assert not (root / ".sohes/explore").exists()
+
+
+@pytest.mark.parametrize("shard", [-1, 3])
+def test_an_unknown_shard_is_refused(params: Params, root: Path, shard: int) -> None:
+    with pytest.raises(SohesError, match=rf"0\.\.2 for 5 images \(got {shard}\)"):
+        explore.run(params, root, shard=shard)
+
+
+def test_what_was_stopped_goes_on_and_stale_shards_are_not_used(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    label, seen = explore.label_image, []
+
+    def count(image: np.ndarray, *arguments: object):
+        if len(seen) == 3:
+            raise OSError("the power failed")
+        seen.append(image.sum())
+        return label(image, *arguments)
+
+    monkeypatch.setattr(explore, "label_image", count)
+    with pytest.raises(OSError, match="power"):
+        explore.run(params, root)
+    monkeypatch.setattr(explore, "label_image", lambda *a: seen.append(a[0].sum()) or label(*a))
+    seen.clear()
+    explore.run(changed(params, theta_cover=0.8), root, shard=0)
+    assert len(seen) == 2  # other params: nothing is taken over
+    seen.clear()
+    explore.run(params, root)
+    assert len(seen) == 3  # the first shard of two was finished
+
+
+def fails_on(doomed: set[int], root: Path):
+    label, store = explore.label_image, ImageStore(root / "data/images")
+    pixels = {store.read(image_id).tobytes() for image_id in doomed}
+
+    def fail(image: np.ndarray, *arguments: object):
+        if image.tobytes() in pixels:
+            raise ValueError("too odd")
+        return label(image, *arguments)
+
+    return fail
+
+
+def test_an_image_that_fails_is_named(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(explore, "label_image", fails_on({3}, root))
+    explore.run(params, root)
+    name = ImageStore(root / "data/images").entry(3).file_name
+    rejected = (root / "data/pseudo_labels/rejected.jsonl").read_text().splitlines()
+    assert [json.loads(line) for line in rejected] == [{"file_name": name, "reason": "too odd"}]
+    assert LabelStore(root / "data/pseudo_labels").image_ids == [1, 2, 4, 5]
+    assert [record.image_id for record in read_shard(root / "data/pseudo_labels/shard-00001.parquet")] == [4]
+
+
+def test_too_many_failures_stop_the_stage_and_are_tried_again(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = explore.label_image
+    monkeypatch.setattr(explore, "label_image", fails_on({3, 4}, root))
+    with pytest.raises(SohesError, match=r"2 of 5 images could not be labelled.*\(0.2\).*too odd"):
+        explore.run(params, root)
+    assert not (root / "data/pseudo_labels").exists()
+    monkeypatch.setattr(explore, "label_image", whole)
+    explore.run(params, root)
+    assert len(LabelStore(root / "data/pseudo_labels")) == 5
+
+
+def test_tokens_need_a_backbone(params: Params, root: Path) -> None:
+    with pytest.raises(SohesError, match="run `sohes backbone` first"):
+        explore.run(changed(params, features="tokens"), root)
+
+
+def test_images_come_first(params: Params, tmp_path: Path) -> None:
+    with pytest.raises(SohesError, match="sohes pull"):
+        explore.run(params, tmp_path)

@@ -1,0 +1,228 @@
+"""The stages `instruct` and `correct` on a project of a few tiny images: here, killed, and in two processes."""
+
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from sohes import masks
+from sohes.backbone.vit import Backbone, save_backbone
+from sohes.data.images import pack_images
+from sohes.data.labels import write_shard
+from sohes.errors import SohesError
+from sohes.params import Params, load_params
+from sohes.stages import correct, instruct
+from sohes.stages.training import validator
+from sohes.structures import ImageRecord
+from sohes.train.checkpoint import load_checkpoint
+
+IMAGES = 8
+
+
+def tiny_params(repository: Path, **section) -> Params:
+    """The demo's params, made small: a network of some ten thousand weights on 64 x 64 pixels."""
+    values = load_params(repository / "params.yaml").model_dump(mode="json")
+    values["model"] |= {
+        "image_size": 64, "hidden_dim": 16, "num_queries": 21, "queries": "grid", "num_heads": 2,
+        "feedforward_dim": 32, "pixel_decoder_layers": 1, "decoder_layers": 1, "recompute_blocks": False,
+        "adapter": {"interactions": 1, "stem_dim": 8, "num_heads": 2, "points": 2},
+    }  # fmt: skip
+    for phase in ("instruct", "correct"):
+        values[phase] |= {"steps": 6, "batch_size": 4, "accumulate": 1, "workers": 0, "checkpoint_every": 2} | section
+    return Params.model_validate(values)
+
+
+def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
+    """Photographs, pseudo-labels (those not in `labelled` have no masks) and a backbone."""
+    rng = np.random.default_rng(0)
+    entries, records = [], []
+    for image_id in range(IMAGES):
+        image, shown = rng.integers(0, 100, (48, 64, 3), np.uint8), np.zeros((2, 48, 64), bool)
+        top, left = rng.integers(0, 20, 2)
+        shown[0, top : top + 26, left : left + 26], shown[1, top + 4 : top + 16, left + 4 : left + 16] = True, True
+        image[shown[0]] += 80
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        entries.append((image_id, f"{image_id}.png", file.getvalue()))
+        found = masks.mask_set(shown, parents=[-1, 0]) if image_id in labelled else masks.empty_mask_set(48, 64)
+        records.append(ImageRecord(image_id, f"{image_id}.png", "", found))
+    limits = {"images_per_shard": 100, "max_megapixels": 1, "max_rejected_fraction": 0}
+    for images, labels in (("images", "pseudo_labels"), ("eval", "eval/labels")):
+        pack_images(entries, root / "data" / images, apply_exif=False, **limits)
+        (root / "data" / labels).mkdir()
+        write_shard(root / "data" / labels / "shard-00000.parquet", records)
+    torch.manual_seed(0)
+    shape = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 64}
+    save_backbone(Backbone("vit_tiny_patch16_224", shape), root / "models/backbone.safetensors", {})
+
+
+def start(root: Path, params: Params, stage: str, **environment: str) -> subprocess.Popen:
+    """The stage in a process of its own."""
+    (root / "params.json").write_text(params.model_dump_json())
+    code = (
+        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
+        f"from sohes.stages import {stage} as stage; from sohes.params import Params\n"
+        "root = Path(sys.argv[1]); stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)\n"
+    )
+    return subprocess.Popen(
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", code, str(root)],
+        env={**os.environ, "SOHES_TRACKING": "off", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, repository):
+    """A project after both stages."""
+    root = tmp_path_factory.mktemp("trained")
+    make_project(root)
+    params = tiny_params(repository, validate_every=3)
+    instruct.run(params, root)
+    correct.run(params, root)
+    return root
+
+
+def test_both_stages_write_a_model_its_card_and_the_history(trained):
+    for phase in ("instruct", "correct"):
+        model, card = load_checkpoint(trained / f"models/{phase}.safetensors")
+        history = json.loads((trained / f"metrics/{phase}.json").read_text())
+        assert history[-1]["step"] == 6
+        assert card["metrics"] == history[-1]
+        assert set(card["digests"]) >= {"images", "labels", "backbone"}
+        assert set(card["params"]) == {"model", "loss", phase}
+        assert model.params.image_size == 64
+        assert not (trained / ".sohes" / phase).exists()  # the resumable state of a finished run is gone
+    assert "moving average of the student's weights" in card["weights"]
+    assert card["digests"]["instruct"] == load_checkpoint(trained / "models/instruct.safetensors")[1]["digest"]
+
+
+def test_the_stages_change_the_weights(trained):
+    instructed, corrected = (load_file(trained / f"models/{phase}.safetensors") for phase in ("instruct", "correct"))
+    backbone = load_file(trained / "models/backbone.safetensors")
+    name = "patch_embed.proj.weight"
+    found = [tensors[next(n for n in tensors if n.endswith(name))] for tensors in (instructed, corrected)]
+    assert not torch.equal(found[0], backbone[name])
+    assert not torch.equal(found[0], found[1])
+
+
+def test_validation_scores_the_networks_by_name(trained, repository):
+    model, _ = load_checkpoint(trained / "models/instruct.safetensors")
+    validate = validator(tiny_params(repository), trained, {"network": "student", "average": "teacher"})
+    scores = validate(SimpleNamespace(network=model, average=model))
+    assert set(scores) == {"student/AR", "teacher/AR"}
+    assert scores["student/AR"] == scores["teacher/AR"]
+    assert 0 <= scores["student/AR"] <= 100
+
+
+def test_without_annotations_validation_is_left_out_with_a_word(tmp_path, repository, capsys):
+    assert validator(tiny_params(repository), tmp_path, {"kept": "validation"}) is None
+    assert "no validation while training" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("missing", "sentence"),
+    [
+        ("data/images/manifest.parquet", "run `sohes pull` first"),
+        ("data/pseudo_labels", "no pseudo-labels at .*run `sohes explore` first"),
+        ("models/backbone.safetensors", "no backbone at .*run `sohes backbone` first"),
+    ],
+)
+def test_a_missing_input_names_the_stage_to_run_first(tmp_path, repository, missing, sentence):
+    make_project(tmp_path)
+    (tmp_path / missing).rename(tmp_path / "gone")
+    with pytest.raises(SohesError, match=sentence):
+        instruct.run(tiny_params(repository), tmp_path)
+
+
+def test_phase_3_needs_phase_2_of_the_same_architecture(trained, tmp_path, repository):
+    make_project(tmp_path)
+    with pytest.raises(SohesError, match=r"no model at .*run `sohes instruct` first"):
+        correct.run(tiny_params(repository), tmp_path)
+    params = tiny_params(repository)
+    other = params.model_copy(update={"model": params.model.model_copy(update={"hidden_dim": 32})})
+    with pytest.raises(SohesError, match=r"another architecture .*run `sohes instruct` again"):
+        correct.run(other, trained)
+
+
+@pytest.mark.parametrize("stage", ["instruct", pytest.param("correct", marks=pytest.mark.slow)])
+def test_kill_9_then_the_same_command_ends_in_the_same_weights(trained, tmp_path, repository, stage):
+    make_project(tmp_path)
+    if stage == "correct":
+        for name in ("instruct.safetensors", "instruct.json"):
+            (tmp_path / "models" / name).write_bytes((trained / "models" / name).read_bytes())
+    params = tiny_params(repository, steps=2000)  # more than it can do before it is killed
+    process = start(tmp_path, params, stage)
+    state = tmp_path / f".sohes/{stage}/state.pt"
+    deadline = time.monotonic() + 120
+    while not state.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    time.sleep(0.3)  # into the middle of something
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    done = torch.load(state, weights_only=True)["step"]
+    assert done >= 2
+
+    # six more steps of the same run (its 2,000 would take minutes), against as many without a kill
+    for root in (tmp_path, tmp_path / "straight"):
+        if root != tmp_path:
+            make_project(root)
+            if stage == "correct":
+                for name in ("instruct.safetensors", "instruct.json"):
+                    (root / "models" / name).write_bytes((trained / "models" / name).read_bytes())
+        _run_until(root, params, stage, done + 6)
+    a, b = (torch.load(r / f".sohes/{stage}/state.pt", weights_only=True) for r in (tmp_path, tmp_path / "straight"))
+    assert a["step"] == b["step"] == done + 6
+    assert all(torch.equal(a["learner"][name], b["learner"][name]) for name in a["learner"])
+
+
+def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
+    """Run the stage here and ask it to stop, as a cluster does, when it draws the samples of `step`."""
+    from sohes.data.dataset import LabelDataset
+
+    sample_for = LabelDataset.sample_for
+
+    def sample_or_stop(self, at, k):
+        if (at, k) == (step - 1, 0):
+            os.kill(os.getpid(), signal.SIGUSR1)
+        return sample_for(self, at, k)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(LabelDataset, "sample_for", sample_or_stop)
+        with pytest.raises(SystemExit) as end:
+            {"instruct": instruct, "correct": correct}[stage].run(params, root)
+    assert end.value.code == 75
+
+
+@pytest.mark.slow
+def test_two_processes_train_one_model_though_most_parts_of_a_batch_have_no_targets(tmp_path, repository):
+    make_project(tmp_path, labelled=[0])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    quiet = {"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0, "colour_jitter": 0.0, "greyscale": 0.0, "blur": 0.0}
+    params = tiny_params(repository, steps=4, accumulate=2, augment=quiet)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        start(tmp_path, params, "instruct", RANK=str(rank), LOCAL_RANK=str(rank), CUDA_VISIBLE_DEVICES="", **group)
+        for rank in range(2)
+    ]
+    errors = [process.communicate(timeout=180)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], errors
+    history = json.loads((tmp_path / "metrics/instruct.json").read_text())
+    assert history[-1]["step"] == 4
+    assert 0 < history[-1]["loss"] < 100
+    load_checkpoint(tmp_path / "models/instruct.safetensors")

@@ -1,0 +1,60 @@
+"""dvc.yaml against the code: a stage that uses a file which DVC does not watch would stay fresh by mistake."""
+
+from pathlib import Path
+
+import grimp
+import pytest
+import yaml
+
+STAGES = ("pull", "backbone", "explore", "instruct", "correct", "evaluate", "report")
+# They check, write and record; what a stage computes does not depend on them. Params are watched by value.
+WITHOUT_EFFECT = {"sohes", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
+# Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
+ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
+
+
+@pytest.fixture(scope="module")
+def imports() -> grimp.ImportGraph:
+    return grimp.build_graph("sohes", exclude_type_checking_imports=True, cache_dir=None)
+
+
+@pytest.fixture(scope="module")
+def stages(repository: Path) -> dict:
+    return yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
+
+
+def used_files(stage: str, imports: grimp.ImportGraph, repository: Path) -> set[Path]:
+    """Source files that the stage's module imports, at whatever distance; packages without code of their own apart."""
+    names = imports.find_upstream_modules(f"sohes.stages.{stage}") | {f"sohes.stages.{stage}"}
+    files = set()
+    told = ONLY_TOLD.get(stage, "no such package")
+    for name in {name for name in names - WITHOUT_EFFECT if not f"{name}.".startswith(f"{told}.")}:
+        path = repository / name.replace(".", "/")
+        files.add(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
+    return files
+
+
+def test_the_stages_are_the_projects_words_in_their_order(stages):
+    assert tuple(stages) == STAGES
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_dvc_watches_the_code_that_a_stage_uses_and_no_other(stage, stages, imports, repository):
+    watched = [repository / dep for dep in stages[stage]["deps"] if dep.startswith("sohes/")]
+    used = used_files(stage, imports, repository)
+    missed = [str(f.relative_to(repository)) for f in used if not any(f.is_relative_to(path) for path in watched)]
+    assert not missed, f"add to dvc.yaml, deps of {stage}"
+    code = [path for path in watched if path.is_dir() or path.suffix == ".py"]
+    needless = [str(p.relative_to(repository)) for p in code if not any(f.is_relative_to(p) for f in used)]
+    assert not needless, f"remove from dvc.yaml, deps of {stage}"
+
+
+def test_every_output_has_one_producer_and_lies_where_git_does_not_look(stages, repository):
+    outputs = []
+    for stage in stages.values():
+        entries = [entry for kind in ("outs", "metrics", "plots") for entry in stage.get(kind, [])]
+        outputs += [entry if isinstance(entry, str) else next(iter(entry)) for entry in entries]
+    assert len(outputs) == len(set(outputs))
+    ignored = (repository / ".gitignore").read_text().splitlines()
+    for output in outputs:
+        assert f"/{Path(output).parts[0]}/" in ignored

@@ -1,0 +1,54 @@
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sohes.errors import SohesError
+from sohes.params import load_params
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("name", ["params.yaml", "params/paper.yaml", "params/one-gpu.yaml"])
+def test_every_profile_is_valid(name):
+    load_params(ROOT / name)
+
+
+def changed(tmp_path, change):
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text())
+    change(raw)
+    path = tmp_path / "params.yaml"
+    path.write_text(yaml.safe_dump(raw))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: p["explore"].pop("theta_small"), "missing key explore.theta_small"),
+        (lambda p: p["explore"].update(theta_smal=1), "unknown key explore.theta_smal"),
+        (lambda p: p["explore"].update(theta_cover=1.5), "explore.theta_cover"),
+        (lambda p: p["explore"].update(theta_merge=[0.1, 0.2]), "theta_merge must fall strictly"),
+        (lambda p: p["pull"].update(source="ftp"), "pull.source"),
+    ],
+)
+def test_what_is_wrong_is_named(tmp_path, change, sentence):
+    path = changed(tmp_path, change)
+    with pytest.raises(SohesError, match=sentence):
+        load_params(path)
+
+
+def test_no_file_and_no_yaml_are_sentences(tmp_path):
+    with pytest.raises(SohesError, match="no params file"):
+        load_params(tmp_path / "params.yaml")
+    (tmp_path / "params.yaml").write_text("a: [")
+    with pytest.raises(SohesError, match="not valid YAML"):
+        load_params(tmp_path / "params.yaml")
+
+
+def test_the_paper_profile_holds_the_papers_numbers():
+    paper = load_params(ROOT / "params/paper.yaml")
+    assert paper.explore.theta_merge == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
+    assert paper.explore.theta_small == 1 / 1024
+    assert (paper.instruct.batch_size, paper.instruct.steps) == (128, 40000)
+    assert (paper.correct.steps, paper.correct.teacher_momentum, paper.correct.gamma) == (5000, 0.9995, 200)

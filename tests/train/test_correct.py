@@ -1,0 +1,170 @@
+import numpy as np
+import pytest
+import torch
+
+from sohes.data import augment
+from sohes.data.augment import Labelled, View
+from sohes.data.dataset import Pair, PairDataset
+from sohes.structures import ModelOutput
+from sohes.train.correct import (
+    Correction,
+    Lesson,
+    correct,
+    into_strong_view,
+    part_of,
+    teach,
+    teacher_masks_per_image,
+)
+
+# ---------------------------------------------------------------- teacher
+
+
+def logits_of(*boxes, size=8, strength=4.0):
+    """Mask logits that are +strength inside a box of cells and -strength outside."""
+    logits = torch.full((len(boxes), size, size), -strength)
+    for one, (y0, x0, y1, x1) in zip(logits, boxes, strict=True):
+        one[y0:y1, x0:x1] = strength
+    return logits
+
+
+def class_logits(*probabilities):
+    p = torch.tensor(probabilities)
+    return torch.stack([p.log(), (1 - p).log()], -1)
+
+
+def weak_view(height=32, width=32, flip=False):
+    resized = (height * 32 // max(height, width), width * 32 // max(height, width))
+    return View(height, width, resized, (0, 0), flip, (32, 32))
+
+
+def lesson_of(params, logits, scores, view=None):
+    return teach(class_logits(*scores), logits, view or weak_view(), params, rng=np.random.default_rng(0))
+
+
+def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarchy(tiny):
+    boxes = [(0, 0, 6, 6), (0, 0, 6, 6), (1, 1, 3, 3), (5, 5, 8, 8), (7, 0, 8, 1)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes), [0.8, 0.95, 0.9, 0.4, 0.6])
+    # the first is a duplicate of the second; the fourth is not sure enough; the last is small but fails 0.7 (1/64)
+    areas = lesson.masks_KSS.sum((1, 2)) / 32**2
+    assert len(areas) == 2
+    assert lesson.area_fractions_K == pytest.approx([36 / 64, 4 / 64])
+    assert areas[0] == pytest.approx(36 / 64, abs=0.05)
+    assert lesson.parents_K.tolist() == [-1, 0]
+
+
+def test_small_masks_pass_with_a_lower_score_and_a_fixed_threshold_drops_them(tiny):
+    logits = logits_of((0, 0, 40, 40), (50, 50, 52, 52), size=64, strength=8)
+    scores = [0.75, 0.6]  # 4 of 4,096 cells: wanted is 0.37
+    assert len(lesson_of(tiny.correct, logits, scores).parents_K) == 2
+    fixed = tiny.correct.model_copy(update={"theta_score_small": 0.7})
+    assert lesson_of(fixed, logits, scores).area_fractions_K == pytest.approx([1600 / 4096])
+
+
+def test_nothing_is_found_in_the_padding(tiny):
+    lesson = lesson_of(tiny.correct, logits_of((2, 0, 8, 8), (4, 0, 8, 8)), [0.9, 0.9], weak_view(16, 32))
+    assert len(lesson.parents_K) == 1  # the second lies in the padding altogether
+    assert lesson.area_fractions_K == pytest.approx([0.5])
+    assert not lesson.masks_KSS[:, 16:].any()
+    assert lesson.masks_KSS[:, 9:16].all()
+
+
+def test_a_teacher_that_is_sure_of_nothing(tiny):
+    lesson = lesson_of(tiny.correct, logits_of((0, 0, 4, 4)), [0.1])
+    assert lesson.masks_KSS.shape == (0, 32, 32)
+    assert lesson.parents_K.shape == (0,)
+
+
+def test_at_most_max_targets_masks_are_taught(tiny):
+    boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.95] * 16)
+    assert len(lesson.parents_K) == tiny.correct.max_targets == 10
+
+
+# ---------------------------------------------------------------- into the student's view
+
+
+def pair_of(weak, strong_view, pasted=None, parents=()):
+    square = np.zeros((*strong_view.canvas_hw, 3), np.uint8)
+    pasted = np.zeros((0, *strong_view.canvas_hw), bool) if pasted is None else pasted
+    return Pair(square, weak, Labelled(square, pasted, np.array(parents, np.int64)), strong_view, 1, ())
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_the_teachers_masks_land_where_the_labels_would(seed):
+    """Masks of the photograph, seen by the teacher in the weak view, arrive in the strong view as if moved directly."""
+    rng = np.random.default_rng(seed)
+    on_image = np.zeros((2, 32, 24), bool)
+    on_image[0, 4:28, 3:20], on_image[1, 8:20, 6:14] = True, True
+    weak = augment.weak_view(32, 24, size=32, rng=rng)
+    strong = augment.strong_geometry(32, 24, size=32, scale_min=0.6, scale_max=2.0, rng=rng)
+    expected = augment.settle(
+        Labelled(np.zeros((32, 32, 3), np.uint8), strong.apply_to_masks(on_image), np.array([-1, 0]))
+    )
+    lesson = Lesson(torch.from_numpy(weak.apply_to_masks(on_image)), np.array([-1, 0]), np.array([0.5, 0.1]))
+    targets = into_strong_view(lesson, pair_of(weak, strong))
+    assert np.array_equal(targets.masks_THW.numpy(), expected.masks_NHW)
+    assert targets.ancestors_TT.sum() == (expected.parents_N >= 0).sum()
+
+
+def test_what_was_pasted_covers_the_teachers_masks_and_brings_its_own_family():
+    weak = weak_view()
+    masks = torch.zeros(3, 32, 32, dtype=torch.bool)
+    masks[0, :, :], masks[1, :10, :10], masks[2, 20:30, 20:30] = True, True, True
+    pasted = np.zeros((2, 32, 32), bool)
+    pasted[0, :12, :12], pasted[1, 2:8, 2:8] = True, True
+    lesson = Lesson(masks, np.array([-1, 0, 0]), np.array([1.0, 0.1, 0.1]))
+    targets = into_strong_view(lesson, pair_of(weak, weak, pasted, [-1, 0]))
+    # the mask beneath is hidden; a root, its other child, the pasted root and its part remain
+    assert targets.masks_THW.sum((1, 2)).tolist() == [32 * 32 - 144, 100, 144, 36]
+    assert torch.argwhere(targets.ancestors_TT).tolist() == [[0, 1], [2, 3]]
+
+
+# ---------------------------------------------------------------- the learner
+
+
+def test_both_branches_count_alike(tiny):
+    dataset = tiny.dataset(PairDataset)
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch
+    learner = Correction(tiny.network(), tiny.correct, tiny.loss)
+    losses = learner(batch, torch.Generator().manual_seed(0))
+    assert losses["loss"].item() == pytest.approx((losses["initial_labels"] + losses["teacher_labels"]).item())
+    parts = sum(losses[name] for name in ("class", "mask", "dice", "ancestor"))
+    assert losses["loss"].item() == pytest.approx(parts.item(), rel=1e-5)
+
+
+def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tmp_path):
+    start = tiny.network()
+    params = tiny.correct.model_copy(update={"steps": 1, "teacher_momentum": 0.75})
+    learner = Correction(tiny.network(), params, tiny.loss)
+    assert not any(p.requires_grad for p in learner.average.parameters())
+    learner.train()
+    assert learner.network.training
+    assert not learner.average.training  # no dropout for the teacher
+    kept, history = correct(
+        tiny.network(), tiny.dataset(PairDataset), params, tiny.loss, seed=0, world=tiny.world,
+        state=tiny.state(tmp_path), recorder=tiny.recorder(),
+    )  # fmt: skip
+    moved = [(a - b).abs().max() for a, b in zip(kept.parameters(), start.parameters(), strict=True)]
+    assert all(m > 0 for m in moved)
+    # Adan's first step is at most a few times the rate; the teacher goes a quarter of the way
+    assert max(moved) < 0.25 * 3 * params.optim.learning_rate
+    assert {"teacher_masks_S", "teacher_masks_M", "teacher_masks_L"} <= set(history[0])
+
+
+def test_teacher_masks_are_counted_by_their_size_in_the_photograph():
+    view = View(100, 100, (32, 32), (0, 0), False, (32, 32))
+    lesson = Lesson(torch.zeros(3, 32, 32), np.array([-1, -1, -1]), np.array([0.05, 0.5, 0.95]))
+    none = Lesson(torch.zeros(0, 32, 32), np.zeros(0, np.int64), np.zeros(0))
+    pairs = (pair_of(view, view), pair_of(view, view))
+    counts = teacher_masks_per_image([lesson, none], pairs)
+    assert counts == {"teacher_masks_S": 0.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.5}
+
+
+def test_part_of_an_output_is_cut_in_every_layer():
+    layer = ModelOutput(torch.arange(8.0).view(4, 1, 2), torch.zeros(4, 1, 2, 2), None)
+    output = ModelOutput(layer.class_logits_BQ2, layer.mask_logits_BQhw, torch.zeros(4, 1, 1), (layer,))
+    half = part_of(output, slice(2, None))
+    assert half.class_logits_BQ2.tolist() == [[[4, 5]], [[6, 7]]]
+    assert half.ancestor_logits_BQQ.shape == (2, 1, 1)
+    assert half.auxiliary[0].mask_logits_BQhw.shape == (2, 1, 2, 2)
+    assert half.auxiliary[0].ancestor_logits_BQQ is None

@@ -1,0 +1,51 @@
+import torch
+
+from sohes.train.state import ResumableState, fingerprint
+
+
+def test_a_state_comes_back_as_it_was(tmp_path):
+    state = ResumableState(tmp_path / "s", "f")
+    assert state.load() is None
+    state.begin("run-1")
+    state.save({"step": 3, "weights": {"a": torch.arange(3.0)}})
+    again = ResumableState(tmp_path / "s", "f")
+    assert again.run_id == "run-1"
+    loaded = again.load()
+    assert loaded["step"] == 3
+    assert torch.equal(loaded["weights"]["a"], torch.arange(3.0))
+    again.remove()
+    assert not (tmp_path / "s").exists()
+
+
+def test_a_state_of_other_params_is_discarded_with_a_message(tmp_path, capsys):
+    state = ResumableState(tmp_path, "one")
+    state.begin("run-1")
+    state.save({"step": 3})
+    other = ResumableState(tmp_path, "two")
+    assert "discarded: it was made with other params" in capsys.readouterr().err
+    assert other.run_id is None
+    assert other.load() is None
+
+
+def test_a_damaged_state_is_discarded_with_a_message(tmp_path, capsys):
+    state = ResumableState(tmp_path, "f")
+    state.begin("run-1")
+    state.save({"step": 3})
+    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:200])
+    assert state.load() is None
+    assert "discarded: it cannot be read" in capsys.readouterr().err
+
+
+def test_a_process_that_may_not_write_leaves_the_folder_alone(tmp_path):
+    ResumableState(tmp_path, "one").save({"step": 3})
+    ResumableState(tmp_path, "one").begin("run-1")
+    reader = ResumableState(tmp_path, "two", may_write=False)
+    reader.begin("run-2")
+    reader.save({"step": 9})
+    reader.remove()
+    assert reader.load() is None  # another fingerprint
+    assert ResumableState(tmp_path, "one").load()["step"] == 3
+
+
+def test_the_fingerprint_depends_on_values_not_on_their_order():
+    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})

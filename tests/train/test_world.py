@@ -1,0 +1,129 @@
+"""Two processes over gloo, as torchrun starts them."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from sohes.train.instruct import instruct
+from sohes.train.world import join_world
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+import torch
+
+sys.path.insert(0, sys.argv[1])
+from conftest import MemoryRecorder, make_dataset, make_network, make_state, tiny_settings
+from sohes.train.instruct import Instruction
+from sohes.train.loop import train
+from sohes.train.world import join_world
+
+torch.set_num_threads(1)
+settings = tiny_settings()
+params = settings.instruct
+
+
+def teach(task, folder, world):
+    network, dataset = make_network(seed=world.rank), make_dataset(empty=task == "empty" and world.rank == 1)
+    if task == "signal":
+        sample_for = dataset.sample_for
+        def stop(step, k):
+            if world.rank == 1 and step == 2:
+                os.kill(os.getpid(), signal.SIGUSR1)
+            return sample_for(step, k)
+        dataset.sample_for = stop
+    if task == "calm":
+        network.dropout = 0.0
+        dataset.augment = params.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
+    learner = Instruction(network, params, settings.loss)  # the first process's weights become everybody's
+    state = make_state(folder / task)
+    state.may_write = world.is_first
+    code, history = 0, []
+    try:
+        history = train(
+            learner, dataset, params, title=task, seed=0, world=world, state=state, recorder=MemoryRecorder()
+        )
+    except SystemExit as end:
+        code = end.code
+    return {"learner": learner.state_dict(), "history": history, "code": code}
+
+
+folder = Path(sys.argv[2])
+with join_world() as world:
+    assert (world.size, world.device.type) == (2, "cpu")
+    results = {task: teach(task, folder, world) for task in ("empty", "calm", "signal")}
+    torch.save(results, folder / f"{world.rank}.pt")
+"""
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory) -> SimpleNamespace:
+    """What each of two processes has after each task; where their files are; what they said."""
+    folder = tmp_path_factory.mktemp("world")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    (folder / "script.py").write_text(SCRIPT)
+    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(folder / "script.py"), str(Path(__file__).parent), str(folder)],
+            env={**os.environ, **group, "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    said = [process.communicate(timeout=240)[1] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], said
+    results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+    return SimpleNamespace(results=results, folder=folder, said=said)
+
+
+def same(a: dict, b: dict) -> bool:
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_alone_without_torchrun(monkeypatch):
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"):
+        monkeypatch.delenv(name, raising=False)
+    with join_world() as world:
+        assert (world.rank, world.size, world.is_first) == (0, 1, True)
+        values = torch.tensor([1.0, 2.0])
+        assert torch.equal(world.mean(values), torch.tensor([1.0, 2.0]))
+        world.wait()
+
+
+def test_one_process_without_targets_trains_the_same_weights_as_the_other(both):
+    first, second = (result["empty"] for result in both.results)
+    assert same(first["learner"], second["learner"])
+    assert first["history"] == second["history"]
+    assert first["history"][-1]["loss"] > 0
+
+
+def test_two_processes_take_the_steps_of_one(both, tiny, tmp_path):
+    """Without chance in the network, half a batch each gives the whole batch's gradient."""
+    network = tiny.network()
+    network.dropout = 0.0
+    calm = tiny.instruct.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
+    history = instruct(
+        network, tiny.dataset(augment=calm), tiny.instruct, tiny.loss, seed=0, world=tiny.world,
+        state=tiny.state(tmp_path), recorder=tiny.recorder(),
+    )[1]  # fmt: skip
+    two = both.results[0]["calm"]["history"]
+    assert two[-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-3)
+    assert two[-1]["gradient_norm"] == pytest.approx(history[-1]["gradient_norm"], rel=1e-2)
+
+
+def test_a_signal_to_one_process_stops_both_after_the_same_step(both):
+    first, second = (result["signal"] for result in both.results)
+    assert (first["code"], second["code"]) == (75, 75)
+    assert "stopped on request after step 3 of 6" in both.said[0]
+    assert torch.load(both.folder / "signal/state.pt", weights_only=True)["step"] == 3
+    assert same(first["learner"], second["learner"])
