@@ -112,7 +112,9 @@ def test_dvc_runs_everything_once_and_the_flow_then_finds_it_fresh(project, tiny
 
 def test_the_flow_runs_everything_on_its_own_temporary_server(project, tiny_params):
     (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    environment = {"PREFECT_HOME": str(project / ".sohes/prefect"), "PYTHONPATH": str(Path(__file__).parents[1])}
+    home = project / ".sohes/prefect"
+    home.mkdir(parents=True)  # Prefect makes no folder above its own
+    environment = {"PREFECT_HOME": str(home), "PYTHONPATH": str(Path(__file__).parents[1])}
     told = run("-m", "flows.pipeline", cwd=project, **environment).stderr
     assert told.count("Finished in state Completed") == len(STAGES) + 1
     assert len(scores(project)) == 3
