@@ -158,6 +158,45 @@ def export(
     print(f"wrote {out}")
 
 
+@app.command(rich_help_panel=TOOLS)
+def score(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="COCO JSON, or folders of Parquet or SA-1B JSON, together.")
+    ],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures, image by image.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="The --json of another run: gives an interval.")] = None,
+    label: Annotated[str | None, typer.Option(help="The name of the row.")] = None,
+    max_masks: Annotated[int, typer.Option(min=1, help="The most confident masks of an image that count.")] = 1000,
+    missing_as_empty: Annotated[bool, typer.Option(help="Images without prediction count as empty ones.")] = False,
+) -> None:
+    """Score anybody's predictions: AR, AP, sizes, levels, beside the published figures.
+
+    Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
+    """
+    from sohes.stages import score as stage
+
+    stage.run(
+        predictions,
+        benchmark=benchmark,
+        root=root,
+        json_out=json_out,
+        compare=compare,
+        label=label,
+        max_masks=max_masks,
+        missing_as_empty=missing_as_empty,
+    )
+
+
+@app.command(rich_help_panel=TOOLS)
+def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
+    """What a benchmark counts, where to get it and what to put where."""
+    from sohes.data.benchmarks.catalogue import BENCHMARKS, describe
+
+    print(describe(name) if name else "\n".join(BENCHMARKS))
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"

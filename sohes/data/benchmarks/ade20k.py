@@ -2,9 +2,10 @@
 
 Protocol. The folder decides which of two it is:
 
-- `ADEChallengeData2016` (what published class-agnostic evaluations use, and so the one to compare with the paper's
-  table 4): the instances of the 100 thing categories of the 2016 challenge. In the PNGs red is the category and green
-  the instance, 0 where there is none; every pair is one entity. Stuff is not annotated there. One level.
+- `ADEChallengeData2016` (the one to compare with the paper's table 4, which does not say what it is on; UnSAM's
+  published code, which repeats its rows, names this one): the instances of the 100 thing categories of the 2016
+  challenge. In the PNGs red is the category and green the instance, 0 where there is none; every pair is one entity.
+  Stuff is not annotated there. One level.
 - `ADE20K_2021_17_01` (ours, for the hierarchy): every object, things and stuff, with its parts and their parts, and
   the parent that the JSON names. An instance's PNG has 255 where the object is seen and 128 where another hides it:
   what is seen is the mask.
@@ -54,6 +55,11 @@ def read_image(root: Path, file_name: str) -> bytes:
     if kind == _CHALLENGE:
         return layout.read_file(folder.parents[1], "images/validation", name=file_name)
     return layout.read_file(folder, *(str(place.parent) for place in folder.rglob(file_name)), name=file_name)
+
+
+def is_challenge(root: Path) -> bool:
+    """Whether the folder holds the set that published figures are on."""
+    return _which(root)[0] == _CHALLENGE
 
 
 def _which(root: Path) -> tuple[str, Path]:

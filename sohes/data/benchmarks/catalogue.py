@@ -55,4 +55,9 @@ def benchmark(name: str) -> Benchmark:
 def describe(name: str) -> str:
     """The protocol of a benchmark, where to get it, and what to put where."""
     found = benchmark(name)
-    return f"{name}: {(found.__doc__ or '').strip()}\n\n{found.INFO}"
+    return f"{name}\n\n{(found.__doc__ or '').strip()}\n\n{found.INFO}"
+
+
+def is_published_protocol(name: str, root: Path) -> bool:
+    """Whether what lies in the folder is what published figures of that name are on."""
+    return name != ade20k.NAME or ade20k.is_challenge(root)

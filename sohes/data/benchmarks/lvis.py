@@ -3,8 +3,8 @@
 Protocol (paper section 4; zero-shot, AR at 1,000 masks): the 19,809 images of `lvis_v1_val.json`, which are photographs
 of COCO's train2017 and val2017, all categories as one entity. Annotation is federated: an image is only guaranteed to
 be complete for some categories, so AP says little here (paper appendix B) and AR is what to compare. There are no
-crowds. Masks are polygons in stored pixels. Published evaluations filter the set to COCO's categories or do not, and
-seldom say so: this reader keeps every annotation.
+crowds. Masks are polygons in stored pixels. This reader keeps every annotation; the file that UnSAM's published code
+names is called `cocofied`, so published figures may be on COCO's categories only.
 """
 
 from __future__ import annotations

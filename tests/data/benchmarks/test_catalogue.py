@@ -82,7 +82,7 @@ def test_an_empty_folder_is_one_sentence_that_says_where_to_look(name, tmp_path)
 @pytest.mark.parametrize("name", NAMES)
 def test_the_description_states_protocol_and_layout(name):
     text = describe(name)
-    assert text.startswith(f"{name}: ")
+    assert text.startswith(f"{name}\n")
     assert "Protocol" in text
     assert "DIR" in text
-    assert max(map(len, text.splitlines())) <= 122 + len(name)
+    assert max(map(len, text.splitlines())) <= 120
