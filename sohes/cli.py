@@ -197,6 +197,36 @@ def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: 
     print(describe(name) if name else "\n".join(BENCHMARKS))
 
 
+@app.command(rich_help_panel=TOOLS)
+def sam(
+    model: Annotated[Path, typer.Argument(help="A folder with SAM's weights, as transformers saves them.")],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    out: Annotated[Path, typer.Option(help="A folder for the masks; goes on where it was stopped.")],
+    points_per_side: Annotated[int, typer.Option(min=1, help="Prompts: a grid of so many squared.")] = 32,
+    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 64,
+    pred_iou: Annotated[float, typer.Option(help="Masks of a lower predicted IoU are dropped.")] = 0.88,
+    stability: Annotated[float, typer.Option(help="Masks of a lower stability score are dropped.")] = 0.95,
+) -> None:
+    """SAM's masks on a benchmark's images, to be scored as a baseline.
+
+    Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
+    """
+    from sohes.stages import sam as stage
+
+    images = stage.run(
+        model,
+        benchmark=benchmark,
+        root=root,
+        out=out,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou=pred_iou,
+        stability=stability,
+    )
+    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"
