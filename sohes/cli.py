@@ -236,6 +236,7 @@ class Bench(StrEnum):
     score = "score"
     decode = "decode"
     launch = "launch"
+    methods = "methods"
 
 
 @app.command(
