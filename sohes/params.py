@@ -211,6 +211,9 @@ class CorrectParams(Section):
     gamma: float
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
+    parent_crops: Count  # the teacher also looks into so many of its largest masks; 0: as in the paper
+    parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
+    child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
     workers: Count
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
