@@ -227,6 +227,19 @@ def sam(
     print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
 
 
+@app.command(rich_help_panel=TOOLS)
+def thresholds(
+    fixed: Annotated[float, typer.Option(min=0, max=1, help="The one threshold for masks of every size.")] = 0.5,
+    parent_crops: Annotated[int, typer.Option(min=0, help="A further row: crops that the teacher looks into.")] = 0,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """The paper's table 3 on your data: phase 3 with a fixed and with the dynamic threshold."""
+    from sohes.params import load_params
+    from sohes.stages import thresholds as stage
+
+    stage.run(load_params(params), Path.cwd(), fixed=fixed, parent_crops=parent_crops)
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"
