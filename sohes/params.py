@@ -92,6 +92,7 @@ class ExploreParams(Section):
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
+    amp: bool  # tokens in bf16 autocast: on a GPU several times as fast
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
     theta_small: Fraction
