@@ -187,6 +187,27 @@ def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="Wh
     tool(context.args, prog_name=f"sohes bench {name.value}")
 
 
+@app.command(rich_help_panel=TOOLS)
+def doctor(
+    params: ParamsFile = Path("params.yaml"),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
+    ] = None,
+) -> None:
+    """What this machine has of all that a run needs, with the remedy, and whether the training fits into its memory.
+
+    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    """
+    from sohes.params import load_params
+    from sohes.stages import doctor as stage
+
+    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    for found in findings:
+        print(f"{found.state:8}{found.what:9}{found.words}")
+    if any(found.state is stage.State.broken for found in findings):
+        raise typer.Exit(1)
+
+
 # ---------------------------------------------------------------- errors
 
 
