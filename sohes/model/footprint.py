@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from sohes.backbone.vit import Backbone
+from sohes.model.build import Network, build_network
 from sohes.model.network import Segmenter
 from sohes.params import BackboneParams, CorrectParams, InstructParams, LossParams, ModelParams
 
@@ -53,26 +54,35 @@ def training_footprint(
         raise ValueError(f"{parts} equal parts of a batch must be whole images (got {phase.batch_size} images)")
     branches = 2 if isinstance(phase, CorrectParams) else 1
     images = phase.batch_size // parts * branches
+    if model.head == "detectron2-cascade":  # the same layers, of another make
+        model = model.model_copy(update={"head": "cascade"})
     with torch.device("meta"):
         network = build(backbone, model)
         per_image = activation_bytes(network, amp=phase.optim.amp)
-    supervised = model.decoder_layers + 1 if loss.deep_supervision else 1
-    points = loss.num_points or (model.image_size // 4) ** 2
-    matched = min(phase.max_targets, model.num_queries)
-    per_image += 4 * LOSS_FLOATS * supervised * points * matched + phase.max_targets * model.image_size**2
+    per_image += _loss_bytes(model, loss, phase.max_targets)
     parameters = sum(p.numel() for p in network.parameters())
     averaged = isinstance(phase, CorrectParams) or phase.ema > 0
     state = 4 * parameters * (2 + OPTIMIZER_FLOATS + int(averaged))
     return Footprint(parameters, state, images * per_image, images)
 
 
-def build(backbone: BackboneParams, model: ModelParams) -> Segmenter:
+def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
+    """What the loss of one image keeps, its targets included."""
+    targets = max_targets * model.image_size**2
+    if model.head != "mask2former":
+        return 5 * targets  # as bytes and as floats, of which the boxes' masks are cut out
+    supervised = model.decoder_layers + 1 if loss.deep_supervision else 1
+    points = loss.num_points or (model.image_size // 4) ** 2
+    return targets + 4 * LOSS_FLOATS * supervised * points * min(max_targets, model.num_queries)
+
+
+def build(backbone: BackboneParams, model: ModelParams) -> Network:
     """The network of the params with the backbone that they describe, random weights."""
     shape = {name: getattr(backbone, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
-    return Segmenter(Backbone(backbone.architecture, {**shape, "img_size": backbone.image_size}), model)
+    return build_network(Backbone(backbone.architecture, {**shape, "img_size": backbone.image_size}), model)
 
 
-def activation_bytes(network: Segmenter, *, amp: bool) -> int:
+def activation_bytes(network: Network, *, amp: bool) -> int:
     """What the network keeps of one image for its backward pass, weights not counted.
 
     amp: under bfloat16 autocast. With `recompute_blocks` the ViT's blocks keep their inputs, and one of them the rest.
@@ -82,7 +92,7 @@ def activation_bytes(network: Segmenter, *, amp: bool) -> int:
     recompute, network.adapter.recompute_blocks = network.adapter.recompute_blocks, False
     network.train()
     try:
-        kept = saved_bytes(network, lambda: network(images_B3HW), amp=amp)
+        kept = saved_bytes(network, lambda: _rehearse(network, images_B3HW), amp=amp)
     finally:
         network.adapter.recompute_blocks = recompute
     if recompute:
@@ -91,6 +101,14 @@ def activation_bytes(network: Segmenter, *, amp: bool) -> int:
         blocks = saved_bytes(network, lambda: vit.run_blocks(tokens, 0, vit.depth, size), amp=amp)
         kept += tokens.numel() * 4 * vit.depth + blocks // vit.depth - blocks
     return kept
+
+
+def _rehearse(network: Network, images_B3HW: Tensor) -> object:
+    """A training pass as far as it goes without values."""
+    if isinstance(network, Segmenter):
+        return network(images_B3HW)
+    features = network.features(images_B3HW)
+    return features, network.detector.rehearse(features)
 
 
 def saved_bytes(network: nn.Module, run: Callable[[], Any], *, amp: bool) -> int:

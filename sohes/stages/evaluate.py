@@ -120,10 +120,10 @@ def _predictor(job: Job) -> Predictor:
 
     if job.phase == BASELINE:
         from sohes.backbone.vit import load_backbone
-        from sohes.model.network import Segmenter
+        from sohes.model.build import Network, build_network
 
         torch.manual_seed(job.params.seed)
-        model = Segmenter(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
+        model: Network = build_network(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
     else:
         from sohes.train.checkpoint import load_checkpoint
 

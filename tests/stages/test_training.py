@@ -22,8 +22,9 @@ from sohes.backbone.vit import Backbone, save_backbone
 from sohes.data.images import pack_images
 from sohes.data.labels import write_shard
 from sohes.errors import SohesError
+from sohes.model.cascade import CascadeSegmenter
 from sohes.params import Params, load_params
-from sohes.stages import correct, instruct
+from sohes.stages import correct, evaluate, instruct, segment
 from sohes.stages.training import validator
 from sohes.structures import ImageRecord
 from sohes.train.checkpoint import load_checkpoint
@@ -205,6 +206,34 @@ def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
         with pytest.raises(SystemExit) as end:
             {"instruct": instruct, "correct": correct}[stage].run(params, root)
     assert end.value.code == 75
+
+
+def test_the_cascade_head_goes_through_all_stages(tmp_path, repository):
+    """Instruct, correct, evaluate and segment with `model.head: cascade`; what is stored says which head it is."""
+    make_project(tmp_path)
+    values = tiny_params(repository, steps=3).model_dump(mode="json")
+    values["model"] |= {"head": "cascade", "num_queries": 12}
+    values["model"]["cascade"] |= {"proposals": 40, "samples": 16}
+    values["explore"] |= {"image_size": 64, "crop_size": 32, "min_crop": 32}
+    params = Params.model_validate(values)
+    instruct.run(params, tmp_path)
+    history = json.loads((tmp_path / "metrics/instruct.json").read_text())
+    assert {"loss", "objectness", "anchor", "class", "box", "mask"} <= set(history[-1])
+    correct.run(params, tmp_path)
+    model, card = load_checkpoint(tmp_path / "models/correct.safetensors")
+    assert isinstance(model, CascadeSegmenter)
+    assert card["model"]["head"] == "cascade"
+    evaluate.run(params, tmp_path)
+    rows = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    assert [row["phase"] for row in rows] == ["explore", "instruct", "correct"]
+    assert all(0 < row["masks_per_image"] <= 12 for row in rows[1:])
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photo)
+    trained = tmp_path / "models/correct.safetensors"
+    (written,) = segment.run(params, [photo], model=trained, out=tmp_path / "out", explore=False, root=tmp_path)
+    assert json.loads(written.read_text())["image"]["height"] == 40
+    with pytest.raises(SohesError, match=r"another architecture"):
+        correct.run(tiny_params(repository), tmp_path)  # of the other head
 
 
 @pytest.mark.slow

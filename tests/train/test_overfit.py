@@ -58,7 +58,9 @@ def ceiling(scene) -> masks.MaskSet:
         optimizer.step()
     sure = torch.tensor([[9.0, 0.0]]).expand(len(logits), -1)
     rules = RULES.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "ancestor_threshold"})
-    return decode(sure, logits, None, content_hw=(SIZE, SIZE), image_hw=(SIZE, SIZE), source="ceiling", **rules)
+    return decode(
+        sure, logits, None, content_hw=(SIZE, SIZE), image_hw=(SIZE, SIZE), theta_cover=0.9, source="ceiling", **rules
+    )
 
 
 @pytest.mark.slow
