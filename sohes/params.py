@@ -202,6 +202,7 @@ class InstructParams(Section):
     augment: AugmentParams
     ema: Fraction  # momentum of the weights that are kept; 0: the last step's
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
@@ -222,6 +223,7 @@ class CorrectParams(Section):
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 

@@ -37,7 +37,7 @@ def sample_levels(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, we
         inputs = (t.contiguous() for t in (places_BQMLP2, weights_BQMLP))
         return operator(values_BSMD.contiguous(), levels_L2, cells_L.cumsum(0) - cells_L, *inputs)
     if values_BSMD.device.type == "cpu" and values_BSMD.dtype == torch.float32:
-        return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
+        return sample_by_loops(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
     return sample_by_grid(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
 
 
@@ -104,6 +104,12 @@ def _each_image(loop: Callable[..., None], shapes_L2: np.ndarray, *tensors: Tens
             loop(shapes_L2, *arrays)
     else:
         list(_pool(torch.get_num_threads(), os.getpid()).map(lambda arrays: loop(shapes_L2, *arrays), images))
+
+
+@torch.compiler.disable
+def sample_by_loops(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
+    """`sample_levels` on a CPU, float32; torch.compile goes round it."""
+    return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

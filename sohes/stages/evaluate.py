@@ -146,9 +146,9 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
         )
         rows[job.phase] = _row(job, scores, shard_count)
         details[job.phase] = scores.details() if scores else {}
-        recorder.metrics(
-            {f"{job.phase}/{name}": v for name, v in rows[job.phase].items() if isinstance(v, float | int)}
-        )
+        hierarchy = {name: v for name, v in details[job.phase].items() if name.startswith("ancestor_")}
+        figures = {**rows[job.phase], **hierarchy}
+        recorder.metrics({f"{job.phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
     baseline = rows.pop(BASELINE)
     write_json(root / "metrics/evaluate.json", list(rows.values()))
     write_json(root / "metrics/untrained.json", baseline)

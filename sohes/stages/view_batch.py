@@ -52,9 +52,9 @@ def sheet(samples: list[Sample], *, gap: int = 8) -> np.ndarray:
         found = masks.mask_set(shown.masks_NHW, parents=shown.parents_N)
         linked = pictures.with_parents(pictures.overlay(shown.image_HW3, found), found)
         levels = [pictures.overlay(shown.image_HW3, found, level=i) for i in range(len(pictures.LEVEL_NAMES))]
-        captions = [f"image {sample.image_id}", f"{len(found)} masks"]
+        captions = [f"image {sample.image_id}", f"all: {len(found)}"]
         depth = hierarchy.levels(found.parents)
-        captions += [f"{(depth == i).sum()} {name}" for i, name in enumerate(pictures.LEVEL_NAMES)]
+        captions += [f"{name}: {(depth == i).sum()}" for i, name in enumerate(pictures.LEVEL_NAMES)]
         panels = [shown.image_HW3, linked, *levels]
         rows.append(pictures.side_by_side([pictures.captioned(p, c) for p, c in zip(panels, captions, strict=True)]))
     between = np.full((gap, rows[0].shape[1], 3), 255, np.uint8)

@@ -96,6 +96,8 @@ def train(
     learner.to(world.device).train()
     optimizer = make_optimizer(learner.network, learner.network.backbone, params.optim)
     start, meter = _resume(learner, optimizer, state, world)
+    if params.compile:
+        learner.network.compile()  # in place: names of weights and what is saved stay
     parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
     parts = load(
         dataset,

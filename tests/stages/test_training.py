@@ -190,6 +190,32 @@ def test_kill_9_then_the_same_command_ends_in_the_same_weights(trained, tmp_path
     assert all(torch.equal(a["learner"][name], b["learner"][name]) for name in a["learner"])
 
 
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_is_one_mlflow_run(tmp_path, repository):
+    """The process that is killed says nothing any more: its run is found by the note that it made before step 1."""
+    from mlflow.tracking import MlflowClient
+
+    make_project(tmp_path)
+    params = tiny_params(repository, steps=40)
+    process = start(tmp_path, params, "instruct", SOHES_TRACKING="on")
+    state = tmp_path / ".sohes/instruct/state.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    again = start(tmp_path, params, "instruct", SOHES_TRACKING="on")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = [run for run in client.search_runs(experiments) if run.info.run_name == "instruct"]
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    losses = client.get_metric_history(runs[0].info.run_id, "loss")
+    assert [metric.step for metric in losses] == [10, 20, 30, 40]
+    assert load_checkpoint(tmp_path / "models/instruct.safetensors")[1]["metrics"]["step"] == 40
+
+
 def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
     """Run the stage here and ask it to stop, as a cluster does, when it draws the samples of `step`."""
     from sohes.data.dataset import LabelDataset
