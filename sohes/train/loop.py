@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -99,7 +99,7 @@ def train(
     if params.compile:
         learner.network.compile()  # in place: names of weights and what is saved stay
     parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
-    parts = load(
+    loaded = load(
         dataset,
         positions(
             start=start,
@@ -120,7 +120,7 @@ def train(
         )
         world.wait()  # nobody leaves, and has torchrun end the others, before the file is whole
 
-    with asked_to_stop() as asked, shown():
+    with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
             set_rate(optimizer, rate_factor(step, steps=params.steps, warmup_steps=params.optim.warmup_steps))
             values, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
