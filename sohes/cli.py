@@ -158,6 +158,11 @@ def export(
     print(f"wrote {out}")
 
 
+class TrainingPhase(StrEnum):
+    instruct = "instruct"
+    correct = "correct"
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"
@@ -185,6 +190,46 @@ def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="Wh
     tool = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     tool.command()(measure_and_print)
     tool(context.args, prog_name=f"sohes bench {name.value}")
+
+
+@app.command(name="view-batch", rich_help_panel=TOOLS)
+def view_batch(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("reports/batch.png"),
+    phase: Annotated[TrainingPhase, typer.Option(help="Whose augmentation.")] = TrainingPhase.instruct,
+    step: Annotated[int, typer.Option(min=0, help="Of which step of the training.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="At most so many of its batch.")] = 6,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """A picture of what training sees: augmented images with their masks and parents.
+
+    Example: sohes view-batch --step 100 --out batch.png
+    """
+    from sohes.params import load_params
+    from sohes.stages import view_batch as stage
+
+    stage.run(load_params(params), Path.cwd(), out=out, phase=phase.value, step=step, samples=samples)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def doctor(
+    params: ParamsFile = Path("params.yaml"),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
+    ] = None,
+) -> None:
+    """What this machine has of all that a run needs, with the remedy, and whether the training fits into its memory.
+
+    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    """
+    from sohes.params import load_params
+    from sohes.stages import doctor as stage
+
+    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    for found in findings:
+        print(f"{found.state:8}{found.what:9}{found.words}")
+    if any(found.state is stage.State.broken for found in findings):
+        raise typer.Exit(1)
 
 
 # ---------------------------------------------------------------- errors

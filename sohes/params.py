@@ -123,9 +123,27 @@ class AdapterParams(Section):
     points: Positive
 
 
-class ModelParams(Section):
-    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2)."""
+class CascadeParams(Section):
+    """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
+    ious: tuple[Fraction, ...]  # of the box stages: from which overlap on a box counts as right
+    proposals: Positive  # boxes of an image that go on to the first stage
+    samples: Positive  # of them that are trained on
+    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in its strides
+    nms_iou: Fraction  # of boxes: a part may fill much of its whole's
+    theta_cover: Fraction  # the forest of the masks, by coverage: there is no ancestor head
+
+    @model_validator(mode="after")
+    def _has_a_stage(self) -> CascadeParams:
+        if not self.ious:
+            raise ValueError("ious needs one IoU or more")
+        return self
+
+
+class ModelParams(Section):
+    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
+
+    head: Literal["mask2former", "cascade", "detectron2-cascade"]
     image_size: Positive  # the square that the network sees
     hidden_dim: Positive  # C
     num_queries: Positive  # grid: 21 times a square
@@ -136,9 +154,12 @@ class ModelParams(Section):
     decoder_layers: Positive
     recompute_blocks: bool  # the ViT's activations in the backward pass: less memory, about a third more time
     adapter: AdapterParams
+    cascade: CascadeParams
 
 
 class LossParams(Section):
+    """Of the mask2former head."""
+
     class_weight: float
     mask_weight: float
     dice_weight: float
@@ -182,6 +203,7 @@ class InstructParams(Section):
     augment: AugmentParams
     ema: Fraction  # momentum of the weights that are kept; 0: the last step's
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
@@ -202,6 +224,7 @@ class CorrectParams(Section):
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
