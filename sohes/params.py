@@ -85,9 +85,19 @@ class BackboneParams(Section):
 # ---------------------------------------------------------------- explore
 
 
+class PeersParams(Section):
+    """What phase 1 is compared with (`sohes.explore.methods`), at its authors' numbers; the last are ours."""
+
+    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches of a higher cosine are alike
+    maskcut_cuts: Positive  # objects of an image, at most; `divide` starts from them
+    hassod_theta_merge: tuple[float, ...]
+    threshold_thetas: tuple[float, ...]
+
+
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
+    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
     features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
     image_size: Positive  # S
     crop_size: Positive  # S'
@@ -103,6 +113,7 @@ class ExploreParams(Section):
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
+    peers: PeersParams
 
     @model_validator(mode="after")
     def _thresholds_fall(self) -> ExploreParams:
@@ -223,6 +234,9 @@ class CorrectParams(Section):
     gamma: float
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
+    parent_crops: Count  # the teacher also looks into so many of its largest masks; 0: as in the paper
+    parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
+    child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
     workers: Count
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive

@@ -10,6 +10,7 @@ import numpy as np
 
 from sohes.explore import packed
 from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
+from sohes.explore.methods import peer_candidates
 from sohes.explore.packed import PackedMasks
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.explore.runs import encode
@@ -28,9 +29,12 @@ def label_image(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) 
     size, image_hw = view.shape[:2], image_HW3.shape[:2]
 
     (features,) = extract([square(image_HW3, params.image_size)])
-    large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
-    local = local_regions(image_HW3, small_boxes, extract, params, size=size)
-    distinct = without_duplicates(large + local, nms_iou=params.nms_iou)
+    if params.method == "sohes":
+        large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
+        found = large + local_regions(image_HW3, small_boxes, extract, params, size=size)
+    else:
+        found = peer_candidates(features, params, image_hw=image_hw, size=size)
+    distinct = without_duplicates(found, nms_iou=params.nms_iou)
 
     refiner = make_refiner(params.refiner, patch=max(size) / max(features.shape[:2]))
     refined = refine(refiner, view, distinct, refine_min_iou=params.refine_min_iou)

@@ -16,7 +16,7 @@ from sohes import tracking
 from sohes.data.images import ImageStore
 from sohes.data.labels import LabelStore
 from sohes.errors import SohesError
-from sohes.evaluate import pictures, plots, tables
+from sohes.evaluate import pictures, plots, published, tables
 from sohes.files import atomic_path, digest_file
 from sohes.params import Params
 from sohes.train.threshold import theta_score
@@ -78,7 +78,7 @@ def _feature_words(params: Params) -> str:
 def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object]:
     scored = [row for row in rows if row["AR"] is not None]
     best = max(scored, key=lambda row: row["AR"])["phase"] if scored else None
-    published = [[name, *(tables.cell("AR", v) for v in figures)] for name, figures in tables.PUBLISHED_AR.items()]
+    known = [[name, *(tables.cell("AR", v) for v in figures)] for name, figures in published.PUBLISHED_AR.items()]
     return {
         "scored": bool(scored),
         "best": best,
@@ -87,8 +87,8 @@ def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object
         "rows": tables.phase_cells(rows),
         "baseline": None if baseline["AR"] is None else f"{baseline['AR']:.1f}",
         "hierarchy": _hierarchy(rows, details) if scored else None,
-        "benchmarks": tables.BENCHMARKS,
-        "published": published,
+        "benchmarks": list(published.BENCHMARKS.values()),
+        "published": known,
     }
 
 

@@ -8,8 +8,3 @@ def test_a_row_has_its_phase_and_a_dash_where_nothing_was_measured():
 
 def test_markdown_aligns_figures_to_the_right():
     assert tables.markdown(["phase", "AR"], [["explore", "1.0"]]) == "| phase | AR |\n|---|---:|\n| explore | 1.0 |\n"
-
-
-def test_the_published_figures_have_one_place_for_each_benchmark():
-    assert {len(figures) for figures in tables.PUBLISHED_AR.values()} == {len(tables.BENCHMARKS)}
-    assert tables.PUBLISHED_AR["SOHES"][tables.BENCHMARKS.index("SA-1B")] == 33.3
