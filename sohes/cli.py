@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -125,18 +125,47 @@ def table() -> None:
 
 @app.command(rich_help_panel=TOOLS)
 def segment(
-    photos: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="The trained model.")] = Path("models/correct.safetensors"),
-    out: Annotated[Path, typer.Option(help="A folder for a JSON file and two pictures of each.")] = Path("segmented"),
+    photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of them, or patterns.")],
+    model: Annotated[str, typer.Option(help="A model's file, or mlflow:/NAME@ALIAS.")] = "models/correct.safetensors",
+    out: Annotated[Path, typer.Option(help="A folder for a JSON file and three pictures of each.")] = Path("segmented"),
     explore: Annotated[bool, typer.Option("--explore", help="Phase 1 instead, which needs no trained model.")] = False,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Masks, scores and parents for any photograph."""
+    """Masks, scores and parents for any photograph.
+
+    Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
+    """
     from sohes.params import load_params
     from sohes.stages import segment as stage
 
     for file in stage.run(load_params(params), photos, model=model, out=out, explore=explore, root=Path.cwd()):
         print(f"wrote {file}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def view(
+    what: Annotated[list[Path] | None, typer.Argument(help="A project, results of segment, or photographs.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
+    model: Annotated[str, typer.Option(help="For photographs, as in segment.")] = "models/correct.safetensors",
+    explore: Annotated[bool, typer.Option("--explore", help="For photographs, as in segment.")] = False,
+    out: Annotated[Path, typer.Option(help="For photographs, as in segment.")] = Path("segmented"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Look at masks in the browser: hover, walk up to parents, compare the phases. Nothing leaves this machine.
+
+    Example: sohes view                 (this project's predictions; also: sohes view cat.jpg, sohes view segmented)
+    """
+    from sohes.stages import view as stage
+
+    def segment_first(photos: Sequence[Path]) -> list[Path]:
+        from sohes.params import load_params
+        from sohes.stages import segment
+
+        values = load_params(params)
+        return list(segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd()))
+
+    stage.run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment_first)
 
 
 class ExportFormat(StrEnum):
@@ -167,6 +196,7 @@ class Bench(StrEnum):
     score = "score"
     decode = "decode"
     launch = "launch"
+    viewer = "viewer"
 
 
 @app.command(
