@@ -89,12 +89,14 @@ def report(params: ParamsFile = Path("params.yaml")) -> None:
 
 
 def _run_stage(stage: str, params: Path, shard: int | None = None) -> None:
+    from sohes.cost import measured
     from sohes.params import load_params
 
     values = load_params(params)
     run = importlib.import_module(f"sohes.stages.{stage}").run
     if shard is None:
-        run(values, Path.cwd())
+        with measured(stage, Path.cwd()):
+            run(values, Path.cwd())
     else:
         run(values, Path.cwd(), shard=shard)
 

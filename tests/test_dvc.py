@@ -8,7 +8,7 @@ import yaml
 
 STAGES = ("pull", "backbone", "explore", "instruct", "correct", "evaluate", "report")
 # They check, write and record; what a stage computes does not depend on them. Params are watched by value.
-WITHOUT_EFFECT = {"sohes", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
+WITHOUT_EFFECT = {"sohes", "sohes.cost", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
 # Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
 ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
 

@@ -90,6 +90,21 @@ def score_threshold(areas: Sequence[float], thresholds: Sequence[float]) -> str:
         return _svg(figure)
 
 
+def masks_per_threshold(thresholds: Sequence[float], counts: Sequence[float], *, chosen: Sequence[float]) -> str:
+    """Regions an image against the merging threshold (paper figure 8); `chosen` thresholds are marked."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        axes.plot(thresholds, counts, color=PHASE_COLOURS["instruct"], marker="o", markersize=3)
+        for k, theta in enumerate(chosen):
+            label = "used by this profile" if k == 0 else None
+            axes.axvline(theta, color=PHASE_COLOURS["correct"], linewidth=0.8, linestyle="--", label=label)
+        axes.set_xlabel("merging threshold")
+        axes.set_ylabel("regions an image")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
 def _colour(row: Mapping[str, object]) -> str:
     return PHASE_COLOURS.get(str(row["phase"]), _GREY)
 
