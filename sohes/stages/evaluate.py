@@ -154,6 +154,19 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
     write_json(root / "metrics/untrained.json", baseline)
     write_json(root / "metrics/evaluate_details.json", details)
     recorder.artifact(root / "metrics/evaluate.json")
+    _register(jobs[-1], rows[jobs[-1].phase], recorder)
+
+
+def _register(job: Job, row: dict[str, object], recorder: tracking.Recorder) -> None:
+    """The last phase's model, with its scores and the digests of what it was trained on and scored with."""
+    path = job.root / f"models/{job.phase}.safetensors"
+    trained_on = json.loads(path.with_suffix(".json").read_text()).get("digests", {})
+    recorder.model(
+        path,
+        job.params,
+        metrics={name: float(value) for name, value in row.items() if isinstance(value, float | int)},
+        data={"eval": digest_file(job.root / "data/eval/manifest.parquet"), **trained_on},
+    )
 
 
 def _publish(job: Job, shard_count: int, published: Path) -> None:
