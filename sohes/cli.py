@@ -35,6 +35,12 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every 
 Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
 
 
+class Phase(StrEnum):
+    explore = "explore"
+    instruct = "instruct"
+    correct = "correct"
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Show the traceback of errors.")] = False,
@@ -77,9 +83,13 @@ def correct(params: ParamsFile = Path("params.yaml")) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def evaluate(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
+def evaluate(
+    params: ParamsFile = Path("params.yaml"),
+    shard: Shard = None,
+    phase: Annotated[Phase | None, typer.Option(help="This phase alone; it needs no model of the others.")] = None,
+) -> None:
     """Predict and score the held-out images: predictions/ and metrics/."""
-    _run_stage("evaluate", params, shard)
+    _run_stage("evaluate", params, shard, **({} if phase is None else {"phase": phase.value}))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -88,7 +98,7 @@ def report(params: ParamsFile = Path("params.yaml")) -> None:
     _run_stage("report", params)
 
 
-def _run_stage(stage: str, params: Path, shard: int | None = None) -> None:
+def _run_stage(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
     from sohes.cost import measured
     from sohes.params import load_params
 
@@ -96,9 +106,9 @@ def _run_stage(stage: str, params: Path, shard: int | None = None) -> None:
     run = importlib.import_module(f"sohes.stages.{stage}").run
     if shard is None:
         with measured(stage, Path.cwd()):
-            run(values, Path.cwd())
+            run(values, Path.cwd(), **options)
     else:
-        run(values, Path.cwd(), shard=shard)
+        run(values, Path.cwd(), shard=shard, **options)
 
 
 # ---------------------------------------------------------------- around the pipeline
@@ -168,6 +178,36 @@ def view(
         return list(segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd()))
 
     stage.run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment_first)
+
+
+@app.command(rich_help_panel=TOOLS)
+def ablate(
+    table: Annotated[str, typer.Argument(help="A file of params/ablations: table-2, table-3, table-6a, ...")],
+    row: Annotated[str | None, typer.Option(help="This row alone.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Compute an ablation table row by row and record it in MLflow; rows that DVC has cached are not computed again.
+
+    Example: sohes ablate table-6a && sohes compare table-6a
+    """
+    from sohes.stages import ablate as stage
+
+    for line in stage.run(table, params, Path.cwd(), row=row):
+        print(line, flush=True)
+
+
+@app.command(rich_help_panel=TOOLS)
+def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes ablate` has recorded.")]) -> None:
+    """Print and plot an ablation beside the paper's figures: reports/ablations/*.csv, .md and .png.
+
+    Example: sohes compare table-6a
+    """
+    from sohes.stages import compare as stage
+
+    text, written = stage.run(experiment, Path.cwd())
+    print(text)
+    for path in written:
+        print(f"wrote {path}")
 
 
 class ExportFormat(StrEnum):

@@ -56,6 +56,7 @@ def register(
     client.finalize_logged_model(logged.model_id, "READY")
     _link_metrics(client, run_id, logged.model_id, metrics, data["eval"])
 
+    tags["sohes.logged_model"] = logged.model_id
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description="Masks, scores and parents of everything in a photograph.")
     scored = {f"sohes.{name}": str(value) for name, value in metrics.items()}
