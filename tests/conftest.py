@@ -81,3 +81,22 @@ def tiny_params() -> dict:
     values["evaluate"]["images_per_shard"] = 4
     values["report"]["pictures"] = 2
     return values
+
+
+@pytest.fixture
+def tiny_model(tiny_params: dict, tmp_path: Path) -> Path:
+    """A network of the tiny profile with a card, untrained but able to find masks: `models/correct.safetensors`."""
+    import torch
+
+    from sohes.backbone.vit import Backbone
+    from sohes.model.network import Segmenter
+    from sohes.params import Params
+    from sohes.train.checkpoint import save_checkpoint
+
+    params = Params.model_validate(tiny_params)
+    shape = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}
+    torch.manual_seed(0)
+    network = Segmenter(Backbone(params.backbone.architecture, shape), params.model)
+    path = tmp_path / "models/correct.safetensors"
+    save_checkpoint(path, network, {"phase": "correct"})
+    return path

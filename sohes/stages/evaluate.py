@@ -41,8 +41,11 @@ class Job:
     root: Path
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop."""
+def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
+    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+
+    phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
+    """
     store = ImageStore(root / "data/eval")
     if not len(store):
         raise SohesError(
@@ -51,7 +54,8 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
     shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
     if shard is not None and not 0 <= shard < len(shards):
         raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} evaluation images (got {shard})")
-    jobs = [_job(phase, params, root) for phase in (BASELINE, "explore", "instruct", "correct")]
+    phases = (BASELINE, "explore", "instruct", "correct") if phase is None else (phase,)
+    jobs = [_job(each, params, root) for each in phases]
     for job in jobs:
         wanted = range(len(shards)) if shard is None else [shard]
         missing = [(k, shards[k]) for k in wanted if not _shard_path(job, k).exists()]
@@ -149,11 +153,25 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
         hierarchy = {name: v for name, v in details[job.phase].items() if name.startswith("ancestor_")}
         figures = {**rows[job.phase], **hierarchy}
         recorder.metrics({f"{job.phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
-    baseline = rows.pop(BASELINE)
+    if BASELINE in rows:
+        write_json(root / "metrics/untrained.json", rows.pop(BASELINE))
     write_json(root / "metrics/evaluate.json", list(rows.values()))
-    write_json(root / "metrics/untrained.json", baseline)
     write_json(root / "metrics/evaluate_details.json", details)
     recorder.artifact(root / "metrics/evaluate.json")
+    if jobs[-1].phase == "correct":
+        _register(jobs[-1], rows["correct"], recorder)
+
+
+def _register(job: Job, row: dict[str, object], recorder: tracking.Recorder) -> None:
+    """The last phase's model, with its scores and the digests of what it was trained on and scored with."""
+    path = job.root / f"models/{job.phase}.safetensors"
+    trained_on = json.loads(path.with_suffix(".json").read_text()).get("digests", {})
+    recorder.model(
+        path,
+        job.params,
+        metrics={name: float(value) for name, value in row.items() if isinstance(value, float | int)},
+        data={"eval": digest_file(job.root / "data/eval/manifest.parquet"), **trained_on},
+    )
 
 
 def _publish(job: Job, shard_count: int, published: Path) -> None:
