@@ -14,18 +14,27 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import cast
+from uuid import UUID
 
 from prefect import flow, get_run_logger, task
-from prefect.artifacts import create_image_artifact, create_link_artifact, create_markdown_artifact
+from prefect.artifacts import (
+    create_image_artifact,
+    create_link_artifact,
+    create_markdown_artifact,
+    create_progress_artifact,
+    update_progress_artifact,
+)
 from prefect.cache_policies import NO_CACHE
 from prefect.states import Completed, State
 
+from flows.cluster import run_elsewhere
 from flows.graph import is_fresh, reproduce_command, stage_order
 from flows.ui import MLFLOW_URL
 from sohes import tracking
 from sohes.errors import SohesError
 from sohes.evaluate.tables import phase_markdown
-from sohes.launch import load_profile, run_task
+from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
 
 
@@ -35,18 +44,43 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
     if is_fresh(stage, root):
         return Completed(name="Cached", message=f"{stage}: nothing has changed since its last run")
     logger = get_run_logger()
-    outcome = run_task(
-        reproduce_command(stage),
-        task=stage,
-        root=root,
-        profile=load_profile(root / "infra/launch", launch),
-        # dvc.yaml's commands begin with `python`: let it be this one, whether or not its environment is activated.
-        environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-        on_line=lambda line: logger.info("%s", line),
-    )
+    profile = load_profile(root / "infra/launch", launch)
+    if isinstance(profile, LocalProfile):
+        outcome = run_task(
+            reproduce_command(stage),
+            task=stage,
+            root=root,
+            profile=profile,
+            # dvc.yaml's commands begin with `python`: let it be this one, whether or not its environment is activated.
+            environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
+            on_line=lambda line: logger.info("%s", line),
+        )
+    else:
+        progress = ShardProgress(stage)
+        outcome = run_elsewhere(
+            stage, root, profile, environment={}, on_line=lambda line: logger.info("%s", line), on_progress=progress
+        )
     if outcome.exit_code != 0:
+        for line in outcome.last_lines:
+            logger.error("%s", line)
         raise SohesError(f"stage {stage} failed: {_why(outcome.last_lines)} (log: {outcome.log})")
     return Completed(message=f"{stage}: done")
+
+
+class ShardProgress:
+    """Shows in Prefect's UI how many shards of a stage are done."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage = stage
+        self._artifact: UUID | None = None
+
+    def __call__(self, done: int, total: int) -> None:
+        percent = 100 * done / max(total, 1)
+        if self._artifact is None:
+            key, words = f"shards-{self._stage}", f"Shards of {self._stage}"
+            self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=words))
+        else:
+            update_progress_artifact(self._artifact, percent)
 
 
 def _why(last_lines: tuple[str, ...]) -> str:

@@ -41,17 +41,28 @@ class Job:
     root: Path
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop."""
+def missing_shards(params: Params, root: Path) -> list[int]:
+    """The shards that lack a phase's predictions."""
+    jobs, shards = _prepare(params, root)
+    return [k for k in range(len(shards)) if not all(_shard_path(job, k).exists() for job in jobs)]
+
+
+def _prepare(params: Params, root: Path) -> tuple[list[Job], list[list[int]]]:
     store = ImageStore(root / "data/eval")
     if not len(store):
         raise SohesError(
             f"no evaluation images in {root / 'data/eval'}: raise pull.folder.eval_fraction and pull again"
         )
-    shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
-    if shard is not None and not 0 <= shard < len(shards):
-        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} evaluation images (got {shard})")
     jobs = [_job(phase, params, root) for phase in (BASELINE, "explore", "instruct", "correct")]
+    return jobs, plan_shards(store.image_ids, params.evaluate.images_per_shard)
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop."""
+    jobs, shards = _prepare(params, root)
+    if shard is not None and not 0 <= shard < len(shards):
+        count = sum(map(len, shards))
+        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {count} evaluation images (got {shard})")
     for job in jobs:
         wanted = range(len(shards)) if shard is None else [shard]
         missing = [(k, shards[k]) for k in wanted if not _shard_path(job, k).exists()]

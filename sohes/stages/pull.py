@@ -59,16 +59,26 @@ class Job:
     max_megapixels: float
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Pack what is missing, then finish. With `shard`, pack that shard and stop."""
+def missing_shards(params: Params, root: Path) -> list[int]:
+    """The shards that are not packed yet."""
+    job, _, shards = _prepare(params, root)
+    return [index for index, _ in shards if not _part_path(job, index).exists()]
+
+
+def _prepare(params: Params, root: Path) -> tuple[Job, Plan, list[Shard]]:
     source = make_source(params, root)
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
     shards: list[Shard] = list(enumerate([[pack] for pack in plan.packs] or itertools.chain(*pieces)))
+    work = root / ".sohes/pull" / _key(params, plan)
+    return Job(source, work, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), plan, shards
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Pack what is missing, then finish. With `shard`, pack that shard and stop."""
+    job, plan, shards = _prepare(params, root)
     if shard is not None and shard not in range(len(shards)):
         raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for these images (got {shard})")
-    work = root / ".sohes/pull" / _key(params, plan)
-    job = Job(source, work, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels)
     wanted = shards if shard is None else [shards[shard]]
     missing = [(index, items) for index, items in wanted if not _part_path(job, index).exists()]
     # What is fetched lies beside what is packed from it until its shard is done.
