@@ -24,6 +24,7 @@ from sohes.launch.task import Kind, Outcome, Task, last_lines, torchrun
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
 PORT = 29400
 FAILED = 1
+KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
 
 
 class Command:
@@ -39,7 +40,12 @@ class Command:
     def __call__(self) -> int:
         environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
         self._process = subprocess.Popen(self._here(), cwd=self.root, env=environment, stderr=subprocess.STDOUT)
-        return self._process.wait()
+        code = self._process.wait()
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            # Slurm is ending the job and this process is next. To return would be to report a job as done and failed
+            # that is cancelled or comes back from the queue.
+            time.sleep(KILL_WAIT)
+        return code
 
     def _here(self) -> list[str]:
         if self.train is None or self.train.nodes * max(self.train.gpus, 1) == 1:
@@ -195,7 +201,8 @@ def _outcome(job: Any) -> Outcome:
         if job.watcher.get_state(job.job_id, mode="cache").upper() != "COMPLETED":
             break
         time.sleep(0.5)
-    said = last_lines(log.read_text(errors="replace")) if log.exists() else ()
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = last_lines("\n".join(line for line in lines if not line.startswith("submitit ")))
     try:
         state, result = pickle.loads(job.paths.result_pickle.read_bytes())  # written by our own job, in our own folder
         code = result if state == "success" else FAILED
