@@ -42,10 +42,42 @@ class FolderParams(Section):
     eval_fraction: Fraction  # held out of training; 1: all images on both sides (see sources.folder); 0: none
 
 
+class S3Params(Section):
+    """Photographs and packs of them under an S3 prefix."""
+
+    uri: str | None  # s3://bucket/prefix
+    endpoint_url: str | None  # another service than AWS's; None: AWS_ENDPOINT_URL decides
+    requester_pays: bool
+    eval_fraction: Fraction  # of each pack, by name
+    digests: Path | None  # of packs, as sha256sum writes them
+
+
+class Sa1bParams(Section):
+    """SA-1B by its list of signed links."""
+
+    links: Path | None  # two columns, file_name and cdn_link
+    packs: Path | None  # names of the packs to take, one a line; None: all that the list has
+    eval_fraction: Fraction
+    digests: Path | None
+
+
+class ArchivesParams(Section):
+    """Tars and zips by https or from a file, COCO's for one."""
+
+    images: tuple[str, ...]
+    eval: tuple[str, ...]  # held out whole
+    annotations: str | None  # COCO instance JSON of `eval`; a file inside an archive follows a #
+    eval_fraction: Fraction  # of `images`
+    digests: Path | None
+
+
 class PullParams(Section):
-    source: Literal["scenes", "folder"]
+    source: Literal["scenes", "folder", "s3", "sa1b", "archives"]
     scenes: ScenesParams
     folder: FolderParams
+    s3: S3Params
+    sa1b: Sa1bParams
+    archives: ArchivesParams
     images_per_shard: Positive
     max_megapixels: Annotated[float, Field(gt=0)]
     max_rejected_fraction: Fraction
@@ -102,6 +134,7 @@ class ExploreParams(Section):
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
+    amp: bool  # tokens in bf16 autocast: on a GPU several times as fast
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
     theta_small: Fraction
@@ -133,9 +166,27 @@ class AdapterParams(Section):
     points: Positive
 
 
-class ModelParams(Section):
-    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2)."""
+class CascadeParams(Section):
+    """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
+    ious: tuple[Fraction, ...]  # of the box stages: from which overlap on a box counts as right
+    proposals: Positive  # boxes of an image that go on to the first stage
+    samples: Positive  # of them that are trained on
+    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in its strides
+    nms_iou: Fraction  # of boxes: a part may fill much of its whole's
+    theta_cover: Fraction  # the forest of the masks, by coverage: there is no ancestor head
+
+    @model_validator(mode="after")
+    def _has_a_stage(self) -> CascadeParams:
+        if not self.ious:
+            raise ValueError("ious needs one IoU or more")
+        return self
+
+
+class ModelParams(Section):
+    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
+
+    head: Literal["mask2former", "cascade", "detectron2-cascade"]
     image_size: Positive  # the square that the network sees
     hidden_dim: Positive  # C
     num_queries: Positive  # grid: 21 times a square
@@ -146,9 +197,12 @@ class ModelParams(Section):
     decoder_layers: Positive
     recompute_blocks: bool  # the ViT's activations in the backward pass: less memory, about a third more time
     adapter: AdapterParams
+    cascade: CascadeParams
 
 
 class LossParams(Section):
+    """Of the mask2former head."""
+
     class_weight: float
     mask_weight: float
     dice_weight: float
@@ -192,6 +246,7 @@ class InstructParams(Section):
     augment: AugmentParams
     ema: Fraction  # momentum of the weights that are kept; 0: the last step's
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
@@ -215,6 +270,7 @@ class CorrectParams(Section):
     parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
     child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 

@@ -11,12 +11,12 @@ from torch import Tensor
 from sohes import hierarchy
 from sohes.data import augment
 from sohes.data.dataset import Pair, PairBatch, PairDataset
-from sohes.losses.criterion import criterion
-from sohes.model.network import Segmenter
+from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
-from sohes.structures import ModelOutput, Targets
+from sohes.structures import Targets
 from sohes.train.lesson import Lesson, teach
 from sohes.train.loop import Learner, Recorder, train
+from sohes.train.objective import losses_of
 from sohes.train.parent_crops import with_children
 from sohes.train.state import ResumableState
 from sohes.train.world import World
@@ -50,7 +50,7 @@ class Correction(Learner):
 
     images_per_sample = 2
 
-    def __init__(self, network: Segmenter, params: CorrectParams, loss: LossParams) -> None:
+    def __init__(self, network: Network, params: CorrectParams, loss: LossParams) -> None:
         super().__init__(network, averaged=True)
         self.params, self.loss = params, loss
 
@@ -60,12 +60,8 @@ class Correction(Learner):
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         lessons = self._lessons(batch, generator)
         taught = tuple(into_strong_view(lesson, pair) for lesson, pair in zip(lessons, batch.pairs, strict=True))
-        # one pass for both branches, which share the student's weights
-        output = self.network(torch.cat([batch.initial.images_B3HW, batch.strong_B3HW]))
-        half = len(batch.initial.images_B3HW)
-        first, second = part_of(output, slice(0, half)), part_of(output, slice(half, None))
-        initial = criterion(first, batch.initial.targets, self.loss, generator=generator)
-        teacher = criterion(second, taught, self.loss, generator=generator)
+        given, own = (batch.initial.images_B3HW, batch.initial.targets), (batch.strong_B3HW, taught)
+        initial, teacher = losses_of(self.network, [given, own], self.loss, generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = teacher_masks_per_image(lessons, batch.pairs)
         kept = {name: initial["loss"].new_tensor(count) for name, count in counts.items()}
@@ -86,17 +82,6 @@ class Correction(Learner):
         return lessons
 
 
-def part_of(output: ModelOutput, images: slice) -> ModelOutput:
-    """Some images of a batch's output."""
-    ancestors = output.ancestor_logits_BQQ
-    return ModelOutput(
-        output.class_logits_BQ2[images],
-        output.mask_logits_BQhw[images],
-        None if ancestors is None else ancestors[images],
-        tuple(part_of(layer, images) for layer in output.auxiliary),
-    )
-
-
 def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> dict[str, float]:
     """How many masks the teacher was sure of, by their size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
     areas = [
@@ -111,7 +96,7 @@ def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> d
 
 
 def correct(
-    network: Segmenter,
+    network: Network,
     dataset: PairDataset,
     params: CorrectParams,
     loss: LossParams,
@@ -121,7 +106,7 @@ def correct(
     state: ResumableState,
     recorder: Recorder,
     validate: Callable[[Learner], dict[str, float]] | None = None,
-) -> tuple[Segmenter, list[dict[str, float]]]:
+) -> tuple[Network, list[dict[str, float]]]:
     """Train on from phase 2's segmenter; the teacher, which is what to keep, and the history of the losses."""
     learner = Correction(network, params, loss)
     history = train(

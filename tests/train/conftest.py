@@ -31,6 +31,7 @@ SHARED = {
     "optim": OPTIM,
     "augment": AUGMENT,
     "workers": 0,
+    "compile": False,
     "checkpoint_every": 100,
     "validate_every": 0,
 }
