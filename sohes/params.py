@@ -283,6 +283,9 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
+    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refine_size: Positive  # pixels of the longer side of what it works on
+    refine_min_iou: Fraction
     batch_size: Positive
     images_per_shard: Positive
 
