@@ -7,7 +7,7 @@ export DO_NOT_TRACK = 1
 RUN = export PATH="$(CURDIR)/.venv/bin:$$PATH";
 STAMP = .venv/.installed
 
-.PHONY: help demo test check ui clean
+.PHONY: help demo test check infra-check ui clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -23,6 +23,9 @@ test: $(STAMP)  ## All tests; what was skipped is listed at the end with the rea
 check: $(STAMP)  ## Format, lint, types, layers
 	@$(RUN) \
 	ruff format --check . && ruff check . && mypy && lint-imports
+
+infra-check: $(STAMP)  ## Manifests, profiles, job templates, scripts and images of infra/
+	@$(RUN) python -m infra.check
 
 ui: $(STAMP)  ## MLflow and Prefect in the browser, on this machine only, until Ctrl-C
 	@$(RUN) python -m flows.ui

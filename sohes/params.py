@@ -42,10 +42,42 @@ class FolderParams(Section):
     eval_fraction: Fraction  # held out of training; 1: all images on both sides (see sources.folder); 0: none
 
 
+class S3Params(Section):
+    """Photographs and packs of them under an S3 prefix."""
+
+    uri: str | None  # s3://bucket/prefix
+    endpoint_url: str | None  # another service than AWS's; None: AWS_ENDPOINT_URL decides
+    requester_pays: bool
+    eval_fraction: Fraction  # of each pack, by name
+    digests: Path | None  # of packs, as sha256sum writes them
+
+
+class Sa1bParams(Section):
+    """SA-1B by its list of signed links."""
+
+    links: Path | None  # two columns, file_name and cdn_link
+    packs: Path | None  # names of the packs to take, one a line; None: all that the list has
+    eval_fraction: Fraction
+    digests: Path | None
+
+
+class ArchivesParams(Section):
+    """Tars and zips by https or from a file, COCO's for one."""
+
+    images: tuple[str, ...]
+    eval: tuple[str, ...]  # held out whole
+    annotations: str | None  # COCO instance JSON of `eval`; a file inside an archive follows a #
+    eval_fraction: Fraction  # of `images`
+    digests: Path | None
+
+
 class PullParams(Section):
-    source: Literal["scenes", "folder"]
+    source: Literal["scenes", "folder", "s3", "sa1b", "archives"]
     scenes: ScenesParams
     folder: FolderParams
+    s3: S3Params
+    sa1b: Sa1bParams
+    archives: ArchivesParams
     images_per_shard: Positive
     max_megapixels: Annotated[float, Field(gt=0)]
     max_rejected_fraction: Fraction
@@ -85,13 +117,24 @@ class BackboneParams(Section):
 # ---------------------------------------------------------------- explore
 
 
+class PeersParams(Section):
+    """What phase 1 is compared with (`sohes.explore.methods`), at its authors' numbers; the last are ours."""
+
+    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches of a higher cosine are alike
+    maskcut_cuts: Positive  # objects of an image, at most; `divide` starts from them
+    hassod_theta_merge: tuple[float, ...]
+    threshold_thetas: tuple[float, ...]
+
+
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
+    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
     features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
+    amp: bool  # tokens in bf16 autocast: on a GPU several times as fast
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
     theta_small: Fraction
@@ -102,6 +145,7 @@ class ExploreParams(Section):
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
+    peers: PeersParams
 
     @model_validator(mode="after")
     def _thresholds_fall(self) -> ExploreParams:
@@ -222,6 +266,9 @@ class CorrectParams(Section):
     gamma: float
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
+    parent_crops: Count  # the teacher also looks into so many of its largest masks; 0: as in the paper
+    parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
+    child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
     workers: Count
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
@@ -236,6 +283,9 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
+    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refine_size: Positive  # pixels of the longer side of what it works on
+    refine_min_iou: Fraction
     batch_size: Positive
     images_per_shard: Positive
 

@@ -28,7 +28,15 @@ OPTIM = OptimParams(
     learning_rate=0.003, backbone_lr_scale=1.0, weight_decay=0.0, warmup_steps=20, clip_norm=1.0, amp=False
 )
 RULES = EvaluateParams(
-    max_masks=100, mask_threshold=0.5, nms_iou=0.9, ancestor_threshold=0.5, batch_size=IMAGES, images_per_shard=IMAGES
+    max_masks=100,
+    mask_threshold=0.5,
+    nms_iou=0.9,
+    ancestor_threshold=0.5,
+    refiner="none",
+    refine_size=64,
+    refine_min_iou=0.5,
+    batch_size=IMAGES,
+    images_per_shard=IMAGES,
 )
 
 
