@@ -1,1 +1,40 @@
-"""SOHES: self-supervised open-world hierarchical entity segmentation."""
+"""SOHES: self-supervised open-world hierarchical entity segmentation.
+
+    import sohes
+
+    model = sohes.load("models/correct.safetensors")
+    result = model.segment("cat.jpg")
+    result.masks, result.scores, result.parents
+
+Importing the package imports nothing heavy; `load` does.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sohes.predictor import Predictor
+
+__all__ = ["load"]
+
+
+def load(model: Path | str, *, params: Path | str | None = None) -> Predictor:
+    """A trained model, on the first GPU where there is one, ready to segment photographs.
+
+    model: a `.safetensors` file with its card beside it, as `sohes instruct` and `sohes correct` write them, or
+    `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION` from MLflow's registry (MLFLOW_TRACKING_URI, or the database in the
+    working folder). params: the file whose `evaluate` section says which masks are kept; the one that comes with the
+    code otherwise. SohesError for a model that is missing or damaged.
+    """
+    from sohes.params import load_params
+    from sohes.predictor import load_predictor
+
+    template = Path(__file__).parents[1] / "params.yaml"
+    evaluate = load_params(Path(params) if params else template).evaluate
+    if str(model).startswith("mlflow:"):
+        from sohes.tracking.registry import registered_model
+
+        return load_predictor(registered_model(str(model), Path.cwd()), evaluate)
+    return load_predictor(Path(model), evaluate)

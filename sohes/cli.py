@@ -13,7 +13,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -33,6 +33,12 @@ TOOLS = "Around the pipeline"
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
 Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
+
+
+class Phase(StrEnum):
+    explore = "explore"
+    instruct = "instruct"
+    correct = "correct"
 
 
 @app.callback()
@@ -77,9 +83,13 @@ def correct(params: ParamsFile = Path("params.yaml")) -> None:
 
 
 @app.command(rich_help_panel=STAGES)
-def evaluate(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
+def evaluate(
+    params: ParamsFile = Path("params.yaml"),
+    shard: Shard = None,
+    phase: Annotated[Phase | None, typer.Option(help="This phase alone; it needs no model of the others.")] = None,
+) -> None:
     """Predict and score the held-out images: predictions/ and metrics/."""
-    _run_stage("evaluate", params, shard)
+    _run_stage("evaluate", params, shard, **({} if phase is None else {"phase": phase.value}))
 
 
 @app.command(rich_help_panel=STAGES)
@@ -88,15 +98,17 @@ def report(params: ParamsFile = Path("params.yaml")) -> None:
     _run_stage("report", params)
 
 
-def _run_stage(stage: str, params: Path, shard: int | None = None) -> None:
+def _run_stage(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
+    from sohes.cost import measured
     from sohes.params import load_params
 
     values = load_params(params)
     run = importlib.import_module(f"sohes.stages.{stage}").run
     if shard is None:
-        run(values, Path.cwd())
+        with measured(stage, Path.cwd()):
+            run(values, Path.cwd(), **options)
     else:
-        run(values, Path.cwd(), shard=shard)
+        run(values, Path.cwd(), shard=shard, **options)
 
 
 # ---------------------------------------------------------------- around the pipeline
@@ -125,18 +137,77 @@ def table() -> None:
 
 @app.command(rich_help_panel=TOOLS)
 def segment(
-    photos: Annotated[list[Path], typer.Argument(help="Photographs, or folders of them.")],
-    model: Annotated[Path, typer.Option(help="The trained model.")] = Path("models/correct.safetensors"),
-    out: Annotated[Path, typer.Option(help="A folder for a JSON file and two pictures of each.")] = Path("segmented"),
+    photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of them, or patterns.")],
+    model: Annotated[str, typer.Option(help="A model's file, or mlflow:/NAME@ALIAS.")] = "models/correct.safetensors",
+    out: Annotated[Path, typer.Option(help="A folder for a JSON file and three pictures of each.")] = Path("segmented"),
     explore: Annotated[bool, typer.Option("--explore", help="Phase 1 instead, which needs no trained model.")] = False,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Masks, scores and parents for any photograph."""
+    """Masks, scores and parents for any photograph.
+
+    Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
+    """
     from sohes.params import load_params
     from sohes.stages import segment as stage
 
     for file in stage.run(load_params(params), photos, model=model, out=out, explore=explore, root=Path.cwd()):
         print(f"wrote {file}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def view(
+    what: Annotated[list[Path] | None, typer.Argument(help="A project, results of segment, or photographs.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
+    model: Annotated[str, typer.Option(help="For photographs, as in segment.")] = "models/correct.safetensors",
+    explore: Annotated[bool, typer.Option("--explore", help="For photographs, as in segment.")] = False,
+    out: Annotated[Path, typer.Option(help="For photographs, as in segment.")] = Path("segmented"),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Look at masks in the browser: hover, walk up to parents, compare the phases. Nothing leaves this machine.
+
+    Example: sohes view                 (this project's predictions; also: sohes view cat.jpg, sohes view segmented)
+    """
+    from sohes.stages import view as stage
+
+    def segment_first(photos: Sequence[Path]) -> list[Path]:
+        from sohes.params import load_params
+        from sohes.stages import segment
+
+        values = load_params(params)
+        return list(segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd()))
+
+    stage.run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment_first)
+
+
+@app.command(rich_help_panel=TOOLS)
+def ablate(
+    table: Annotated[str, typer.Argument(help="A file of params/ablations: table-2, table-3, table-6a, ...")],
+    row: Annotated[str | None, typer.Option(help="This row alone.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Compute an ablation table row by row and record it in MLflow; rows that DVC has cached are not computed again.
+
+    Example: sohes ablate table-6a && sohes compare table-6a
+    """
+    from sohes.stages import ablate as stage
+
+    for line in stage.run(table, params, Path.cwd(), row=row):
+        print(line, flush=True)
+
+
+@app.command(rich_help_panel=TOOLS)
+def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes ablate` has recorded.")]) -> None:
+    """Print and plot an ablation beside the paper's figures: reports/ablations/*.csv, .md and .png.
+
+    Example: sohes compare table-6a
+    """
+    from sohes.stages import compare as stage
+
+    text, written = stage.run(experiment, Path.cwd())
+    print(text)
+    for path in written:
+        print(f"wrote {path}")
 
 
 class Sharded(StrEnum):
@@ -179,6 +250,80 @@ def export(
     print(f"wrote {out}")
 
 
+@app.command(rich_help_panel=TOOLS)
+def score(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="COCO JSON, or folders of Parquet or SA-1B JSON, together.")
+    ],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures, image by image.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="The --json of another run: gives an interval.")] = None,
+    label: Annotated[str | None, typer.Option(help="The name of the row.")] = None,
+    max_masks: Annotated[int, typer.Option(min=1, help="The most confident masks of an image that count.")] = 1000,
+    missing_as_empty: Annotated[bool, typer.Option(help="Images without prediction count as empty ones.")] = False,
+) -> None:
+    """Score anybody's predictions: AR, AP, sizes, levels, beside the published figures.
+
+    Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
+    """
+    from sohes.stages import score as stage
+
+    stage.run(
+        predictions,
+        benchmark=benchmark,
+        root=root,
+        json_out=json_out,
+        compare=compare,
+        label=label,
+        max_masks=max_masks,
+        missing_as_empty=missing_as_empty,
+    )
+
+
+@app.command(rich_help_panel=TOOLS)
+def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
+    """What a benchmark counts, where to get it and what to put where."""
+    from sohes.data.benchmarks.catalogue import BENCHMARKS, describe
+
+    print(describe(name) if name else "\n".join(BENCHMARKS))
+
+
+@app.command(rich_help_panel=TOOLS)
+def sam(
+    model: Annotated[Path, typer.Argument(help="A folder with SAM's weights, as transformers saves them.")],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    out: Annotated[Path, typer.Option(help="A folder for the masks; goes on where it was stopped.")],
+    points_per_side: Annotated[int, typer.Option(min=1, help="Prompts: a grid of so many squared.")] = 32,
+    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 64,
+    pred_iou: Annotated[float, typer.Option(help="Masks of a lower predicted IoU are dropped.")] = 0.88,
+    stability: Annotated[float, typer.Option(help="Masks of a lower stability score are dropped.")] = 0.95,
+) -> None:
+    """SAM's masks on a benchmark's images, to be scored as a baseline.
+
+    Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
+    """
+    from sohes.stages import sam as stage
+
+    images = stage.run(
+        model,
+        benchmark=benchmark,
+        root=root,
+        out=out,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou=pred_iou,
+        stability=stability,
+    )
+    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
+
+
+class TrainingPhase(StrEnum):
+    instruct = "instruct"
+    correct = "correct"
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"
@@ -188,6 +333,8 @@ class Bench(StrEnum):
     score = "score"
     decode = "decode"
     launch = "launch"
+    methods = "methods"
+    viewer = "viewer"
 
 
 @app.command(
@@ -206,6 +353,46 @@ def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="Wh
     tool = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     tool.command()(measure_and_print)
     tool(context.args, prog_name=f"sohes bench {name.value}")
+
+
+@app.command(name="view-batch", rich_help_panel=TOOLS)
+def view_batch(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("reports/batch.png"),
+    phase: Annotated[TrainingPhase, typer.Option(help="Whose augmentation.")] = TrainingPhase.instruct,
+    step: Annotated[int, typer.Option(min=0, help="Of which step of the training.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="At most so many of its batch.")] = 6,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """A picture of what training sees: augmented images with their masks and parents.
+
+    Example: sohes view-batch --step 100 --out batch.png
+    """
+    from sohes.params import load_params
+    from sohes.stages import view_batch as stage
+
+    stage.run(load_params(params), Path.cwd(), out=out, phase=phase.value, step=step, samples=samples)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def doctor(
+    params: ParamsFile = Path("params.yaml"),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
+    ] = None,
+) -> None:
+    """What this machine has of all that a run needs, with the remedy, and whether the training fits into its memory.
+
+    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    """
+    from sohes.params import load_params
+    from sohes.stages import doctor as stage
+
+    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    for found in findings:
+        print(f"{found.state:8}{found.what:9}{found.words}")
+    if any(found.state is stage.State.broken for found in findings):
+        raise typer.Exit(1)
 
 
 # ---------------------------------------------------------------- errors

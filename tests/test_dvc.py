@@ -8,7 +8,7 @@ import yaml
 
 STAGES = ("pull", "backbone", "explore", "instruct", "correct", "evaluate", "report")
 # They check, write and record; what a stage computes does not depend on them. Params are watched by value.
-WITHOUT_EFFECT = {"sohes", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
+WITHOUT_EFFECT = {"sohes", "sohes.cost", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
 # Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
 ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
 
@@ -28,7 +28,8 @@ def used_files(stage: str, imports: grimp.ImportGraph, repository: Path) -> set[
     names = imports.find_upstream_modules(f"sohes.stages.{stage}") | {f"sohes.stages.{stage}"}
     files = set()
     told = ONLY_TOLD.get(stage, "no such package")
-    for name in {name for name in names - WITHOUT_EFFECT if not f"{name}.".startswith(f"{told}.")}:
+    without_effect = {name for name in names if name.startswith("sohes.tracking.")} | WITHOUT_EFFECT
+    for name in {name for name in names - without_effect if not f"{name}.".startswith(f"{told}.")}:
         path = repository / name.replace(".", "/")
         files.add(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
     return files

@@ -11,7 +11,9 @@ pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::R
 
 
 def dvc(*arguments: str, cwd: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "dvc", *arguments], cwd=cwd, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", *arguments], cwd=cwd, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
@@ -23,7 +25,7 @@ def test_labels_travel_between_two_checkouts(s3, tmp_path):
     dvc("remote", "modify", "store", "endpointurl", s3.url, cwd=here)
     (here / "in.txt").write_text("x")
     (here / "dvc.yaml").write_text(
-        "stages:\n  explore:\n    cmd: mkdir -p labels && cp in.txt labels/shard-00000.parquet && echo '{}' > labels/m.json\n"
+        "stages:\n  explore:\n    cmd: mkdir -p labels && cp in.txt labels/a.parquet && cp in.txt labels/b.json\n"
         "    deps: [in.txt]\n    outs: [labels]\n"
     )
     dvc("repro", "-q", cwd=here)

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import colorsys
+from dataclasses import replace
 
 import cv2
 import numpy as np
+from pycocotools import mask as coco_mask
 
 from sohes import hierarchy, masks
 from sohes.structures import MaskSet
@@ -28,24 +30,74 @@ def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, 
     """
     dense = masks.decode(found)
     palette = colours(len(found))
+    boxes = masks.bounding_boxes(dense)
     chosen = np.arange(len(found))
     if level is not None:
         chosen = chosen[hierarchy.levels(found.parents) == level]
-    tinted = image_HW3.astype(np.float32)
-    for i in chosen[np.argsort(-dense[chosen].sum((1, 2)), kind="stable")]:
-        tinted[dense[i]] = (1 - opacity) * image_HW3[dense[i]] + opacity * palette[i]
-    drawn = np.ascontiguousarray(tinted.round().astype(np.uint8))
+    drawn = image_HW3.copy()
     thickness = max(1, round(max(image_HW3.shape) / 700))
+    for i in chosen[np.argsort(-masks.areas(found)[chosen], kind="stable")]:
+        inside, mask = _inside(boxes[i]), dense[i][_inside(boxes[i])]
+        tint = (1 - opacity) * image_HW3[inside][mask] + opacity * palette[i].astype(np.float32)
+        drawn[inside][mask] = tint.round().astype(np.uint8)
     for i in chosen:
-        outlines, _ = cv2.findContours(dense[i].view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        y0, x0 = boxes[i, :2].tolist()
+        outlines, _ = cv2.findContours(
+            dense[i][_inside(boxes[i])].view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(x0, y0)
+        )
         cv2.drawContours(drawn, outlines, -1, (palette[i] // 2).tolist(), thickness)
     return drawn
 
 
-def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8) -> np.ndarray:
-    """Photograph, whole entities, parts, subparts side by side: (H, 4W + 3 gap, 3) uint8."""
+def _inside(box: np.ndarray) -> tuple[slice, slice]:
+    y0, x0, y1, x1 = box.tolist()
+    return slice(y0, y1), slice(x0, x1)
+
+
+def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.ndarray, MaskSet]:
+    """Photograph and masks with the longer side cut down to `longest` pixels; as they are if it is not longer."""
+    height, width = image_HW3.shape[:2]
+    scale = longest / max(height, width)
+    if scale >= 1:
+        return image_HW3, found
+    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    rles: list[bytes] = []
+    for rle in masks.coco_rles(found):  # one after the other: a thousand of a large photograph do not fit into memory
+        small = cv2.resize(coco_mask.decode(rle), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        rles.extend(masks.encode(small[None]))
+    image = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
+    return image, replace(found, height=size[1], width=size[0], rles=tuple(rles))
+
+
+def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:
+    """Photograph, whole entities, parts, subparts side by side: (h, 4w + 3 gap, 3) uint8, h and w at most `longest`."""
+    image_HW3, found = reduced(image_HW3, found, longest=longest)
     panels = [image_HW3, *(overlay(image_HW3, found, level=level) for level in range(len(LEVEL_NAMES)))]
     return side_by_side(panels, gap=gap)
+
+
+def with_parents(drawn_HW3: np.ndarray, found: MaskSet) -> np.ndarray:
+    """The picture with a line from the middle of each part, a dot, to the middle of its parent."""
+    drawn = drawn_HW3.copy()
+    dense = masks.decode(found)
+    middles = [
+        tuple(int(np.median(axis)) for axis in np.nonzero(mask)[::-1]) if mask.any() else (0, 0) for mask in dense
+    ]
+    width = max(1, round(max(drawn.shape) / 400))
+    for child, parent in enumerate(found.parents):
+        if parent >= 0:
+            cv2.line(drawn, middles[child], middles[parent], (255, 255, 255), width, cv2.LINE_AA)
+            cv2.circle(drawn, middles[child], 2 * width, (255, 255, 255), -1, cv2.LINE_AA)
+    return drawn
+
+
+def captioned(panel_HW3: np.ndarray, words: str) -> np.ndarray:
+    """The panel with a line of text below, in letters that fit its width."""
+    width = panel_HW3.shape[1]
+    scale = min(0.6, width / 400)
+    strip = np.full((round(36 * scale) + 4, width, 3), 255, np.uint8)
+    cv2.putText(strip, words, (4, round(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([panel_HW3, strip])
 
 
 def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:

@@ -90,6 +90,45 @@ def score_threshold(areas: Sequence[float], thresholds: Sequence[float]) -> str:
         return _svg(figure)
 
 
+def masks_per_threshold(thresholds: Sequence[float], counts: Sequence[float], *, chosen: Sequence[float]) -> str:
+    """Regions an image against the merging threshold (paper figure 8); `chosen` thresholds are marked."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        axes.plot(thresholds, counts, color=PHASE_COLOURS["instruct"], marker="o", markersize=3)
+        for k, theta in enumerate(chosen):
+            label = "used by this profile" if k == 0 else None
+            axes.axvline(theta, color=PHASE_COLOURS["correct"], linewidth=0.8, linestyle="--", label=label)
+        axes.set_xlabel("merging threshold")
+        axes.set_ylabel("regions an image")
+        axes.set_ylim(bottom=0)
+        axes.legend(fontsize=8)
+        return _svg(figure)
+
+
+def ablation(title: str, bars: Sequence[tuple[str, float | None, float, float, float | None]]) -> bytes:
+    """A PNG of an ablation's AR: (row, AR, the interval's reach below and above it, the paper's AR) a bar."""
+    with plt.rc_context({**_STYLE, "text.color": "black", "axes.labelcolor": "black", "ytick.color": "black"}):
+        figure, axes = plt.subplots(figsize=(7, 1.2 + 0.42 * len(bars)))
+        for place, (_, ar, below, above, paper) in enumerate(bars):
+            if ar is not None:
+                axes.barh(place, ar, height=0.6, color=PHASE_COLOURS["instruct"], xerr=[[below], [above]], capsize=3)
+            if paper is not None:
+                axes.plot(paper, place, marker="D", color=PHASE_COLOURS["correct"])
+        if any(paper is not None for *_, paper in bars):
+            axes.plot([], [], marker="D", linestyle="", color=PHASE_COLOURS["correct"], label="the paper, on SA-1B")
+            axes.legend(fontsize=8)
+        axes.set_yticks(range(len(bars)), [name for name, *_ in bars])
+        axes.invert_yaxis()
+        axes.set_xlim(left=0)
+        axes.set_xlabel("average recall, %; whiskers: 95 % interval of the difference from the baseline")
+        axes.set_title(title, fontsize=10)
+        figure.tight_layout()
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png", dpi=150, metadata={"Software": None})
+        plt.close(figure)
+        return buffer.getvalue()
+
+
 def _colour(row: Mapping[str, object]) -> str:
     return PHASE_COLOURS.get(str(row["phase"]), _GREY)
 

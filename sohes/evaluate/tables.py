@@ -1,8 +1,10 @@
-"""Tables: one row a phase, and the published figures that they stand beside."""
+"""Tables: one row a phase."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from sohes.evaluate import published
 
 COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "masks_per_image", "seconds_per_image")
 HEADINGS = {
@@ -12,18 +14,41 @@ HEADINGS = {
 }
 PHASES = ("explore", "instruct", "correct")
 
-# AR@1000 in percent. SOHES and what stands above it: SOHES, ICLR 2024, table 1. Below: the papers named.
-BENCHMARKS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO")
-PUBLISHED_AR: dict[str, tuple[float | None, ...]] = {
-    "SAM (supervised)": (49.6, 46.1, 45.8, 45.9, 60.8, 28.3, 18.1),
-    "FreeSOLO": (11.6, 5.9, 7.3, 8.0, 2.2, 13.8, 2.4),
-    "CutLER": (28.1, 20.2, 26.3, 23.1, 17.0, 28.7, 8.9),
-    "HASSOD": (28.3, 22.5, 27.8, 26.2, 26.0, 32.6, 11.4),
-    "SOHES": (30.5, 29.1, 31.1, 33.5, 33.3, 36.0, 17.1),
-    "UnSAM, 2024": (42.0, 40.5, 37.5, 41.0, 44.5, 52.7, 29.7),
-    "Diffuse2Seg + CutLER, 2026": (42.2, 40.0, 40.5, 43.2, 47.8, None, 29.8),
-    "MoSA, 2026": (43.5, 42.2, 38.4, 41.1, 48.2, 52.7, 28.4),
-}
+
+def published_rows() -> list[list[str]]:
+    """`published.PUBLISHED_AR` as strings, its source in the last column."""
+    return [
+        [method, *(cell("AR", value) for value in figures), published.source_of(method)]
+        for method, figures in published.PUBLISHED_AR.items()
+    ]
+
+
+def paper_phase_rows() -> list[list[str]]:
+    """`published.PAPER_PHASES` as strings in the order of COLUMNS, its source in the last column."""
+    return [
+        [phase, *map(cell, COLUMNS, figures), source] for phase, (figures, source) in published.PAPER_PHASES.items()
+    ]
+
+
+def cost_rows(costs: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:
+    """Stage, time on the clock, processor time, memory, GPU memory; a total of the times at the end."""
+    rows = [
+        [stage, duration(cost["seconds"]), duration(cost["processor_seconds"])]
+        + ["-" if (gib := cost[kind]) is None else f"{gib:.1f} GiB" for kind in ("memory_gib", "gpu_memory_gib")]
+        for stage, cost in costs.items()
+    ]
+    total = [duration(sum(c[kind] or 0 for c in costs.values())) for kind in ("seconds", "processor_seconds")]
+    return [*rows, ["all", *total, "", ""]] if rows else []
+
+
+def duration(seconds: float | None) -> str:
+    """Seconds as a person reads them: `12.3 s`, `4 min 05 s`, `71 h 20 min`."""
+    if seconds is None:
+        return "-"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def heading(column: str) -> str:

@@ -28,6 +28,7 @@ from sohes.params import Params
 from sohes.structures import ImageRecord, MaskSet
 
 BASELINE = "untrained"  # phase 2's network as it starts: what training has to beat
+PHASES = (BASELINE, "explore", "instruct", "correct")
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
 
 
@@ -43,23 +44,26 @@ class Job:
 
 def missing_shards(params: Params, root: Path) -> list[int]:
     """The shards that lack a phase's predictions."""
-    jobs, shards = _prepare(params, root)
+    jobs, shards = _prepare(params, root, PHASES)
     return [k for k in range(len(shards)) if not all(_shard_path(job, k).exists() for job in jobs)]
 
 
-def _prepare(params: Params, root: Path) -> tuple[list[Job], list[list[int]]]:
+def _prepare(params: Params, root: Path, phases: tuple[str, ...]) -> tuple[list[Job], list[list[int]]]:
     store = ImageStore(root / "data/eval")
     if not len(store):
         raise SohesError(
             f"no evaluation images in {root / 'data/eval'}: raise pull.folder.eval_fraction and pull again"
         )
-    jobs = [_job(phase, params, root) for phase in (BASELINE, "explore", "instruct", "correct")]
+    jobs = [_job(phase, params, root) for phase in phases]
     return jobs, plan_shards(store.image_ids, params.evaluate.images_per_shard)
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop."""
-    jobs, shards = _prepare(params, root)
+def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
+    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+
+    phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
+    """
+    jobs, shards = _prepare(params, root, PHASES if phase is None else (phase,))
     if shard is not None and not 0 <= shard < len(shards):
         count = sum(map(len, shards))
         raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {count} evaluation images (got {shard})")
@@ -131,10 +135,10 @@ def _predictor(job: Job) -> Predictor:
 
     if job.phase == BASELINE:
         from sohes.backbone.vit import load_backbone
-        from sohes.model.network import Segmenter
+        from sohes.model.build import Network, build_network
 
         torch.manual_seed(job.params.seed)
-        model = Segmenter(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
+        model: Network = build_network(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
     else:
         from sohes.train.checkpoint import load_checkpoint
 
@@ -157,14 +161,28 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
         )
         rows[job.phase] = _row(job, scores, shard_count)
         details[job.phase] = scores.details() if scores else {}
-        recorder.metrics(
-            {f"{job.phase}/{name}": v for name, v in rows[job.phase].items() if isinstance(v, float | int)}
-        )
-    baseline = rows.pop(BASELINE)
+        hierarchy = {name: v for name, v in details[job.phase].items() if name.startswith("ancestor_")}
+        figures = {**rows[job.phase], **hierarchy}
+        recorder.metrics({f"{job.phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
+    if BASELINE in rows:
+        write_json(root / "metrics/untrained.json", rows.pop(BASELINE))
     write_json(root / "metrics/evaluate.json", list(rows.values()))
-    write_json(root / "metrics/untrained.json", baseline)
     write_json(root / "metrics/evaluate_details.json", details)
     recorder.artifact(root / "metrics/evaluate.json")
+    if jobs[-1].phase == "correct":
+        _register(jobs[-1], rows["correct"], recorder)
+
+
+def _register(job: Job, row: dict[str, object], recorder: tracking.Recorder) -> None:
+    """The last phase's model, with its scores and the digests of what it was trained on and scored with."""
+    path = job.root / f"models/{job.phase}.safetensors"
+    trained_on = json.loads(path.with_suffix(".json").read_text()).get("digests", {})
+    recorder.model(
+        path,
+        job.params,
+        metrics={name: float(value) for name, value in row.items() if isinstance(value, float | int)},
+        data={"eval": digest_file(job.root / "data/eval/manifest.parquet"), **trained_on},
+    )
 
 
 def _publish(job: Job, shard_count: int, published: Path) -> None:

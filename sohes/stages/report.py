@@ -13,13 +13,19 @@ import numpy as np
 import yaml
 
 from sohes import tracking
+from sohes.cost import read_costs
 from sohes.data.images import ImageStore
 from sohes.data.labels import LabelStore
 from sohes.errors import SohesError
-from sohes.evaluate import pictures, plots, tables
+from sohes.evaluate import pictures, plots, published, tables
+from sohes.explore.cluster import merge_tree, regions_at_thresholds
+from sohes.explore.label_image import make_extractor
+from sohes.explore.local import square
 from sohes.files import atomic_path, digest_file
 from sohes.params import Params
 from sohes.train.threshold import theta_score
+
+THRESHOLDS = tuple(k / 20 for k in range(2, 18))  # of the plot of figure 8: 0.1 to 0.85
 
 
 def run(params: Params, root: Path) -> None:
@@ -33,12 +39,13 @@ def run(params: Params, root: Path) -> None:
         context = _tables(rows, details, _read(root / "metrics/untrained.json"))
         html = _template().render(
             **context,
-            title=f"profile `{params.pull.source}`, seed {params.seed}",
+            title=f"images: {params.pull.source}, seed {params.seed}",
             images=rows[0]["images"],
             label_free=_label_free(root),
             features=_feature_words(params),
             refiner=params.explore.refiner,
             max_masks=params.evaluate.max_masks,
+            stages=tables.cost_rows(_costs(root)),
             plots=_plots(rows, details, root, params),
             photos=photos,
             picture_note=note,
@@ -78,7 +85,6 @@ def _feature_words(params: Params) -> str:
 def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object]:
     scored = [row for row in rows if row["AR"] is not None]
     best = max(scored, key=lambda row: row["AR"])["phase"] if scored else None
-    published = [[name, *(tables.cell("AR", v) for v in figures)] for name, figures in tables.PUBLISHED_AR.items()]
     return {
         "scored": bool(scored),
         "best": best,
@@ -87,8 +93,9 @@ def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object
         "rows": tables.phase_cells(rows),
         "baseline": None if baseline["AR"] is None else f"{baseline['AR']:.1f}",
         "hierarchy": _hierarchy(rows, details) if scored else None,
-        "benchmarks": tables.BENCHMARKS,
-        "published": published,
+        "benchmarks": list(published.BENCHMARKS.values()),
+        "published": tables.published_rows(),
+        "paper_phases": tables.paper_phase_rows(),
     }
 
 
@@ -114,7 +121,14 @@ def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
     return [["phase", *columns.values()], *body]
 
 
+def _costs(root: Path) -> dict[str, dict[str, float | None]]:
+    """In the pipeline's order; the report itself is not done yet."""
+    costs = read_costs(root)
+    return {stage: costs[stage] for stage in tracking.SECTIONS if stage in costs and stage != "report"}
+
+
 def _plots(rows: list[dict], details: dict, root: Path, params: Params) -> list[str]:
+    """Recall, losses, the number of regions and the teacher's threshold, each an SVG."""
     drawn = []
     if any(row["AR"] is not None for row in rows):
         drawn += [
@@ -135,7 +149,20 @@ def _plots(rows: list[dict], details: dict, root: Path, params: Params) -> list[
         )
         for a in areas
     ]
-    return [*drawn, plots.score_threshold(areas.tolist(), [float(t) for t in thresholds])]
+    return [*drawn, _regions_plot(root, params), plots.score_threshold(areas.tolist(), [float(t) for t in thresholds])]
+
+
+def _regions_plot(root: Path, params: Params) -> str:
+    """Figure 8 of the paper, on the first of the held-out images: global clustering only, single patches left out."""
+    store = ImageStore(root / "data/eval")
+    extract = make_extractor(params.explore, root / "models/backbone.safetensors")
+    counts = []
+    for image_id in store.image_ids[: params.report.pictures]:
+        (features,) = extract([square(store.read(image_id), params.explore.image_size)])
+        tree = merge_tree(features)
+        regions = regions_at_thresholds(tree, THRESHOLDS)
+        counts.append([np.count_nonzero(tree.area_K[nodes] > 1) for nodes in regions])
+    return plots.masks_per_threshold(THRESHOLDS, np.mean(counts, 0).tolist(), chosen=params.explore.theta_merge)
 
 
 def _photos(root: Path, details: dict, count: int) -> tuple[list[dict], str]:
@@ -148,14 +175,17 @@ def _photos(root: Path, details: dict, count: int) -> tuple[list[dict], str]:
         ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
         places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
         chosen = [ranked[k] for k in places]
-        note = "From the best image to the worst, by the recall of phase 3."
+        note = "The best image, typical ones and the worst, by the recall of phase 3."
     else:
         chosen = store.image_ids[:count]
         note = "The first images: there is no ground truth to rank them by."
-    return [_photo(i, store, truth, phases, recalls.get(i)) for i in chosen], note
+    words = {chosen[0]: "best", chosen[-1]: "worst"} if recalls and len(chosen) > 1 else {}
+    return [_photo(i, store, truth, phases, recalls.get(i), words.get(i, "typical")) for i in chosen], note
 
 
-def _photo(image_id: int, store: ImageStore, truth: LabelStore | None, phases: dict, recall: float | None) -> dict:
+def _photo(
+    image_id: int, store: ImageStore, truth: LabelStore | None, phases: dict, recall: float | None, word: str
+) -> dict:
     image = store.read(image_id)
     panels = [("photograph", image)]
     if truth:
@@ -165,7 +195,7 @@ def _photo(image_id: int, store: ImageStore, truth: LabelStore | None, phases: d
         panels.append((f"{phase}: {len(found)} masks", pictures.overlay(image, pictures.strongest(found))))
     return {
         "name": store.entry(image_id).file_name,
-        "note": "" if recall is None else f"recall of phase 3: {recall:.1f}",
+        "note": "" if recall is None else f"{word}: recall of phase 3 is {recall:.1f}",
         "panels": [
             {"caption": caption, "data": base64.b64encode(pictures.encode_jpeg(panel)).decode()}
             for caption, panel in panels

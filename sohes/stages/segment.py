@@ -2,103 +2,126 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
-from rich.progress import track
+from rich.console import Console
+from rich.progress import Progress
 
-from sohes import masks
 from sohes.data.images import UnreadableImage, decode_image
 from sohes.errors import SohesError
-from sohes.evaluate import pictures
-from sohes.files import atomic_path
 from sohes.params import Params
-from sohes.structures import MaskSet
+from sohes.result import Result
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
+
+SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 
-def run(params: Params, photos: Sequence[Path], *, model: Path, out: Path, explore: bool, root: Path) -> list[Path]:
-    """Segment every photograph and write `<name>.json`, `<name>.overlay.png` and `<name>.levels.png` into `out`.
+def run(
+    params: Params, photos: Sequence[Path | str], *, model: str, out: Path, explore: bool, root: Path
+) -> Iterator[Path]:
+    """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
 
-    explore: phase 1 (no trained model) instead of the network. Returns the JSON files written.
-    SohesError if there is nothing to read, no model, or a photograph cannot be decoded.
+    photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, or `mlflow:/NAME@ALIAS`.
+    explore: phase 1 (no trained model) instead of the network.
+    A photograph that cannot be read is told at once and the others go on; then SohesError names them all.
+    SohesError if there is nothing to read or no model.
     """
-    files = [file for photo in photos for file in _expand(photo)]
+    files = find_photos(photos, leave_out=out)
     if not files:
         raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
-    segment = _phase_one(params, root) if explore else _trained(params, model)
-    out.mkdir(parents=True, exist_ok=True)
-    return [_write(file, _decode(file, params), segment, out) for file in track(files, description="segment")]
+    segment_many = _phase_one(params, root) if explore else _trained(params, model, root)
+    names = dict(zip(files, output_names(files), strict=True))
+    unreadable: list[Path] = []
+    console = Console(stderr=True)  # standard output is for the files' names
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("segment", total=len(files))
+        for chunk in _chunks(files, params.evaluate.batch_size):
+            read = {file: image for file in chunk if (image := _decode(file, params, unreadable)) is not None}
+            for file, result in zip(read, segment_many(read.values()), strict=True):
+                yield result.save(out, names[file], file_name=file.name)
+                progress.advance(task)
+            progress.advance(task, len(chunk) - len(read))
+    if unreadable:
+        raise SohesError(
+            f"{len(unreadable)} of {len(files)} photographs could not be read ({', '.join(map(str, unreadable))}): "
+            "the others are done; mend or remove these"
+        )
 
 
-def _expand(photo: Path) -> Iterator[Path]:
+def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) -> list[Path]:
+    """The image files that these files, folders and patterns name, each once, folders searched to their depth.
+
+    leave_out: a folder that is not searched, such as the one that results go to. SohesError for what does not exist.
+    """
+    found: dict[Path, Path] = {}
+    for photo in map(Path, photos):
+        for file in _expand(photo):
+            if leave_out is None or photo.is_file() or not file.resolve().is_relative_to(leave_out.resolve()):
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _expand(photo: Path) -> list[Path]:
     if photo.is_dir():
-        yield from sorted(p for p in photo.rglob("*") if p.suffix.lower() in SUFFIXES)
-    elif photo.exists():
-        yield photo
-    else:
+        return sorted(p for p in photo.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    if photo.exists():
+        return [photo]
+    matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
+    if not matches:
         raise SohesError(f"no such photograph: {photo}")
+    return [file for path in matches for file in (_expand(path) if path.is_dir() else [path])]
 
 
-def _decode(file: Path, params: Params) -> np.ndarray:
+def output_names(files: Sequence[Path]) -> list[str]:
+    """A name for each file's results: its stem, or, where two would share it, the shortest thing that tells them apart.
+
+    Upper and lower case count as the same, as some file systems do. What holds for a file does not depend on the order.
+    """
+    home = os.path.commonpath([file.resolve().parent for file in files])
+    choices = [(f.stem, f.name, "_".join(f.resolve().relative_to(home).parts)) for f in files]
+    uses = Counter(name for choice in choices for name in {c.casefold() for c in choice})
+    names = [next((c for c in choice if uses[c.casefold()] == 1), choice[-1]) for choice in choices]
+    taken: Counter[str] = Counter()
+    for i, name in enumerate(names):  # only `a/b.jpg` beside `a_b.jpg` gets as far as a number
+        taken[name.casefold()] += 1
+        if taken[name.casefold()] > 1:
+            names[i] = f"{name}-{taken[name.casefold()]}"
+    return names
+
+
+def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
+
+
+def _decode(file: Path, params: Params, unreadable: list[Path]) -> np.ndarray | None:
     try:
         return decode_image(file.read_bytes(), max_megapixels=params.pull.max_megapixels, apply_exif=True)
-    except UnreadableImage as error:
-        raise SohesError(f"cannot read {file}: {error}") from None
+    except (UnreadableImage, OSError) as error:
+        print(f"sohes: cannot read {file}: {error}; going on with the others", file=sys.stderr)
+        unreadable.append(file)
+        return None
 
 
-def _phase_one(params: Params, root: Path):
+def _phase_one(params: Params, root: Path) -> SegmentMany:
     from sohes.explore.label_image import label_image, make_extractor
 
     extract = make_extractor(params.explore, root / "models/backbone.safetensors")
-    return lambda image: label_image(image, extract, params.explore)
+    return lambda images: (Result(image, label_image(image, extract, params.explore)) for image in images)
 
 
-def _trained(params: Params, model: Path):
-    if not model.exists():
-        raise SohesError(
-            f"no trained model at {model}: run `make demo`, name one with --model, or use --explore "
-            "for phase 1, which needs none"
-        )
-    from sohes.evaluate.predict import best_device, segment_images
-    from sohes.train.checkpoint import load_checkpoint
+def _trained(params: Params, model: str, root: Path) -> SegmentMany:
+    from sohes.predictor import load_predictor
 
-    network, _ = load_checkpoint(model)
-    network.to(best_device())
-    return lambda image: next(segment_images(network, [image], params.evaluate, source=model.stem))
+    if model.startswith("mlflow:"):
+        from sohes.tracking.registry import registered_model
 
-
-def _write(file: Path, image: np.ndarray, segment, out: Path) -> Path:
-    found: MaskSet = segment(image)
-    drawn = pictures.strongest(found)
-    for suffix, picture in (
-        ("overlay", pictures.overlay(image, drawn)),
-        ("levels", pictures.contact_sheet(image, drawn)),
-    ):
-        with atomic_path(out / f"{file.stem}.{suffix}.png") as path:
-            path.write_bytes(pictures.encode_png(picture))
-    target = out / f"{file.stem}.json"
-    with atomic_path(target) as path:
-        path.write_text(json.dumps(as_json(file.name, found)))
-    return target
-
-
-def as_json(file_name: str, found: MaskSet) -> dict:
-    """SA-1B's JSON with `score` and `parent_id` (null for a whole entity) added; ids from 1."""
-    areas, boxes = masks.areas(found).tolist(), masks.boxes_xywh(found).tolist()
-    annotations = [
-        {
-            "id": i + 1,
-            "segmentation": {"size": [found.height, found.width], "counts": found.rles[i].decode("ascii")},
-            "area": areas[i],
-            "bbox": boxes[i],
-            "score": round(float(found.scores[i]), 6),
-            "parent_id": int(found.parents[i]) + 1 if found.parents[i] >= 0 else None,
-        }
-        for i in range(len(found))
-    ]
-    image = {"file_name": file_name, "height": found.height, "width": found.width}
-    return {"image": image, "annotations": annotations}
+        return load_predictor(registered_model(model, root), params.evaluate).segment_many
+    return load_predictor(Path(model), params.evaluate).segment_many

@@ -1,4 +1,4 @@
-"""MLflow, or nothing: one parent run per pipeline run, one child per stage. The only module that imports mlflow.
+"""MLflow, or nothing: one parent run per pipeline run, one child per stage. Only this package imports mlflow.
 
 A local sqlite database in the project's folder unless MLFLOW_TRACKING_URI names a server; SOHES_TRACKING=off records
 nothing at all.
@@ -64,6 +64,9 @@ class Recorder:
     def tags(self, values: Mapping[str, str]) -> None:
         """Words to search by."""
 
+    def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
+        """A checkpoint for the registry (`sohes.tracking.registry.register`)."""
+
 
 class _MlflowRecorder(Recorder):
     """Writes into one MLflow run. A server that fails in the middle costs records, said once, but not the work."""
@@ -91,6 +94,11 @@ class _MlflowRecorder(Recorder):
 
     def tags(self, values: Mapping[str, str]) -> None:
         self._send(lambda: _set_tags(self._client, self._run_id, values))
+
+    def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
+        from sohes.tracking.registry import register
+
+        self._send(lambda: register(self._client, self._run_id, path, params, metrics=metrics, data=data))
 
     @property
     def _run_id(self) -> str:
@@ -141,7 +149,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
     """
     if os.environ.get("SOHES_TRACKING", "on").lower() == "off":
         return None
-    with _store_errors(tracking_uri(root)), _lock(root):
+    with store_errors(tracking_uri(root)), _lock(root):
         store = _connect(root)
         parent = store.find_pipeline(pipeline_id(params))
     if parent is None:
@@ -200,7 +208,7 @@ def _start(stage: str, params: Params, root: Path, resume_id: str | None) -> tup
     """The store, the parent's id and the id of the stage's run, new or continued; both runs are RUNNING."""
     values = _stage_params(stage, params)
     # Two stages may start at the same moment: one makes the database and the parent, the other finds them.
-    with _store_errors(tracking_uri(root)), _lock(root):
+    with store_errors(tracking_uri(root)), _lock(root):
         store = _connect(root)
         parent_id = _pipeline_run(store, params, root)
         _end_dead_runs(store, parent_id, stage)
@@ -215,9 +223,10 @@ def _start(stage: str, params: Params, root: Path, resume_id: str | None) -> tup
     return store, parent_id, run_id
 
 
-def _connect(root: Path) -> _Store:
-    """Open the store and make the experiment on first use."""
+def tracking_client(root: Path) -> MlflowClient:
+    """MLflow's client for the store, quiet and impatient."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 by default: minutes until a dead server is named
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
     with warnings.catch_warnings():
@@ -227,7 +236,14 @@ def _connect(root: Path) -> _Store:
         for name in ("mlflow", "alembic"):  # they announce every table; importing mlflow resets its level
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = tracking_uri(root)
-        client = MlflowClient(uri)
+        return MlflowClient(uri, registry_uri=uri)
+
+
+def _connect(root: Path) -> _Store:
+    """Open the store and make the experiment on first use."""
+    uri, client = tracking_uri(root), tracking_client(root)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
         experiment = client.get_experiment_by_name(EXPERIMENT)
         if experiment is not None:
             return _Store(client, uri, experiment.experiment_id)
@@ -308,7 +324,7 @@ def _lock(root: Path) -> Iterator[None]:
 
 
 @contextmanager
-def _store_errors(uri: str) -> Iterator[None]:
+def store_errors(uri: str) -> Iterator[None]:
     """Turns whatever the store's client throws into one sentence."""
     try:
         yield

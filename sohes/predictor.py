@@ -1,0 +1,86 @@
+"""A trained model as a Python user meets it: photographs in, results out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from sohes.data.images import decode_image
+from sohes.errors import SohesError
+from sohes.evaluate.predict import best_device, device_of, segment_images
+from sohes.model.build import Network
+from sohes.params import EvaluateParams
+from sohes.result import Result
+from sohes.train.checkpoint import load_checkpoint
+
+MAX_MEGAPIXELS = 200  # of one photograph: its pixels and those of its masks have to fit into memory
+
+Photo = np.ndarray | Image.Image | Path | str
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A network and the numbers that say which of its masks are kept. It may be pickled.
+
+    source: the word that stands in every mask's `sources`, such as the phase that trained it.
+    """
+
+    network: Network
+    params: EvaluateParams
+    source: str
+
+    def segment(self, photo: Photo) -> Result:
+        """The masks, scores and forest of one photograph (paper 3.2, inference).
+
+        photo: (H, W, 3) uint8 RGB pixels, a Pillow image, or an image file, which is turned upright by its EXIF.
+        ValueError for an array of another kind, UnreadableImage for a file that cannot be decoded.
+        """
+        return next(self.segment_many([photo]))
+
+    def segment_many(self, photos: Iterable[Photo]) -> Iterator[Result]:
+        """`segment` for each photograph, in order; on a GPU `evaluate.batch_size` of them at once."""
+        size = self.params.batch_size if device_of(self.network).type == "cuda" else 1
+        params = self.params.model_copy(update={"batch_size": size})
+        waiting: list[np.ndarray] = []
+
+        def read() -> Iterator[np.ndarray]:
+            for photo in photos:
+                waiting.append(as_pixels(photo))
+                yield waiting[-1]
+
+        for found in segment_images(self.network, read(), params, source=self.source):
+            yield Result(waiting.pop(0), found)
+
+    def to(self, device: str) -> Predictor:
+        """The same on another device, such as `cpu` or `cuda:1`; the network is moved, not copied."""
+        return replace(self, network=self.network.to(device))
+
+
+def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
+    """The model that `save_checkpoint` wrote, on the best device. SohesError if it is missing or damaged."""
+    if not model.exists():
+        raise SohesError(
+            f"no trained model at {model}: run `make demo`, name one with --model, or use --explore "
+            "for phase 1, which needs none"
+        )
+    network, _ = load_checkpoint(model)
+    network.eval().to(best_device())
+    return Predictor(network, params, source=model.stem)
+
+
+def as_pixels(photo: Photo) -> np.ndarray:
+    """(H, W, 3) uint8 RGB. ValueError for an array that is not such an image, UnreadableImage for a broken file."""
+    if isinstance(photo, np.ndarray):
+        if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
+            raise ValueError(f"a photograph must be (H, W, 3) uint8 RGB (got {photo.shape} {photo.dtype})")
+        return photo
+    if isinstance(photo, Image.Image):
+        return np.asarray(photo.convert("RGB"))
+    path = Path(photo)
+    if not path.is_file():
+        raise SohesError(f"no such photograph: {path}")
+    return decode_image(path.read_bytes(), max_megapixels=MAX_MEGAPIXELS, apply_exif=True)

@@ -1,0 +1,51 @@
+"""`sohes view`: a project's predictions, results of `sohes segment`, or photographs, in the browser."""
+
+from __future__ import annotations
+
+import webbrowser
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from sohes.errors import SohesError
+from sohes.viewer.gallery import Gallery, ProjectGallery, ResultGallery, is_result
+from sohes.viewer.server import make_server
+
+SegmentPhotos = Callable[[Sequence[Path]], list[Path]]
+
+
+def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: SegmentPhotos) -> None:
+    """Serve the viewer on 127.0.0.1 until Ctrl-C.
+
+    what: as `open_gallery` takes it. segment: writes the results of photographs and returns their JSON files.
+    """
+    gallery = open_gallery(what, root=root, segment=segment)
+    if not gallery.names:
+        raise SohesError("there is nothing to show: name a project, a folder of results, or photographs")
+    title = ", ".join(map(str, what)) or root.resolve().name
+    with make_server(gallery, title=title, port=port) as server:
+        address = f"http://{server.server_address[0]!s}:{server.server_port}/"
+        print(f"{len(gallery.names)} pictures at {address} (Ctrl-C ends it)", flush=True)
+        if browser:
+            webbrowser.open(address)
+        try:
+            server.serve_forever()
+        except KeyboardInterrupt:
+            print()
+
+
+def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) -> Gallery:
+    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first."""
+    if not what:
+        if (root / "predictions").exists():
+            return ProjectGallery(root)
+        raise SohesError(f"no predictions in {root}: run `sohes evaluate`, or name photographs or results")
+    if len(what) == 1 and what[0].is_dir():
+        folder = what[0]
+        if folder.name == "predictions" and (folder.parent / "data/eval").exists():
+            return ProjectGallery(folder.parent)
+        if (folder / "predictions").exists():
+            return ProjectGallery(folder)
+    results = [file for path in what for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    if results and all(path.is_dir() or path.suffix == ".json" for path in what):
+        return ResultGallery([file for file in results if is_result(file)])
+    return ResultGallery(segment(what))

@@ -1,0 +1,99 @@
+"""Ablations in MLflow: an experiment a table, a run a row, with nothing in it that does not make the rows differ."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sohes.ablation import Table
+from sohes.errors import SohesError
+from sohes.params import Params
+from sohes.tracking import flatten, store_errors, tracking_client, tracking_uri
+
+if TYPE_CHECKING:
+    from mlflow.entities import Run
+    from mlflow.tracking import MlflowClient
+
+PREFIX = "ablation "
+
+
+@dataclass(frozen=True)
+class RecordedRow:
+    """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric."""
+
+    name: str
+    baseline: bool
+    params: dict[str, str]
+    metrics: dict[str, float]
+    paper: dict[str, float]
+    details: Mapping[str, Any]
+
+
+def record_row(
+    name: str, table: Table, row: str, params: Params, metrics: Mapping[str, float], details: Path, root: Path
+) -> bool:
+    """Record a row, unless the same row with the same params and figures is there; whether it was new.
+
+    The run's params are the keys that the table's rows set, and no others: MLflow's parallel coordinates stay readable.
+    """
+    values = flatten(params.model_dump(mode="json"))
+    figures = {key: value for key, value in metrics.items() if key != "images"}
+    # How long it took differs from run to run and makes no new row.
+    identity = json.dumps([values, {k: v for k, v in figures.items() if k != "seconds_per_image"}], sort_keys=True)
+    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    with store_errors(tracking_uri(root)):
+        client = tracking_client(root)
+        experiment = _experiment(client, name, table, root)
+        runs = client.search_runs([experiment], f"tags.`sohes.row` = '{row}'")
+        if any(run.data.tags.get("sohes.key") == key for run in runs):
+            return False
+        for run in runs:  # one run a row: an older one, of other params, stays in MLflow's trash
+            client.delete_run(run.info.run_id)
+        paper = {f"paper.{metric}": str(value) for metric, value in table.rows[row].paper.items()}
+        facts = {"sohes.row": row, "sohes.key": key, "sohes.baseline": str(row == table.baseline).lower()}
+        tags = {**facts, "sohes.phase": table.phase_of(row), "sohes.source": table.source, **paper}
+        run_id = client.create_run(experiment, run_name=row, tags=tags).info.run_id
+        for param in table.keys():  # noqa: SIM118 (a table, not a dictionary)
+            client.log_param(run_id, param, values[param])
+        for metric, value in figures.items():
+            client.log_metric(run_id, metric, value)
+        client.log_artifact(run_id, str(details))
+        client.set_terminated(run_id)
+    return True
+
+
+def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
+    """The title of a table's experiment and its rows, oldest first. SohesError if nothing was recorded."""
+    with store_errors(tracking_uri(root)):
+        client = tracking_client(root)
+        found = client.get_experiment_by_name(f"{PREFIX}{name.removeprefix(PREFIX)}")
+        if found is None:
+            raise SohesError(f"no experiment {PREFIX}{name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first")
+        runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
+        return found.tags.get("sohes.title", name), [_row(client, run) for run in runs]
+
+
+def _row(client: MlflowClient, run: Run) -> RecordedRow:
+    with tempfile.TemporaryDirectory() as folder:
+        path = client.download_artifacts(run.info.run_id, "evaluate_details.json", folder)
+        details = json.loads(Path(path).read_text())
+    tags = run.data.tags
+    paper = {key.removeprefix("paper."): float(value) for key, value in tags.items() if key.startswith("paper.")}
+    baseline = tags["sohes.baseline"] == "true"
+    own = details[tags["sohes.phase"]]
+    return RecordedRow(tags["sohes.row"], baseline, dict(run.data.params), dict(run.data.metrics), paper, own)
+
+
+def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:
+    found = client.get_experiment_by_name(f"{PREFIX}{name}")
+    if found is not None:
+        return found.experiment_id
+    uri = tracking_uri(root)
+    files = None if uri.startswith("http") else (root / "mlartifacts").resolve().as_uri()
+    tags = {"sohes.title": table.title, "mlflow.note.content": f"{table.title} ({table.source})"}
+    return client.create_experiment(f"{PREFIX}{name}", artifact_location=files, tags=tags)

@@ -1,0 +1,178 @@
+"""MLflow's registry: trained models as pyfuncs, and the alias `champion` for the best of them."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import warnings
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from sohes.errors import SohesError
+from sohes.files import digest_file
+from sohes.params import Params
+
+if TYPE_CHECKING:
+    from mlflow.entities.model_registry import ModelVersion
+    from mlflow.tracking import MlflowClient
+
+NAME = "sohes"
+CHAMPION = "champion"
+_PACKAGES = ("numpy", "pandas", "pillow", "timm", "torch")  # what a serving environment needs beside this package
+_DIGEST_LENGTH = 36  # MLflow keeps no more of a data set's digest
+
+
+def register(
+    client: MlflowClient,
+    run_id: str,
+    model: Path,
+    params: Params,
+    *,
+    metrics: Mapping[str, float],
+    data: Mapping[str, str],
+) -> ModelVersion:
+    """Put a checkpoint into the registry, its metrics and the digests of its data linked; returns its version.
+
+    metrics: `AR` among them, if the images are annotated. data: digests by name, `eval` among them.
+    The alias `champion` goes to the first version, and to this one if its AR is higher on the same evaluation images.
+    The same model on the same images is registered once.
+    """
+    digest = digest_file(model)
+    for known in client.search_model_versions(f"name = '{NAME}'"):
+        if (known.tags.get("sohes.model"), known.tags.get("sohes.eval")) == (digest, data["eval"]):
+            return known
+    tags = {"sohes.model": digest, **{f"sohes.{name}": value for name, value in data.items()}}
+    experiment = client.get_run(run_id).info.experiment_id
+    logged = client.create_logged_model(experiment, name=NAME, source_run_id=run_id, tags=tags, model_type="pyfunc")
+    with tempfile.TemporaryDirectory() as folder:
+        save_pyfunc(Path(folder) / "model", model, params)
+        client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(logged.model_id, "READY")
+    _link_metrics(client, run_id, logged.model_id, metrics, data["eval"])
+
+    tags["sohes.logged_model"] = logged.model_id
+    if not client.search_registered_models(f"name = '{NAME}'"):
+        client.create_registered_model(NAME, description="Masks, scores and parents of everything in a photograph.")
+    scored = {f"sohes.{name}": str(value) for name, value in metrics.items()}
+    made = client.create_model_version(
+        NAME, logged.artifact_location, run_id, tags={**tags, **scored}, model_id=logged.model_id
+    )
+    if beats(made.tags, _champion(client)):
+        client.set_registered_model_alias(NAME, CHAMPION, made.version)
+    return made
+
+
+def beats(challenger: Mapping[str, str], champion: Mapping[str, str] | None) -> bool:
+    """Whether the version with these tags is better: there is no other, or its AR on the same images is lower."""
+    if champion is None:
+        return True
+    same_images = challenger["sohes.eval"] == champion["sohes.eval"]
+    both_scored = "sohes.AR" in challenger and "sohes.AR" in champion
+    return same_images and both_scored and float(challenger["sohes.AR"]) > float(champion["sohes.AR"])
+
+
+def registered_model(name: str, root: Path) -> Path:
+    """The checkpoint behind `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION`, fetched once into `.sohes/registry`.
+
+    SohesError if the registry cannot be reached or has no such model.
+    """
+    from sohes.tracking import store_errors, tracking_client, tracking_uri
+
+    model, at, alias = name.removeprefix("mlflow:").strip("/").partition("@")
+    model, slash, number = (model, "", "") if at else model.partition("/")
+    if not model or not (alias or number):
+        raise SohesError(f"{name} is no name in the registry: write mlflow:/NAME@ALIAS or mlflow:/NAME/VERSION")
+    with store_errors(tracking_uri(root)):
+        client = tracking_client(root)
+        from mlflow.exceptions import MlflowException
+
+        try:
+            found = client.get_model_version_by_alias(model, alias) if at else client.get_model_version(model, number)
+        except MlflowException as error:
+            if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                raise
+            raise SohesError(
+                f"the registry has no {model}{at}{alias}{slash}{number}: `sohes evaluate` registers the trained model"
+            ) from None
+        folder = root / ".sohes/registry" / f"{model}-{found.version}-{found.tags.get('sohes.model', '')[-12:]}"
+        if not folder.exists():
+            _fetch(client.get_model_version_download_uri(model, found.version), folder, tracking_uri(root))
+    (checkpoint,) = folder.glob("artifacts/*.safetensors")
+    return checkpoint
+
+
+def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
+    """Write a folder that MLflow loads and serves: checkpoint, params, signature and an example."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that it cannot know our types, and that packages are newer than its tests
+        import mlflow.pyfunc
+        import pandas as pd
+        from mlflow.models import ModelSignature
+        from mlflow.types.schema import Array, ColSpec, Schema
+
+        inputs = Schema([ColSpec("binary", "image")])
+        lists = {"masks": "string", "scores": "double", "parents": "long"}
+        sizes = [ColSpec("long", "height"), ColSpec("long", "width")]
+        outputs = Schema([*sizes, *(ColSpec(Array(kind), name) for name, kind in lists.items())])
+        with tempfile.TemporaryDirectory() as scratch:
+            values = Path(scratch) / "params.yaml"
+            values.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+            mlflow.pyfunc.save_model(
+                folder,
+                python_model=str(Path(__file__).with_name("served_model.py")),
+                artifacts={"model": str(model), "card": str(model.with_suffix(".json")), "params": str(values)},
+                signature=ModelSignature(inputs=inputs, outputs=outputs),
+                input_example=pd.DataFrame({"image": [_example()]}),
+                pip_requirements=[f"{name}=={version(name)}" for name in _PACKAGES],
+            )
+
+
+def _example() -> bytes:
+    """A small PNG: a bright square on a dark ground."""
+    image = np.full((64, 64, 3), 40, np.uint8)
+    image[16:48, 16:48] = (220, 120, 60)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _link_metrics(
+    client: MlflowClient, run_id: str, model_id: str, metrics: Mapping[str, float], eval_digest: str
+) -> None:
+    from mlflow.entities import Metric
+    from mlflow.utils.time import get_current_time_millis
+
+    now = get_current_time_millis()
+    linked: dict[str, Any] = {
+        "model_id": model_id,
+        "dataset_name": "eval",
+        "dataset_digest": eval_digest.removeprefix("sha256:")[:_DIGEST_LENGTH],
+        "run_id": run_id,
+    }
+    client.log_batch(run_id, metrics=[Metric(name, float(v), now, 0, **linked) for name, v in metrics.items()])
+
+
+def _champion(client: MlflowClient) -> dict[str, str] | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return dict(client.get_model_version_by_alias(NAME, CHAMPION).tags)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise
+
+
+def _fetch(source: str, folder: Path, uri: str) -> None:
+    from mlflow.artifacts import download_artifacts
+
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+        got = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri)
+        Path(got).rename(folder)

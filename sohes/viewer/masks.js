@@ -1,0 +1,63 @@
+// Masks as run lengths, and the map from a pixel to the mask on top. Pure functions, no page.
+
+// COCO's compressed run lengths of a mask, column after column: [pixels outside, inside, outside, ...].
+export function decodeRuns(counts) {
+  const runs = [];
+  for (let i = 0; i < counts.length; ) {
+    let value = 0;
+    let shift = 0;
+    let digit;
+    do {
+      digit = counts.charCodeAt(i++) - 48;
+      value |= (digit & 31) << shift;
+      shift += 5;
+    } while (digit & 32);
+    if (digit & 16) value |= -1 << shift;
+    if (runs.length > 2) value += runs[runs.length - 2];
+    runs.push(value);
+  }
+  return runs;
+}
+
+// Calls use(start, end) for each run of pixels inside the mask; pixel (x, y) has the index x * height + y.
+export function eachRun(runs, use) {
+  let place = 0;
+  for (let i = 0; i < runs.length; i++) {
+    if (i & 1) use(place, place + runs[i]);
+    place += runs[i];
+  }
+}
+
+// For each pixel, column after column, 1 + the index of the smallest of the chosen masks there, or 0.
+export function topmost(masks, chosen, size) {
+  const map = new Uint16Array(size);
+  const order = [...chosen].sort((a, b) => masks[b].area - masks[a].area);
+  for (const i of order) eachRun(masks[i].runs, (start, end) => map.fill(i + 1, start, end));
+  return map;
+}
+
+// The same hue for the same place in the list, however many there are.
+export function colour(index) {
+  const hue = ((index * 0.618033988749895) % 1) * 6;
+  const saturation = 0.6 + 0.3 * (index % 2);
+  const channel = (n) => {
+    const k = (n + hue) % 6;
+    return Math.round(242 * (1 - saturation * Math.max(0, Math.min(k, 4 - k, 1))));
+  };
+  return [channel(5), channel(3), channel(1)];
+}
+
+// Left, top, width and height of a mask in pixels.
+export function boundingBox(runs, height) {
+  let [left, right, top, bottom] = [Infinity, -1, Infinity, -1];
+  eachRun(runs, (start, end) => {
+    if (start === end) return;
+    const first = Math.floor(start / height);
+    const last = Math.floor((end - 1) / height);
+    left = Math.min(left, first);
+    right = Math.max(right, last);
+    top = Math.min(top, first === last ? start - first * height : 0);
+    bottom = Math.max(bottom, first === last ? end - 1 - first * height : height - 1);
+  });
+  return right < 0 ? [0, 0, 0, 0] : [left, top, right - left + 1, bottom - top + 1];
+}

@@ -1,0 +1,231 @@
+// The page: loads pictures, builds a panel a layer, and turns pointer and keys into highlights.
+import { Panel } from "./panel.js";
+import { Tree } from "./tree.js";
+
+const $ = (id) => document.getElementById(id);
+const LEVELS = ["whole entities", "parts", "subparts"];
+// pointer: the pixel under it, in every panel; under: the panel that it is over.
+const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
+const tree = new Tree($("tree"), (i) => select(i), (i) => highlight(state.active, i));
+
+async function fetchJson(path) {
+  const answer = await fetch(path);
+  if (!answer.ok) throw new Error(await answer.text());
+  return answer.json();
+}
+
+async function start() {
+  state.index = await fetchJson("index.json");
+  document.title = `SOHES: ${state.index.title}`;
+  state.index.names.forEach((name, i) => $("picture").append(new Option(name, i)));
+  await open(Number(location.hash.slice(1)) || 0);
+}
+
+async function open(place) {
+  const count = state.index.names.length;
+  state.place = (place + count) % count;
+  $("picture").value = state.place;
+  history.replaceState(null, "", `#${state.place}`);
+  document.body.dataset.ready = "no";
+  const opened = state.place;
+  try {
+    const content = await fetchJson(`picture/${opened}.json`);
+    const photo = new Image(content.width, content.height);
+    photo.src = `picture/${opened}.jpg`;
+    photo.alt = content.name;
+    photo.draggable = false;
+    await photo.decode();
+    if (opened !== state.place) return; // another picture was asked for meanwhile
+    state.panels = content.layers.map((layer) => new Panel(layer, content.width, content.height, photo));
+    $("problem").hidden = true;
+  } catch (error) {
+    state.panels = [];
+    $("problem").textContent = `This picture cannot be shown: ${error.message}`;
+    $("problem").hidden = false;
+  }
+  $("panels").replaceChildren(...state.panels.map((panel) => panel.element));
+  $("layers").replaceChildren(...(state.panels.length > 1 ? state.panels.map(layerSwitch) : []));
+  state.panels.forEach(listen);
+  const depth = Math.max(0, ...state.panels.flatMap((panel) => panel.masks.map((mask) => mask.level)));
+  $("level").max = depth;
+  filter();
+  showLayers();
+  document.body.dataset.ready = "yes";
+}
+
+function layerSwitch(panel) {
+  const label = document.createElement("label");
+  const box = Object.assign(document.createElement("input"), { type: "checkbox" });
+  box.checked = !state.hidden.has(panel.name);
+  box.addEventListener("change", () => {
+    state.hidden[box.checked ? "delete" : "add"](panel.name);
+    showLayers();
+  });
+  label.append(box, ` ${panel.name}`);
+  return label;
+}
+
+function showLayers() {
+  for (const panel of state.panels) panel.element.hidden = state.hidden.has(panel.name);
+  const visible = state.panels.filter((panel) => !panel.element.hidden);
+  activate(visible.includes(state.active) ? state.active : visible.at(-1));
+}
+
+function activate(panel) {
+  state.active = panel ?? null;
+  for (const other of state.panels) other.element.classList.toggle("active", other === panel && state.panels.length > 1);
+  if (panel) tree.show(panel);
+  else $("tree").replaceChildren();
+  tellSelection();
+}
+
+function filter() {
+  const least = Number($("score").value);
+  const level = Number($("level").value);
+  $("score-value").textContent = least.toFixed(2);
+  $("level-value").textContent = level < 0 ? "all" : LEVELS[level] ?? `depth ${level}`;
+  // An annotation has no score of its own: the slider leaves the ground truth as it is.
+  for (const panel of state.panels) {
+    const keep = (mask) => (panel.name === "ground truth" || mask.score >= least) && (level < 0 || mask.level === level);
+    panel.filter(keep, Number($("tint").value));
+    panel.draw();
+  }
+  if (state.active) activate(state.active);
+}
+
+// ---------------------------------------------------------------- pointer
+
+function listen(panel) {
+  const { stage } = panel;
+  stage.addEventListener("pointermove", (event) => point(panel, event));
+  stage.addEventListener("pointerdown", (event) => point(panel, event));
+  stage.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && point(null, event));
+  stage.addEventListener("click", (event) => {
+    if (panel !== state.active) activate(panel);
+    // Where it was pressed, which is known to a fraction of a pixel; a click's own place is rounded.
+    walkUp(panel, panel.at(...(state.pointer ?? pixel(panel, event))));
+  });
+}
+
+function pixel(panel, event) {
+  const box = panel.light.getBoundingClientRect();
+  const scale = panel.width / box.width;
+  return [Math.floor((event.clientX - box.left) * scale), Math.floor((event.clientY - box.top) * scale)];
+}
+
+// Keeps the last position only: a frame draws once, however often the pointer has moved.
+function point(panel, event) {
+  state.pointer = panel && pixel(panel, event);
+  state.under = panel;
+  if (state.waiting) return;
+  state.waiting = true;
+  requestAnimationFrame(frame);
+}
+
+function frame() {
+  state.waiting = false;
+  for (const panel of state.panels) {
+    panel.hovered = state.pointer && !panel.element.hidden ? panel.at(...state.pointer) : -1;
+    panel.draw();
+  }
+  if (state.under && state.under !== state.active) activate(state.under);
+  if (state.active) tree.mark(state.active.hovered);
+  tellSelection();
+}
+
+// A click takes the mask under the pointer; further clicks inside it its parent, and from a whole entity back down.
+function walkUp(panel, under) {
+  if (under < 0) return select(-1);
+  let inside = false;
+  for (let i = under; i >= 0; i = panel.masks[i].parent) inside ||= i === panel.selected;
+  const parent = inside ? shownParent(panel, panel.selected) : under;
+  panel.hovered = -1;
+  select(inside && parent < 0 ? under : parent);
+}
+
+function shownParent(panel, i) {
+  let parent = panel.masks[i].parent;
+  while (parent >= 0 && !panel.shown.has(parent)) parent = panel.masks[parent].parent;
+  return parent;
+}
+
+// ---------------------------------------------------------------- selection
+
+function highlight(panel, i) {
+  if (!panel) return;
+  panel.hovered = i;
+  panel.draw();
+  tree.mark(i);
+  tellSelection();
+}
+
+function select(i) {
+  const panel = state.active;
+  if (!panel) return;
+  panel.selected = i;
+  panel.hovered = -1;
+  panel.draw();
+  tree.select(i);
+  tellSelection();
+}
+
+function tellSelection() {
+  const panel = state.active;
+  const i = panel ? (panel.hovered >= 0 ? panel.hovered : panel.selected) : -1;
+  const said = panel && i >= 0 ? describe(panel, i) : "Point at the picture, or tap it.";
+  if ($("said").textContent !== said) $("said").textContent = said;
+}
+
+function describe(panel, i) {
+  const mask = panel.masks[i];
+  const path = [];
+  for (let j = i; j >= 0; j = panel.masks[j].parent) path.unshift(j + 1);
+  const share = ((100 * mask.area) / (panel.width * panel.height)).toFixed(1);
+  const parts = mask.children.length === 1 ? "1 part" : `${mask.children.length} parts`;
+  return `${path.join(" › ")} · score ${mask.score.toFixed(2)} · ${share} % of the picture · ${parts}`;
+}
+
+// ---------------------------------------------------------------- controls and keys
+
+for (const id of ["score", "level", "tint"]) $(id).addEventListener("input", filter);
+$("picture").addEventListener("change", () => open(Number($("picture").value)));
+$("previous").addEventListener("click", () => open(state.place - 1));
+$("next").addEventListener("click", () => open(state.place + 1));
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input[type=range]")) return;
+  const action = KEYS[event.key];
+  if (!action) return;
+  event.preventDefault();
+  action();
+});
+
+const KEYS = {
+  ArrowUp: () => step((panel, i) => shownParent(panel, i)),
+  ArrowDown: () => step((panel, i) => panel.masks[i].children.find((child) => panel.shown.has(child)) ?? i),
+  ArrowRight: () => step((panel, i) => neighbour(i, 1)),
+  ArrowLeft: () => step((panel, i) => neighbour(i, -1)),
+  Escape: () => select(-1),
+  n: () => open(state.place + 1),
+  p: () => open(state.place - 1),
+  t: () => $("layers").querySelector("input")?.click(), // the first layer is the ground truth, where there is one
+};
+
+function step(next) {
+  const panel = state.active;
+  if (!panel) return;
+  select(panel.selected < 0 ? neighbour(-1, 1) : Math.max(-1, next(panel, panel.selected)));
+}
+
+// The mask of the next or previous row of the tree.
+function neighbour(i, direction) {
+  const rows = [...tree.rows.keys()];
+  const place = i < 0 ? 0 : (rows.indexOf(i) + direction + rows.length) % rows.length;
+  return rows[place] ?? -1;
+}
+
+window.sohes = state; // for the curious, and for the tests
+start().catch((error) => {
+  $("problem").textContent = `Nothing can be shown: ${error.message}`;
+  $("problem").hidden = false;
+});

@@ -1,0 +1,28 @@
+import numpy as np
+import pytest
+
+from sohes import masks
+from sohes.errors import SohesError
+from sohes.evaluate.relations import relations_changed
+from sohes.structures import ImageRecord
+
+DRAWN = np.zeros((4, 1, 8), bool)
+for _k in range(4):
+    DRAWN[_k, 0, : 8 - 2 * _k] = True
+
+
+def record(*parents: int, image_id: int = 1, drawn: np.ndarray = DRAWN) -> ImageRecord:
+    return ImageRecord(image_id, "", "", masks.mask_set(drawn, parents=np.array(parents)))
+
+
+def test_relations_gone_and_new_are_counted_against_those_before():
+    chain = record(-1, 0, 1, 2)  # six relations
+    assert relations_changed([chain], [chain]) == 0
+    assert relations_changed([record(-1, 0, 1, -1)], [chain]) == 50  # three are gone
+    assert relations_changed([chain], [record(-1, 0, 1, -1)]) == 100  # three are new
+    assert relations_changed([record(-1, -1, -1, -1)], [record(-1, -1, -1, -1)]) == 0
+
+
+def test_other_masks_do_not_compare():
+    with pytest.raises(SohesError, match="the masks of image 1 differ"):
+        relations_changed([record(-1, 0, 1, 2)], [record(-1, 0, 1, 2, drawn=DRAWN[::-1])])

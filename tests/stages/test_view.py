@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+
+from sohes import masks
+from sohes.errors import SohesError
+from sohes.result import Result
+from sohes.stages.view import open_gallery
+
+
+@pytest.fixture
+def results(tmp_path):
+    photo = Result(np.zeros((6, 8, 3), np.uint8), masks.empty_mask_set(6, 8))
+    for name in ("a", "b"):
+        photo.save(tmp_path / "segmented", name)
+    (tmp_path / "segmented/notes.json").write_text("{}")
+    return tmp_path / "segmented"
+
+
+def refuse(photos):
+    raise AssertionError(f"nothing is to be segmented (got {photos})")
+
+
+def test_a_folder_of_results_or_some_of_them(results, tmp_path):
+    assert open_gallery([results], root=tmp_path, segment=refuse).names == ["a", "b"]
+    assert open_gallery([results / "b.json"], root=tmp_path, segment=refuse).names == ["b"]
+
+
+def test_photographs_are_segmented_first(results, tmp_path):
+    asked = []
+
+    def segment(photos):
+        asked.extend(photos)
+        return [results / "a.json"]
+
+    assert open_gallery([tmp_path / "cat.jpg"], root=tmp_path, segment=segment).names == ["a"]
+    assert asked == [tmp_path / "cat.jpg"]
+
+
+def test_without_predictions_the_way_on_is_named(tmp_path):
+    with pytest.raises(SohesError, match="run `sohes evaluate`"):
+        open_gallery([], root=tmp_path, segment=refuse)

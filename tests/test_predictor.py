@@ -1,0 +1,73 @@
+import pickle
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sohes
+from sohes.errors import SohesError
+from sohes.predictor import as_pixels
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+
+
+@pytest.fixture
+def predictor(tiny_model):
+    return sohes.load(tiny_model)
+
+
+def same(a, b) -> bool:
+    equal = np.array_equal(a.scores, b.scores) and np.array_equal(a.parents, b.parents)
+    return a.found.rles == b.found.rles and equal
+
+
+def test_importing_sohes_imports_nothing_heavy():
+    heavy = ["torch", "mlflow", "cv2", "matplotlib", "numpy", "pydantic"]
+    code = f"import sohes, sys; sohes.load; print([m for m in {heavy} if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_array_file_and_pillow_image_give_the_same_masks(predictor, tmp_path):
+    Image.fromarray(IMAGE).save(tmp_path / "photo.png")
+    result = predictor.segment(IMAGE)
+    assert len(result) > 0
+    assert result.masks.shape[1:] == IMAGE.shape[:2]
+    assert set(result.found.sources) == {"correct"}
+    assert same(result, predictor.segment(tmp_path / "photo.png"))
+    assert same(result, predictor.segment(str(tmp_path / "photo.png")))
+    assert same(result, predictor.segment(Image.fromarray(IMAGE)))
+
+
+def test_many_come_in_order_each_with_its_own_photograph(predictor):
+    photos = [IMAGE, IMAGE[::-1].copy(), IMAGE[:20]]
+    results = list(predictor.segment_many(photos))
+    assert all(np.array_equal(r.image, p) for r, p in zip(results, photos, strict=True))
+    assert same(results[2], predictor.segment(photos[2]))
+
+
+def test_it_can_be_pickled(predictor):
+    assert same(pickle.loads(pickle.dumps(predictor)).segment(IMAGE), predictor.segment(IMAGE))
+
+
+def test_the_params_file_says_which_masks_are_kept(tiny_model, tiny_params, tmp_path):
+    import yaml
+
+    tiny_params["evaluate"]["max_masks"] = 2
+    (tmp_path / "few.yaml").write_text(yaml.safe_dump(tiny_params))
+    assert len(sohes.load(tiny_model, params=tmp_path / "few.yaml").segment(IMAGE)) == 2
+
+
+@pytest.mark.parametrize("wrong", [IMAGE[..., 0], IMAGE.astype(np.float32), IMAGE[:0]])
+def test_what_is_no_photograph_is_refused(wrong):
+    with pytest.raises(ValueError, match="uint8 RGB"):
+        as_pixels(wrong)
+
+
+def test_a_missing_model_or_photograph_is_one_sentence(predictor, tmp_path):
+    with pytest.raises(SohesError, match="no trained model at"):
+        sohes.load(tmp_path / "absent.safetensors")
+    with pytest.raises(SohesError, match="no such photograph"):
+        predictor.segment(tmp_path / "absent.jpg")

@@ -1,0 +1,148 @@
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import sohes
+from sohes import tracking
+from sohes.errors import SohesError
+from sohes.params import Params
+from sohes.tracking.registry import NAME, beats, register, registered_model, save_pyfunc
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+EVAL, OTHER_EVAL = "sha256:" + "a" * 64, "sha256:" + "b" * 64
+
+
+def png(image: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def another(model, tmp_path, name):
+    """The same network under another digest: safetensors keep what stands in their header."""
+    from safetensors.torch import load_file, save_file
+
+    copy = tmp_path / name / model.name
+    copy.parent.mkdir()
+    save_file(load_file(model), copy, metadata={"name": name})
+    card = json.loads(model.with_suffix(".json").read_text())
+    from sohes.files import digest_file
+
+    copy.with_suffix(".json").write_text(json.dumps(card | {"digest": digest_file(copy)}))
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("ar", "images", "better"),
+    [(30.1, EVAL, True), (30.0, EVAL, False), (90.0, OTHER_EVAL, False), (None, EVAL, False)],
+)
+def test_only_a_higher_recall_on_the_same_images_is_better(ar, images, better):
+    champion = {"sohes.AR": "30.0", "sohes.eval": EVAL}
+    challenger = {"sohes.eval": images} | ({} if ar is None else {"sohes.AR": str(ar)})
+    assert beats(challenger, champion) is better
+    assert beats(challenger, None)
+
+
+def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
+    tiny_model, tiny_params, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    monkeypatch.chdir(tmp_path)
+    params = Params.model_validate(tiny_params)
+    models = [tiny_model, *(another(tiny_model, tmp_path, name) for name in ("worse", "better"))]
+    champions = []
+    with tracking.stage_run("evaluate", params, tmp_path) as recorder:
+        client, run_id = tracking.tracking_client(tmp_path), recorder.run_id
+        for model, ar in zip(models, (20.0, 19.0, 21.0), strict=True):
+            data = {"eval": EVAL, "labels": "sha256:c"}
+            made = register(client, run_id, model, params, metrics={"AR": ar, "AP": 1.0}, data=data)
+            champions.append(str(client.get_model_version_by_alias(NAME, "champion").version))
+        again = register(client, run_id, models[2], params, metrics={"AR": 21.0}, data=data)
+    assert champions == ["1", "1", "3"]
+    assert str(again.version) == str(made.version) == "3"
+
+    # The metric leads to the model, and the model to its data.
+    logged = client.get_logged_model(made.tags["sohes.logged_model"])
+    assert {m.key: m.value for m in logged.metrics} == {"AR": 21.0, "AP": 1.0}
+    assert {m.dataset_digest for m in logged.metrics} == {"a" * 36}
+    assert logged.tags["sohes.labels"] == "sha256:c"
+    assert made.tags["sohes.AR"] == "21.0"
+
+    fetched = registered_model("mlflow:/sohes@champion", tmp_path)
+    assert fetched.read_bytes() == models[2].read_bytes()
+    assert fetched.is_relative_to(tmp_path / ".sohes/registry")
+    assert registered_model("mlflow:/sohes/1", tmp_path).read_bytes() == tiny_model.read_bytes()
+    by_name, by_file = sohes.load("mlflow:/sohes@champion"), sohes.load(tiny_model)
+    assert by_name.segment(IMAGE).found.rles == by_file.segment(IMAGE).found.rles
+    assert not (tmp_path / "mlruns").exists()
+
+    with pytest.raises(SohesError, match="the registry has no sohes@king"):
+        registered_model("mlflow:/sohes@king", tmp_path)
+    with pytest.raises(SohesError, match="the registry has no absent/3"):
+        registered_model("mlflow:/absent/3", tmp_path)
+    with pytest.raises(SohesError, match="write mlflow:/NAME@ALIAS"):
+        registered_model("mlflow:/sohes", tmp_path)
+
+
+def test_a_registry_that_fails_costs_the_record_and_not_the_work(tiny_params, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    with tracking.stage_run("evaluate", Params.model_validate(tiny_params), tmp_path) as recorder:
+        recorder.model(tmp_path / "absent.safetensors", Params.model_validate(tiny_params), metrics={}, data={})
+    assert "MLflow does not take records" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_mlflow_serves_it_on_loopback(tiny_model, tiny_params, tmp_path):
+    save_pyfunc(tmp_path / "pyfunc", tiny_model, Params.model_validate(tiny_params))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(tmp_path / "pyfunc")]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    # What it starts in turn begins with `python`, and has to find the same package as this test.
+    path = f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}"  # noqa: PTH120
+    packages = os.path.dirname(os.path.dirname(sohes.__file__))  # noqa: PTH120
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": packages, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    log = (tmp_path / "serve.log").open("w")
+    server = subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=log, stderr=subprocess.STDOUT, start_new_session=True
+    )
+    try:
+        rows = {"dataframe_split": {"columns": ["image"], "data": [[base64.b64encode(png(IMAGE)).decode()]]}}
+        (answer,) = ask(f"http://127.0.0.1:{port}/invocations", rows, server, tmp_path / "serve.log")["predictions"]
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+        log.close()
+    expected = sohes.load(tiny_model).segment(IMAGE)
+    assert (answer["height"], answer["width"]) == IMAGE.shape[:2]
+    assert answer["masks"] == [rle.decode() for rle in expected.found.rles]
+    assert answer["parents"] == expected.parents.tolist()
+    assert answer["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-6)
+
+
+def ask(address: str, body: dict, server: subprocess.Popen, log) -> dict:
+    """The server's answer, as soon as it listens."""
+    request = urllib.request.Request(address, json.dumps(body).encode(), {"Content-Type": "application/json"})
+    for _ in range(1500):
+        assert server.poll() is None, log.read_text()
+        try:
+            with urllib.request.urlopen(request, timeout=120) as answer:
+                return json.loads(answer.read())
+        except urllib.error.HTTPError as error:
+            raise AssertionError(f"{error.read().decode()}\n{log.read_text()}") from None
+        except urllib.error.URLError:
+            time.sleep(0.2)
+    raise AssertionError(log.read_text())

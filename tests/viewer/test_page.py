@@ -1,0 +1,214 @@
+"""The page in a real Chromium: what a person does with pointer, finger and keys, and what they then see."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sohes import masks
+from sohes.bench.viewer import Nested, chromium, serving
+from sohes.errors import SohesError
+from sohes.viewer.gallery import Picture
+
+SIZE = 100
+WHOLE, PART, SUBPART, OTHER = range(4)
+
+
+def layer(scores=(0.9, 0.6, 0.3, 0.5)):
+    """A whole on the left with a part and a subpart nested in it, another whole on the right."""
+    drawn = np.zeros((4, SIZE, SIZE), bool)
+    drawn[WHOLE, 10:90, 5:45] = True
+    drawn[PART, 20:60, 10:40] = True
+    drawn[SUBPART, 30:40, 20:30] = True
+    drawn[OTHER, 10:90, 55:95] = True
+    return masks.mask_set(drawn, scores=np.array(scores), parents=np.array([-1, WHOLE, PART, -1]))
+
+
+class Phases:
+    """Two pictures: one with ground truth and two phases, one with a single layer."""
+
+    names = ("three", "one")
+
+    def read(self, place):
+        found = {"ground truth": layer((1, 1, 1, 1)), "instruct": layer(), "correct": layer()}
+        return Picture(np.full((SIZE, SIZE, 3), 128, np.uint8), found if place == 0 else {"masks": layer()})
+
+
+@pytest.fixture(scope="module")
+def browser():
+    try:
+        with chromium() as opened:
+            yield opened
+    except SohesError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def address():
+    with serving(Phases(), title="test") as served:
+        yield served
+
+
+@pytest.fixture
+def open_page(browser, address):
+    """Opens the page; at the end nothing may have been said on the console and nothing asked of other machines."""
+    pages, said, asked = [], [], []
+
+    def open_it(url: str = "", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options})
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(url or address)
+        page.wait_for_selector("body[data-ready=yes]")
+        pages.append(context)
+        return page
+
+    yield open_it
+    for context in pages:
+        context.close()
+    assert [words for words in said if "willReadFrequently" not in words] == []  # that one is about `lit` below
+    assert asked
+    assert {url.split("/")[2].rpartition(":")[0] for url in asked} == {"127.0.0.1"}
+
+
+def at(page, x: int, y: int, panel: str = "correct") -> tuple[float, float]:
+    """Where pixel (x, y) of a panel is in the window."""
+    box = page.locator(".panel", has_text=panel).locator(".light").bounding_box()
+    return box["x"] + (x + 0.5) * box["width"] / SIZE, box["y"] + (y + 0.5) * box["height"] / SIZE
+
+
+def settle(page) -> None:
+    """Until the next frame has been drawn."""
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+
+
+def lit(page, panel: str = "correct") -> np.ndarray:
+    """(H, W) bool: the pixels that are highlighted in a panel."""
+    script = (
+        "(c) => Array.from(c.getContext('2d').getImageData(0, 0, c.width, c.height).data.filter((_, i) => i % 4 == 3))"
+    )
+    alpha = page.locator(".panel", has_text=panel).locator(".light").evaluate(script)
+    return np.array(alpha).reshape(SIZE, SIZE) > 0
+
+
+def drawn(mask: int) -> np.ndarray:
+    return masks.decode(layer())[mask]
+
+
+def selected(page) -> list[str]:
+    return page.locator(".row[aria-selected=true] span:first-child").all_inner_texts()
+
+
+def test_hovering_lights_up_exactly_the_smallest_mask_under_the_pointer_in_every_panel(open_page):
+    page = open_page()
+    for (x, y), mask in {(25, 35): SUBPART, (15, 50): PART, (8, 80): WHOLE, (70, 50): OTHER}.items():
+        page.mouse.move(*at(page, x, y))
+        settle(page)
+        for panel in ("instruct", "correct", "ground truth"):
+            assert np.array_equal(lit(page, panel), drawn(mask)), (mask, panel)
+    page.mouse.move(*at(page, 50, 50))
+    settle(page)
+    assert not lit(page).any()
+
+
+def test_clicking_walks_up_to_the_parent_and_back_to_the_smallest(open_page):
+    page = open_page()
+    place = at(page, 25, 35)
+    for expected in ("subpart 3", "part 2", "whole 1", "subpart 3"):
+        page.mouse.click(*place)
+        assert selected(page) == [expected]
+    assert page.locator("#said").inner_text().startswith("1 \u203a 2 \u203a 3 ")
+    page.mouse.click(*at(page, 50, 50))
+    assert selected(page) == []
+
+
+def test_the_tree_shows_parents_before_their_parts_and_selects(open_page):
+    page = open_page()
+    rows = page.locator(".row")
+    assert rows.locator("span:first-child").all_inner_texts() == ["whole 1", "part 2", "subpart 3", "whole 4"]
+    assert [row.get_attribute("aria-level") for row in rows.all()] == ["1", "2", "3", "1"]
+    rows.nth(1).click()
+    assert np.array_equal(lit(page), drawn(PART))
+
+
+def test_the_keyboard_walks_the_forest_and_turns_the_pages(open_page):
+    page = open_page()
+    walk = {
+        "ArrowDown": "whole 1", "ArrowRight": "part 2", "ArrowUp": "whole 1", "ArrowLeft": "whole 4",
+    }  # fmt: skip
+    for key, expected in walk.items():
+        page.keyboard.press(key)
+        assert selected(page) == [expected], key
+    page.keyboard.press("Escape")
+    assert selected(page) == []
+    page.keyboard.press("n")
+    page.wait_for_selector(".panel:only-child")
+    assert page.locator("#picture").input_value() == "1"
+    page.keyboard.press("p")
+    page.wait_for_selector(".panel:nth-child(3)")
+
+
+def test_the_sliders_take_masks_away_but_no_ground_truth_by_score(open_page):
+    page = open_page()
+    page.locator("#score").fill("0.55")
+    assert page.locator("figcaption").all_inner_texts() == [
+        "ground truth: 4 masks", "instruct: 2 masks", "correct: 2 masks",
+    ]  # fmt: skip
+    page.mouse.move(*at(page, 25, 35))
+    settle(page)
+    assert np.array_equal(lit(page), drawn(PART))  # the subpart has too low a score
+    page.locator("#score").fill("0")
+    page.locator("#level").fill("0")
+    assert page.locator("#level-value").inner_text() == "whole entities"
+    assert page.locator("figcaption").all_inner_texts()[0] == "ground truth: 2 masks"
+    page.mouse.move(*at(page, 26, 35))
+    settle(page)
+    assert np.array_equal(lit(page), drawn(WHOLE))
+
+
+def test_layers_are_side_by_side_and_can_be_switched_off(open_page):
+    page = open_page()
+    boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
+    assert len({box["y"] for box in boxes}) == 1
+    assert len({box["x"] for box in boxes}) == 3
+    page.keyboard.press("t")
+    assert not page.locator(".panel", has_text="ground truth").is_visible()
+    page.get_by_label("instruct").uncheck()
+    assert page.locator(".panel:visible").count() == 1
+    assert page.locator(".panel:visible").bounding_box()["width"] > 2 * boxes[0]["width"]
+    page.keyboard.press("t")
+    assert page.locator(".panel", has_text="ground truth").is_visible()
+
+
+def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_page):
+    page = open_page(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
+    page.locator(".panel", has_text="correct").scroll_into_view_if_needed()
+    for expected in ("subpart 3", "part 2"):
+        page.touchscreen.tap(*at(page, 25, 35))
+        assert selected(page) == [expected]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize(("scheme", "brightness"), [("light", range(200, 256)), ("dark", range(0, 60))])
+def test_it_follows_the_systems_colours(open_page, scheme, brightness):
+    page = open_page(color_scheme=scheme)
+    colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert all(int(part) in brightness for part in colour.removeprefix("rgb(").rstrip(")").split(","))
+
+
+def test_a_thousand_masks_are_found_under_the_pointer(open_page):
+    gallery = Nested(1000, 128)
+    with serving(gallery, title="many") as many:
+        page = open_page(many)
+        box = page.locator(".light").bounding_box()
+        found = gallery.picture.layers["masks"]
+        dense = masks.decode(found)
+        area = dense.sum((1, 2))
+        for x, y in ((20, 30), (64, 64), (100, 90)):
+            page.mouse.move(box["x"] + (x + 0.5) * box["width"] / 128, box["y"] + (y + 0.5) * box["height"] / 128)
+            settle(page)
+            under = np.flatnonzero(dense[:, y, x])
+            hovered = page.evaluate("sohes.active.hovered")
+            assert area[hovered] == area[under].min()
