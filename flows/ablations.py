@@ -13,6 +13,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
+from flows.command import add_options, exit_code
 from sohes.ablation import load_table
 from sohes.errors import SohesError
 from sohes.launch import load_profile, run_task
@@ -49,22 +50,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m flows.ablations", description="Run an ablation under Prefect.")
     parser.add_argument("table", help="a file of params/ablations, without .yaml")
     parser.add_argument("--params", type=Path, default=Path("params.yaml"), help="what the rows start from")
-    parser.add_argument("--launch", help="a profile of infra/launch/; SOHES_LAUNCH otherwise")
-    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
+    add_options(parser)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    try:
+
+    def work() -> None:
         # Before a server is started: what is wrong with the folder is known at once.
         load_table(options.table, root)
         load_profile(root / "infra/launch", options.launch)
         ablation(options.table, root / options.params, root, options.launch)
-    except SohesError as error:
-        print(f"sohes: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sohes: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -35,6 +35,7 @@ from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
 from flows.cluster import run_elsewhere
+from flows.command import add_options, exit_code
 from flows.graph import is_fresh, reproduce_command, stage_order
 from flows.ui import MLFLOW_URL
 from sohes import tracking
@@ -167,23 +168,18 @@ def leave_artifacts(root: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Run the flow; 0 if every stage is done or fresh, 1 after one sentence on stderr, 130 after Ctrl-C."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the pipeline under Prefect.")
-    parser.add_argument("--launch", help="a profile of infra/launch/; SOHES_LAUNCH otherwise")
-    parser.add_argument("--root", type=Path, default=Path(), help="the project's folder")
+    add_options(parser)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    try:
+
+    def work() -> None:
         # Before a server is started: what is wrong with the folder is known at once.
         stage_order(root)
         load_params(root / "params.yaml")
         load_profile(root / "infra/launch", options.launch)
         pipeline(root, options.launch)
-    except SohesError as error:
-        print(f"sohes: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("sohes: interrupted", file=sys.stderr)
-        return 130
-    return 0
+
+    return exit_code(work)
 
 
 if __name__ == "__main__":

@@ -2,25 +2,25 @@
 
 Every unit of work is one shell command, so a person, dvc.yaml, a Prefect task and a cluster job run the same thing.
 Heavy libraries are imported inside the commands: `sohes --help` answers at once.
+Over 400 lines, since all commands stand here and the signature of each is its help; what they do is in `stages`.
 """
 
 from __future__ import annotations
 
-import errno
 import functools
 import importlib
 import json
 import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
 import typer
 
-from sohes.errors import SohesError
+from sohes.errors import chain, sentence_of
 
 app = typer.Typer(
     help="Self-supervised open-world hierarchical entity segmentation (SOHES).",
@@ -411,35 +411,14 @@ def main() -> NoReturn:
             print("sohes: interrupted", file=sys.stderr)
         raise
     except Exception as error:
-        sentence = _sentence(error)
+        sentence = sentence_of(error)
         if sentence is None or os.environ.get("SOHES_DEBUG"):
             raise
         print(f"sohes: {sentence}", file=sys.stderr)
-        interrupted = any(isinstance(link, KeyboardInterrupt) for link in _chain(error))
+        interrupted = any(isinstance(link, KeyboardInterrupt) for link in chain(error))
         raise SystemExit(130 if interrupted else 1) from None
     raise SystemExit(0)
 
 
 def _terminate(signum: int, frame: object) -> NoReturn:
     raise SystemExit(128 + signum)  # not the default's sudden death: blocks that clean up get their turn
-
-
-def _sentence(error: BaseException) -> str | None:
-    """What to tell the user; None for what can only be a fault of ours, which deserves its traceback."""
-    if isinstance(error, SohesError):
-        return str(error)
-    for link in _chain(error):
-        full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
-        # Arrow, SQLite and safetensors have their own exceptions for it, and keep the system's words.
-        if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
-            return f"the disk is full ({Path.cwd()}): free some space and run the same command again"
-    if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
-        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}" if error.filename else None
-    return None
-
-
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and what it came from."""
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__

@@ -1,5 +1,32 @@
-"""The one exception that users see as a sentence instead of a traceback."""
+"""The one exception that users see as a sentence instead of a traceback, and what else deserves a sentence."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Iterator
+from pathlib import Path
 
 
 class SohesError(Exception):
     """Something the user can mend: one sentence with the value that is wrong and the remedy."""
+
+
+def sentence_of(error: BaseException) -> str | None:
+    """What to tell the user; None for what can only be a fault of ours, which deserves its traceback."""
+    if isinstance(error, SohesError):
+        return str(error)
+    for link in chain(error):
+        full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
+        # Arrow, SQLite and safetensors have their own exceptions for it, and keep the system's words.
+        if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
+            return f"the disk is full ({Path.cwd()}): free some space and run the same command again"
+    if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}" if error.filename else None
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and what it came from."""
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

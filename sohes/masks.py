@@ -86,7 +86,7 @@ def intersections(masks_NHW: np.ndarray) -> np.ndarray:
     packed words, an eighth of the memory, in whole words.
     """
     packed = _packed_rows(masks_NHW)
-    return _shared_bits(packed, _word_boxes(packed))
+    return _shared_bits(packed, nonzero_boxes(packed))
 
 
 def _packed_rows(masks_NHW: np.ndarray) -> np.ndarray:
@@ -100,15 +100,16 @@ def _packed_rows(masks_NHW: np.ndarray) -> np.ndarray:
 
 
 @numba.njit(cache=True)
-def _word_boxes(packed):
-    """(N, 4) half-open boxes (row, word, row, word) of the words that hold a pixel; all zeros for an empty mask."""
-    n, height, words = packed.shape
+def nonzero_boxes(cells):
+    """(N, 4) half-open boxes (row, column, row, column) of what is not zero in (N, h, w) words or cells; all zeros
+    where everything is."""
+    n, height, width = cells.shape
     boxes = np.zeros((n, 4), np.int64)
     for i in range(n):
-        y0, x0, y1, x1 = height, words, 0, 0
+        y0, x0, y1, x1 = height, width, 0, 0
         for y in range(height):
-            for x in range(words):
-                if packed[i, y, x]:
+            for x in range(width):
+                if cells[i, y, x]:
                     y0, y1 = min(y0, y), y + 1
                     x0, x1 = min(x0, x), max(x1, x + 1)
         if y1:

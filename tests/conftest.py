@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -28,6 +29,10 @@ for _name in (
     "SOHES_WORKERS",
 ):
     os.environ.pop(_name, None)
+
+# A shell that starts the tests in the background has Ctrl-C ignored, and every process that they start inherits it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -10,6 +10,7 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes import hierarchy, masks
+from sohes.explore.label_image import fit
 from sohes.structures import MaskSet
 
 LEVEL_NAMES = ("whole", "parts", "subparts")
@@ -56,17 +57,15 @@ def _inside(box: np.ndarray) -> tuple[slice, slice]:
 
 def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.ndarray, MaskSet]:
     """Photograph and masks with the longer side cut down to `longest` pixels; as they are if it is not longer."""
-    height, width = image_HW3.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
+    image = fit(image_HW3, longest)
+    if image is image_HW3:
         return image_HW3, found
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
+    height, width = image.shape[:2]
     rles: list[bytes] = []
     for rle in masks.coco_rles(found):  # one after the other: a thousand of a large photograph do not fit into memory
-        small = cv2.resize(coco_mask.decode(rle), size, interpolation=cv2.INTER_NEAREST_EXACT)
+        small = cv2.resize(coco_mask.decode(rle), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
         rles.extend(masks.encode(small[None]))
-    image = cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
-    return image, replace(found, height=size[1], width=size[0], rles=tuple(rles))
+    return image, replace(found, height=height, width=width, rles=tuple(rles))
 
 
 def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:

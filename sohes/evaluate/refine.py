@@ -41,8 +41,7 @@ def refine_masks(
     view = fit(image_HW3, longest)
     before = _packed(found, view.shape[:2])
     after = make_refiner(refiner, patch=outline_error * max(view.shape[:2])).refine(view, before)
-    shared = packed.overlaps(after, before)
-    alike = (shared > 0) & (shared >= refine_min_iou * (packed.areas(after) + packed.areas(before) - shared))
+    alike = packed.resemble(after, before, min_iou=refine_min_iou)
     moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
     in_order = np.argsort(np.concatenate([moved, stayed]))
     settled = packed.join([after[moved], before[stayed]], size=view.shape[:2])[in_order]

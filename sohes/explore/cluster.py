@@ -70,6 +70,12 @@ def _layout(children, n):
     return area, parent, order, start
 
 
+def unit_features(features_hwC: np.ndarray) -> np.ndarray:
+    """The features with norm 1, those of norm zero as they are; the channels lie on the last axis."""
+    norm = np.linalg.norm(features_hwC, axis=-1, keepdims=True)
+    return np.divide(features_hwC, norm, out=np.zeros_like(features_hwC), where=norm > 0)
+
+
 # ---------------------------------------------------------------- regions of a tree
 
 

@@ -51,9 +51,7 @@ def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
 def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_min_iou: float) -> Candidates:
     """Step 3: the refined masks, without those that no longer resemble what they were."""
     refined = refiner.refine(view_HW3, found.masks)
-    shared = packed.overlaps(refined, found.masks)
-    union = packed.areas(refined) + packed.areas(found.masks) - shared
-    return Candidates(refined, found.sources)[(shared > 0) & (shared >= refine_min_iou * union)]
+    return Candidates(refined, found.sources)[packed.resemble(refined, found.masks, min_iou=refine_min_iou)]
 
 
 def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray:

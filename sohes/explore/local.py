@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.explore.cluster import merge_tree, region_masks, select_regions
+from sohes.explore.cluster import merge_tree, region_masks, select_regions, unit_features
 from sohes.explore.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
@@ -73,8 +73,7 @@ def local_regions(
 def cluster(features_hwC: np.ndarray, params: ExploreParams) -> np.ndarray:
     """(N, h, w) bool regions of a feature map at all thresholds, largest first."""
     if params.normalise:
-        norm = np.linalg.norm(features_hwC, axis=2, keepdims=True)
-        features_hwC = np.divide(features_hwC, norm, out=np.zeros_like(features_hwC), where=norm > 0)
+        features_hwC = unit_features(features_hwC)
     tree = merge_tree(features_hwC)
     return region_masks(tree, select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou))
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-from sohes.masks import popcount
+from sohes.masks import nonzero_boxes, popcount
 
 
 @dataclass(frozen=True)
@@ -88,8 +88,7 @@ def lay(
     Both index arrays rise.
     """
     cells = np.ascontiguousarray(masks_Nhw, bool)
-    starts = _first_of(from_rows, cells.shape[1]), _first_of(from_columns, cells.shape[2])
-    boxes = _pixel_boxes(cells, *starts)
+    boxes = _pixel_boxes(cells, _first_of(from_rows, cells.shape[1]), _first_of(from_columns, cells.shape[2]))
     boxes += np.array([*origin, *origin])
     boxes[(boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])] = 0
     boxes[:, 1] //= 64
@@ -106,20 +105,11 @@ def _first_of(from_cells: np.ndarray, cells: int) -> np.ndarray:
     return np.searchsorted(from_cells, np.arange(cells + 1))
 
 
-@numba.njit(cache=True)
-def _pixel_boxes(cells, row_starts, column_starts):
+def _pixel_boxes(cells: np.ndarray, row_starts: np.ndarray, column_starts: np.ndarray) -> np.ndarray:
     """(N, 4) boxes in pixels, before the origin is added."""
-    n, height, width = cells.shape
-    boxes = np.zeros((n, 4), np.int64)
-    for i in range(n):
-        y0, x0, y1, x1 = height, width, 0, 0
-        for y in range(height):
-            for x in range(width):
-                if cells[i, y, x]:
-                    y0, y1 = min(y0, y), y + 1
-                    x0, x1 = min(x0, x), max(x1, x + 1)
-        if y1:
-            boxes[i] = row_starts[y0], column_starts[x0], row_starts[y1], column_starts[x1]
+    y0, x0, y1, x1 = nonzero_boxes(cells).T
+    boxes = np.stack([row_starts[y0], column_starts[x0], row_starts[y1], column_starts[x1]], 1)
+    boxes[y1 == 0] = 0
     return boxes
 
 
@@ -153,6 +143,12 @@ def areas(masks: PackedMasks) -> np.ndarray:
 def overlaps(masks: PackedMasks, others: PackedMasks) -> np.ndarray:
     """(N,) int64: the pixels that mask i shares with the other ones' mask i."""
     return _overlaps(masks.boxes_N4, masks.words, masks.first_N, others.boxes_N4, others.words, others.first_N)
+
+
+def resemble(masks: PackedMasks, others: PackedMasks, *, min_iou: float) -> np.ndarray:
+    """(N,) bool: whether mask i and the other ones' mask i share a pixel and have an IoU of at least `min_iou`."""
+    shared = overlaps(masks, others)
+    return (shared > 0) & (shared >= min_iou * (areas(masks) + areas(others) - shared))
 
 
 def intersections(masks: PackedMasks) -> np.ndarray:

@@ -17,6 +17,8 @@ from sohes.tracking.ablations import RecordedRow, recorded_rows
 METRICS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "relations_changed", "masks_per_image", "seconds_per_image")
 DRAWS, SEED = 2000, 0  # of the bootstrap: the interval's ends move by less than a tenth of its width
 
+Difference = tuple[float | None, float | None, float | None]  # in AR, and the ends of its interval
+
 
 def run(name: str, root: Path) -> tuple[str, list[Path]]:
     """The table as Markdown, and the files `reports/ablations/<name>.csv`, `.md` and `.png` that were written.
@@ -27,26 +29,28 @@ def run(name: str, root: Path) -> tuple[str, list[Path]]:
     baseline = next((row for row in rows if row.baseline), None)
     if baseline is None:
         raise SohesError(f"the baseline of {name} is not recorded: run `sohes ablate {name}`")
-    header, body = table(rows, baseline)
+    differences = [difference(row, baseline) for row in rows]
+    header, body = table(rows, baseline, differences)
     text = markdown(header, body)
     folder = root / "reports/ablations"
     written = [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".png")]
-    contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, baseline)))
+    contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, differences)))
     for path, content in zip(written, contents, strict=True):
         with atomic_path(path) as temporary:
             temporary.write_bytes(content)
     return text, written
 
 
-def table(rows: Sequence[RecordedRow], baseline: RecordedRow) -> tuple[list[str], list[list[str]]]:
+def table(
+    rows: Sequence[RecordedRow], baseline: RecordedRow, differences: Sequence[Difference]
+) -> tuple[list[str], list[list[str]]]:
     """Header and body: the row, what it sets, its figures, its distance from the baseline, the paper's figures."""
     params = list(dict.fromkeys(key for row in rows for key in row.params))
     metrics = [metric for metric in METRICS if any(metric in row.metrics for row in rows)]
     paper = [metric for metric in METRICS if any(metric in row.paper for row in rows)]
     header = ["row", *params, *map(heading, metrics), "AR - baseline", "95 % interval", *(f"paper {m}" for m in paper)]
     body = []
-    for row in rows:
-        delta, low, high = difference(row, baseline)
+    for row, (delta, low, high) in zip(rows, differences, strict=True):
         interval = "-" if low is None or row is baseline else f"{low:+.1f} to {high:+.1f}"
         gain = "-" if delta is None or row is baseline else f"{delta:+.1f}"
         figures = [cell(m, row.metrics.get(m)) for m in metrics]
@@ -55,7 +59,7 @@ def table(rows: Sequence[RecordedRow], baseline: RecordedRow) -> tuple[list[str]
     return header, body
 
 
-def difference(row: RecordedRow, baseline: RecordedRow) -> tuple[float | None, float | None, float | None]:
+def difference(row: RecordedRow, baseline: RecordedRow) -> Difference:
     """AR minus the baseline's and the ends of its 95 % interval; None three times where nothing is annotated."""
     if "AR" not in row.metrics or "AR" not in baseline.metrics:
         return None, None, None
@@ -63,12 +67,12 @@ def difference(row: RecordedRow, baseline: RecordedRow) -> tuple[float | None, f
 
 
 def _bars(
-    rows: Sequence[RecordedRow], baseline: RecordedRow
+    rows: Sequence[RecordedRow], differences: Sequence[Difference]
 ) -> list[tuple[str, float | None, float, float, float | None]]:
     """(row, AR, the interval's ends about it, the paper's AR) for the plot."""
     bars = []
-    for row in rows:
-        ar, (delta, low, high) = row.metrics.get("AR"), difference(row, baseline)
+    for row, (delta, low, high) in zip(rows, differences, strict=True):
+        ar = row.metrics.get("AR")
         reach = (0.0, 0.0) if delta is None or low is None or high is None else (delta - low, high - delta)
         bars.append((row.name, ar, *reach, row.paper.get("AR")))
     return bars

@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.sparse.linalg import LinearOperator, eigsh
 
+from sohes.explore.cluster import unit_features
+
 WEAK = 1e-5  # the affinity of patches that are not alike, and of those an earlier cut has taken
 
 
@@ -19,7 +21,8 @@ def maskcut(features_hwC: np.ndarray, *, tau: float, cuts: int) -> np.ndarray:
     found.
     """
     height, width, _ = features_hwC.shape
-    alike_nn = _cosines(features_hwC.reshape(height * width, -1)) > tau
+    unit_nC = unit_features(features_hwC.reshape(height * width, -1))
+    alike_nn = unit_nC @ unit_nC.T > tau
     taken_hw = np.zeros((height, width), bool)
     found = []
     for _ in range(cuts):
@@ -32,12 +35,6 @@ def maskcut(features_hwC: np.ndarray, *, tau: float, cuts: int) -> np.ndarray:
         loose_n = taken_hw.ravel()
         alike_nn = alike_nn & ~loose_n[:, None] & ~loose_n[None, :]
     return np.stack(found) if found else np.zeros((0, height, width), bool)
-
-
-def _cosines(features_nC: np.ndarray) -> np.ndarray:
-    norm = np.linalg.norm(features_nC, axis=1, keepdims=True)
-    unit = np.divide(features_nC, norm, out=np.zeros_like(features_nC), where=norm > 0)
-    return unit @ unit.T
 
 
 def second_eigenvector(alike_nn: np.ndarray) -> np.ndarray:

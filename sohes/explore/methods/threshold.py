@@ -11,6 +11,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from sohes.explore.cluster import unit_features
+
 
 def threshold_components(features_hwC: np.ndarray, *, thetas: Sequence[float]) -> np.ndarray:
     """(N, h, w) bool: the components of two or more patches at each threshold, lowest threshold first.
@@ -19,8 +21,7 @@ def threshold_components(features_hwC: np.ndarray, *, thetas: Sequence[float]) -
     joins two regions. Components of falling thresholds are nested; one that stays the same is given once.
     """
     height, width, _ = features_hwC.shape
-    norm = np.linalg.norm(features_hwC, axis=2, keepdims=True)
-    unit = np.divide(features_hwC, norm, out=np.zeros_like(features_hwC), where=norm > 0)
+    unit = unit_features(features_hwC)
     patch = np.arange(height * width).reshape(height, width)
     first = np.concatenate([patch[:, :-1].ravel(), patch[:-1].ravel()])
     second = np.concatenate([patch[:, 1:].ravel(), patch[1:].ravel()])
