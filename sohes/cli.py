@@ -259,6 +259,83 @@ def export(
     print(f"wrote {out}")
 
 
+@app.command(rich_help_panel=TOOLS)
+def score(
+    predictions: Annotated[
+        list[Path], typer.Argument(help="COCO JSON, or folders of Parquet or SA-1B JSON, together.")
+    ],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures, image by image.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="The --json of another run: gives an interval.")] = None,
+    label: Annotated[str | None, typer.Option(help="The name of the row.")] = None,
+    max_masks: Annotated[int, typer.Option(min=1, help="The most confident masks of an image that count.")] = 1000,
+    missing_as_empty: Annotated[bool, typer.Option(help="Images without prediction count as empty ones.")] = False,
+) -> None:
+    """Score anybody's predictions: AR, AP, sizes, levels, beside the published figures.
+
+    Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
+    """
+    from sohes.stages import score as stage
+
+    stage.run(
+        predictions,
+        benchmark=benchmark,
+        root=root,
+        json_out=json_out,
+        compare=compare,
+        label=label,
+        max_masks=max_masks,
+        missing_as_empty=missing_as_empty,
+    )
+
+
+@app.command(rich_help_panel=TOOLS)
+def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
+    """What a benchmark counts, where to get it and what to put where.
+
+    Example: sohes benchmark-info coco
+    """
+    from sohes.data.benchmarks.catalogue import BENCHMARKS, describe
+
+    print(describe(name) if name else "\n".join(BENCHMARKS))
+
+
+@app.command(rich_help_panel=TOOLS)
+def sam(
+    model: Annotated[Path, typer.Argument(help="A folder with SAM's weights, as transformers saves them.")],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    out: Annotated[Path, typer.Option(help="A folder for the masks; goes on where it was stopped.")],
+    points_per_side: Annotated[int, typer.Option(min=1, help="Prompts: a grid of so many squared.")] = 32,
+    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 64,
+    pred_iou: Annotated[float, typer.Option(help="Masks of a lower predicted IoU are dropped.")] = 0.88,
+    stability: Annotated[float, typer.Option(help="Masks of a lower stability score are dropped.")] = 0.95,
+) -> None:
+    """SAM's masks on a benchmark's images, to be scored as a baseline.
+
+    Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
+    """
+    from sohes.stages import sam as stage
+
+    images = stage.run(
+        model,
+        benchmark=benchmark,
+        root=root,
+        out=out,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou=pred_iou,
+        stability=stability,
+    )
+    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
+
+
+class TrainingPhase(StrEnum):
+    instruct = "instruct"
+    correct = "correct"
+
+
 class Bench(StrEnum):
     cluster = "cluster"
     nms = "nms"
@@ -269,6 +346,7 @@ class Bench(StrEnum):
     decode = "decode"
     launch = "launch"
     viewer = "viewer"
+    methods = "methods"
 
 
 @app.command(
@@ -290,6 +368,46 @@ def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="Wh
     tool = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     tool.command()(measure_and_print)
     tool(context.args, prog_name=f"sohes bench {name.value}")
+
+
+@app.command(name="view-batch", rich_help_panel=TOOLS)
+def view_batch(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = Path("reports/batch.png"),
+    phase: Annotated[TrainingPhase, typer.Option(help="Whose augmentation.")] = TrainingPhase.instruct,
+    step: Annotated[int, typer.Option(min=0, help="Of which step of the training.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="At most so many of its batch.")] = 6,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """A picture of what training sees: augmented images with their masks and parents.
+
+    Example: sohes view-batch --step 100 --out batch.png
+    """
+    from sohes.params import load_params
+    from sohes.stages import view_batch as stage
+
+    stage.run(load_params(params), Path.cwd(), out=out, phase=phase.value, step=step, samples=samples)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def doctor(
+    params: ParamsFile = Path("params.yaml"),
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
+    ] = None,
+) -> None:
+    """What this machine has of all that a run needs, with the remedy, and whether the training fits into its memory.
+
+    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    """
+    from sohes.params import load_params
+    from sohes.stages import doctor as stage
+
+    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    for found in findings:
+        print(f"{found.state:8}{found.what:9}{found.words}")
+    if any(found.state is stage.State.broken for found in findings):
+        raise typer.Exit(1)
 
 
 # ---------------------------------------------------------------- errors

@@ -117,7 +117,7 @@ def _word_boxes(packed):
 
 
 @numba.njit(cache=True)
-def _popcount(word):  # the classic parallel bit count: numba turns it into one instruction where there is one
+def popcount(word):  # the classic parallel bit count: numba turns it into one instruction where there is one
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
     word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
@@ -135,7 +135,7 @@ def _shared_bits(packed, boxes):
             count = np.uint64(0)
             for y in range(y0, y1):
                 for word in range(x0, x1):
-                    count += _popcount(packed[i, y, word] & packed[j, y, word])
+                    count += popcount(packed[i, y, word] & packed[j, y, word])
             shared[i, j] = shared[j, i] = np.int64(count)
     return shared
 

@@ -85,13 +85,24 @@ class BackboneParams(Section):
 # ---------------------------------------------------------------- explore
 
 
+class PeersParams(Section):
+    """What phase 1 is compared with (`sohes.explore.methods`), at its authors' numbers; the last are ours."""
+
+    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches of a higher cosine are alike
+    maskcut_cuts: Positive  # objects of an image, at most; `divide` starts from them
+    hassod_theta_merge: tuple[float, ...]
+    threshold_thetas: tuple[float, ...]
+
+
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
+    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
     features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
+    amp: bool  # tokens in bf16 autocast: on a GPU several times as fast
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
     theta_small: Fraction
@@ -102,6 +113,7 @@ class ExploreParams(Section):
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
+    peers: PeersParams
 
     @model_validator(mode="after")
     def _thresholds_fall(self) -> ExploreParams:
@@ -122,9 +134,27 @@ class AdapterParams(Section):
     points: Positive
 
 
-class ModelParams(Section):
-    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2)."""
+class CascadeParams(Section):
+    """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
+    ious: tuple[Fraction, ...]  # of the box stages: from which overlap on a box counts as right
+    proposals: Positive  # boxes of an image that go on to the first stage
+    samples: Positive  # of them that are trained on
+    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in its strides
+    nms_iou: Fraction  # of boxes: a part may fill much of its whole's
+    theta_cover: Fraction  # the forest of the masks, by coverage: there is no ancestor head
+
+    @model_validator(mode="after")
+    def _has_a_stage(self) -> CascadeParams:
+        if not self.ious:
+            raise ValueError("ious needs one IoU or more")
+        return self
+
+
+class ModelParams(Section):
+    """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
+
+    head: Literal["mask2former", "cascade", "detectron2-cascade"]
     image_size: Positive  # the square that the network sees
     hidden_dim: Positive  # C
     num_queries: Positive  # grid: 21 times a square
@@ -135,9 +165,12 @@ class ModelParams(Section):
     decoder_layers: Positive
     recompute_blocks: bool  # the ViT's activations in the backward pass: less memory, about a third more time
     adapter: AdapterParams
+    cascade: CascadeParams
 
 
 class LossParams(Section):
+    """Of the mask2former head."""
+
     class_weight: float
     mask_weight: float
     dice_weight: float
@@ -181,6 +214,7 @@ class InstructParams(Section):
     augment: AugmentParams
     ema: Fraction  # momentum of the weights that are kept; 0: the last step's
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
@@ -200,7 +234,11 @@ class CorrectParams(Section):
     gamma: float
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # the hierarchy of the teacher's masks
+    parent_crops: Count  # the teacher also looks into so many of its largest masks; 0: as in the paper
+    parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
+    child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
     workers: Count
+    compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 

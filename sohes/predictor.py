@@ -12,7 +12,7 @@ from PIL import Image
 from sohes.data.images import decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
-from sohes.model.network import Segmenter
+from sohes.model.build import Network
 from sohes.params import EvaluateParams
 from sohes.result import Result
 from sohes.train.checkpoint import load_checkpoint
@@ -29,7 +29,7 @@ class Predictor:
     source: the word that stands in every mask's `sources`, such as the phase that trained it.
     """
 
-    network: Segmenter
+    network: Network
     params: EvaluateParams
     source: str
 

@@ -258,3 +258,18 @@ def test_table_before_any_run_is_one_sentence(tmp_path):
     done = sohes("table", cwd=tmp_path)
     assert done.returncode == 1
     assert "no scores at" in done.stderr
+
+
+def test_benchmark_info_lists_the_names_and_describes_one(tmp_path):
+    names = sohes("benchmark-info", cwd=tmp_path).stdout.split()
+    assert names[:3] == ["coco", "lvis", "ade20k"]
+    assert "annotations/lvis_v1_val.json" in sohes("benchmark-info", "lvis", cwd=tmp_path).stdout
+    wrong = sohes("benchmark-info", "imagenet", cwd=tmp_path)
+    assert (wrong.returncode, "no benchmark is called imagenet" in wrong.stderr) == (1, True)
+
+
+def test_score_of_an_empty_folder_is_one_sentence(tmp_path):
+    done = sohes("score", "absent.json", "--benchmark", "coco", "--root", ".", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "sohes: . does not hold coco" in done.stderr
+    assert len(done.stderr.splitlines()) == 1

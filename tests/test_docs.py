@@ -59,8 +59,8 @@ def test_every_parameter_is_on_its_page_with_its_value_in_the_paper(site):
 
 @pytest.mark.parametrize("page", ["README.md", "docs/own-images.md", "docs/reproduce.md", "docs/how-it-works.md"])
 def test_every_command_that_the_pages_name_exists(repository, page):
-    known = {command.name or command.callback.__name__ for command in cli.app.registered_commands}
-    named = set(re.findall(r"(?:^|`|&& )sohes ([a-z]+)", (repository / page).read_text(), re.MULTILINE))
+    known = {command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands}
+    named = set(re.findall(r"(?:^|`|&& )sohes ([a-z-]+)", (repository / page).read_text(), re.MULTILINE))
     assert named
     assert named - known == set()
 
@@ -69,7 +69,7 @@ def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository)
     from typer.testing import CliRunner
 
     for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__
+        name = command.name or command.callback.__name__.replace("_", "-")
         told = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "120"}).output
         assert len(told.splitlines()) <= 40, name
         assert "xample: sohes " in told, name

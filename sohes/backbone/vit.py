@@ -143,14 +143,17 @@ class Backbone(nn.Module):
         return tokens[:, self.num_prefix_tokens :].unflatten(1, (h, w))
 
 
-def extract_features(backbone: Backbone, images: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """(h, w, C) float32 patch tokens of each uint8 (H, W, 3) RGB image; all images are of one size."""
+def extract_features(backbone: Backbone, images: Sequence[np.ndarray], *, amp: bool = False) -> list[np.ndarray]:
+    """(h, w, C) float32 patch tokens of each uint8 (H, W, 3) RGB image; all images are of one size.
+
+    amp: matrix products in bf16, on the backbone's device.
+    """
     if not len(images):
         return []
     per_batch = max(1, PIXELS_PER_BATCH // (images[0].shape[0] * images[0].shape[1]))
     backbone.eval()
     features: list[np.ndarray] = []
-    with torch.no_grad():
+    with torch.inference_mode(), torch.autocast(backbone.device.type, torch.bfloat16, enabled=amp):
         for first in range(0, len(images), per_batch):
             tokens_BhwC = backbone.tokens(backbone.normalise(images[first : first + per_batch]))
             features.extend(tokens_BhwC.float().cpu().numpy())

@@ -7,7 +7,8 @@ number of workers or processes, before and after a restart.
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import TypeVar
@@ -263,8 +264,11 @@ def positions(
             yield [(step, k) for k in range(begin, begin + part)]
 
 
-def load(dataset: LabelDataset, parts: Iterable[list[Position]], *, workers: int) -> Iterator[Loaded]:
-    """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one."""
+def load(dataset: LabelDataset, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
+    """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
+
+    The workers end when the generator is used up, fails or is closed: whoever leaves it half-way must close it.
+    """
     loader = DataLoader(
         dataset,
         batch_sampler=parts,
@@ -276,9 +280,11 @@ def load(dataset: LabelDataset, parts: Iterable[list[Position]], *, workers: int
     )
     try:
         yield from loader
+        return
     except SohesError as error:  # a worker's comes with its traceback; the sentence is the last line
         sentence = str(error).strip().splitlines()[-1].partition("SohesError: ")
-        raise SohesError(sentence[2] or sentence[0]) from None
+        traceback.clear_frames(error.__traceback__)  # they hold the workers, which would keep the process from ending
+    raise SohesError(sentence[2] or sentence[0])
 
 
 def _start_worker(_: int) -> None:

@@ -76,6 +76,30 @@ def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longes
     return side_by_side(panels, gap=gap)
 
 
+def with_parents(drawn_HW3: np.ndarray, found: MaskSet) -> np.ndarray:
+    """The picture with a line from the middle of each part, a dot, to the middle of its parent."""
+    drawn = drawn_HW3.copy()
+    dense = masks.decode(found)
+    middles = [
+        tuple(int(np.median(axis)) for axis in np.nonzero(mask)[::-1]) if mask.any() else (0, 0) for mask in dense
+    ]
+    width = max(1, round(max(drawn.shape) / 400))
+    for child, parent in enumerate(found.parents):
+        if parent >= 0:
+            cv2.line(drawn, middles[child], middles[parent], (255, 255, 255), width, cv2.LINE_AA)
+            cv2.circle(drawn, middles[child], 2 * width, (255, 255, 255), -1, cv2.LINE_AA)
+    return drawn
+
+
+def captioned(panel_HW3: np.ndarray, words: str) -> np.ndarray:
+    """The panel with a line of text below, in letters that fit its width."""
+    width = panel_HW3.shape[1]
+    scale = min(0.6, width / 400)
+    strip = np.full((round(36 * scale) + 4, width, 3), 255, np.uint8)
+    cv2.putText(strip, words, (4, round(24 * scale)), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
+    return np.concatenate([panel_HW3, strip])
+
+
 def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:
     """Panels of one height in a row on white."""
     spacer = np.full((panels[0].shape[0], gap, 3), 255, np.uint8)

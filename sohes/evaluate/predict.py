@@ -8,8 +8,8 @@ import numpy as np
 import torch
 
 from sohes.data.letterbox import letterbox
+from sohes.model.build import Network
 from sohes.model.decode import decode
-from sohes.model.network import Segmenter
 from sohes.params import EvaluateParams
 from sohes.structures import MaskSet
 
@@ -25,7 +25,7 @@ def best_device() -> torch.device:
 
 @torch.inference_mode()
 def segment_images(
-    model: Segmenter, images: Iterable[np.ndarray], params: EvaluateParams, *, source: str
+    model: Network, images: Iterable[np.ndarray], params: EvaluateParams, *, source: str
 ) -> Iterator[MaskSet]:
     """The masks, scores and forest of each (H, W, 3) uint8 image, in order (paper 3.2, inference).
 
@@ -43,22 +43,21 @@ def segment_images(
         yield from _segment_batch(model, pending, params, source)
 
 
-def _segment_batch(
-    model: Segmenter, images: list[np.ndarray], params: EvaluateParams, source: str
-) -> Iterator[MaskSet]:
+def _segment_batch(model: Network, images: list[np.ndarray], params: EvaluateParams, source: str) -> Iterator[MaskSet]:
     squares, contents = zip(*(letterbox(image, model.params.image_size) for image in images), strict=True)
     output = model(model.backbone.normalise(squares))
+    ancestors = output.ancestor_logits_BQQ
     for b, image in enumerate(images):
-        assert output.ancestor_logits_BQQ is not None
         yield decode(
             output.class_logits_BQ2[b],
             output.mask_logits_BQhw[b],
-            output.ancestor_logits_BQQ[b],
+            None if ancestors is None else ancestors[b],
             content_hw=contents[b],
             image_hw=image.shape[:2],
             max_masks=params.max_masks,
             mask_threshold=params.mask_threshold,
             nms_iou=params.nms_iou,
             ancestor_threshold=params.ancestor_threshold,
+            theta_cover=model.params.cascade.theta_cover,
             source=source,
         )

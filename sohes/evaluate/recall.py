@@ -152,19 +152,17 @@ def _paired(
     if waiting[0] or waiting[1]:
         lacking = [
             f"the {names[1 - side]} {lacks[1 - side]} {len(waiting[side])} of {len(seen[side])} images "
-            f"of the {names[side]} ({_some(sorted(waiting[side]))})"
+            f"of the {names[side]} ({_some(sorted(waiting[side]), waiting[side])})"
             for side in (0, 1)
             if waiting[side]
         ]
         raise SohesError(f"{' and '.join(lacking)}: score the same images, since missing ones change AR in silence")
 
 
-def _some(image_ids: list[int]) -> str:
-    return (
-        ("image " if len(image_ids) == 1 else "images ")
-        + ", ".join(map(str, image_ids[:5]))
-        + (", ..." if len(image_ids) > 5 else "")
-    )
+def _some(image_ids: list[int], records: Mapping[int, ImageRecord] | None = None) -> str:
+    """The first images of many, with the names of their files where `records` tell them."""
+    named = [f"{i} = {records[i].file_name}" if records and records[i].file_name else str(i) for i in image_ids[:5]]
+    return ("image " if len(image_ids) == 1 else "images ") + ", ".join(named) + (", ..." if len(image_ids) > 5 else "")
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,10 @@
-"""Tables: one row a phase, and the published figures that they stand beside."""
+"""Tables: one row a phase."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+
+from sohes.evaluate import published
 
 COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "masks_per_image", "seconds_per_image")
 HEADINGS = {
@@ -12,42 +14,18 @@ HEADINGS = {
 }
 PHASES = ("explore", "instruct", "correct")
 
-# AR@1000 in percent, and where each row was published.
-BENCHMARKS = ("COCO", "LVIS", "ADE20K", "EntitySeg", "SA-1B", "PartImageNet", "PACO")
-PUBLISHED_AR: dict[str, tuple[float | None, ...]] = {
-    "SAM (supervised)": (49.6, 46.1, 45.8, 45.9, 60.8, 28.3, 18.1),
-    "FreeSOLO": (11.6, 5.9, 7.3, 8.0, 2.2, 13.8, 2.4),
-    "CutLER": (28.1, 20.2, 26.3, 23.1, 17.0, 28.7, 8.9),
-    "HASSOD": (28.3, 22.5, 27.8, 26.2, 26.0, 32.6, 11.4),
-    "SOHES": (30.5, 29.1, 31.1, 33.5, 33.3, 36.0, 17.1),
-    "UnSAM": (42.0, 40.5, 37.5, 41.0, 44.5, 52.7, 29.7),
-    "Diffuse2Seg + CutLER": (42.2, 40.0, 40.5, 43.2, 47.8, None, 29.8),
-    "MoSA": (43.5, 42.2, 38.4, 41.1, 48.2, 52.7, 28.4),
-}
-LATER_WORK = {"UnSAM": "its paper, 2024", "Diffuse2Seg + CutLER": "its paper, 2026", "MoSA": "its paper, 2026"}
-SOHES_PAPER = "SOHES, ICLR 2024"
-# The paper's own phases on SA-1B: AR, AR_S, AR_M, AR_L, AP, masks per image, seconds per image; and the table.
-PAPER_PHASES: dict[str, tuple[tuple[float | None, ...], str]] = {
-    "explore": ((16.4, 6.0, 15.8, 22.6, 4.7, 101.0, 15.2), "table 2"),
-    "instruct": ((32.6, 8.0, 33.7, 43.0, 12.8, None, None), "table 3"),
-    "correct": ((33.3, 8.6, 35.2, 42.0, 12.9, None, None), "table 3"),
-}
-
 
 def published_rows() -> list[list[str]]:
-    """PUBLISHED_AR as strings, its source in the last column."""
+    """The published AR of every system as strings, its source in the last column."""
     return [
-        [name, *(cell("AR", v) for v in figures), LATER_WORK.get(name, f"{SOHES_PAPER}, table 1")]
-        for name, figures in PUBLISHED_AR.items()
+        [name, *(cell("AR", v) for v in figures), published.source_of(name)]
+        for name, figures in published.PUBLISHED_AR.items()
     ]
 
 
 def paper_phase_rows() -> list[list[str]]:
-    """PAPER_PHASES as strings in the order of COLUMNS, its source in the last column."""
-    return [
-        [phase, *map(cell, COLUMNS, figures), f"{SOHES_PAPER}, {table}"]
-        for phase, (figures, table) in PAPER_PHASES.items()
-    ]
+    """The paper's own phases as strings in the order of COLUMNS, their source in the last column."""
+    return [[phase, *map(cell, COLUMNS, figures), source] for phase, (figures, source) in published.PHASES.items()]
 
 
 def cost_rows(costs: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:

@@ -8,9 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sohes import masks
+from sohes.explore import packed
 from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
+from sohes.explore.methods import peer_candidates
+from sohes.explore.packed import PackedMasks
 from sohes.explore.refine import Refiner, make_refiner
+from sohes.explore.runs import encode
 from sohes.hierarchy import ancestors_from_intersections, parents_from_ancestors
 from sohes.params import ExploreParams
 from sohes.structures import MaskSet
@@ -26,34 +29,36 @@ def label_image(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) 
     size, image_hw = view.shape[:2], image_HW3.shape[:2]
 
     (features,) = extract([square(image_HW3, params.image_size)])
-    large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
-    local = local_regions(image_HW3, small_boxes, extract, params, size=size)
-    distinct = without_duplicates(large + local, nms_iou=params.nms_iou)
+    if params.method == "sohes":
+        large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
+        found = large + local_regions(image_HW3, small_boxes, extract, params, size=size)
+    else:
+        found = peer_candidates(features, params, image_hw=image_hw, size=size)
+    distinct = without_duplicates(found, nms_iou=params.nms_iou)
 
     refiner = make_refiner(params.refiner, patch=max(size) / max(features.shape[:2]))
     refined = refine(refiner, view, distinct, refine_min_iou=params.refine_min_iou)
 
-    parents = parents_by_coverage(refined.masks_NHW, theta_cover=params.theta_cover)
+    parents = parents_by_coverage(refined.masks, theta_cover=params.theta_cover)
     return at_size(refined, parents, image_hw)
 
 
 def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
     """What is left when earlier candidates suppress those like them: the whole image's come first, largest first."""
-    iou = masks.iou_from_intersections(masks.intersections(found.masks_NHW))
-    return found[masks.nms_from_iou(iou, np.arange(len(found)), nms_iou=nms_iou)]
+    return found[packed.suppress(found.masks, nms_iou=nms_iou)]
 
 
 def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_min_iou: float) -> Candidates:
     """Step 3: the refined masks, without those that no longer resemble what they were."""
-    refined = refiner.refine(view_HW3, found.masks_NHW)
-    shared = np.count_nonzero(refined & found.masks_NHW, axis=(1, 2))
-    union = np.count_nonzero(refined | found.masks_NHW, axis=(1, 2))
+    refined = refiner.refine(view_HW3, found.masks)
+    shared = packed.overlaps(refined, found.masks)
+    union = packed.areas(refined) + packed.areas(found.masks) - shared
     return Candidates(refined, found.sources)[(shared > 0) & (shared >= refine_min_iou * union)]
 
 
-def parents_by_coverage(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
+def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray:
     """Step 4: (N,) the index of each mask's parent, -1 for a whole entity."""
-    shared = masks.intersections(masks_NHW)
+    shared = packed.intersections(masks)
     return parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=theta_cover), np.diagonal(shared))
 
 
@@ -68,13 +73,9 @@ def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
 
 
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
-    """Pack the masks, one after the other, as masks of `size` (height, width) by the nearest pixel."""
-    rles: list[bytes] = []
-    for mask in found.masks_NHW:
-        large = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
-        rles.extend(masks.encode(large[None]))
+    """The masks as run lengths of `size` (height, width) by the nearest pixel."""
     scores = np.ones(len(found), np.float32)  # a region's persistence, the obvious score, says nothing of its quality
-    return MaskSet(*size, tuple(rles), scores, parents_N, tuple(found.sources.tolist()))
+    return MaskSet(*size, encode(found.masks, size), scores, parents_N, tuple(found.sources.tolist()))
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
@@ -89,4 +90,4 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
     from sohes.backbone.vit import extract_features, load_backbone
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return partial(extract_features, load_backbone(backbone).to(device))
+    return partial(extract_features, load_backbone(backbone).to(device), amp=params.amp)

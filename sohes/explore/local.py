@@ -10,30 +10,32 @@ import numpy as np
 
 from sohes import masks
 from sohes.explore.cluster import merge_tree, region_masks, select_regions
+from sohes.explore.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
 # Square uint8 RGB images, all of one size, to the (h, w, C) float32 features of their patches.
 Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
 
 SHARE_IOU = 0.5  # crops that overlap this much see the same place
+PIXELS_AT_ONCE = 2**21  # of crops whose features are in memory together: 32 of 256 x 256, one batch of a ViT
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks not yet decided on. masks_NHW: bool. sources: (N,) words, `global` or `local`."""
+    """Masks not yet decided on. sources: (N,) words, `global` or `local`."""
 
-    masks_NHW: np.ndarray
+    masks: PackedMasks
     sources: np.ndarray
 
     def __len__(self) -> int:
-        return len(self.masks_NHW)
+        return len(self.masks)
 
     def __getitem__(self, kept: np.ndarray) -> Candidates:
-        return Candidates(self.masks_NHW[kept], self.sources[kept])
+        return Candidates(self.masks[kept], self.sources[kept])
 
     def __add__(self, other: Candidates) -> Candidates:
-        masks_NHW = np.concatenate([self.masks_NHW, other.masks_NHW])
-        return Candidates(masks_NHW, np.concatenate([self.sources, other.sources]))
+        both = join([self.masks, other.masks], size=self.masks.size)
+        return Candidates(both, np.concatenate([self.sources, other.sources]))
 
 
 def global_regions(
@@ -55,13 +57,16 @@ def local_regions(
     """Step 2: what is found in a crop round each small region and is not cut by the crop, as masks of `size`."""
     height, width = image_HW3.shape[:2]
     crops = crop_boxes(boxes_yxyx, image_hw=(height, width), min_crop=params.min_crop)
-    views = [square(image_HW3[y0:y1, x0:x1], params.crop_size) for y0, x0, y1, x1 in crops]
-    found = [np.zeros((0, *size), bool)]
-    for crop, features in zip(crops, extract(views), strict=True):
-        regions = cluster(features, params)
-        whole = regions[~touches_cut(regions, crop, image_hw=(height, width))]
-        found.append(place(whole, crop, image_hw=(height, width), size=size))
-    placed = np.concatenate(found)
+    at_once = max(1, PIXELS_AT_ONCE // params.crop_size**2)
+    found: list[PackedMasks] = []
+    for first in range(0, len(crops), at_once):
+        batch = crops[first : first + at_once]
+        views = [square(image_HW3[y0:y1, x0:x1], params.crop_size) for y0, x0, y1, x1 in batch]
+        for crop, features in zip(batch, extract(views), strict=True):
+            regions = cluster(features, params)
+            whole = regions[~touches_cut(regions, crop, image_hw=(height, width))]
+            found.append(place(whole, crop, image_hw=(height, width), size=size))
+    placed = join(found, size=size)
     return Candidates(placed, np.full(len(placed), "local"))
 
 
@@ -124,24 +129,22 @@ def touches_cut(masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple
 
 def place(
     masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int], size: tuple[int, int]
-) -> np.ndarray:
-    """(N, *size) bool: masks on the grid of a crop, laid into a picture of the whole image.
+) -> PackedMasks:
+    """Masks on the grid of a crop, laid into a picture of the whole image.
 
     crop_yxyx: where the grid lies in the image, in pixels.  size: the picture's (height, width).
     A pixel of the picture takes the patch that its centre falls into; outside the crop there is none.
     """
-    (rows, from_rows), (columns, from_columns) = (
+    (first_row, from_rows), (first_column, from_columns) = (
         _patches_under(crop_yxyx[axis], crop_yxyx[axis + 2], masks_Nhw.shape[1 + axis], image_hw[axis], size[axis])
         for axis in (0, 1)
     )
-    placed = np.zeros((len(masks_Nhw), *size), bool)
-    placed[:, rows, columns] = masks_Nhw[:, from_rows][:, :, from_columns]
-    return placed
+    return lay(masks_Nhw, from_rows, from_columns, size=size, origin=(first_row, first_column))
 
 
-def _patches_under(start: int, stop: int, patches: int, side: int, pixels: int) -> tuple[slice, np.ndarray]:
-    """Along one axis: the pixels of the picture whose centres lie in [start, stop), and the patch of each."""
+def _patches_under(start: int, stop: int, patches: int, side: int, pixels: int) -> tuple[int, np.ndarray]:
+    """Along one axis: the first pixel of the picture whose centre lies in [start, stop), and the patch of each."""
     centres = (np.arange(pixels) + 0.5) * side / pixels
     inside = np.flatnonzero((start <= centres) & (centres < stop))
-    first = inside[0] if len(inside) else 0
-    return slice(first, first + len(inside)), ((centres[inside] - start) * patches / (stop - start)).astype(np.int64)
+    first = int(inside[0]) if len(inside) else 0
+    return first, ((centres[inside] - start) * patches / (stop - start)).astype(np.int64)

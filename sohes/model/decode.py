@@ -31,9 +31,12 @@ def decode(
     mask_threshold: float,
     nms_iou: float,
     ancestor_threshold: float,
+    theta_cover: float,
     source: str,
 ) -> MaskSet:
-    """The masks of one image at its own size, best score first; without ancestor logits all are roots.
+    """The masks of one image at its own size, best score first.
+
+    Without ancestor logits the forest comes from coverage above `theta_cover` (paper 3.1, step 4), on the map's cells.
 
     content_hw: the part of the input square, from its upper left corner and in its pixels, that holds the image.
     A score is the class probability of an entity times the mean mask probability inside the mask (paper, appendix A).
@@ -56,8 +59,11 @@ def decode(
     # a mask thinner than a pixel of a smaller image can miss every pixel's centre
     there = np.flatnonzero(areas)
     best, areas = best[there], areas[there]
-    parents = np.full(len(best), -1, np.int64)
-    if ancestor_logits_QQ is not None:
+    if ancestor_logits_QQ is None:
+        places = kept[:max_masks][there]
+        covering_NN = hierarchy.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
+        parents = hierarchy.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
+    else:
         index = torch.from_numpy(best)
         probability_NN = ancestor_logits_QQ.detach().float().cpu()[index][:, index].sigmoid().numpy()
         parents = hierarchy.forest_from_probabilities(probability_NN, areas, threshold=ancestor_threshold)

@@ -20,6 +20,13 @@ if TYPE_CHECKING:
 STRIDE = 32  # of the coarsest map
 
 
+def check_sides(images_B3HW: Tensor) -> None:
+    """SohesError if a side is no multiple of the coarsest map's stride."""
+    H, W = images_B3HW.shape[-2:]
+    if H % STRIDE or W % STRIDE:
+        raise SohesError(f"model.image_size must be a multiple of {STRIDE} (got {H} x {W} pixels)")
+
+
 class Segmenter(nn.Module):
     """Images to class, mask and ancestor logits of `num_queries` queries.
 
@@ -54,8 +61,6 @@ class Segmenter(nn.Module):
 
     def forward(self, images_B3HW: Tensor) -> ModelOutput:
         """images_B3HW: normalised for the backbone. SohesError if a side is no multiple of 32."""
-        H, W = images_B3HW.shape[-2:]
-        if H % STRIDE or W % STRIDE:
-            raise SohesError(f"model.image_size must be a multiple of {STRIDE} (got {H} x {W} pixels)")
+        check_sides(images_B3HW)
         images_B3HW = images_B3HW.contiguous(memory_format=torch.channels_last)
         return self.mask_decoder(self.pixel_decoder(self.adapter(images_B3HW)))

@@ -3,6 +3,9 @@
 Letters as in `sohes.model.deformable`. On a CPU, loops that numba compiles: `grid_sample` stores every sample, four
 times the features of a map for four points, and takes six times as long (12 images of 192 x 192).
 Everywhere else, `grid_sample`.
+
+One switch, SOHES_DEFORMABLE=compiled, takes the C++ and CUDA operator of the extra `deformable` instead, on any device.
+The result is the same, so it is no parameter: a model or a metric made with one is not stale with the other.
 """
 
 from __future__ import annotations
@@ -19,14 +22,40 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sohes.errors import SohesError
+
+SWITCH = "SOHES_DEFORMABLE"
 Shapes = Sequence[tuple[int, int]]  # (h, w) of each level
 
 
 def sample_levels(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
     """(B, Q, M x D) weighted sums of bilinear samples; what lies outside a level counts as zero."""
+    operator = compiled_operator(os.environ.get(SWITCH, "builtin"))
+    if operator and values_BSMD.device.type != "meta":
+        levels_L2 = torch.tensor(shapes, dtype=torch.int64, device=values_BSMD.device)
+        cells_L = levels_L2.prod(1)
+        inputs = (t.contiguous() for t in (places_BQMLP2, weights_BQMLP))
+        return operator(values_BSMD.contiguous(), levels_L2, cells_L.cumsum(0) - cells_L, *inputs)
     if values_BSMD.device.type == "cpu" and values_BSMD.dtype == torch.float32:
-        return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
+        return sample_by_loops(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
     return sample_by_grid(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
+
+
+@cache
+def compiled_operator(choice: str) -> Callable[..., Tensor] | None:
+    """The extra's operator for `compiled`, none for `builtin`. SohesError for another word, or without the package."""
+    if choice == "builtin":
+        return None
+    if choice != "compiled":
+        raise SohesError(f"{SWITCH} is `builtin` or `compiled` (got {choice!r})")
+    try:
+        from torch_ms_deform_attn import ms_deform_attn
+    except ImportError as error:
+        raise SohesError(
+            f"{SWITCH}=compiled needs the package torch-ms-deform-attn ({error}): install it with a C++ compiler at "
+            "hand, `pip install --no-build-isolation torch-ms-deform-attn`, or unset the variable"
+        ) from None
+    return ms_deform_attn
 
 
 def sample_by_grid(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
@@ -75,6 +104,12 @@ def _each_image(loop: Callable[..., None], shapes_L2: np.ndarray, *tensors: Tens
             loop(shapes_L2, *arrays)
     else:
         list(_pool(torch.get_num_threads(), os.getpid()).map(lambda arrays: loop(shapes_L2, *arrays), images))
+
+
+@torch.compiler.disable
+def sample_by_loops(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
+    """`sample_levels` on a CPU, float32; torch.compile goes round it."""
+    return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
 
 
 @numba.njit(cache=True, nogil=True, fastmath=True)

@@ -124,10 +124,10 @@ def _predictor(job: Job) -> Predictor:
 
     if job.phase == BASELINE:
         from sohes.backbone.vit import load_backbone
-        from sohes.model.network import Segmenter
+        from sohes.model.build import Network, build_network
 
         torch.manual_seed(job.params.seed)
-        model = Segmenter(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
+        model: Network = build_network(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
     else:
         from sohes.train.checkpoint import load_checkpoint
 
@@ -150,9 +150,9 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
         )
         rows[job.phase] = _row(job, scores, shard_count)
         details[job.phase] = scores.details() if scores else {}
-        recorder.metrics(
-            {f"{job.phase}/{name}": v for name, v in rows[job.phase].items() if isinstance(v, float | int)}
-        )
+        hierarchy = {name: v for name, v in details[job.phase].items() if name.startswith("ancestor_")}
+        figures = {**rows[job.phase], **hierarchy}
+        recorder.metrics({f"{job.phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
     if BASELINE in rows:
         write_json(root / "metrics/untrained.json", rows.pop(BASELINE))
     write_json(root / "metrics/evaluate.json", list(rows.values()))

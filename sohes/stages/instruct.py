@@ -8,7 +8,7 @@ import torch
 
 from sohes.backbone.vit import load_backbone
 from sohes.data.dataset import LabelDataset
-from sohes.model.network import Segmenter
+from sohes.model.build import build_network
 from sohes.params import Params
 from sohes.stages.training import input_digests, open_dataset, run_training, validator
 from sohes.train.instruct import instruct
@@ -20,7 +20,7 @@ def run(params: Params, root: Path) -> None:
     section = params.instruct
     digests = input_digests(root, "backbone")
     torch.manual_seed(params.seed)
-    network = Segmenter(load_backbone(root / "models/backbone.safetensors"), params.model)
+    network = build_network(load_backbone(root / "models/backbone.safetensors"), params.model)
     dataset = open_dataset(LabelDataset, params, section, network, root)
     validate = validator(params, root, {"kept": "validation"}) if section.validate_every else None
     with join_world() as world:

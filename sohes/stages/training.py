@@ -14,7 +14,7 @@ from sohes.data.images import ImageStore
 from sohes.data.labels import LabelStore, iter_records
 from sohes.errors import SohesError
 from sohes.files import digest_file, write_json
-from sohes.model.network import Segmenter
+from sohes.model.build import Network
 from sohes.params import CorrectParams, InstructParams, Params
 from sohes.structures import ImageRecord
 from sohes.train.checkpoint import save_checkpoint
@@ -23,7 +23,7 @@ from sohes.train.state import ResumableState, fingerprint
 from sohes.train.world import World
 
 Dataset = TypeVar("Dataset", bound=LabelDataset)
-Teach = Callable[[ResumableState, Recorder], tuple[Segmenter, list[dict[str, float]]]]
+Teach = Callable[[ResumableState, Recorder], tuple[Network, list[dict[str, float]]]]
 
 
 def require(path: Path, what: str, stage: str) -> Path:
@@ -45,7 +45,7 @@ def input_digests(root: Path, start: str) -> dict[str, str]:
 
 
 def open_dataset(
-    kind: type[Dataset], params: Params, section: InstructParams | CorrectParams, network: Segmenter, root: Path
+    kind: type[Dataset], params: Params, section: InstructParams | CorrectParams, network: Network, root: Path
 ) -> Dataset:
     """The labelled training images as the phase wants them."""
     return kind(

@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
 from sohes.files import atomic_path, digest_file, write_json
-from sohes.model.network import Segmenter
+from sohes.model.build import Network, build_network
 from sohes.params import ModelParams
 
 CARD_VERSION = 1
 
 
-def save_checkpoint(path: Path, model: Segmenter, card: Mapping[str, Any]) -> None:
+def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
     """Write the weights, and beside them `<name>.json`: `card`, the architecture, and the digest of the weights.
 
     Each file is written whole or not at all; the card comes last, and a pair that does not match is refused on loading.
@@ -39,7 +39,7 @@ def save_checkpoint(path: Path, model: Segmenter, card: Mapping[str, Any]) -> No
     write_json(path.with_suffix(".json"), {**card, **facts})
 
 
-def load_checkpoint(path: Path) -> tuple[Segmenter, dict[str, Any]]:
+def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """A segmenter that `save_checkpoint` wrote, on the CPU, and its card.
 
     SohesError if a file is missing, damaged, of another version, or not what the card says.
@@ -61,7 +61,7 @@ def load_checkpoint(path: Path) -> tuple[Segmenter, dict[str, Any]]:
     if digest != digest_file(path):
         raise SohesError(f"{path} is not the file that its card describes: {again}")
     try:
-        model = Segmenter(Backbone(architecture, arguments), ModelParams.model_validate(params))
+        model = build_network(Backbone(architecture, arguments), ModelParams.model_validate(params))
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SohesError(f"{card_path} does not fit this program at model.{key}: {again}") from None

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from sohes.data.dataset import LabelDataset
-from sohes.losses.criterion import criterion
-from sohes.model.network import Segmenter
+from sohes.model.build import Network
 from sohes.params import InstructParams, LossParams
 from sohes.structures import Batch
 from sohes.train.loop import Learner, Recorder, train
+from sohes.train.objective import losses_of
 from sohes.train.state import ResumableState
 from sohes.train.world import World
 
@@ -20,7 +20,7 @@ from sohes.train.world import World
 class Instruction(Learner):
     """Strong views against their labels. The average of the weights (`params.ema` above 0) is what is kept."""
 
-    def __init__(self, network: Segmenter, params: InstructParams, loss: LossParams) -> None:
+    def __init__(self, network: Network, params: InstructParams, loss: LossParams) -> None:
         super().__init__(network, averaged=params.ema > 0)
         self.ema, self.loss = params.ema, loss
 
@@ -29,11 +29,12 @@ class Instruction(Learner):
         return min(self.ema, (1 + step) / (10 + step))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        return criterion(self.network(batch.images_B3HW), batch.targets, self.loss, generator=generator)
+        (losses,) = losses_of(self.network, [(batch.images_B3HW, batch.targets)], self.loss, generator)
+        return losses
 
 
 def instruct(
-    network: Segmenter,
+    network: Network,
     dataset: LabelDataset,
     params: InstructParams,
     loss: LossParams,
@@ -43,7 +44,7 @@ def instruct(
     state: ResumableState,
     recorder: Recorder,
     validate: Callable[[Learner], dict[str, float]] | None = None,
-) -> tuple[Segmenter, list[dict[str, float]]]:
+) -> tuple[Network, list[dict[str, float]]]:
     """Train a new segmenter; the weights to keep, and the history of the losses."""
     learner = Instruction(network, params, loss)
     history = train(

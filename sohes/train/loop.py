@@ -12,7 +12,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sohes.data.dataset import LabelDataset, load, positions
 from sohes.errors import SohesError
-from sohes.model.network import Segmenter
+from sohes.model.build import Network
 from sohes.params import CorrectParams, InstructParams
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
@@ -48,16 +48,16 @@ class Learner(nn.Module):
     """
 
     images_per_sample = 1
-    network: Segmenter
-    average: Segmenter | None
+    network: Network
+    average: Network | None
 
-    def __init__(self, network: Segmenter, *, averaged: bool) -> None:
+    def __init__(self, network: Network, *, averaged: bool) -> None:
         super().__init__()
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False) if averaged else None
 
     @property
-    def kept(self) -> Segmenter:
+    def kept(self) -> Network:
         """The weights that the phase is trained for."""
         return self.network if self.average is None else self.average
 
@@ -96,8 +96,10 @@ def train(
     learner.to(world.device).train()
     optimizer = make_optimizer(learner.network, learner.network.backbone, params.optim)
     start, meter = _resume(learner, optimizer, state, world)
+    if params.compile:
+        learner.network.compile()  # in place: names of weights and what is saved stay
     parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
-    parts = load(
+    loaded = load(
         dataset,
         positions(
             start=start,
@@ -118,7 +120,7 @@ def train(
         )
         world.wait()  # nobody leaves, and has torchrun end the others, before the file is whole
 
-    with asked_to_stop() as asked, shown():
+    with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
             set_rate(optimizer, rate_factor(step, steps=params.steps, warmup_steps=params.optim.warmup_steps))
             values, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)

@@ -1,4 +1,6 @@
 import io
+import multiprocessing
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -115,6 +117,15 @@ def test_no_good_record_at_all_is_an_error(tmp_path):
         where = positions(start=0, steps=1, batch_size=4, accumulate=1, rank=0, world_size=1)
         with pytest.raises(SohesError, match=r"^none of 2 labelled images can be used; the last one: image [^\n]*$"):
             next(load(open_dataset(tmp_path), where, workers=workers))
+    assert multiprocessing.active_children() == []  # one left would keep the process from ending
+
+
+def test_a_loader_that_is_closed_half_way_leaves_no_worker(project):
+    where = positions(start=0, steps=50, batch_size=4, accumulate=1, rank=0, world_size=1)
+    with closing(load(open_dataset(project), where, workers=1)) as batches:
+        next(batches)
+        assert len(multiprocessing.active_children()) == 1
+    assert multiprocessing.active_children() == []
 
 
 def test_a_pair_is_two_views_of_one_image(project):

@@ -174,9 +174,13 @@ def test_nothing_annotated_anywhere_is_none_not_zero():
 
 def test_a_missing_image_is_named():
     truth = [nothing(i) for i in range(1, 10)]
-    with pytest.raises(SohesError, match=r"the predictions lack 2 of 9 images of the ground truth \(images 3, 7\)"):
+    with pytest.raises(
+        SohesError, match=r"the predictions lack 2 of 9 images of the ground truth \(images 3 = 3.png, 7 = 7.png\)"
+    ):
         evaluate_masks(truth, [nothing(i) for i in range(1, 10) if i not in (3, 7)])
-    with pytest.raises(SohesError, match=r"the ground truth lacks 8 of 9 .*\(images 2, 3, 4, 5, 6, \.\.\.\)"):
+    with pytest.raises(
+        SohesError, match=r"the ground truth lacks 8 of 9 .*\(images 2 = 2.png, 3 = .* 6 = 6.png, \.\.\.\)"
+    ):
         evaluate_masks(truth[:1], truth)
     with pytest.raises(SohesError, match=r"predictions lack 1 .* and the ground truth lacks 1 "):
         evaluate_masks([nothing(1)], [nothing(2)])

@@ -8,6 +8,7 @@ from sohes.data.scenes import render_scene
 from sohes.explore import label_image as phase1
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Candidates
+from sohes.explore.packed import PackedMasks, pack
 from sohes.hierarchy import forest_ancestors
 from sohes.params import ExploreParams, load_params
 
@@ -99,10 +100,12 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
     class Shifted:
         label_free = True
 
-        def refine(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-            return np.stack([np.roll(masks_NHW[0], 1, 0), np.roll(masks_NHW[1], 2, 0), np.zeros((10, 10), bool)])
+        def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+            return pack(
+                np.stack([np.roll(before[0], 1, 0), np.roll(before[1], 2, 0), ~before[2] & before[2]]), size=(10, 10)
+            )
 
-    found = Candidates(before, np.array(["a", "b", "c"]))
+    found = Candidates(pack(before, size=(10, 10)), np.array(["a", "b", "c"]))
     image = np.zeros((10, 10, 3), np.uint8)
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.6).sources.tolist() == ["a"]  # IoU 3 / 5
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.3).sources.tolist() == ["a", "b"]
@@ -115,7 +118,7 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
 def test_duplicates_fall_to_earlier_candidates() -> None:
     alike = np.zeros((3, 10, 10), bool)
     alike[0, :9], alike[1, :10], alike[2, 5:] = True, True, True
-    found = Candidates(alike, np.array(["large", "duplicate", "other"]))
+    found = Candidates(pack(alike, size=(10, 10)), np.array(["large", "duplicate", "other"]))
     assert phase1.without_duplicates(found, nms_iou=0.85).sources.tolist() == ["large", "other"]
     assert len(phase1.without_duplicates(found, nms_iou=0.9)) == 3
 

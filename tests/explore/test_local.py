@@ -92,22 +92,22 @@ def test_masks_are_laid_where_the_crop_was() -> None:
     placed = place(grid, np.array([2, 1, 6, 5]), image_hw=(8, 8), size=(8, 8))
     expected = np.zeros((8, 8), bool)
     expected[2:4, 1:3] = expected[4:6, 3:5] = True
-    np.testing.assert_array_equal(placed[0], expected)
+    np.testing.assert_array_equal(placed.unpacked()[0], expected)
 
 
 def test_a_picture_may_be_smaller_than_the_image() -> None:
     grid = np.ones((1, 2, 2), bool)
     placed = place(grid, np.array([4, 8, 8, 16]), image_hw=(16, 16), size=(4, 4))
-    assert np.argwhere(placed[0]).tolist() == [[1, 2], [1, 3]]
+    assert np.argwhere(placed.unpacked()[0]).tolist() == [[1, 2], [1, 3]]
     # a crop that no pixel's centre falls into leaves nothing
-    assert not place(grid, np.array([0, 0, 1, 1]), image_hw=(16, 16), size=(4, 4)).any()
+    assert not place(grid, np.array([0, 0, 1, 1]), image_hw=(16, 16), size=(4, 4)).words.any()
 
 
 @pytest.mark.parametrize("size", [(7, 9), (3, 5), (20, 11)])
 def test_a_partition_of_the_grid_is_a_partition_of_the_picture(size: tuple[int, int]) -> None:
     grid = np.arange(12).reshape(3, 4) == np.arange(12)[:, None, None]
     placed = place(grid, np.array([0, 0, 50, 60]), image_hw=(50, 60), size=size)
-    np.testing.assert_array_equal(placed.sum(0), np.ones(size))
+    np.testing.assert_array_equal(placed.unpacked().sum(0), np.ones(size))
 
 
 def test_square_averages_where_it_shrinks() -> None:
@@ -135,12 +135,12 @@ def test_local_regions_are_found_and_those_that_are_cut_are_dropped(params: Expl
     assert found.sources.tolist() == ["local"]
     expected = np.zeros((64, 64), bool)
     expected[27:33, 27:33] = True  # the crop begins at 23, so its patches of two begin at odd pixels
-    np.testing.assert_array_equal(found.masks_NHW, [expected])
+    np.testing.assert_array_equal(found.masks.unpacked(), [expected])
 
 
 def test_without_small_regions_there_is_nothing_local(params: ExploreParams) -> None:
     found = local_regions(
         np.zeros((8, 8, 3), np.uint8), np.zeros((0, 4), np.int64), pixels_as_features, params, size=(8, 8)
     )
-    assert found.masks_NHW.shape == (0, 8, 8)
+    assert found.masks.unpacked().shape == (0, 8, 8)
     assert len(found) == 0

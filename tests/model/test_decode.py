@@ -7,7 +7,14 @@ from sohes import masks
 from sohes.hierarchy import forest_ancestors
 from sohes.model.decode import decode
 
-RULES = {"max_masks": 1000, "mask_threshold": 0.5, "nms_iou": 0.9, "ancestor_threshold": 0.5, "source": "instruct"}
+RULES = {
+    "max_masks": 1000,
+    "mask_threshold": 0.5,
+    "nms_iou": 0.9,
+    "ancestor_threshold": 0.5,
+    "theta_cover": 0.9,
+    "source": "instruct",
+}
 
 
 def drawn(*pictures):
@@ -78,6 +85,18 @@ def test_ancestors_become_parents_in_the_order_of_the_scores():
         ancestors,
         content_hw=(16, 16),
         image_hw=(16, 16),
+        **RULES,
+    )
+    assert found.parents.tolist() == [1, -1, -1]
+
+
+def test_without_an_ancestor_head_the_forest_is_by_coverage():
+    found = decode(
+        entities(0.9, 0.8, 0.7),
+        drawn(TOP_LEFT, LEFT, RIGHT),
+        None,
+        content_hw=(16, 16),
+        image_hw=(32, 32),
         **RULES,
     )
     assert found.parents.tolist() == [1, -1, -1]

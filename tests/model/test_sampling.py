@@ -1,7 +1,10 @@
+import sys
+
 import pytest
 import torch
 
-from sohes.model.sampling import sample_by_grid, sample_levels
+from sohes.errors import SohesError
+from sohes.model.sampling import SWITCH, compiled_operator, sample_by_grid, sample_levels
 
 SHAPES = [(5, 7), (3, 4), (1, 2)]
 
@@ -49,3 +52,31 @@ def test_far_outside_is_zero():
     values, _, weights = draw(Q=4)
     far = torch.full((3, 4, 2, 3, 4, 2), 7.0)
     assert not sample_levels(values, SHAPES, far, weights).any()
+
+
+@pytest.mark.deformable
+def test_the_compiled_operator_gives_the_same_sums_and_gradients(monkeypatch):
+    pytest.importorskip("torch_ms_deform_attn", reason="the extra `deformable` is not installed")
+    inputs = draw()
+    expected = sample_by_grid(inputs[0], SHAPES, *inputs[1:])
+    monkeypatch.setenv(SWITCH, "compiled")
+    sampled = sample_levels(inputs[0], SHAPES, *inputs[1:])
+    torch.testing.assert_close(sampled, expected, atol=1e-5, rtol=1e-5)
+    towards = torch.randn_like(sampled)
+    for a, b in zip(
+        torch.autograd.grad(sampled, inputs, towards), torch.autograd.grad(expected, inputs, towards), strict=True
+    ):
+        torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
+
+
+def test_the_switch_is_one_variable_and_a_missing_package_one_sentence(monkeypatch):
+    inputs = draw(B=1, Q=1)
+    monkeypatch.setenv(SWITCH, "fast")
+    with pytest.raises(SohesError, match=r"`builtin` or `compiled` \(got 'fast'\)"):
+        sample_levels(inputs[0], SHAPES, *inputs[1:])
+    monkeypatch.setenv(SWITCH, "compiled")
+    monkeypatch.setitem(sys.modules, "torch_ms_deform_attn", None)
+    compiled_operator.cache_clear()
+    with pytest.raises(SohesError, match=r"pip install --no-build-isolation torch-ms-deform-attn"):
+        sample_levels(inputs[0], SHAPES, *inputs[1:])
+    compiled_operator.cache_clear()

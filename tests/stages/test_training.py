@@ -22,8 +22,9 @@ from sohes.backbone.vit import Backbone, save_backbone
 from sohes.data.images import pack_images
 from sohes.data.labels import write_shard
 from sohes.errors import SohesError
+from sohes.model.cascade import CascadeSegmenter
 from sohes.params import Params, load_params
-from sohes.stages import correct, instruct
+from sohes.stages import correct, evaluate, instruct, segment
 from sohes.stages.training import validator
 from sohes.structures import ImageRecord
 from sohes.train.checkpoint import load_checkpoint
@@ -189,6 +190,32 @@ def test_kill_9_then_the_same_command_ends_in_the_same_weights(trained, tmp_path
     assert all(torch.equal(a["learner"][name], b["learner"][name]) for name in a["learner"])
 
 
+@pytest.mark.slow
+def test_kill_9_then_the_same_command_is_one_mlflow_run(tmp_path, repository):
+    """The process that is killed says nothing any more: its run is found by the note that it made before step 1."""
+    from mlflow.tracking import MlflowClient
+
+    make_project(tmp_path)
+    params = tiny_params(repository, steps=40)
+    process = start(tmp_path, params, "instruct", SOHES_TRACKING="on")
+    state = tmp_path / ".sohes/instruct/state.pt"
+    while not state.exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.kill()
+    _, errors = process.communicate()
+    assert process.returncode == -signal.SIGKILL, errors
+    again = start(tmp_path, params, "instruct", SOHES_TRACKING="on")
+    _, errors = again.communicate(timeout=300)
+    assert again.returncode == 0, errors
+    client = MlflowClient(f"sqlite:///{tmp_path / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    runs = [run for run in client.search_runs(experiments) if run.info.run_name == "instruct"]
+    assert [run.info.status for run in runs] == ["FINISHED"]
+    losses = client.get_metric_history(runs[0].info.run_id, "loss")
+    assert [metric.step for metric in losses] == [10, 20, 30, 40]
+    assert load_checkpoint(tmp_path / "models/instruct.safetensors")[1]["metrics"]["step"] == 40
+
+
 def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
     """Run the stage here and ask it to stop, as a cluster does, when it draws the samples of `step`."""
     from sohes.data.dataset import LabelDataset
@@ -205,6 +232,34 @@ def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
         with pytest.raises(SystemExit) as end:
             {"instruct": instruct, "correct": correct}[stage].run(params, root)
     assert end.value.code == 75
+
+
+def test_the_cascade_head_goes_through_all_stages(tmp_path, repository):
+    """Instruct, correct, evaluate and segment with `model.head: cascade`; what is stored says which head it is."""
+    make_project(tmp_path)
+    values = tiny_params(repository, steps=3).model_dump(mode="json")
+    values["model"] |= {"head": "cascade", "num_queries": 12}
+    values["model"]["cascade"] |= {"proposals": 40, "samples": 16}
+    values["explore"] |= {"image_size": 64, "crop_size": 32, "min_crop": 32}
+    params = Params.model_validate(values)
+    instruct.run(params, tmp_path)
+    history = json.loads((tmp_path / "metrics/instruct.json").read_text())
+    assert {"loss", "objectness", "anchor", "class", "box", "mask"} <= set(history[-1])
+    correct.run(params, tmp_path)
+    model, card = load_checkpoint(tmp_path / "models/correct.safetensors")
+    assert isinstance(model, CascadeSegmenter)
+    assert card["model"]["head"] == "cascade"
+    evaluate.run(params, tmp_path)
+    rows = json.loads((tmp_path / "metrics/evaluate.json").read_text())
+    assert [row["phase"] for row in rows] == ["explore", "instruct", "correct"]
+    assert all(0 < row["masks_per_image"] <= 12 for row in rows[1:])
+    photo = tmp_path / "photo.png"
+    Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photo)
+    trained = tmp_path / "models/correct.safetensors"
+    (written,) = segment.run(params, [photo], model=trained, out=tmp_path / "out", explore=False, root=tmp_path)
+    assert json.loads(written.read_text())["image"]["height"] == 40
+    with pytest.raises(SohesError, match=r"another architecture"):
+        correct.run(tiny_params(repository), tmp_path)  # of the other head
 
 
 @pytest.mark.slow

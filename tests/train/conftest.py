@@ -31,6 +31,7 @@ SHARED = {
     "optim": OPTIM,
     "augment": AUGMENT,
     "workers": 0,
+    "compile": False,
     "checkpoint_every": 100,
     "validate_every": 0,
 }
@@ -121,7 +122,7 @@ def tiny_settings() -> SimpleNamespace:
         instruct=InstructParams(ema=0.9, **SHARED),
         correct=CorrectParams(
             teacher_momentum=0.9, theta_score_small=0.3, theta_score_large=0.7, gamma=200, nms_iou=0.9,
-            theta_cover=0.9, **SHARED,
+            theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, **SHARED,
         ),
         loss=LossParams(
             class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1, no_object_weight=0.1, num_points=0,

@@ -1,3 +1,4 @@
+import functools
 import os
 import signal
 
@@ -201,6 +202,30 @@ def test_amp_trains_in_bfloat16(tiny, tmp_path):
     )  # fmt: skip
     assert set(seen) == {torch.bfloat16}
     assert all(p.dtype == torch.float32 for p in learner.kept.parameters())
+
+
+def test_a_compiled_network_learns_the_same(tiny, tmp_path, monkeypatch):
+    """Traced by torch.compile but run as it is: compiling for real takes minutes."""
+    traced = []
+
+    def backend(graph, _):
+        traced.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
+    network = tiny.network()
+    network.dropout = 0.0  # its random numbers are drawn in another order
+    settings = {"seed": 0, "world": tiny.world, "recorder": tiny.recorder()}
+    compiled = instruct(
+        network, tiny.dataset(), tiny.instruct.model_copy(update={"compile": True}), tiny.loss,
+        state=tiny.state(tmp_path / "a"), **settings,
+    )  # fmt: skip
+    plain = tiny.network()
+    plain.dropout = 0.0
+    expected = instruct(plain, tiny.dataset(), tiny.instruct, tiny.loss, state=tiny.state(tmp_path / "b"), **settings)
+    assert traced
+    assert compiled[1][-1]["loss"] == pytest.approx(expected[1][-1]["loss"], rel=1e-4)
+    assert set(compiled[0].state_dict()) == set(expected[0].state_dict())
 
 
 def test_the_meter_continues_in_the_middle_of_a_row():

@@ -2,7 +2,8 @@
 
 Each annotation names a PNG whose colours are segment ids, R + 256 G + 65536 B. Protocol as in `benchmarks.coco`: every
 segment, thing or stuff, is one entity; crowd segments are kept with the source `labels.CROWD`, to be ignored; void
-pixels (id 0) belong to no entity. The PNGs lie beside the JSON, in the folder of its name without `.json`.
+pixels (id 0) belong to no entity. The PNGs lie beside the JSON, in the folder of its name without `.json`. The paper
+does not use this set; ours: val2017, because its segments cover the whole image.
 """
 
 from __future__ import annotations
@@ -14,12 +15,28 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from sohes.data.benchmarks import coco
+from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
 from sohes.masks import encode
 from sohes.structures import ImageRecord
 
-SOURCE = "coco_panoptic"
+NAME = SOURCE = "coco_panoptic"
+INFO = """Get `2017 Val images` and `2017 Panoptic Train/Val annotations` from cocodataset.org. DIR holds:
+  annotations/panoptic_val2017.json
+  annotations/panoptic_val2017/000000000139.png ...   (unzip the archive inside the archive)
+  val2017/000000000139.jpg ...                        (only to predict; scoring reads no photograph)
+A sample in the same format may lie in DIR as panoptic.json, panoptic/*.png and images/*.jpg."""
+
+
+def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+    """The ground truth of val2017, in the file's order. SohesError if the folder does not hold it."""
+    places = ("annotations/panoptic_val2017.json", "panoptic_val2017.json", "panoptic.json")
+    return read(layout.find(root, *places, name=NAME))
+
+
+def read_image(root: Path, file_name: str) -> bytes:
+    """The encoded photograph, as stored: EXIF rotation must not be applied to it."""
+    return layout.read_file(root, "val2017", "images/val2017", "images", name=file_name)
 
 
 def is_panoptic(content: dict[str, Any]) -> bool:

@@ -6,6 +6,7 @@ from typing import Protocol
 
 import numpy as np
 
+from sohes.explore.packed import PackedMasks
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
 
@@ -18,8 +19,8 @@ class Refiner(Protocol):
 
     label_free: bool
 
-    def refine(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-        """(N, H, W) bool: each mask anew, in the same order; image_HW3 is uint8 RGB."""
+    def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+        """Each mask anew, in the same order; image_HW3 is uint8 RGB."""
         ...
 
 

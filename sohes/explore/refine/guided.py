@@ -8,7 +8,7 @@ import cv2
 import numba
 import numpy as np
 
-from sohes.masks import bounding_boxes
+from sohes.explore.packed import PackedMasks, join, pack
 
 WORKING_RADIUS = 4  # pixels: the coefficients are smooth, so they are found on the image reduced to about this radius
 
@@ -23,18 +23,15 @@ class GuidedRefiner:
     epsilon: float = 1e-4
     label_free = True
 
-    def refine(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-        """(N, H, W) bool: each filtered mask cut at one half, then the majority of 3 x 3 pixels.
+    def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+        """Each filtered mask cut at one half, then the majority of 3 x 3 pixels.
 
         Only the mask's box and a margin round it are looked at.
         """
         radius = self.radius * self.patch
         step = max(1, round(radius / WORKING_RADIUS))
         guide = _Guide(image_HW3, step, max(1, round(radius / step)), self.epsilon)
-        refined = np.zeros_like(masks_NHW)
-        for mask, new, box in zip(masks_NHW, refined, bounding_boxes(masks_NHW), strict=True):
-            guide.filter(mask, new, box)
-        return refined
+        return join([guide.filter(masks, i) for i in range(len(masks))], size=masks.size)
 
 
 class _Guide:
@@ -54,24 +51,27 @@ class _Guide:
         side = 2 * self.radius + 1
         return cv2.boxFilter(array, -1, (side, side), borderType=cv2.BORDER_REFLECT)
 
-    def filter(self, mask_HW: np.ndarray, refined_HW: np.ndarray, box_yxyx: np.ndarray) -> None:
-        """Write the refined mask into `refined_HW`, all false so far."""
-        if not box_yxyx.any():
-            return
-        margin = 2 * self.radius + 1  # beyond it the filter returns 0
-        y0, x0 = np.maximum(box_yxyx[:2] // self.step - margin, 0)
-        y1, x1 = np.minimum(-(-box_yxyx[2:] // self.step) + margin, self.colour.shape[:2])
-        blocks, pixels = np.s_[y0:y1, x0:x1], np.s_[y0 * self.step : y1 * self.step, x0 * self.step : x1 * self.step]
+    def filter(self, masks: PackedMasks, index: int) -> PackedMasks:
+        """One refined mask."""
+        margin = 2 * self.radius + 1  # in blocks: beyond it the filter returns 0
+        row0, word0, row1, word1 = masks.boxes_N4[index].tolist()
+        y0, x0 = max(0, row0 // self.step - margin), max(0, 64 * word0 // self.step - margin)
+        y1, x1 = -(-row1 // self.step) + margin, -(-64 * word1 // self.step) + margin
+        blocks = np.s_[y0:y1, x0:x1]
+        y0, x0, y1, x1 = y0 * self.step, x0 * self.step, y1 * self.step, x1 * self.step
+        image = self.image[y0:y1, x0:x1]
+        mask = masks.window(index, (y0, x0, y0 + image.shape[0], x0 + image.shape[1]))
 
-        alpha = _reduced(mask_HW[pixels].astype(np.float32), self.step)
+        alpha = _reduced(mask.astype(np.float32), self.step)
         mean_alpha = self._box(alpha)
         products = self._box(self.colour[blocks] * alpha[..., None])
         linear = self._box(_linear(products, mean_alpha, self.mean[blocks], self.inverse[blocks]))
         if self.step > 1:
             linear = cv2.resize(linear, None, fx=self.step, fy=self.step, interpolation=cv2.INTER_LINEAR)
-        refined = refined_HW[pixels]
-        _apply(linear, self.image[pixels], refined)
-        refined[:] = cv2.medianBlur(refined.view(np.uint8), 3).view(bool)  # a noisy pixel is no island
+        refined = np.empty(mask.shape, bool)
+        _apply(linear, image, refined)
+        refined = cv2.medianBlur(refined.view(np.uint8), 3).view(bool)  # a noisy pixel is no island
+        return pack(refined[None], size=masks.size, origin=(y0, x0))
 
 
 def _reduced(array: np.ndarray, step: int) -> np.ndarray:

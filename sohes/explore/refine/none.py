@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from sohes.explore.packed import PackedMasks
+
 
 class NoRefiner:
     label_free = True
 
-    def refine(self, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
-        return masks_NHW
+    def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+        return masks

@@ -4,7 +4,8 @@ import cv2
 import numpy as np
 import pytest
 
-from sohes.explore.refine import make_refiner
+from sohes.explore.packed import pack
+from sohes.explore.refine import Refiner, make_refiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
 
@@ -30,6 +31,10 @@ def photograph(mask_HW: np.ndarray, seed: int = 0) -> np.ndarray:
     colours = np.where(mask_HW[..., None], (190, 70, 60), (60, 90, 160))
     noise = np.random.default_rng(seed).normal(0, 8, colours.shape)
     return (colours + noise).clip(0, 255).astype(np.uint8)
+
+
+def refined_by(refiner: Refiner, image_HW3: np.ndarray, masks_NHW: np.ndarray) -> np.ndarray:
+    return refiner.refine(image_HW3, pack(masks_NHW, size=masks_NHW.shape[1:])).unpacked()
 
 
 def plain_guided_filter(guide: np.ndarray, alpha: np.ndarray, radius: int, epsilon: float) -> np.ndarray:
@@ -59,7 +64,7 @@ def test_the_filter_is_the_papers() -> None:
     mask[8:16, 9:21] = True
     image[mask] //= 2
     expected = plain_guided_filter(image / 255, mask.astype(float), radius=3, epsilon=1e-3)
-    (found,) = GuidedRefiner(patch=2, radius=1.5, epsilon=1e-3).refine(image, mask[None])
+    (found,) = refined_by(GuidedRefiner(patch=2, radius=1.5, epsilon=1e-3), image, mask[None])
     inside = (expected > 0.5).astype(np.uint8)
     clear = np.abs(expected - 0.5) > 0.005  # where rounding does not decide, all around
     clear = cv2.erode(clear.astype(np.uint8), np.ones((3, 3), np.uint8)) == 1
@@ -74,7 +79,7 @@ def test_outlines_move_from_the_patches_to_the_edges(size: int, patch: int) -> N
     whole = -(-size // patch) * patch
     padded = np.pad(truth, (0, whole - size), mode="edge")
     coarse = in_patches(padded, patch)[:size, :size]
-    (refined,) = make_refiner("guided", patch=patch).refine(photograph(truth), coarse[None])
+    (refined,) = refined_by(make_refiner("guided", patch=patch), photograph(truth), coarse[None])
     assert iou(coarse, truth) < 0.95
     assert iou(refined, truth) > 0.975
 
@@ -82,9 +87,9 @@ def test_outlines_move_from_the_patches_to_the_edges(size: int, patch: int) -> N
 def test_reducing_the_image_changes_next_to_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     truth = disc(256, (120, 130), 70)
     image, coarse = photograph(truth), in_patches(truth, 16)[None]
-    fast = GuidedRefiner(patch=16).refine(image, coarse)[0]
+    fast = refined_by(GuidedRefiner(patch=16), image, coarse)[0]
     monkeypatch.setattr("sohes.explore.refine.guided.WORKING_RADIUS", 1000)
-    exact = GuidedRefiner(patch=16).refine(image, coarse)[0]
+    exact = refined_by(GuidedRefiner(patch=16), image, coarse)[0]
     assert iou(fast, exact) > 0.98
 
 
@@ -93,23 +98,22 @@ def test_masks_are_refined_each_for_itself() -> None:
     image = photograph(truth.any(0))
     coarse = np.stack([in_patches(mask, 8) for mask in truth])
     refiner = make_refiner("guided", patch=8)
-    together = refiner.refine(image, coarse)
-    assert together.dtype == bool
+    together = refined_by(refiner, image, coarse)
     assert not together[2].any()
     for mask, alone in zip(coarse, together, strict=True):
-        np.testing.assert_array_equal(refiner.refine(image, mask[None])[0], alone)
+        np.testing.assert_array_equal(refined_by(refiner, image, mask[None])[0], alone)
 
 
 def test_a_mask_of_everything_stays() -> None:
     image = photograph(disc(64, (32, 32), 20))
-    assert make_refiner("guided", patch=8).refine(image, np.ones((1, 64, 64), bool)).all()
+    assert refined_by(make_refiner("guided", patch=8), image, np.ones((1, 64, 64), bool)).all()
 
 
 def test_no_refinement() -> None:
     coarse = np.eye(8, dtype=bool)[None]
     refiner = make_refiner("none", patch=8)
     assert isinstance(refiner, NoRefiner)
-    np.testing.assert_array_equal(refiner.refine(np.zeros((8, 8, 3), np.uint8), coarse), coarse)
+    np.testing.assert_array_equal(refined_by(refiner, np.zeros((8, 8, 3), np.uint8), coarse), coarse)
     assert refiner.label_free
     assert make_refiner("guided", patch=8).label_free
     with pytest.raises(ValueError, match="got 'crf'"):

@@ -1,0 +1,55 @@
+"""`sohes bench methods`: phase 1 beside its peers, AR and CPU seconds in one run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.images import decode_image
+from sohes.evaluate.methods import METHODS, compare_methods
+from sohes.evaluate.recall import paired_bootstrap
+from sohes.explore.label_image import make_extractor
+from sohes.params import load_params
+from sohes.structures import ImageRecord
+
+MAX_MEGAPIXELS = 200.0
+DRAWS = 2000
+
+
+def bench_methods(
+    root: Path,
+    benchmark: str = "coco_panoptic",
+    images: int = 10,
+    methods: str = ",".join(METHODS),
+    params: Path = Path("params.yaml"),
+    backbone: Path = Path("models/backbone.safetensors"),
+) -> dict[str, dict[str, float | None]]:
+    """Score `methods` on the first `images` of a benchmark unpacked in `root`, with `params`' features and refiner.
+
+    For each: `AR`, `AR_S`, `AR_M`, `AR_L`, `masks_per_image`, `cpu_seconds` an image, and `gain` of the first method
+    over it with its 95 % interval (`gain_low`, `gain_high`), in points of AR.
+    """
+    explore = load_params(params).explore
+    names = methods.split(",")
+    results = compare_methods(
+        _photographs(root, benchmark, images), make_extractor(explore, backbone), explore, methods=names
+    )
+    first = results[names[0]][0]
+    rows: dict[str, dict[str, float | None]] = {}
+    for name, (scores, seconds) in results.items():
+        gain, low, high = paired_bootstrap(first.per_image, scores.per_image, seed=0, draws=DRAWS)
+        figures = {"AR": scores.AR, "AR_S": scores.AR_S, "AR_M": scores.AR_M, "AR_L": scores.AR_L}
+        figures |= {"masks_per_image": scores.masks_per_image, "cpu_seconds": seconds}
+        figures |= {"gain": gain, "gain_low": low, "gain_high": high}
+        rows[name] = {key: None if value is None else round(value, 3) for key, value in figures.items()}
+    return rows
+
+
+def _photographs(root: Path, benchmark: str, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
+    reader = find_benchmark(benchmark)
+    for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
+        data = reader.read_image(root, record.file_name)
+        yield record, decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)

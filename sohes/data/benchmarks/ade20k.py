@@ -1,0 +1,136 @@
+"""ADE20K's validation set, 2,000 images, as class-agnostic ground truth: the challenge's instances or the full release.
+
+Protocol. The folder decides which of two it is:
+
+- `ADEChallengeData2016` (the one to compare with the paper's table 4, which does not say what it is on; UnSAM's
+  published code, which repeats its rows, names this one): the instances of the 100 thing categories of the 2016
+  challenge. In the PNGs red is the category and green the instance, 0 where there is none; every pair is one entity.
+  Stuff is not annotated there. One level.
+- `ADE20K_2021_17_01` (ours, for the hierarchy): every object, things and stuff, with its parts and their parts, and
+  the parent that the JSON names. An instance's PNG has 255 where the object is seen and 128 where another hides it:
+  what is seen is the mask.
+
+Masks are in stored pixels. Image ids are the number in the name: ADE_val_00000012 is 12.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from sohes.data.benchmarks import coco, layout
+from sohes.errors import SohesError
+from sohes.masks import encode
+from sohes.structures import ImageRecord
+
+NAME = "ade20k"
+INFO = """Either the 2016 challenge, from the Scene Parsing Challenge's page (ADEChallengeData2016.zip and
+annotations_instance.tar); DIR is the folder ADEChallengeData2016 or the one above it:
+  annotations_instance/validation/ADE_val_00000001.png ...
+  images/validation/ADE_val_00000001.jpg ...          (only to predict; scoring reads no photograph)
+or the full 2021 release, after registration with ADE20K; DIR is the folder ADE20K_2021_17_01 or the one above it:
+  images/ADE/validation/*/*/ADE_val_00000001.json, its .jpg, and the folder ADE_val_00000001/ of instance PNGs"""
+_CHALLENGE, _RELEASE = "annotations_instance/validation", "images/ADE/validation"
+_FOLDERS = {_CHALLENGE: "ADEChallengeData2016", _RELEASE: "ADE20K_2021_17_01"}
+_SEEN = 255
+
+
+def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+    """The ground truth in the order of the images' numbers. SohesError if DIR holds neither set, or both."""
+    kind, folder = _which(root)
+    pattern = "*.png" if kind == _CHALLENGE else "**/*.json"
+    files = sorted(folder.glob(pattern), key=lambda file: layout.number(file.name))
+    return map(_challenge_record if kind == _CHALLENGE else _release_record, files)
+
+
+def read_image(root: Path, file_name: str) -> bytes:
+    """The encoded photograph, as stored."""
+    kind, folder = _which(root)
+    if kind == _CHALLENGE:
+        return layout.read_file(folder.parents[1], "images/validation", name=file_name)
+    return layout.read_file(folder, *(str(place.parent) for place in folder.rglob(file_name)), name=file_name)
+
+
+def is_challenge(root: Path) -> bool:
+    """Whether the folder holds the set that published figures are on."""
+    return _which(root)[0] == _CHALLENGE
+
+
+def _which(root: Path) -> tuple[str, Path]:
+    found = [
+        (kind, place)
+        for kind, name in _FOLDERS.items()
+        for place in (Path(root) / kind, Path(root) / name / kind)
+        if place.is_dir()
+    ]
+    if len(found) > 1:
+        raise SohesError(f"{root} holds both kinds of ADE20K: name {' or '.join(_FOLDERS.values())} in it as --root")
+    if not found:
+        layout.find(root, *_FOLDERS, name=NAME)
+    return found[0]
+
+
+def _challenge_record(path: Path) -> ImageRecord:
+    values_HWC = _pixels(path.read_bytes(), path)
+    if values_HWC.ndim != 3:
+        raise SohesError(f"{path} is no instance PNG of the 2016 challenge: it needs red, green and blue")
+    codes_HW = np.where(values_HWC[..., 1] > 0, values_HWC[..., 0].astype(np.int64) * 256 + values_HWC[..., 1], 0)
+    codes = np.unique(codes_HW[codes_HW > 0])
+    return coco.record(
+        _image(path.with_suffix(".jpg").name, codes_HW.shape),
+        encode(np.stack([codes_HW == code for code in codes])) if len(codes) else (),
+        [False] * len(codes),
+        NAME,
+    )
+
+
+def _release_record(path: Path) -> ImageRecord:
+    objects, image = _annotation(path)
+    index = {int(entry["id"]): i for i, entry in enumerate(objects)}
+    rles: list[bytes] = []
+    parents = []
+    for entry in objects:
+        mask_path = path.parent / entry["instance_mask"]
+        try:
+            mask_HW = _pixels(mask_path.read_bytes(), mask_path) == _SEEN
+        except FileNotFoundError:
+            raise SohesError(f"{path} names the instance {entry['instance_mask']}, which is not there") from None
+        if mask_HW.shape != (image["height"], image["width"]):
+            raise SohesError(f"{mask_path} has another size than its image, {image['width']} x {image['height']}")
+        rles += encode(mask_HW[None])
+        above = entry["parts"]["ispartof"]  # a number, or an empty list for a whole
+        parents.append(index.get(above, -1) if isinstance(above, int) else -1)
+    return coco.record(image, rles, [False] * len(rles), NAME, parents)
+
+
+def _annotation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+    """The objects of a JSON file, and the image that they belong to."""
+    data = path.read_bytes()
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:  # some place names of the release are in Latin-1
+        text = data.decode("latin-1")
+    try:
+        annotation = json.loads(text)["annotation"]
+        height, width = annotation["imsize"][:2]
+        return annotation["object"], _image(annotation["filename"], (height, width))
+    except (KeyError, TypeError, ValueError) as error:
+        raise SohesError(f"{path} is not an annotation of ADE20K 2021: {error}") from None
+
+
+def _image(file_name: str, size: tuple[int, ...]) -> dict[str, Any]:
+    return {"id": layout.number(file_name), "file_name": file_name, "height": size[0], "width": size[1]}
+
+
+def _pixels(data: bytes, path: Path) -> np.ndarray:
+    try:
+        with Image.open(io.BytesIO(data), formats=["PNG"]) as png:
+            return np.asarray(png)
+    except OSError as error:
+        raise SohesError(f"the annotation {path} cannot be read: {error}") from None

@@ -1,0 +1,63 @@
+"""All annotated data sets by the name that `sohes score --benchmark` knows them by."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Protocol, cast
+
+from sohes.data.benchmarks import (
+    ade20k,
+    bsds500,
+    coco,
+    coco_panoptic,
+    entityseg,
+    lvis,
+    paco,
+    partimagenet,
+    pascal_part,
+    sa1b,
+)
+from sohes.errors import SohesError
+from sohes.structures import ImageRecord
+
+
+class Benchmark(Protocol):
+    """What a reader's module offers. Its docstring states the protocol: subset, what counts as an entity, frame.
+
+    INFO: where to get the data set, and what to put where.
+    """
+
+    NAME: str
+    INFO: str
+    __doc__: str | None
+
+    def read_benchmark(self, root: Path) -> Iterator[ImageRecord]:
+        """The ground truth of the unpacked official download in `root`, without digests, all scores 1."""
+        ...
+
+    def read_image(self, root: Path, file_name: str) -> bytes:
+        """The encoded photograph of a record, in whose stored pixels the masks are drawn."""
+        ...
+
+
+_MODULES = (coco, lvis, ade20k, entityseg, sa1b, partimagenet, paco, coco_panoptic, pascal_part, bsds500)
+BENCHMARKS: dict[str, Benchmark] = {module.NAME: cast(Benchmark, module) for module in _MODULES}
+
+
+def benchmark(name: str) -> Benchmark:
+    """A reader by its name; SohesError lists the names there are."""
+    if name not in BENCHMARKS:
+        raise SohesError(f"no benchmark is called {name}: there are {', '.join(BENCHMARKS)}")
+    return BENCHMARKS[name]
+
+
+def describe(name: str) -> str:
+    """The protocol of a benchmark, where to get it, and what to put where."""
+    found = benchmark(name)
+    return f"{name}\n\n{(found.__doc__ or '').strip()}\n\n{found.INFO}"
+
+
+def is_published_protocol(name: str, root: Path) -> bool:
+    """Whether what lies in the folder is what published figures of that name are on."""
+    return name != ade20k.NAME or ade20k.is_challenge(root)

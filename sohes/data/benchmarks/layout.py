@@ -1,0 +1,35 @@
+"""Where the files of an unpacked download lie, and what to say if they do not."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from sohes.errors import SohesError
+
+
+def find(root: Path, *places: str, name: str) -> Path:
+    """The first of the `places` (relative to `root`) that exists; SohesError names them all."""
+    for place in places:
+        if (Path(root) / place).exists():
+            return Path(root) / place
+    raise SohesError(
+        f"{root} does not hold {name}: there is no {' or '.join(places)} in it; `sohes benchmark-info {name}` "
+        "says what to put where"
+    )
+
+
+def read_file(root: Path, *folders: str, name: str) -> bytes:
+    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself."""
+    for folder in (*folders, "."):
+        if (Path(root) / folder / name).is_file():
+            return (Path(root) / folder / name).read_bytes()
+    raise SohesError(f"there is no photograph {name} in {root} (looked in {', '.join(folders)} and itself)")
+
+
+def number(name: str) -> int:
+    """An image id from the digits of its file's name: the same in every subset of the data set."""
+    digits = re.sub(r"\D", "", Path(name).stem)
+    if not digits:
+        raise SohesError(f"the file name {name} has no digit to make an image id of: keep the official names")
+    return int(digits)

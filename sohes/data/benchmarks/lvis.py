@@ -1,0 +1,38 @@
+"""LVIS v1, validation set, as class-agnostic ground truth.
+
+Protocol (paper section 4; zero-shot, AR at 1,000 masks): the 19,809 images of `lvis_v1_val.json`, which are photographs
+of COCO's train2017 and val2017, all categories as one entity. Annotation is federated: an image is only guaranteed to
+be complete for some categories, so AP says little here (paper appendix B) and AR is what to compare. There are no
+crowds. Masks are polygons in stored pixels. This reader keeps every annotation; the file that UnSAM's published code
+names is called `cocofied`, so published figures may be on COCO's categories only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlparse
+
+from sohes.data.benchmarks import coco, layout
+from sohes.structures import ImageRecord
+
+NAME = "lvis"
+INFO = """Get the v1 validation annotations from lvisdataset.org and COCO's 2017 images. DIR holds:
+  annotations/lvis_v1_val.json           (or lvis_v1_val.json)
+  train2017/*.jpg  val2017/*.jpg         (only to predict; scoring reads no image)"""
+
+
+def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+    """The ground truth, in the file's order; file names are `val2017/....jpg`, out of `coco_url`."""
+    path = layout.find(root, "annotations/lvis_v1_val.json", "lvis_v1_val.json", name=NAME)
+    content = coco.read_json(path)
+    if isinstance(content, dict):
+        for image in content.get("images", []):
+            if isinstance(image, dict) and "file_name" not in image and "coco_url" in image:
+                image["file_name"] = "/".join(urlparse(image["coco_url"]).path.split("/")[-2:])
+    return coco.read_content(coco.checked(content, path), path, source=NAME)
+
+
+def read_image(root: Path, file_name: str) -> bytes:
+    """The encoded photograph, as stored."""
+    return layout.read_file(root, "images", name=file_name)

@@ -1,0 +1,30 @@
+"""PartImageNet, the segmentation split, validation set: object parts as class-agnostic ground truth.
+
+Protocol (paper section 4.3 and table 5, "object parts (e.g., heads and tails of animals)"): the part masks of
+`PartImageNet_Seg`'s validation set (not of the OOD split that the first release had), each one entity. Whole objects
+are not asked for, so there is one level only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from sohes.data.benchmarks import coco, layout
+from sohes.structures import ImageRecord
+
+NAME = "partimagenet"
+INFO = """Get PartImageNet_Seg.zip by way of TACJu/PartImageNet on GitHub. DIR is its folder PartImageNet:
+  annotations/val/val.json               (COCO JSON of the parts)
+  images/val/*.JPEG                      (only to predict; scoring reads no image)"""
+
+
+def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+    """The ground truth, in the file's order."""
+    path = layout.find(root, "annotations/val/val.json", "PartImageNet/annotations/val/val.json", name=NAME)
+    return coco.read_content(coco.load(path), path, source=NAME)
+
+
+def read_image(root: Path, file_name: str) -> bytes:
+    """The encoded photograph, as stored."""
+    return layout.read_file(root, "images/val", "PartImageNet/images/val", name=file_name)

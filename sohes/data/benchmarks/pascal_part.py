@@ -1,0 +1,73 @@
+"""Pascal-Part (Chen et al., 2014): objects of PASCAL VOC 2010 and their parts, as class-agnostic ground truth.
+
+Protocol (ours; the paper does not use the set): every image that has a `.mat`, every object one entity and every part
+of it one more, whose parent is the object. Parts may overlap, and some objects have none. What is not annotated is
+void: it is neither asked for nor counted in AR. Image ids are the digits of the name: 2008_000652 is 2008000652.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from PIL import Image
+
+from sohes.data.benchmarks import coco, layout
+from sohes.errors import SohesError
+from sohes.masks import encode
+from sohes.structures import ImageRecord
+
+NAME = "pascal_part"
+INFO = """Get the annotations (trainval.tar.gz) from the Pascal-Part page and the images of PASCAL VOC 2010. DIR holds:
+  Annotations_Part/2008_000002.mat ...                (or the .mat files themselves)
+  VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg ...    (or JPEGImages/, or beside the .mat files; only to predict)"""
+_IMAGES = ("VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
+
+
+def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+    """The ground truth in the order of the names. SohesError if there is no `.mat`."""
+    folder = Path(root) / "Annotations_Part"
+    files = sorted((folder if folder.is_dir() else Path(root)).glob("*.mat"))
+    if not files:
+        layout.find(root, "Annotations_Part", "*.mat", name=NAME)
+    return (_record(file, root) for file in files)
+
+
+def read_image(root: Path, file_name: str) -> bytes:
+    """The encoded photograph, as stored."""
+    return layout.read_file(root, *_IMAGES, name=file_name)
+
+
+def _record(path: Path, root: Path) -> ImageRecord:
+    try:
+        annotation: Any = scipy.io.loadmat(path, simplify_cells=True)["anno"]
+        objects = _as_list(annotation["objects"])
+        masks: list[np.ndarray] = []
+        parents: list[int] = []
+        for entry in objects:
+            place = len(masks)
+            parts = _as_list(entry["parts"])
+            masks += [np.asarray(entry["mask"], bool), *(np.asarray(part["mask"], bool) for part in parts)]
+            parents += [-1] + [place] * len(parts)
+        name = f"{annotation['imname']}.jpg"
+    except (KeyError, TypeError, IndexError, ValueError, NotImplementedError) as error:
+        raise SohesError(f"{path} is not a Pascal-Part annotation: {error}") from None
+    height, width = masks[0].shape if masks else _size(read_image(root, name))
+    if any(mask.shape != (height, width) for mask in masks):
+        raise SohesError(f"{path} holds masks of several sizes: get it anew")
+    image = {"id": layout.number(name), "file_name": name, "height": height, "width": width}
+    return coco.record(image, encode(np.stack(masks)) if masks else (), [False] * len(masks), NAME, parents)
+
+
+def _as_list(value: Any) -> list[Any]:
+    """MATLAB's array of structs, which is one struct where there is one, and an empty array where there is none."""
+    return [value] if isinstance(value, dict) else list(value)
+
+
+def _size(data: bytes) -> tuple[int, int]:
+    with Image.open(io.BytesIO(data)) as image:
+        return image.height, image.width

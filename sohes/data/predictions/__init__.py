@@ -1,0 +1,1 @@
+"""Anybody's predictions as records, one reader per format."""

@@ -1,0 +1,256 @@
+"""`sohes doctor`: what this machine has of all that a run may need, and whether it can hold the training."""
+
+from __future__ import annotations
+
+import configparser
+import os
+import platform
+import shutil
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from sohes.model.footprint import Footprint, training_footprint
+from sohes.params import CorrectParams, InstructParams, Params
+from sohes.tracking import tracking_uri
+
+PYTHON = ((3, 11), (3, 13))
+TIMEOUT = 3.0  # seconds for a server to answer
+LEAST_DISK = 5 * 10**9  # bytes: a project's images, labels and models of the smallest profiles
+OWN_MEMORY = {"cuda": 1.0 * 10**9, "cpu": 1.5 * 10**9}  # bytes: CUDA's context; Python with its libraries
+
+
+class State(StrEnum):
+    """missing: may be wanted, by other params or for other commands. broken: this profile cannot run so."""
+
+    ok = "ok"
+    missing = "missing"
+    broken = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the doctor's list: what was looked at, how it is, and what to do where it is not well."""
+
+    what: str
+    state: State
+    words: str
+
+
+def run(params: Params, root: Path, *, processes: int | None = None) -> list[Finding]:
+    """Look at everything. processes: that share a training batch, on all machines; the GPUs of this one by default."""
+    return [
+        _python(),
+        _torch(),
+        _disk(root),
+        *_training(params, processes),
+        _weights(params, root),
+        _hub(params, root),
+        _mlflow(root),
+        _prefect(),
+        _dvc(root),
+        _slurm(),
+        _s3(),
+    ]
+
+
+# ---------------------------------------------------------------- this machine
+
+
+def _python() -> Finding:
+    low, high = PYTHON
+    here = f"{platform.python_version()} in {sys.prefix}"
+    if low <= sys.version_info[:2] <= high:
+        return Finding("Python", State.ok, here)
+    return Finding("Python", State.broken, f"{here}: make a virtual environment with 3.11, 3.12 or 3.13")
+
+
+def _torch() -> Finding:
+    import torch
+
+    if torch.cuda.is_available():
+        cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
+        return Finding("GPU", State.ok, f"{cards} (torch {torch.__version__})")
+    return Finding("GPU", State.missing, f"torch {torch.__version__} sees none: training on the CPU fits the demo only")
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free
+    if free >= LEAST_DISK:
+        return Finding("disk", State.ok, f"{_gb(free)} free in {root}")
+    return Finding("disk", State.broken, f"only {_gb(free)} free in {root}: make room for {_gb(LEAST_DISK)} at least")
+
+
+def _training(params: Params, processes: int | None) -> Iterator[Finding]:
+    import torch
+
+    count = processes or max(1, torch.cuda.device_count() if torch.cuda.is_available() else 1)
+    device, room = _room()
+    for name, phase in (("instruct", params.instruct), ("correct", params.correct)):
+        try:
+            need = training_footprint(params.backbone, params.model, params.loss, phase, processes=count)
+        except ValueError as error:
+            yield Finding(name, State.broken, f"{error}: change {name}.batch_size or accumulate, or --processes")
+            continue
+        recomputed = params.model.recompute_blocks
+        yield judge(name, phase, need, device=device, room=room, processes=count, recomputed=recomputed)
+
+
+def judge(
+    name: str,
+    phase: InstructParams | CorrectParams,
+    need: Footprint,
+    *,
+    device: str,
+    room: float,
+    processes: int,
+    recomputed: bool,
+) -> Finding:
+    """Whether a phase's training fits into `room` bytes of the device (`cuda` or `cpu`).
+
+    recomputed: `model.recompute_blocks`, which is no remedy any more.
+    """
+    total = need.total + OWN_MEMORY[device]
+    where = "the GPU's" if device == "cuda" else "the"
+    words = (
+        f"about {_gb(total)} of {where} {_gb(room)} memory: {need.parameters / 1e6:.1f} million weights with their "
+        f"optimizer {_gb(need.state)}, {need.images} images at once {_gb(need.activations)}"
+    )
+    if total <= room:
+        return Finding(name, State.ok, words)
+    remedy = f"lower model.image_size, or train with more than {processes} processes"
+    if not recomputed:
+        remedy = f"set model.recompute_blocks, {remedy}"
+    if need.images > (2 if isinstance(phase, CorrectParams) else 1):
+        remedy = f"raise {name}.accumulate above {phase.accumulate} (of a batch of {phase.batch_size}), {remedy}"
+    return Finding(name, State.broken, f"{words}: {remedy}")
+
+
+def _room() -> tuple[str, float]:
+    """The device that training takes, and its bytes: of the smallest GPU, or what this machine may use of its own."""
+    import torch
+
+    if torch.cuda.is_available():
+        sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
+        return "cuda", float(min(sizes))
+    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+    if limit.exists() and (text := limit.read_text().strip()).isdigit():
+        memory = min(memory, float(text))
+    return "cpu", memory
+
+
+# ---------------------------------------------------------------- weights
+
+
+def _weights(params: Params, root: Path) -> Finding:
+    made, wanted = root / "models/backbone.safetensors", params.backbone.pretrained
+    if made.exists():
+        return Finding("weights", State.ok, f"{made}")
+    if wanted == "train":
+        return Finding("weights", State.ok, "none needed: `sohes backbone` trains them (backbone.pretrained: train)")
+    if Path(wanted).suffix:
+        there = Path(wanted).exists()
+        if there or "/" in wanted:
+            words = wanted if there else f"no file {wanted}: mend backbone.pretrained"
+            return Finding("weights", State.ok if there else State.broken, words)
+    if _is_cached(wanted):
+        return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
+    return Finding("weights", State.missing, f"{wanted} is not here yet: `sohes backbone` fetches it from the hub")
+
+
+def _is_cached(name: str) -> bool:
+    import timm
+    from huggingface_hub import try_to_load_from_cache
+
+    published = timm.get_pretrained_cfg(name)
+    repository = (published.hf_hub_id if published else None) or name.removeprefix("hf-hub:")
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
+
+
+def _hub(params: Params, root: Path) -> Finding:
+    from huggingface_hub import constants
+
+    needed = _weights(params, root).state is State.missing
+    remedy = "fetch the weights elsewhere and set backbone.pretrained to the file"
+    if constants.HF_HUB_OFFLINE:
+        words = "switched off by HF_HUB_OFFLINE"
+        return Finding("hub", State.broken if needed else State.missing, f"{words}: unset it, or {remedy}")
+    if fault := _fault(constants.ENDPOINT):
+        words = f"{constants.ENDPOINT} does not answer ({fault})"
+        return Finding("hub", State.broken if needed else State.missing, f"{words}: check the network, or {remedy}")
+    return Finding("hub", State.ok, f"{constants.ENDPOINT} answers")
+
+
+# ---------------------------------------------------------------- servers
+
+
+def _mlflow(root: Path) -> Finding:
+    uri = tracking_uri(root)
+    if os.environ.get("SOHES_TRACKING", "on").lower() == "off":
+        return Finding("MLflow", State.missing, "switched off by SOHES_TRACKING: unset it to record runs")
+    if not uri.startswith(("http://", "https://")):
+        return Finding("MLflow", State.ok, f"{uri}; `make ui` shows it")
+    if fault := _fault(f"{uri.rstrip('/')}/health"):
+        remedy = "start the server, mend MLFLOW_TRACKING_URI, or unset it for a local database"
+        return Finding("MLflow", State.broken, f"{uri} does not answer ({fault}): {remedy}")
+    return Finding("MLflow", State.ok, f"{uri} answers")
+
+
+def _prefect() -> Finding:
+    url = os.environ.get("PREFECT_API_URL")
+    if not url:
+        words = "no PREFECT_API_URL: `python -m flows.pipeline` starts a server of its own for each run"
+        return Finding("Prefect", State.missing, f"{words}; `make ui` starts one that stays")
+    if fault := _fault(f"{url.rstrip('/')}/health"):
+        return Finding(
+            "Prefect", State.broken, f"{url} does not answer ({fault}): start the server, or unset PREFECT_API_URL"
+        )
+    return Finding("Prefect", State.ok, f"{url} answers")
+
+
+def _fault(url: str) -> str | None:
+    """Why a server cannot be used; None if it answers, whatever it says short of an error of its own."""
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="GET"), timeout=TIMEOUT):
+            return None
+    except urllib.error.HTTPError as error:
+        return f"status {error.code}" if error.code >= 500 else None
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+
+
+def _dvc(root: Path) -> Finding:
+    if not (root / ".dvc").is_dir():
+        return Finding("DVC", State.missing, f"{root} is no DVC project: run in the project's folder, or `dvc init`")
+    config = configparser.ConfigParser()
+    config.read([root / ".dvc/config", root / ".dvc/config.local"])
+    sections = {name.strip("'"): config[name] for name in config.sections()}  # DVC writes ['remote "NAME"']
+    default = config.get("core", "remote", fallback=None)
+    if remote := sections.get(f'remote "{default}"'):
+        return Finding("DVC", State.ok, f"remote {default}: {remote.get('url', 'without a url')}")
+    words = "results stay on this machine: `dvc remote add --default NAME URL` for a place to share them"
+    return Finding("DVC", State.missing, f"no default remote; {words}")
+
+
+def _slurm() -> Finding:
+    if found := shutil.which("sbatch"):
+        return Finding("Slurm", State.ok, found)
+    return Finding("Slurm", State.missing, "no sbatch here: only needed for the launch profile slurm, on a login node")
+
+
+def _s3() -> Finding:
+    files = [Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", Path.home() / ".aws/credentials"))]
+    if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE") or any(f.exists() for f in files):
+        return Finding("S3", State.ok, f"credentials found, for {os.environ.get('AWS_ENDPOINT_URL', 'the default')}")
+    words = "no credentials: only needed for s3:// sources and remotes; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    return Finding("S3", State.missing, words)
+
+
+def _gb(amount: float) -> str:
+    return f"{amount / 1e9:.1f} GB"

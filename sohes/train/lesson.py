@@ -1,0 +1,80 @@
+"""What the teacher of phase 3 says of one weak view: its sure masks and their forest (paper 3.3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sohes import hierarchy, masks
+from sohes.data import augment
+from sohes.data.augment import View
+from sohes.params import CorrectParams
+from sohes.train.threshold import theta_score
+
+_UPSAMPLED_AT_ONCE = 32  # masks: 1024 x 1024 floats of all would be gigabytes
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """A teacher's masks of one image in the weak view.
+
+    masks_KSS: bool, on the teacher's device.  parents_K: their forest.  area_fractions_K: of the image.
+    """
+
+    masks_KSS: Tensor
+    parents_K: np.ndarray
+    area_fractions_K: np.ndarray
+
+
+@torch.no_grad()
+def teach(
+    class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View, params: CorrectParams, *, rng: np.random.Generator
+) -> Lesson:
+    """What the teacher is sure of in one weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
+
+    Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are taken
+    on the mask map; only the at most `max_targets` masks that are kept grow to the square's size.
+    """
+    size, (h, w) = weak.canvas_hw[0], mask_logits_Qhw.shape[1:]
+    bottom, right = weak.window[2:]
+    rows, columns = max(1, round(bottom * h / size)), max(1, round(right * w / size))
+    logits_QP = mask_logits_Qhw[:, :rows, :columns].flatten(1).float()
+    inside_QP = (logits_QP > 0).float()
+    cells_Q = inside_QP.sum(1)
+    certainty_Q = (logits_QP.sigmoid() * inside_QP).sum(1) / cells_Q.clamp(min=1)
+    scores_Q = class_logits_Q2.float().softmax(-1)[:, 0] * certainty_Q
+    scores, fractions = torch.stack([scores_Q, cells_Q / (rows * columns)]).double().cpu().numpy()
+    wanted = theta_score(
+        fractions,
+        theta_score_small=params.theta_score_small,
+        theta_score_large=params.theta_score_large,
+        gamma=params.gamma,
+    )
+    sure = np.flatnonzero((scores > wanted) & (fractions > 0))
+    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device)]
+    shared_KK = (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)  # counts: exact in float32 below 2^24
+    by_score = np.argsort(-scores[sure], kind="stable")
+    kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
+    kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
+    shared_KK = shared_KK[np.ix_(kept, kept)]
+    ancestors_KK = hierarchy.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
+    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device)
+    masks_KSS = _grow(mask_logits_Qhw[chosen], size)
+    masks_KSS[:, bottom:] = False
+    masks_KSS[:, :, right:] = False
+    parents_K = hierarchy.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
+    return Lesson(masks_KSS, parents_K, fractions[sure[kept]])
+
+
+def _grow(logits_Khw: Tensor, size: int) -> Tensor:
+    """(K, S, S) bool masks from logits of a mask map."""
+    grown = torch.zeros((len(logits_Khw), size, size), dtype=torch.bool, device=logits_Khw.device)
+    for start in range(0, len(logits_Khw), _UPSAMPLED_AT_ONCE):
+        some = logits_Khw[start : start + _UPSAMPLED_AT_ONCE, None].float()
+        full = F.interpolate(some, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
+        grown[start : start + _UPSAMPLED_AT_ONCE] = full > 0
+    return grown

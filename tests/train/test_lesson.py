@@ -1,0 +1,67 @@
+import numpy as np
+import pytest
+import torch
+
+from sohes.data.augment import View
+from sohes.train.lesson import teach
+
+
+def logits_of(*boxes, size=8, strength=4.0):
+    """Mask logits that are +strength inside a box of cells and -strength outside."""
+    logits = torch.full((len(boxes), size, size), -strength)
+    for one, (y0, x0, y1, x1) in zip(logits, boxes, strict=True):
+        one[y0:y1, x0:x1] = strength
+    return logits
+
+
+def class_logits(*probabilities):
+    p = torch.tensor(probabilities)
+    return torch.stack([p.log(), (1 - p).log()], -1)
+
+
+def weak_view(height=32, width=32, flip=False):
+    resized = (height * 32 // max(height, width), width * 32 // max(height, width))
+    return View(height, width, resized, (0, 0), flip, (32, 32))
+
+
+def lesson_of(params, logits, scores, view=None):
+    return teach(class_logits(*scores), logits, view or weak_view(), params, rng=np.random.default_rng(0))
+
+
+def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarchy(tiny):
+    boxes = [(0, 0, 6, 6), (0, 0, 6, 6), (1, 1, 3, 3), (5, 5, 8, 8), (7, 0, 8, 1)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes), [0.8, 0.95, 0.9, 0.4, 0.6])
+    # the first is a duplicate of the second; the fourth is not sure enough; the last is small but fails 0.7 (1/64)
+    areas = lesson.masks_KSS.sum((1, 2)) / 32**2
+    assert len(areas) == 2
+    assert lesson.area_fractions_K == pytest.approx([36 / 64, 4 / 64])
+    assert areas[0] == pytest.approx(36 / 64, abs=0.05)
+    assert lesson.parents_K.tolist() == [-1, 0]
+
+
+def test_small_masks_pass_with_a_lower_score_and_a_fixed_threshold_drops_them(tiny):
+    logits = logits_of((0, 0, 40, 40), (50, 50, 52, 52), size=64, strength=8)
+    scores = [0.75, 0.6]  # 4 of 4,096 cells: wanted is 0.37
+    assert len(lesson_of(tiny.correct, logits, scores).parents_K) == 2
+    fixed = tiny.correct.model_copy(update={"theta_score_small": 0.7})
+    assert lesson_of(fixed, logits, scores).area_fractions_K == pytest.approx([1600 / 4096])
+
+
+def test_nothing_is_found_in_the_padding(tiny):
+    lesson = lesson_of(tiny.correct, logits_of((2, 0, 8, 8), (4, 0, 8, 8)), [0.9, 0.9], weak_view(16, 32))
+    assert len(lesson.parents_K) == 1  # the second lies in the padding altogether
+    assert lesson.area_fractions_K == pytest.approx([0.5])
+    assert not lesson.masks_KSS[:, 16:].any()
+    assert lesson.masks_KSS[:, 9:16].all()
+
+
+def test_a_teacher_that_is_sure_of_nothing(tiny):
+    lesson = lesson_of(tiny.correct, logits_of((0, 0, 4, 4)), [0.1])
+    assert lesson.masks_KSS.shape == (0, 32, 32)
+    assert lesson.parents_K.shape == (0,)
+
+
+def test_at_most_max_targets_masks_are_taught(tiny):
+    boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.95] * 16)
+    assert len(lesson.parents_K) == tiny.correct.max_targets == 10
