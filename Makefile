@@ -8,7 +8,7 @@ export NO_MKDOCS_2_WARNING = 1
 RUN = export PATH="$(CURDIR)/.venv/bin:$$PATH";
 STAMP = .venv/.installed
 
-.PHONY: help demo test check docs ui clean
+.PHONY: help demo test check docs infra-check ui clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -27,6 +27,9 @@ check: $(STAMP)  ## Format, lint, types, layers, documentation
 
 docs: $(STAMP)  ## The documentation as pages that work offline: build/docs/index.html
 	@$(RUN) mkdocs build --quiet && echo "wrote build/docs/index.html"
+
+infra-check: $(STAMP)  ## Manifests, profiles, job templates, scripts and images of infra/
+	@$(RUN) python -m infra.check
 
 ui: $(STAMP)  ## MLflow and Prefect in the browser, on this machine only, until Ctrl-C
 	@$(RUN) python -m flows.ui

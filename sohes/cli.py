@@ -237,6 +237,27 @@ def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes 
         print(f"wrote {path}")
 
 
+class Sharded(StrEnum):
+    pull = "pull"
+    explore = "explore"
+    evaluate = "evaluate"
+
+
+@app.command(rich_help_panel=TOOLS)
+def shards(
+    stage: Annotated[Sharded, typer.Argument(help="A stage that splits.")], params: ParamsFile = Path("params.yaml")
+) -> None:
+    """Print the shards of a stage that are not done, as Slurm's arrays want them: 0-3,7. Nothing if all are.
+
+    For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
+    """
+    from sohes.data.shards import as_ranges
+    from sohes.params import load_params
+
+    missing = importlib.import_module(f"sohes.stages.{stage.value}").missing_shards(load_params(params), Path.cwd())
+    print(as_ranges(missing))
+
+
 class ExportFormat(StrEnum):
     coco = "coco"
     sa1b = "sa1b"
@@ -345,8 +366,8 @@ class Bench(StrEnum):
     score = "score"
     decode = "decode"
     launch = "launch"
-    viewer = "viewer"
     methods = "methods"
+    viewer = "viewer"
 
 
 @app.command(

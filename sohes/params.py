@@ -42,10 +42,42 @@ class FolderParams(Section):
     eval_fraction: Fraction  # held out of training; 1: all images on both sides (see sources.folder); 0: none
 
 
+class S3Params(Section):
+    """Photographs and packs of them under an S3 prefix."""
+
+    uri: str | None  # s3://bucket/prefix
+    endpoint_url: str | None  # another service than AWS's; None: AWS_ENDPOINT_URL decides
+    requester_pays: bool
+    eval_fraction: Fraction  # of each pack, by name
+    digests: Path | None  # of packs, as sha256sum writes them
+
+
+class Sa1bParams(Section):
+    """SA-1B by its list of signed links."""
+
+    links: Path | None  # two columns, file_name and cdn_link
+    packs: Path | None  # names of the packs to take, one a line; None: all that the list has
+    eval_fraction: Fraction
+    digests: Path | None
+
+
+class ArchivesParams(Section):
+    """Tars and zips by https or from a file, COCO's for one."""
+
+    images: tuple[str, ...]
+    eval: tuple[str, ...]  # held out whole
+    annotations: str | None  # COCO instance JSON of `eval`; a file inside an archive follows a #
+    eval_fraction: Fraction  # of `images`
+    digests: Path | None
+
+
 class PullParams(Section):
-    source: Literal["scenes", "folder"]
+    source: Literal["scenes", "folder", "s3", "sa1b", "archives"]
     scenes: ScenesParams
     folder: FolderParams
+    s3: S3Params
+    sa1b: Sa1bParams
+    archives: ArchivesParams
     images_per_shard: Positive
     max_megapixels: Annotated[float, Field(gt=0)]
     max_rejected_fraction: Fraction
@@ -251,6 +283,9 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
+    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refine_size: Positive  # pixels of the longer side of what it works on
+    refine_min_iou: Fraction
     batch_size: Positive
     images_per_shard: Positive
 

@@ -88,7 +88,8 @@ class ModelOutput:
     """Raw predictions of the segmenter; `losses` and `model.decode` meet here.
 
     class_logits_BQ2: (entity, no object).  mask_logits_BQhw: at a quarter of the input size.
-    ancestor_logits_BQQ: [b, i, j] = query i's mask is an ancestor of query j's; None for auxiliary outputs.
+    ancestor_logits_BQQ: [b, i, j] = query i's mask is an ancestor of query j's; None for auxiliary outputs,
+    and for a head that knows no ancestors.
     auxiliary: the outputs of the earlier decoder layers, first layer first, for deep supervision.
     """
 

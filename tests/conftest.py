@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -100,3 +104,140 @@ def tiny_model(tiny_params: dict, tmp_path: Path) -> Path:
     path = tmp_path / "models/correct.safetensors"
     save_checkpoint(path, network, {"phase": "correct"})
     return path
+
+
+# ---------------------------------------------------------------- servers with faults
+
+
+class Faults:
+    """What a server does wrong next: a list of words, one a request; afterwards it behaves. `paths`: all requests."""
+
+    def __init__(self) -> None:
+        self.next: list[str] = []
+        self.paths: list[str] = []
+        self.released = threading.Event()  # set at the end: a stalled answer must not keep the server from stopping
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[SimpleNamespace]:
+    """An HTTP server of `web.folder` on loopback, with ranges and entity tags; `web.faults.next` says what fails.
+
+    Faults: a status such as `503`, `cut` (half of the body), `stall` (silence in the middle), `whole` (ignores Range).
+    """
+    folder = tmp_path / "served"
+    folder.mkdir()
+    faults = Faults()
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            faults.paths.append(self.path)
+            fault = faults.next.pop(0) if faults.next else ""
+            file = folder / self.path.partition("?")[0].lstrip("/")
+            if fault.isdecimal() or not file.is_file():
+                self.send_response(int(fault or 404))
+                self.send_header("Content-Length", "0")
+                self.end_headers()
+                return
+            data = file.read_bytes()
+            etag = f'"{hashlib.sha256(data).hexdigest()[:16]}"'
+            start = 0
+            if "Range" in self.headers and fault != "whole" and self.headers.get("If-Range", etag) == etag:
+                start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            self.send_response(206 if start else 200)
+            if start:
+                self.send_header("Content-Range", f"bytes {start}-{len(data) - 1}/{len(data)}")
+            self.send_header("Content-Length", str(len(data) - start))
+            self.send_header("ETag", etag)
+            self.end_headers()
+            body = data[start:]
+            if fault in ("cut", "stall"):
+                self.wfile.write(body[: len(body) // 2])
+                self.wfile.flush()
+                if fault == "stall":
+                    faults.released.wait(20)
+                self.close_connection = True
+                return
+            self.wfile.write(body)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield SimpleNamespace(folder=folder, url=f"http://127.0.0.1:{server.server_port}", faults=faults)
+    faults.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+@pytest.fixture
+def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+    """An S3 service on loopback with an empty bucket `photos`; `s3.faults.next` as above, but for GET of objects only.
+
+    `s3.client` puts objects; credentials and the endpoint are in the environment, as on a real machine.
+    """
+    from moto.core import DEFAULT_ACCOUNT_ID
+    from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+    from moto.s3.models import s3_backends
+    from werkzeug.serving import make_server
+
+    faults = Faults()
+    service = DomainDispatcherApplication(create_backend_app)
+
+    def application(environ: dict, start_response: Callable) -> Iterable[bytes]:
+        path = environ["PATH_INFO"]
+        if environ["REQUEST_METHOD"] != "GET" or path.count("/") < 2 or path.endswith("/"):
+            return service(environ, start_response)
+        faults.paths.append(f"{path} {environ.get('HTTP_RANGE', '')}".strip())
+        fault = faults.next.pop(0) if faults.next else ""
+        if fault.isdecimal():
+            start_response(f"{fault} Trouble", [("Content-Length", "0")])
+            return [b""]
+        answer = service(environ, start_response)
+        return _spoiled(answer, fault, faults) if fault else answer
+
+    server = make_server("127.0.0.1", 0, application, threaded=True)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {
+        "AWS_ACCESS_KEY_ID": "someone",
+        "AWS_SECRET_ACCESS_KEY": "hush-hush",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_EC2_METADATA_DISABLED": "true",
+        "AWS_CONFIG_FILE": os.devnull,
+        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_ENDPOINT_URL": url,
+    }.items():
+        monkeypatch.setenv(name, value)
+    import boto3
+
+    from sohes.data.sources.s3 import _client
+
+    _client.cache_clear()
+    client = boto3.Session().client("s3")
+    client.create_bucket(Bucket="photos")
+    yield SimpleNamespace(url=url, client=client, faults=faults)
+    client.close()
+    faults.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()
+    s3_backends[DEFAULT_ACCOUNT_ID].reset()
+
+
+def _spoiled(answer: Iterable[bytes], fault: str, faults: Faults) -> Iterator[bytes]:
+    body = b"".join(answer)
+    if fault == "flip":
+        yield bytes([body[0] ^ 1]) + body[1:]
+        return
+    yield body[: len(body) // 2]
+    if fault == "stall":
+        faults.released.wait(20)
+    raise ConnectionAbortedError("as the test wants it")  # the rest that was announced never comes

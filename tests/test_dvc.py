@@ -1,5 +1,6 @@
 """dvc.yaml against the code: a stage that uses a file which DVC does not watch would stay fresh by mistake."""
 
+import copy
 from pathlib import Path
 
 import grimp
@@ -25,11 +26,13 @@ def stages(repository: Path) -> dict:
 
 def used_files(stage: str, imports: grimp.ImportGraph, repository: Path) -> set[Path]:
     """Source files that the stage's module imports, at whatever distance; packages without code of their own apart."""
+    if told := ONLY_TOLD.get(stage):  # with all that only it imports
+        imports = copy.deepcopy(imports)
+        for name in {told} | imports.find_descendants(told):
+            imports.remove_module(name)
     names = imports.find_upstream_modules(f"sohes.stages.{stage}") | {f"sohes.stages.{stage}"}
     files = set()
-    told = ONLY_TOLD.get(stage, "no such package")
-    without_effect = {name for name in names if name.startswith("sohes.tracking.")} | WITHOUT_EFFECT
-    for name in {name for name in names - without_effect if not f"{name}.".startswith(f"{told}.")}:
+    for name in {name for name in names - WITHOUT_EFFECT if not name.startswith("sohes.tracking.")}:
         path = repository / name.replace(".", "/")
         files.add(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
     return files

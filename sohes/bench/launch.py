@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from sohes.launch import Profile, run_task
+from sohes.launch import LocalProfile, run_task
 
 
 def bench_launch(rounds: int = 20, lines: int = 200) -> dict[str, float]:
@@ -19,7 +19,7 @@ def bench_launch(rounds: int = 20, lines: int = 200) -> dict[str, float]:
     The two take turns, so that whatever else the machine does meets both.
     """
     command = [sys.executable, "-S", "-c", f"for _ in range({lines}): print('x' * 80, flush=True)"]
-    profile = Profile(launcher="local", environment={}, grace_seconds=1)
+    profile = LocalProfile(launcher="local", environment={}, grace_seconds=1)
     bare, launched = [], []
     with tempfile.TemporaryDirectory() as folder:
         for _ in range(rounds):

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import colorsys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 Outline = np.ndarray  # (P, 2) float64 corners (x, y) of a closed polygon
 Colour = tuple[float, float, float]  # RGB in [0, 255]
 PATTERNS = ("plain", "stripes", "spots", "checks", "mottled")
+SUBPART_CONTRAST = 0.35  # subparts of strong, plain colours are what any clustering of colours finds at once
 
 
 @dataclass(frozen=True)
@@ -54,9 +55,10 @@ class Figure:
         return len(self.parents) - 1
 
     def add(self, *outlines: Outline, paint: Paint, parent: int = 0) -> int:
-        """Paint a new part. Returns its index."""
+        """Paint a new part. Returns its index. A subpart takes after what it lies on, if that is painted already."""
         part = self.part(parent)
-        self.stroke(part, *outlines, paint=paint)
+        beneath = [stroke.paint for stroke in self.strokes if parent and stroke.part == parent]
+        self.stroke(part, *outlines, paint=tinted(paint, beneath[0]) if beneath else paint)
         return part
 
     def stroke(self, part: int, *outlines: Outline, paint: Paint) -> None:
@@ -110,6 +112,12 @@ def blend(start: Colour, end: Colour, share: float) -> Colour:
     return (r, g, b)
 
 
+def tinted(paint: Paint, beneath: Paint) -> Paint:
+    """The paint with colours that stand out from those beneath it only by SUBPART_CONTRAST of what they did."""
+    first, second = (blend(beneath.base, colour, SUBPART_CONTRAST) for colour in (paint.base, paint.second))
+    return replace(paint, base=first, second=second)
+
+
 def coat(
     rng: np.random.Generator,
     *,
@@ -159,7 +167,7 @@ def quadruped(rng: np.random.Generator) -> Figure:
     head = figure.add(skull, muzzle, paint=face)
     figure.stroke(head, smooth((0.34, leg + 0.76), (0.32, leg + 0.42), (0.52, leg + 0.5)), paint=sock)
     figure.stroke(head, ellipse(0.86, leg + 0.41, 0.035, 0.035), paint=plain(rng, *DARK))
-    figure.add(ellipse(0.63, leg + 0.5, 0.05, 0.06), paint=plain(rng, *DARK), parent=head)
+    figure.stroke(head, ellipse(0.63, leg + 0.5, 0.05, 0.06), paint=plain(rng, *DARK))
     return figure
 
 
@@ -173,13 +181,10 @@ def owl(rng: np.random.Generator) -> Figure:
     head = figure.add(ellipse(0, 0.74, 0.33, 0.23, square=0.85), *ears, paint=hood)
     white, pupil = plain(rng, (0.1, 0.18), (0.05, 0.6), (0.85, 1.0)), plain(rng, *DARK)
     for side in (-1, 1):
-        eye = figure.add(ellipse(side * 0.14, 0.76, 0.105, 0.105), paint=white, parent=head)
-        figure.stroke(eye, ellipse(side * 0.13, 0.76, 0.055, 0.06), paint=pupil)
-    figure.add(
-        smooth((-0.06, 0.7), (0.06, 0.7), (0, 0.54)),
-        paint=plain(rng, (0.07, 0.13), (0.7, 0.9), (0.8, 1.0)),
-        parent=head,
-    )
+        eye = figure.add(ellipse(side * 0.15, 0.76, 0.125, 0.125), paint=white, parent=head)
+        figure.stroke(eye, ellipse(side * 0.14, 0.76, 0.06, 0.065), paint=pupil)
+    beak = plain(rng, (0.07, 0.13), (0.7, 0.9), (0.8, 1.0))
+    figure.stroke(head, smooth((-0.06, 0.7), (0.06, 0.7), (0, 0.54)), paint=beak)
     return figure
 
 
@@ -238,8 +243,8 @@ def tree(rng: np.random.Generator) -> Figure:
     foliage = coat(rng, hue=(0.05, 0.42), sat=LEAF[1], val=LEAF[2], patterns=("mottled", "spots", "plain"))
     crown = figure.add(blob(rng, 0, 0.68, 0.36, 0.31), paint=foliage)
     fruit = plain(rng, (-0.03, 0.14), (0.7, 0.95), (0.75, 1.0))
-    for x, y in ((-0.17, 0.62), (0.15, 0.74), (0.05, 0.52))[: rng.integers(0, 4)]:
-        figure.add(ellipse(x, y, 0.06, 0.06), paint=fruit, parent=crown)
+    for x, y in ((-0.17, 0.62), (0.15, 0.76), (0.07, 0.5))[: rng.integers(0, 4)]:
+        figure.add(ellipse(x, y, 0.09, 0.09), paint=fruit, parent=crown)
     return figure
 
 
@@ -254,9 +259,9 @@ def potted_plant(rng: np.random.Generator) -> Figure:
         figure.add(leaf, paint=green)
     petals = coat(rng, sat=(0.5, 0.9), val=(0.75, 1.0), patterns=("plain", "mottled"))
     t = np.linspace(0, 2 * np.pi, 80, endpoint=False)
-    radius = 0.17 + 0.045 * np.cos(rng.integers(5, 8) * t)
+    radius = 0.19 + 0.045 * np.cos(rng.integers(5, 8) * t)
     flower = figure.add(np.stack([radius * np.cos(t), 0.82 + radius * np.sin(t)], 1), paint=petals)
-    figure.add(ellipse(0, 0.82, 0.07, 0.07), paint=plain(rng, (0.08, 0.16), (0.6, 0.9), (0.6, 1.0)), parent=flower)
+    figure.add(ellipse(0, 0.82, 0.09, 0.09), paint=plain(rng, (0.08, 0.16), (0.6, 0.9), (0.6, 1.0)), parent=flower)
     clay = coat(rng, hue=(-0.02, 0.12), val=(0.5, 0.9))
     pot = figure.add(smooth((-0.19, 0), (0.19, 0), (0.19, 0), (0.28, 0.36), (-0.28, 0.36), (-0.19, 0)), paint=clay)
     rim = coat(rng, hue=(-0.02, 0.12), val=(0.4, 0.95), patterns=("plain",))
@@ -306,7 +311,7 @@ def lamp(rng: np.random.Generator) -> Figure:
 
 
 def mushroom(rng: np.random.Generator) -> Figure:
-    """Stem, cap with a few large spots."""
+    """Stem, cap with two large spots."""
     figure = Figure()
     figure.add(
         smooth((-0.18, 0), (0.18, 0), (0.12, 0.55), (-0.12, 0.55)), paint=coat(rng, sat=(0.05, 0.3), val=(0.75, 1.0))
@@ -314,7 +319,7 @@ def mushroom(rng: np.random.Generator) -> Figure:
     skin = coat(rng, hue=(-0.06, 0.12), sat=(0.5, 0.9), val=(0.5, 0.95), patterns=("plain", "mottled", "stripes"))
     cap = figure.add(smooth((-0.5, 0.44), (0.5, 0.44), (0.44, 0.86), (0, 1.1), (-0.44, 0.86)), paint=skin)
     dot = plain(rng, (0.1, 0.16), (0.0, 0.3), (0.85, 1.0))
-    for x, y, r in ((-0.2, 0.72, 0.085), (0.17, 0.78, 0.07), (0.24, 0.58, 0.055)):
+    for x, y, r in ((-0.2, 0.68, 0.11), (0.14, 0.76, 0.1)):
         figure.add(ellipse(x, y, r * 1.1, r), paint=dot, parent=cap)
     return figure
 

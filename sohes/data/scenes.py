@@ -1,6 +1,6 @@
 """The embedded data set: photograph-like scenes with an exact hierarchy of masks, made here from an index.
 
-A scene is one to three regions of stuff (sky, hills, ground, wall, table) and one to four entities from
+A scene is two or three regions of stuff (sky, hills, ground, wall, table) and one to three entities from
 `scene_families`, each a whole of parts and subparts, painted back to front with patterns, shading, soft shadows and a
 camera's noise. The same index and seed give the same bits in every process and on every machine.
 """
@@ -16,10 +16,10 @@ from sohes.data.scene_paint import binomial_blur, box_blur, coverage, pattern_mi
 from sohes.hierarchy import relink
 
 EVAL_OFFSET = 1_000_000  # evaluation images are the indices from here on, so that no training image is among them
-DAPPLE = 0.5  # light through leaves: share of the light that comes and goes, over patches of a tenth of the image
+DAPPLE = 0.7  # light through leaves: share of the light that comes and goes, over patches of a tenth of the image
 GRAIN = 20.0  # of a sensor at high ISO, grey levels
-BLOTCH = 16.0  # its colour noise, as cameras leave it: grey levels, blotches of six pixels
-MIN_PIXELS = 40  # a visible mask below this is no mask
+BLOTCH = 20.0  # its colour noise, as cameras leave it: grey levels, blotches of six pixels
+MIN_PIXELS = 100  # a visible mask below this is no mask
 SAME_IOU = 0.9  # a part this like its parent is its parent
 
 
@@ -183,17 +183,17 @@ def _compose(
 ) -> list[tuple[Figure, tuple[float, float], float, bool]]:
     """Figures with their foot (x, y), height and whether they stand on the ground, farthest first (fractions)."""
     families = OUTDOORS if outdoors else INDOORS
-    count = int(rng.choice((1, 2, 3), p=(0.12, 0.66, 0.22)))
+    count = int(rng.choice((1, 2)))
     picked = rng.permutation(len(families))[:count]
     slots = (rng.permutation(count) + 0.5) / count
     placed = []
     for rank, family in enumerate(picked):
         near = rng.uniform(0.55, 1.0) if rank == 0 else rng.uniform(0.05, 0.8)
-        height = (0.42 + 0.33 * near) * rng.uniform(0.9, 1.15)
+        height = (0.63 + 0.3 * near) * rng.uniform(0.9, 1.15)
         x = 0.08 + 0.84 * slots[rank] + rng.uniform(-0.08, 0.08)
         y = horizon + 0.06 + (0.88 - horizon) * near
         placed.append((families[family](rng), (x, y), height, True))
-    if outdoors and rng.random() < 0.25:
+    if outdoors and rng.random() < 0.15:
         figure, height = AIRBORNE[0](rng), rng.uniform(0.22, 0.36)
         placed.append((figure, (rng.uniform(0.15, 0.85), rng.uniform(height + 0.02, horizon + 0.02)), height, False))
     return sorted(placed, key=lambda item: item[1][1] if item[3] else 0)

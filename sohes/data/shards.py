@@ -38,6 +38,23 @@ def plan_shards(items: Sequence[Item], images_per_shard: int) -> list[list[Item]
     return [list(items[start : start + images_per_shard]) for start in range(0, len(items), images_per_shard)]
 
 
+def as_ranges(indices: Sequence[int]) -> str:
+    """Rising numbers as `0-3,7`; an empty string for none."""
+    spans: list[list[int]] = []
+    for index in indices:
+        if spans and index == spans[-1][1] + 1:
+            spans[-1][1] = index
+        else:
+            spans.append([index, index])
+    return ",".join(str(first) if first == last else f"{first}-{last}" for first, last in spans)
+
+
+def from_ranges(text: str) -> list[int]:
+    """The numbers that `as_ranges` has written."""
+    spans = [span.split("-") for span in text.strip().split(",") if span]
+    return [index for span in spans for index in range(int(span[0]), int(span[-1]) + 1)]
+
+
 def default_workers() -> int:
     """Processes of a local pool: SOHES_WORKERS, or one for each CPU that this process may use."""
     wanted = os.environ.get("SOHES_WORKERS")

@@ -8,10 +8,14 @@ import numpy as np
 import torch
 
 from sohes.data.letterbox import letterbox
+from sohes.evaluate.refine import refine_masks
 from sohes.model.build import Network
+from sohes.model.decode import STRIDE as MASK_STRIDE
 from sohes.model.decode import decode
 from sohes.params import EvaluateParams
 from sohes.structures import MaskSet
+
+OUTLINE_CELLS = 2  # of the mask map, by which an outline may be off; measured: docs/log.md
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -48,7 +52,7 @@ def _segment_batch(model: Network, images: list[np.ndarray], params: EvaluatePar
     output = model(model.backbone.normalise(squares))
     ancestors = output.ancestor_logits_BQQ
     for b, image in enumerate(images):
-        yield decode(
+        found = decode(
             output.class_logits_BQ2[b],
             output.mask_logits_BQhw[b],
             None if ancestors is None else ancestors[b],
@@ -60,4 +64,13 @@ def _segment_batch(model: Network, images: list[np.ndarray], params: EvaluatePar
             ancestor_threshold=params.ancestor_threshold,
             theta_cover=model.params.cascade.theta_cover,
             source=source,
+        )
+        yield refine_masks(
+            image,
+            found,
+            refiner=params.refiner,
+            outline_error=OUTLINE_CELLS * MASK_STRIDE / model.params.image_size,
+            longest=params.refine_size,
+            refine_min_iou=params.refine_min_iou,
+            nms_iou=params.nms_iou,
         )

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-TABLE_4 = "SOHES, ICLR 2024, table 4"  # data sets of whole entities; table 1 has the same AR
-TABLE_5 = "SOHES, ICLR 2024, table 5"  # data sets of parts
+SOHES_PAPER = "SOHES, ICLR 2024"
+TABLE_4 = f"{SOHES_PAPER}, table 4"  # data sets of whole entities; table 1 has the same AR
+TABLE_5 = f"{SOHES_PAPER}, table 5"  # data sets of parts
 
 # The columns of the paper's table 1 by the names that `sohes score --benchmark` has for them.
 BENCHMARKS = {
@@ -96,17 +97,18 @@ PUBLISHED_AR: dict[str, tuple[float | None, ...]] = {
     method: tuple(figures[-1] for figures in rows) for method, rows in _SOHES_PAPER.items()
 } | _LATER
 
-# The paper's own phases on SA-1B: AR, AR_S, AR_M, AR_L, AP, masks per image, seconds per image; and where they stand.
-PHASES: dict[str, tuple[tuple[float | None, ...], str]] = {
-    "explore": ((16.4, 6.0, 15.8, 22.6, 4.7, 101.0, 15.2), "SOHES, ICLR 2024, table 2"),
-    "instruct": ((32.6, 8.0, 33.7, 43.0, 12.8, None, None), "SOHES, ICLR 2024, table 3"),
-    "correct": ((33.3, 8.6, 35.2, 42.0, 12.9, None, None), "SOHES, ICLR 2024, table 3"),
+
+# The paper's own phases on SA-1B: AR, AR_S, AR_M, AR_L, AP, masks per image, seconds per image; and the source.
+PAPER_PHASES: dict[str, tuple[tuple[float | None, ...], str]] = {
+    "explore": ((16.4, 6.0, 15.8, 22.6, 4.7, 101.0, 15.2), f"{SOHES_PAPER}, table 2"),
+    "instruct": ((32.6, 8.0, 33.7, 43.0, 12.8, None, None), f"{SOHES_PAPER}, table 3"),
+    "correct": ((33.3, 8.6, 35.2, 42.0, 12.9, None, None), f"{SOHES_PAPER}, table 3"),
 }
 
 
 def source_of(method: str) -> str:
-    """Where the AR of a system in PUBLISHED_AR stands."""
-    return "SOHES, ICLR 2024, table 1" if method in _SOHES_PAPER else "its own paper"
+    """Where a row of PUBLISHED_AR stands."""
+    return "its own paper" if method in _LATER else f"{SOHES_PAPER}, table 1"
 
 
 def published_on(benchmark: str) -> list[Published]:
@@ -116,5 +118,5 @@ def published_on(benchmark: str) -> list[Published]:
     place = list(BENCHMARKS).index(benchmark)
     table = TABLE_5 if benchmark in ("partimagenet", "paco") else TABLE_4
     rows = [Published(method, table, *figures[place]) for method, figures in _SOHES_PAPER.items()]
-    later = [Published(m, "its own paper", None, None, None, None, ars[place]) for m, ars in _LATER.items()]
+    later = [Published(m, source_of(m), None, None, None, None, ars[place]) for m, ars in _LATER.items()]
     return rows + [row for row in later if row.AR is not None]

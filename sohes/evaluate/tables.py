@@ -16,16 +16,18 @@ PHASES = ("explore", "instruct", "correct")
 
 
 def published_rows() -> list[list[str]]:
-    """The published AR of every system as strings, its source in the last column."""
+    """`published.PUBLISHED_AR` as strings, its source in the last column."""
     return [
-        [name, *(cell("AR", v) for v in figures), published.source_of(name)]
-        for name, figures in published.PUBLISHED_AR.items()
+        [method, *(cell("AR", value) for value in figures), published.source_of(method)]
+        for method, figures in published.PUBLISHED_AR.items()
     ]
 
 
 def paper_phase_rows() -> list[list[str]]:
-    """The paper's own phases as strings in the order of COLUMNS, their source in the last column."""
-    return [[phase, *map(cell, COLUMNS, figures), source] for phase, (figures, source) in published.PHASES.items()]
+    """`published.PAPER_PHASES` as strings in the order of COLUMNS, its source in the last column."""
+    return [
+        [phase, *map(cell, COLUMNS, figures), source] for phase, (figures, source) in published.PAPER_PHASES.items()
+    ]
 
 
 def cost_rows(costs: Mapping[str, Mapping[str, float | None]]) -> list[list[str]]:

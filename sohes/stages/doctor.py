@@ -12,9 +12,13 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import StrEnum
+from functools import partial
 from pathlib import Path
 
+from sohes.errors import SohesError
+from sohes.model.detectron2_heads import require_detectron2
 from sohes.model.footprint import Footprint, training_footprint
+from sohes.model.sampling import SWITCH, compiled_operator
 from sohes.params import CorrectParams, InstructParams, Params
 from sohes.tracking import tracking_uri
 
@@ -47,6 +51,7 @@ def run(params: Params, root: Path, *, processes: int | None = None) -> list[Fin
         _python(),
         _torch(),
         _disk(root),
+        *_extras(params),
         *_training(params, processes),
         _weights(params, root),
         _hub(params, root),
@@ -83,6 +88,19 @@ def _disk(root: Path) -> Finding:
     if free >= LEAST_DISK:
         return Finding("disk", State.ok, f"{_gb(free)} free in {root}")
     return Finding("disk", State.broken, f"only {_gb(free)} free in {root}: make room for {_gb(LEAST_DISK)} at least")
+
+
+def _extras(params: Params) -> Iterator[Finding]:
+    """Packages that these params or the surroundings ask for and that are not here."""
+    for wanted in (
+        partial(compiled_operator, os.environ.get(SWITCH, "builtin")),
+        require_detectron2 if params.model.head == "detectron2-cascade" else None,
+    ):
+        try:
+            if wanted is not None:
+                wanted()
+        except SohesError as error:
+            yield Finding("extras", State.broken, str(error))
 
 
 def _training(params: Params, processes: int | None) -> Iterator[Finding]:

@@ -28,6 +28,7 @@ from sohes.params import Params
 from sohes.structures import ImageRecord, MaskSet
 
 BASELINE = "untrained"  # phase 2's network as it starts: what training has to beat
+PHASES = (BASELINE, "explore", "instruct", "correct")
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
 
 
@@ -41,21 +42,31 @@ class Job:
     root: Path
 
 
-def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+def missing_shards(params: Params, root: Path) -> list[int]:
+    """The shards that lack a phase's predictions."""
+    jobs, shards = _prepare(params, root, PHASES)
+    return [k for k in range(len(shards)) if not all(_shard_path(job, k).exists() for job in jobs)]
 
-    phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
-    """
+
+def _prepare(params: Params, root: Path, phases: tuple[str, ...]) -> tuple[list[Job], list[list[int]]]:
     store = ImageStore(root / "data/eval")
     if not len(store):
         raise SohesError(
             f"no evaluation images in {root / 'data/eval'}: raise pull.folder.eval_fraction and pull again"
         )
-    shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
+    jobs = [_job(phase, params, root) for phase in phases]
+    return jobs, plan_shards(store.image_ids, params.evaluate.images_per_shard)
+
+
+def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
+    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+
+    phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
+    """
+    jobs, shards = _prepare(params, root, PHASES if phase is None else (phase,))
     if shard is not None and not 0 <= shard < len(shards):
-        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} evaluation images (got {shard})")
-    phases = (BASELINE, "explore", "instruct", "correct") if phase is None else (phase,)
-    jobs = [_job(each, params, root) for each in phases]
+        count = sum(map(len, shards))
+        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {count} evaluation images (got {shard})")
     for job in jobs:
         wanted = range(len(shards)) if shard is None else [shard]
         missing = [(k, shards[k]) for k in wanted if not _shard_path(job, k).exists()]

@@ -41,16 +41,26 @@ class Job:
 Labelled = tuple[list[ImageRecord], list[Rejected]]
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Label what is missing, then finish. With `shard`, label that shard and stop."""
+def missing_shards(params: Params, root: Path) -> list[int]:
+    """The shards that are not labelled yet."""
+    job, _, shards = _prepare(params, root)
+    return [index for index, _ in shards if not _part(job, index).exists()]
+
+
+def _prepare(params: Params, root: Path) -> tuple[Job, ImageStore, list[Shard]]:
     store = ImageStore(root / "data/images")
     shards: list[Shard] = list(enumerate(plan_shards(store.image_ids, params.explore.images_per_shard)))
-    if shard is not None and shard not in range(len(shards)):
-        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} images (got {shard})")
     backbone = root / "models/backbone.safetensors"
     if params.explore.features == "tokens" and not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
-    job = Job(params, root, root / ".sohes/explore" / _key(params, root, backbone))
+    return Job(params, root, root / ".sohes/explore" / _key(params, root, backbone)), store, shards
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Label what is missing, then finish. With `shard`, label that shard and stop."""
+    job, store, shards = _prepare(params, root)
+    if shard is not None and shard not in range(len(shards)):
+        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {len(store)} images (got {shard})")
     wanted = shards if shard is None else [shards[shard]]
     missing = [(index, ids) for index, ids in wanted if not _part(job, index).exists()]
     if shard is not None:

@@ -2,6 +2,7 @@
 
 plan -> shards -> finish. A finished shard under `.sohes/pull/` is never packed again while the source's files and the
 params are the same; `finish` writes the manifests and the ground truth, and renames the two folders into place.
+A source that comes in packs has one shard a pack: brought, packed into both splits, and removed.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import cast
 
 from sohes import tracking
 from sohes.data.images import (
@@ -31,13 +33,17 @@ from sohes.data.images import (
 )
 from sohes.data.labels import write_shard
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.folder import FolderSource
+from sohes.data.sources.s3 import S3Source
+from sohes.data.sources.sa1b import Sa1bSource
 from sohes.data.sources.scenes import ScenesSource
-from sohes.data.sources.source import Photograph, Plan, Source
+from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
+from sohes.data.transfer import check_disk
 from sohes.errors import SohesError
 from sohes.files import write_json
 from sohes.params import Params
-from sohes.structures import ImageRecord
+from sohes.structures import ImageRecord, MaskSet
 
 SPLITS = ("images", "eval")
 
@@ -46,25 +52,38 @@ SPLITS = ("images", "eval")
 class Job:
     """What a worker needs. `work`: the folder of unfinished business; a split's first shard is `starts[split]`."""
 
-    source: Source
+    source: Source | PackSource
     work: Path
     starts: tuple[int, int]
     apply_exif: bool
     max_megapixels: float
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Pack what is missing, then finish. With `shard`, pack that shard and stop."""
+def missing_shards(params: Params, root: Path) -> list[int]:
+    """The shards that are not packed yet."""
+    job, _, shards = _prepare(params, root)
+    return [index for index, _ in shards if not _part_path(job, index).exists()]
+
+
+def _prepare(params: Params, root: Path) -> tuple[Job, Plan, list[Shard]]:
     source = make_source(params, root)
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
-    shards: list[Shard] = list(enumerate(itertools.chain(*pieces)))
+    shards: list[Shard] = list(enumerate([[pack] for pack in plan.packs] or itertools.chain(*pieces)))
+    work = root / ".sohes/pull" / _key(params, plan)
+    return Job(source, work, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), plan, shards
+
+
+def run(params: Params, root: Path, *, shard: int | None = None) -> None:
+    """Pack what is missing, then finish. With `shard`, pack that shard and stop."""
+    job, plan, shards = _prepare(params, root)
     if shard is not None and shard not in range(len(shards)):
         raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for these images (got {shard})")
-    work = root / ".sohes/pull" / _key(params, plan)
-    job = Job(source, work, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels)
     wanted = shards if shard is None else [shards[shard]]
     missing = [(index, items) for index, items in wanted if not _part_path(job, index).exists()]
+    # What is fetched lies beside what is packed from it until its shard is done.
+    sizes = [items[0].size for _, items in missing if plan.packs]
+    check_disk(root, sum(sizes) + sum(sorted(sizes)[-default_workers() :]), "pull")
     if shard is not None:
         run_shards(partial(_pack, job), missing, workers=0, description=f"pull, shard {shard}")
         return
@@ -75,11 +94,13 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
             recorder.artifact(root / "data" / split / "rejected.jsonl")
 
 
-def make_source(params: Params, root: Path) -> Source:
+def make_source(params: Params, root: Path) -> Source | PackSource:
     """The source that `pull.source` names; relative paths start at the project's folder."""
     if params.pull.source == "scenes":
         scenes = params.pull.scenes
         return ScenesSource(size=scenes.size, train=scenes.train, held_out=scenes.eval, seed=params.seed)
+    if params.pull.source in ("s3", "sa1b", "archives"):
+        return _pack_source(params, root)
     folder = params.pull.folder
     if folder.images is None:
         raise SohesError("pull.source is folder but pull.folder.images is null: name your folder of photographs there")
@@ -87,9 +108,43 @@ def make_source(params: Params, root: Path) -> Source:
     return FolderSource(root / folder.images.expanduser(), annotations, folder.eval_fraction)
 
 
+def _pack_source(params: Params, root: Path) -> PackSource:
+    def here(path: Path | None) -> Path | None:
+        return None if path is None else root / path.expanduser()
+
+    if params.pull.source == "s3":
+        s3 = params.pull.s3
+        if s3.uri is None:
+            raise SohesError("pull.source is s3 but pull.s3.uri is null: name your s3://bucket/prefix there")
+        return S3Source(
+            s3.uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, params.pull.images_per_shard, here(s3.digests)
+        )
+    if params.pull.source == "sa1b":
+        sa1b = params.pull.sa1b
+        if sa1b.links is None:
+            raise SohesError("pull.source is sa1b but pull.sa1b.links is null: name your list of links there")
+        return Sa1bSource(root / sa1b.links.expanduser(), here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
+
+    def absolute(link: str) -> str:
+        return link if "://" in link else str(here(Path(link)))
+
+    archives = params.pull.archives
+    return ArchivesSource(
+        tuple(map(absolute, archives.images)),
+        tuple(map(absolute, archives.eval)),
+        None if archives.annotations is None else absolute(archives.annotations),
+        archives.eval_fraction,
+        here(archives.digests),
+    )
+
+
 def _key(params: Params, plan: Plan) -> str:
-    """Changes with the params and with any file of the source: shards of another plan are not taken for this one's."""
-    text = json.dumps([params.pull.model_dump(mode="json"), params.seed, asdict(plan)], sort_keys=True)
+    """Changes with the params and with any file of the source: shards of another plan are not taken for this one's.
+
+    Not with the list of SA-1B's links, which expire and are replaced before all packs have come.
+    """
+    values = params.pull.model_dump(mode="json", exclude={"sa1b": {"links"}})
+    text = json.dumps([values, params.seed, asdict(plan)], sort_keys=True)
     return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
@@ -109,16 +164,59 @@ def _part_path(job: Job, index: int) -> Path:
 def _pack(job: Job, shard: Shard) -> None:
     """Pack one shard; its part file, written last, says that it is done and what it holds."""
     index, photographs = shard
+    if isinstance(photographs[0], Pack):
+        _pack_pack(job, photographs[0])
+        return
     split, place = _split_of(job, index)
     packed, rejected = pack_shard(
-        _candidates(job.source, photographs),
+        _candidates(cast(Source, job.source), photographs),
         job.work / split / shard_name(place),
         max_megapixels=job.max_megapixels,
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
     )
-    part = {"packed": [asdict(entry) for entry in packed], "rejected": [asdict(image) for image in rejected]}
-    write_json(_part_path(job, index), part)
+    write_json(_part_path(job, index), {split: _as_part(packed, rejected)})
+
+
+def _as_part(packed: Sequence[ImageEntry], rejected: Sequence[Rejected]) -> dict[str, list[dict]]:
+    return {"packed": [asdict(entry) for entry in packed], "rejected": [asdict(image) for image in rejected]}
+
+
+def _pack_pack(job: Job, pack: Pack) -> None:
+    """Fetch a pack, pack its photographs by their split and the truth of those held out, and remove it."""
+    downloads = job.work / "downloads" / f"{pack.index:05d}"
+    source = cast(PackSource, job.source)
+    digest = source.fetch(pack, downloads)
+    part: dict[str, object] = {"pack": {"name": pack.name, "digest": digest}}
+    for split in SPLITS:
+        path = job.work / split / shard_name(pack.index)
+        truth: dict[int, MaskSet] = {}
+        sizes: dict[int, tuple[int, int]] = {}
+
+        def candidates(split: str = split, truth: dict = truth, sizes: dict = sizes) -> Iterator[Candidate]:
+            for member in source.members(pack, downloads, held_out=split == "eval"):
+                if member.truth is not None:
+                    truth[member.image_id] = member.truth
+                    sizes[member.image_id] = (member.truth.height, member.truth.width)
+                yield member.image_id, member.file_name, member.data
+
+        # `sizes` is filled while the photographs come: each one's before the photograph itself.
+        packed, rejected = pack_shard(
+            candidates(), path, max_megapixels=job.max_megapixels, apply_exif=job.apply_exif, expected_hw=sizes
+        )
+        if not packed:
+            path.unlink()
+        if truth:
+            known = [entry for entry in packed if entry.image_id in truth]
+            records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
+            write_shard(_truth_path(job, pack.index), records)
+        part[split] = _as_part(packed, rejected)
+    write_json(_part_path(job, pack.index), part)
+    shutil.rmtree(downloads, ignore_errors=True)
+
+
+def _truth_path(job: Job, index: int) -> Path:
+    return job.work / "truth" / f"shard-{index:05d}.parquet"
 
 
 def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[Candidate]:
@@ -137,12 +235,16 @@ def _finish(job: Job, plan: Plan, shard_count: int, params: Params, root: Path) 
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
     packed: dict[str, list[ImageEntry]] = {split: [] for split in SPLITS}
     rejected: dict[str, list[Rejected]] = {split: [] for split in SPLITS}
+    packs: list[dict[str, str]] = []
     for index in range(shard_count):
         part = json.loads(_part_path(job, index).read_text("utf-8"))
-        split = _split_of(job, index)[0]
-        packed[split] += [ImageEntry(**entry) for entry in part["packed"]]
-        rejected[split] += [Rejected(**image) for image in part["rejected"]]
+        for split in SPLITS:
+            packed[split] += [ImageEntry(**entry) for entry in part.get(split, {}).get("packed", [])]
+            rejected[split] += [Rejected(**image) for image in part.get(split, {}).get("rejected", [])]
+        packs += [part["pack"]] if "pack" in part else []
     try:
+        if plan.packs and not packed["eval"]:
+            plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
     except SohesError:
         _forget_rejections(job, shard_count)
@@ -152,7 +254,13 @@ def _finish(job: Job, plan: Plan, shard_count: int, params: Params, root: Path) 
         for leftover in (job.work / split).glob(".*"):  # a killed worker's
             leftover.unlink()
         write_manifest(job.work / split, packed[split], rejected[split], note=". ".join(plan.notes))
-    _write_truth(job, params.pull.images_per_shard)
+    if plan.packs:
+        write_json(job.work / "images/packs.json", packs)
+        if (job.work / "truth").exists():
+            shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
+            shutil.copytree(job.work / "truth", job.work / "eval/labels")
+    else:
+        _write_truth(job, params.pull.images_per_shard)
     for split in SPLITS:
         publish_folder(job.work / split, root / "data" / split)
     shutil.rmtree(root / ".sohes/pull")
@@ -175,14 +283,15 @@ def _check(
 def _forget_rejections(job: Job, shard_count: int) -> None:
     """Shards with a rejected image are packed anew next time: the reason may be mended without touching the file."""
     for path in (_part_path(job, index) for index in range(shard_count)):
-        if json.loads(path.read_text("utf-8"))["rejected"]:
+        part = json.loads(path.read_text("utf-8"))
+        if any(part.get(split, {}).get("rejected") for split in SPLITS):
             path.unlink()
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
     """`eval/labels/`, where the source knows the truth, with each image's digest from the manifest."""
     store = ImageStore(job.work / "eval")
-    records = job.source.truth(store.image_ids)
+    records = cast(Source, job.source).truth(store.image_ids)
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)

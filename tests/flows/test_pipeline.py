@@ -116,7 +116,7 @@ class TestOnAServer:
         state, runs = run_flow(small)
         assert state.is_failed()
         assert list(runs) == ["first"]
-        assert runs["first"].run_count == 2
+        assert runs["first"].run_count == 3
         with pytest.raises(SohesError, match=r"stage first failed: the cup is empty: fill it \(log: .*first.log\)"):
             state.result()
         assert flows.pipeline.main(["--root", str(small)]) == 1

@@ -13,7 +13,15 @@ from sohes.structures import Targets
 
 SIZE = 64
 RULES = EvaluateParams(
-    max_masks=100, mask_threshold=0.5, nms_iou=0.9, ancestor_threshold=0.5, batch_size=2, images_per_shard=2
+    max_masks=100,
+    mask_threshold=0.5,
+    nms_iou=0.9,
+    ancestor_threshold=0.5,
+    refiner="none",
+    refine_size=64,
+    refine_min_iou=0.5,
+    batch_size=2,
+    images_per_shard=2,
 )
 
 

@@ -30,6 +30,15 @@ def tiny_params(**changes):
         "decoder_layers": 4,
         "recompute_blocks": False,
         "adapter": {"interactions": 2, "stem_dim": 8, "num_heads": 2, "points": 2},
+        "head": "mask2former",
+        "cascade": {
+            "ious": [0.5],
+            "proposals": 10,
+            "samples": 8,
+            "anchor_scale": 4,
+            "nms_iou": 0.7,
+            "theta_cover": 0.9,
+        },
     }
     return ModelParams.model_validate(params | changes)
 

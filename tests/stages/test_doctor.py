@@ -1,3 +1,4 @@
+import sys
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -115,6 +116,15 @@ def test_processes_that_cut_an_image_are_a_finding(params, tmp_path):
     found = looked_at(params, tmp_path, processes=7)
     assert found["instruct"].state is State.broken
     assert "change instruct.batch_size" in found["instruct"].words
+
+
+def test_a_head_whose_package_is_not_here_is_broken(params, tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "detectron2", None)
+    model = params.model.model_copy(update={"head": "detectron2-cascade"})
+    found = looked_at(params.model_copy(update={"model": model}), tmp_path)
+    assert found["extras"].state is State.broken
+    assert "install it from its source" in found["extras"].words
+    assert found["instruct"].state is State.ok  # what it would need is counted all the same
 
 
 def test_a_dvc_remote_is_named(params, tmp_path):

@@ -7,13 +7,14 @@ import torch
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
 from sohes.model.network import Segmenter
-from sohes.params import AdapterParams, ModelParams
+from sohes.params import AdapterParams, CascadeParams, ModelParams
 from sohes.train.checkpoint import load_checkpoint, save_checkpoint
 
 MODEL = ModelParams(
     image_size=64, hidden_dim=16, num_queries=21, queries="grid", num_heads=2, feedforward_dim=32,
     pixel_decoder_layers=1, decoder_layers=1, adapter=AdapterParams(interactions=1, stem_dim=8, num_heads=2, points=2),
-    recompute_blocks=False,
+    recompute_blocks=False, head="mask2former",
+    cascade=CascadeParams(ious=(0.5,), proposals=10, samples=8, anchor_scale=4, nms_iou=0.7, theta_cover=0.9),
 )  # fmt: skip
 
 

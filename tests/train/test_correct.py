@@ -5,8 +5,7 @@ import torch
 from sohes.data import augment
 from sohes.data.augment import Labelled, View
 from sohes.data.dataset import Pair, PairDataset
-from sohes.structures import ModelOutput
-from sohes.train.correct import Correction, correct, into_strong_view, part_of, teacher_masks_per_image
+from sohes.train.correct import Correction, correct, into_strong_view, teacher_masks_per_image
 from sohes.train.lesson import Lesson
 
 
@@ -93,13 +92,3 @@ def test_teacher_masks_are_counted_by_their_size_in_the_photograph():
     pairs = (pair_of(view, view), pair_of(view, view))
     counts = teacher_masks_per_image([lesson, none], pairs)
     assert counts == {"teacher_masks_S": 0.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.5}
-
-
-def test_part_of_an_output_is_cut_in_every_layer():
-    layer = ModelOutput(torch.arange(8.0).view(4, 1, 2), torch.zeros(4, 1, 2, 2), None)
-    output = ModelOutput(layer.class_logits_BQ2, layer.mask_logits_BQhw, torch.zeros(4, 1, 1), (layer,))
-    half = part_of(output, slice(2, None))
-    assert half.class_logits_BQ2.tolist() == [[[4, 5]], [[6, 7]]]
-    assert half.ancestor_logits_BQQ.shape == (2, 1, 1)
-    assert half.auxiliary[0].mask_logits_BQhw.shape == (2, 1, 2, 2)
-    assert half.auxiliary[0].ancestor_logits_BQQ is None

@@ -28,7 +28,15 @@ OPTIM = OptimParams(
     learning_rate=0.003, backbone_lr_scale=1.0, weight_decay=0.0, warmup_steps=20, clip_norm=1.0, amp=False
 )
 RULES = EvaluateParams(
-    max_masks=100, mask_threshold=0.5, nms_iou=0.9, ancestor_threshold=0.5, batch_size=IMAGES, images_per_shard=IMAGES
+    max_masks=100,
+    mask_threshold=0.5,
+    nms_iou=0.9,
+    ancestor_threshold=0.5,
+    refiner="none",
+    refine_size=64,
+    refine_min_iou=0.5,
+    batch_size=IMAGES,
+    images_per_shard=IMAGES,
 )
 
 
@@ -39,7 +47,9 @@ def network() -> Segmenter:
         {
             "image_size": SIZE, "hidden_dim": 64, "num_queries": 84, "queries": "grid", "num_heads": 4,
             "feedforward_dim": 128, "pixel_decoder_layers": 1, "decoder_layers": 2, "recompute_blocks": False,
-            "adapter": {"interactions": 1, "stem_dim": 32, "num_heads": 4, "points": 4},
+            "adapter": {"interactions": 1, "stem_dim": 32, "num_heads": 4, "points": 4}, "head": "mask2former",
+            "cascade": {"ious": [0.5], "proposals": 10, "samples": 8, "anchor_scale": 4, "nms_iou": 0.7,
+                        "theta_cover": 0.9},
         }
     )  # fmt: skip
     return Segmenter(Backbone("vit_tiny_patch16_224", shape), params)

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from sohes.errors import SohesError
-from sohes.launch import LAST_LINES, Profile, load_profile, run_task
+from sohes.launch import LAST_LINES, LocalProfile, load_profile, run_task
 
-PROFILE = Profile(launcher="local", environment={}, grace_seconds=5)
+PROFILE = LocalProfile(launcher="local", environment={}, grace_seconds=5)
 
 
 def python(code: str) -> list[str]:
@@ -40,7 +40,7 @@ def test_the_log_of_an_earlier_attempt_stays(tmp_path):
 
 
 def test_the_profiles_environment_and_the_callers_reach_the_command(tmp_path):
-    profile = Profile(launcher="local", environment={"A": "profile", "B": "profile"}, grace_seconds=5)
+    profile = LocalProfile(launcher="local", environment={"A": "profile", "B": "profile"}, grace_seconds=5)
     code = "import os; print(os.environ['A'], os.environ['B'])"
     outcome = run_task(python(code), task="t", root=tmp_path, profile=profile, environment={"B": "caller"})
     assert outcome.last_lines == ("profile caller",)
@@ -75,7 +75,7 @@ def test_an_interruption_ends_the_command_and_its_children_first(tmp_path, stubb
         raise KeyboardInterrupt
 
     started = time.monotonic()
-    profile = Profile(launcher="local", environment={}, grace_seconds=0.5)
+    profile = LocalProfile(launcher="local", environment={}, grace_seconds=0.5)
     with pytest.raises(KeyboardInterrupt):
         run_task(python(code), task="t", root=tmp_path, profile=profile, on_line=interrupt)
     assert time.monotonic() - started < 30
@@ -116,7 +116,7 @@ def test_the_checkouts_own_profile_is_valid_and_the_default(repository, monkeypa
     folder = repository / "infra/launch"
     assert load_profile(folder).launcher == "local"
     monkeypatch.setenv("SOHES_LAUNCH", "moon")
-    with pytest.raises(SohesError, match=r"no launch profile 'moon' in .* \(there is: local"):
+    with pytest.raises(SohesError, match=r"no launch profile 'moon' in .* \(there is: kubernetes, local, slurm\)"):
         load_profile(folder)
     assert load_profile(folder, "local").launcher == "local"  # a name given beats the environment
 
@@ -126,7 +126,7 @@ def test_the_checkouts_own_profile_is_valid_and_the_default(repository, monkeypa
     [
         ("launcher: local\nenvironment: {}\ngrace_seconds: 1\npartition: gpu\n", "partition: Extra inputs"),
         ("launcher: local\nenvironment: {}\n", "grace_seconds: Field required"),
-        ("launcher: rocket\nenvironment: {}\ngrace_seconds: 1\n", "launcher: Input should be 'local'"),
+        ("launcher: rocket\nenvironment: {}\ngrace_seconds: 1\n", "Input tag .rocket. found"),
         ("launcher: [\n", "not valid YAML"),
         ("", "the file: "),
     ],

@@ -1,7 +1,4 @@
-"""Where a command runs: a profile from `infra/launch/`, chosen by SOHES_LAUNCH.
-
-A task is one shell command, so whatever launches it can be replaced by a person who pastes it.
-"""
+"""One command on this machine, with its log: what every other launcher does somewhere else."""
 
 from __future__ import annotations
 
@@ -12,56 +9,11 @@ import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
-
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sohes.errors import SohesError
-
-LAST_LINES = 20
-
-
-class Profile(BaseModel):
-    """One file of `infra/launch/`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    launcher: Literal["local"]
-    environment: dict[str, str]  # added to that of the command
-    grace_seconds: Annotated[float, Field(ge=0)]  # from SIGTERM to SIGKILL when a task is interrupted
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended. exit_code: negative for a signal. last_lines: what it said at the end, oldest first."""
-
-    exit_code: int
-    log: Path
-    last_lines: tuple[str, ...]
-
-
-def load_profile(folder: Path, name: str | None = None) -> Profile:
-    """Read `<folder>/<name>.yaml`; without a name SOHES_LAUNCH decides, else `local`.
-
-    SohesError names the profiles that exist, or the key that is wrong.
-    """
-    name = name or os.environ.get("SOHES_LAUNCH") or "local"
-    profiles = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
-    if name not in profiles:
-        existing = ", ".join(profiles) or "none"
-        raise SohesError(
-            f"no launch profile {name!r} in {folder} (there is: {existing}): mend SOHES_LAUNCH or --launch"
-        )
-    try:
-        return Profile.model_validate(yaml.safe_load(profiles[name].read_text()))
-    except yaml.YAMLError as error:
-        raise SohesError(f"{profiles[name]} is not valid YAML: {' '.join(str(error).split())}") from None
-    except ValidationError as error:
-        wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
-        raise SohesError(f"{profiles[name]}: {wrong}") from None
+from sohes.launch.profile import Profile
+from sohes.launch.task import LAST_LINES, Outcome
 
 
 def run_task(

@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# A stage that trains over several nodes by hand: sbatch --nodes=8 infra/slurm/train.sh instruct
+# Requeued, it continues from its last checkpoint, to the same loss and the same MLflow run.
+#SBATCH --job-name=sohes-train
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=64
+#SBATCH --gpus-per-node=8
+#SBATCH --mem=400G
+#SBATCH --time=2-00:00:00
+#SBATCH --requeue
+#SBATCH --signal=TERM@120
+set -euo pipefail
+stage=${1:?name a stage that trains: backbone, instruct or correct}
+cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
+# shellcheck disable=SC1091
+source .venv/bin/activate
+head=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?}" | head -n 1)
+exec srun python -m torch.distributed.run \
+    --nnodes="${SLURM_JOB_NUM_NODES:?}" --nproc-per-node="${SLURM_GPUS_ON_NODE:-8}" \
+    --rdzv-backend=c10d --rdzv-endpoint="$head:29400" --rdzv-id="${SLURM_JOB_ID:?}" \
+    -m sohes "$stage"

@@ -1,0 +1,125 @@
+"""Archives of photographs by https or from a file: COCO's zips, and every data set that comes so.
+
+`images` are for training, but for `eval_fraction` of each; `eval` are held out whole. With `annotations`, COCO's
+instance JSON, only annotated photographs of `eval` count and they keep the annotations' ids; a JSON file inside an
+archive is written `https://host/annotations.zip#annotations/instances_val2017.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urldefrag, urlsplit
+
+from sohes.data.benchmarks import coco
+from sohes.data.images import UnreadableImage
+from sohes.data.sources.folder import SUFFIXES
+from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
+from sohes.data.transfer import PATIENCE, Patience, fetch
+from sohes.data.unpack import iter_members
+from sohes.errors import SohesError
+from sohes.files import atomic_path
+
+MAX_JSON_BYTES = 2**32  # COCO's largest has 450 MB
+_JSON = "annotations.json"
+
+
+@dataclass(frozen=True)
+class ArchivesSource:
+    """`images`, `eval`, `annotations`: links, or paths on this machine."""
+
+    images: tuple[str, ...]
+    eval: tuple[str, ...]
+    annotations: str | None
+    eval_fraction: float
+    digests: Path | None
+    patience: Patience = PATIENCE
+
+    def plan(self) -> Plan:
+        if not self.images:
+            raise SohesError("pull.source is archives but pull.archives.images is empty: name an archive there")
+        links = [*self.images, *self.eval]
+        names = [_name(link) for link in links]
+        if twice := {name for name in names if names.count(name) > 1}:
+            raise SohesError(f"two archives of pull.archives are called {twice.pop()}: rename one")
+        packs = [
+            Pack(index, name, _stamp(link), held_out=index >= len(self.images))
+            for index, (name, link) in enumerate(zip(names, links, strict=True))
+        ]
+        return Plan((), (), self.annotations is None, packs=tuple(packs))
+
+    def fetch(self, pack: Pack, folder: Path) -> str:
+        digests = read_digests(self.digests)
+        if pack.held_out and self.annotations is not None:
+            self._fetch_annotations(self.annotations, folder, digests)
+        link = [*self.images, *self.eval][pack.index]
+        return fetch(_as_url(link), folder / pack.name, digest=digests.get(pack.name), patience=self.patience)
+
+    def _fetch_annotations(self, annotations: str, folder: Path, digests: dict[str, str]) -> None:
+        if (folder / _JSON).exists():
+            return
+        link, member = urldefrag(annotations)
+        path = folder / f"for-annotations-{_name(link)}"
+        fetch(_as_url(link), path, digest=digests.get(_name(link)), patience=self.patience)
+        if not member:
+            path.rename(folder / _JSON)
+            return
+        found = dict(iter_members(path, lambda name: name == member, max_member_bytes=MAX_JSON_BYTES))
+        if not isinstance(data := found.get(member), bytes):
+            raise SohesError(f"there is no {member} that can be read in {_name(link)}: mend pull.archives.annotations")
+        with atomic_path(folder / _JSON) as temporary:
+            temporary.write_bytes(data)
+        path.unlink()
+
+    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
+        def wanted(name: str) -> bool:
+            visible = not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts if part != "..")
+            chosen = held_out if pack.held_out else held_out_by_name(name, self.eval_fraction) == held_out
+            return visible and chosen and name.lower().endswith(SUFFIXES)
+
+        if pack.held_out and self.annotations is not None:
+            yield from self._annotated(pack, folder, wanted) if held_out else ()
+            return
+        # Numbered among all that it has, so that a photograph's id does not depend on the fraction held out.
+        numbers: dict[str, int] = {}
+
+        def numbered(name: str) -> bool:
+            numbers[name] = len(numbers) + 1
+            return wanted(name)
+
+        for name, data in iter_members(folder / pack.name, numbered):
+            yield Member(pack.index * IDS_PER_PACK + numbers[name], name, data)
+
+    def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+        content = coco.load(folder / _JSON)
+        images = {image["file_name"]: image["id"] for image in content["images"]}
+        names = {PurePosixPath(name).name for name in images}
+        seen: set[str] = set()
+        ids = set(images.values())
+        truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
+        for path, data in iter_members(folder / pack.name, lambda p: wanted(p) and PurePosixPath(p).name in names):
+            name = path if path in images else PurePosixPath(path).name
+            if name in images and name not in seen:  # a second file of the same name is not the annotated one
+                seen.add(name)
+                yield Member(images[name], name, data, truth[images[name]])
+        if len(self.eval) == 1:  # of several, each has a part of what is annotated
+            for name in sorted(images.keys() - seen):
+                yield Member(images[name], name, UnreadableImage(f"annotated, but not in {pack.name}"))
+
+
+def _name(link: str) -> str:
+    name = PurePosixPath(unquote(urlsplit(link).path)).name
+    if not name:
+        raise SohesError(f"{link} names no file: mend pull.archives")
+    return name
+
+
+def _as_url(link: str) -> str:
+    return link if "://" in link else Path(link).expanduser().resolve().as_uri()
+
+
+def _stamp(link: str) -> str:
+    """Of a file on this machine; what a link holds is held to be the same while the link is."""
+    path = Path(link).expanduser()
+    return f"{path.stat().st_size} {path.stat().st_mtime_ns}" if "://" not in link and path.exists() else ""

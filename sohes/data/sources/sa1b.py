@@ -1,0 +1,137 @@
+"""SA-1B as a source: a list of signed links, one pack of some 11,000 photographs behind each.
+
+The list has two columns, `file_name` and `cdn_link`, separated by a tab, under a line with these names. Its links
+expire: then a fresh list is downloaded to the same place, and the packs that have come stay. A pack is named `.tar` but
+may be gzip inside. Its JSON files hold machine-made masks: they are read for held-out images only, never for training.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from sohes.data.benchmarks import coco
+from sohes.data.images import UnreadableImage
+from sohes.data.sources.source import Member, Pack, Plan, held_out_by_name, read_digests
+from sohes.data.transfer import PATIENCE, LinkRefused, Patience, fetch
+from sohes.data.unpack import iter_members
+from sohes.errors import SohesError
+from sohes.structures import MaskSet
+
+_PACK = re.compile(r"sa_\d+\.tar")
+_PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
+
+
+@dataclass(frozen=True)
+class Sa1bSource:
+    """`links`: the list; `packs`: a file that names the packs to take, one a line, or None for all of the list."""
+
+    links: Path
+    packs: Path | None
+    eval_fraction: float
+    digests: Path | None
+    patience: Patience = PATIENCE
+
+    def plan(self) -> Plan:
+        links = read_links(self.links)
+        names = sorted(links) if self.packs is None else read_packs(self.packs)
+        missing = [name for name in names if name not in links]
+        if missing:
+            raise SohesError(f"{self.links} has no link for {len(missing)} of {len(names)} packs, such as {missing[0]}")
+        return Plan((), (), False, packs=tuple(Pack(index, name) for index, name in enumerate(names)))
+
+    def fetch(self, pack: Pack, folder: Path) -> str:
+        digest = read_digests(self.digests).get(pack.name)
+        try:
+            url = read_links(self.links)[pack.name]  # read anew: the list may have been replaced while we worked
+            return fetch(url, folder / pack.name, digest=digest, patience=self.patience)
+        except LinkRefused as error:
+            raise SohesError(
+                f"the link of {pack.name} is refused (HTTP status {error.status}), most often because it has expired: "
+                f"download a fresh list to {self.links} and run the same command again; what has come is kept"
+            ) from None
+
+    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
+        waiting: dict[str, bytes | UnreadableImage] = {}  # the photograph or its JSON, whichever came first
+
+        def wanted(path: str) -> bool:
+            name = PurePosixPath(path)
+            chosen = held_out_by_name(name.stem, self.eval_fraction) == held_out
+            return chosen and (bool(_PHOTOGRAPH.fullmatch(name.name)) or (held_out and name.suffix == ".json"))
+
+        for path, data in iter_members(folder / pack.name, wanted):
+            name = PurePosixPath(path)
+            if not held_out:
+                yield _member(name.name, data, None)
+            elif name.stem in waiting:
+                photograph, annotations = (data, waiting.pop(name.stem))
+                if name.suffix == ".json":
+                    photograph, annotations = annotations, photograph
+                yield _member(f"{name.stem}.jpg", photograph, annotations)
+            else:
+                waiting[name.stem] = data
+        if waiting:
+            names = ", ".join(sorted(waiting)[:3])
+            raise SohesError(
+                f"{pack.name} has {len(waiting)} held-out photographs without annotations, such as {names}"
+            )
+
+
+def _member(name: str, data: bytes | UnreadableImage, annotations: bytes | UnreadableImage | None) -> Member:
+    match = _PHOTOGRAPH.fullmatch(name)
+    assert match is not None
+    truth = None
+    try:
+        truth = None if annotations is None else _truth(annotations)
+    except UnreadableImage as error:
+        data = error
+    return Member(int(match[1]), name, data, truth)
+
+
+def _truth(annotations: bytes | UnreadableImage) -> MaskSet:
+    """The masks of one of SA-1B's JSON files."""
+    if isinstance(annotations, UnreadableImage):
+        raise annotations
+    try:
+        content = json.loads(annotations)
+        image = {key: content["image"][key] for key in ("image_id", "file_name", "height", "width")}
+        rles = [annotation["segmentation"]["counts"].encode("ascii") for annotation in content["annotations"]]
+        image["id"] = image["image_id"]
+        return coco.record(image, rles, [False] * len(rles), "sa1b").masks
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnreadableImage(f"its annotations cannot be read: {type(error).__name__} {error}") from None
+
+
+def read_links(path: Path) -> dict[str, str]:
+    """The links by the name of their pack. SohesError names the line that is wrong, without its link."""
+    try:
+        lines = path.read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        raise SohesError(f"there is no list of links at {path}: download it and name it in pull.sa1b.links") from None
+    links: dict[str, str] = {}
+    for number, line in enumerate(lines, 1):
+        name, _, link = line.strip().partition("\t")
+        if not name or (number == 1 and name == "file_name"):
+            continue
+        if not _PACK.fullmatch(name) or not link.startswith(("https://", "http://")):
+            raise SohesError(f"{path}, line {number}: a name such as sa_000020.tar, a tab and a link are needed")
+        links[name] = link
+    if not links:
+        raise SohesError(f"{path} has no links: download the list again")
+    return links
+
+
+def read_packs(path: Path) -> list[str]:
+    """The names of the packs to take; lines that begin with # are remarks."""
+    try:
+        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+    except FileNotFoundError:
+        raise SohesError(f"there is no list of packs at {path}: mend pull.sa1b.packs") from None
+    names = [line for line in lines if line and not line.startswith("#")]
+    wrong = [name for name in names if not _PACK.fullmatch(name)]
+    if wrong or not names:
+        raise SohesError(f"{path} must name packs such as sa_000020.tar (got {wrong[0] if wrong else 'none'})")
+    return list(dict.fromkeys(names))

@@ -1,0 +1,72 @@
+"""The network's masks with their outlines moved to the image's edges (ours): step 3 of phase 1, on predictions.
+
+A mask map has a cell for every 4 x 4 pixels that the network sees, so a mask that is right is still off by some pixels
+along its outline. The refiners of phase 1 (paper 3.1) mend that, also for a network that a few minutes have trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+
+from sohes import hierarchy, masks
+from sohes.explore import packed, runs
+from sohes.explore.label_image import fit
+from sohes.explore.packed import PackedMasks
+from sohes.explore.refine import make_refiner
+from sohes.structures import MaskSet
+
+
+def refine_masks(
+    image_HW3: np.ndarray,
+    found: MaskSet,
+    *,
+    refiner: str,
+    outline_error: float,
+    longest: int,
+    refine_min_iou: float,
+    nms_iou: float,
+) -> MaskSet:
+    """The masks, best first, refined by the `explore.refine` named `refiner`, with the scores that they had.
+
+    outline_error: how far outlines are off, as a fraction of the image's longer side. longest: pixels of the longer
+    side of the reduced image that is worked on, which bounds time and memory. A mask that would no longer resemble
+    what it was (IoU below `refine_min_iou`) stays as it is; one that has become like a better one (IoU above
+    `nms_iou`) falls; a parent that is no longer larger than its child hands it up.
+    """
+    if refiner == "none" or not len(found):
+        return found
+    view = fit(image_HW3, longest)
+    before = _packed(found, view.shape[:2])
+    after = make_refiner(refiner, patch=outline_error * max(view.shape[:2])).refine(view, before)
+    shared = packed.overlaps(after, before)
+    alike = (shared > 0) & (shared >= refine_min_iou * (packed.areas(after) + packed.areas(before) - shared))
+    moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
+    in_order = np.argsort(np.concatenate([moved, stayed]))
+    settled = packed.join([after[moved], before[stayed]], size=view.shape[:2])[in_order]
+    enlarged = runs.encode(settled, (found.height, found.width))
+    rles = tuple(new if same else old for new, old, same in zip(enlarged, found.rles, alike, strict=True))
+    refined = replace(found, rles=rles)
+    refined = replace(refined, parents=_larger_parents(found.parents, masks.areas(refined)))
+    return hierarchy.select(refined, packed.suppress(settled, nms_iou=nms_iou))
+
+
+def _packed(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
+    """The masks as bits of a picture of `size`, drawn one by one: hundreds of a large photograph fill gigabytes."""
+    parts = []
+    for i in range(len(found)):
+        (mask,) = masks.decode(hierarchy.select(found, np.array([i])))
+        small = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).view(bool)
+        parts.append(packed.pack(small[None], size=size))
+    return packed.join(parts, size=size)
+
+
+def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:
+    """(N,) int64: of each mask the nearest ancestor that is larger, -1 without one."""
+    above = parents_N.copy()
+    for j in range(len(above)):
+        while above[j] >= 0 and areas_N[above[j]] <= areas_N[j]:
+            above[j] = parents_N[above[j]]
+    return above

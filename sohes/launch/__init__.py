@@ -1,0 +1,61 @@
+"""Where a command runs: a profile from `infra/launch/`, chosen by SOHES_LAUNCH.
+
+A task is one shell command, so whatever launches it can be replaced by a person who pastes it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from sohes.launch.local import run_task
+from sohes.launch.profile import KubernetesProfile, LocalProfile, Profile, SlurmProfile, load_profile
+from sohes.launch.task import LAST_LINES, Kind, Outcome, Task
+
+__all__ = [
+    "LAST_LINES", "Kind", "KubernetesProfile", "LocalProfile", "Outcome", "Profile", "SlurmProfile", "Task",
+    "load_profile", "run_task", "run_tasks",
+]  # fmt: skip
+
+
+def run_tasks(
+    tasks: Sequence[Task],
+    *,
+    kind: Kind,
+    group: str,
+    root: Path,
+    profile: Profile,
+    environment: Mapping[str, str] | None = None,
+    on_line: Callable[[str], None] = lambda line: None,
+    on_progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Outcome]:
+    """Run tasks where the profile says and wait for them; their outcomes, in order.
+
+    group: names this set of tasks; a caller that was killed and asks for the same group again waits for the jobs that
+    are already out. kind: which of the profile's resources each gets. On this machine they run one after the other.
+    """
+    if not tasks:
+        return []
+    if isinstance(profile, SlurmProfile):
+        from sohes.launch.slurm import run_slurm
+
+        return run_slurm(
+            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {},
+            on_progress=on_progress,
+        )  # fmt: skip
+    if isinstance(profile, KubernetesProfile):
+        from sohes.launch.kubernetes import run_kubernetes
+
+        return run_kubernetes(
+            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {}, on_line=on_line,
+            on_progress=on_progress,
+        )  # fmt: skip
+    outcomes = []
+    for done, task in enumerate(tasks, 1):
+        name = f"{group}-{task.name}"
+        outcome = run_task(
+            task.command, task=name, root=root, profile=profile, environment=environment, on_line=on_line
+        )
+        outcomes.append(outcome)
+        on_progress(done, len(tasks))
+    return outcomes

@@ -1,0 +1,272 @@
+"""Tasks as Kubernetes Jobs, by the official client: one Job a task, one pod a node.
+
+A Job's deadline, its restarts and its clean-up are the cluster's own, so nothing is left behind when the caller dies;
+one that is started again finds the jobs by the names in its ledger.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sohes.errors import SohesError
+from sohes.launch.ledger import Ledger
+from sohes.launch.profile import KubernetesProfile, Resources
+from sohes.launch.task import Kind, Outcome, Task, last_lines, torchrun
+
+PORT = 29400
+FAILED = 1
+PATIENCE = 10  # answers in a row that the API server may fail to give
+MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
+
+
+def run_kubernetes(
+    tasks: Sequence[Task],
+    *,
+    kind: Kind,
+    group: str,
+    root: Path,
+    profile: KubernetesProfile,
+    environment: Mapping[str, str],
+    on_line: Callable[[str], None],
+    on_progress: Callable[[int, int], None],
+) -> list[Outcome]:
+    """Create the Jobs, `at_once` at a time, and wait for all; their logs are kept and they are deleted.
+
+    Interrupted, it deletes what is out; killed, it finds them again. SohesError if the API server refuses.
+    """
+    cluster = Cluster(profile)
+    ledger = Ledger(root, "kubernetes", group)
+    commands = {task.name: list(task.command) for task in tasks}
+    names = {
+        name: submission.jobs.get(name, "")
+        for submission in ledger.submissions
+        for name, command in submission.commands.items()
+        if commands.get(name) == command
+    }
+    resources: Resources = getattr(profile, kind)
+    outcomes: dict[str, Outcome] = {}
+    waiting = list(tasks)
+    running: dict[str, Task] = {}
+    if any(task.name not in names for task in tasks):
+        ledger.close()
+        submission = ledger.open(list(tasks))
+        # Names are ours to choose, so they are written down before any job exists.
+        names |= {t.name: names.get(t.name) or job_name(submission.name, t.name) for t in tasks}
+        ledger.submitted(submission, names)
+    try:
+        while waiting or running:
+            while waiting and len(running) < profile.at_once:
+                task = waiting.pop(0)
+                job = render_job(task, names[task.name], root, profile, resources, environment, train=kind == "train")
+                cluster.create([*render_service(names[task.name], profile, resources), job])
+                running[names[task.name]] = task
+            for name, task in list(running.items()):
+                state = cluster.state(name)
+                if state is None:
+                    continue
+                log = root / ".sohes/logs" / f"{group}-{task.name}.log"
+                outcomes[task.name] = _collect(cluster, name, state, log, on_line if len(tasks) == 1 else None)
+                cluster.delete(name)
+                del running[name]
+                on_progress(len(outcomes), len(tasks))
+            if running:
+                time.sleep(profile.poll_seconds)
+    except BaseException:
+        for name in running:
+            cluster.delete(name)
+        ledger.close()
+        raise
+    ledger.close()
+    return [outcomes[task.name] for task in tasks]
+
+
+def _collect(cluster: Cluster, name: str, failure: str, log: Path, on_line: Callable[[str], None] | None) -> Outcome:
+    """Fetch the job's log before the job goes."""
+    text = cluster.logs(name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("a", encoding="utf-8") as file:
+        file.write(text)
+    if on_line is not None:
+        for line in text.splitlines():
+            on_line(line)
+    if not failure:
+        return Outcome(0, log, last_lines(text))
+    return Outcome(FAILED, log, (*last_lines(text), f"Kubernetes says {failure} of job {name}"))
+
+
+# ---------------------------------------------------------------- the API
+
+
+class Cluster:
+    """The few calls that the launcher needs, in one namespace. Configured as kubectl is, or from inside of a pod."""
+
+    def __init__(self, profile: KubernetesProfile) -> None:
+        import kubernetes
+
+        self._namespace = profile.namespace
+        self._errors = (kubernetes.client.ApiException, OSError, _http_error())
+        try:
+            try:
+                kubernetes.config.load_incluster_config()
+            except kubernetes.config.ConfigException:
+                kubernetes.config.load_kube_config()
+        except (kubernetes.config.ConfigException, OSError) as error:
+            raise SohesError(f"no Kubernetes cluster is configured ({error}): set KUBECONFIG") from None
+        self._batch, self._core = kubernetes.client.BatchV1Api(), kubernetes.client.CoreV1Api()
+
+    def create(self, manifests: list[dict[str, Any]]) -> None:
+        """Create what is not there yet: after a restart of the caller it may be."""
+        for manifest in manifests:
+            make = (
+                self._batch.create_namespaced_job if manifest["kind"] == "Job" else self._core.create_namespaced_service
+            )
+            self._call(make, self._namespace, manifest, known=409)
+
+    def state(self, name: str) -> str | None:
+        """None: it goes on; empty: done; else why it failed."""
+        job = self._call(self._batch.read_namespaced_job_status, name, self._namespace, known=404)
+        if job is None:
+            return "that there is none any more"
+        for condition in job.status.conditions or ():
+            if condition.status == "True" and condition.type in ("Complete", "Failed"):
+                return "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
+        return None
+
+    def logs(self, name: str) -> str:
+        """Of the newest pod of each node, the first node's first; what cannot be had is said instead."""
+        pods = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=f"job-name={name}").items
+        pods.sort(key=lambda pod: (pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", "0"))
+        texts = []
+        for pod in pods:
+            text = self._call(self._core.read_namespaced_pod_log, pod.metadata.name, self._namespace, known=(400, 404))
+            texts.append(text if text is not None else f"no log of pod {pod.metadata.name}\n")
+        return "".join(texts)
+
+    def delete(self, name: str) -> None:
+        """The job with its pods, and the name of its nodes."""
+        for remove in (self._batch.delete_namespaced_job, self._core.delete_namespaced_service):
+            self._call(remove, name, self._namespace, propagation_policy="Background", known=404)
+
+    def _call(
+        self, function: Callable[..., Any], *arguments: Any, known: int | tuple[int, ...] = (), **options: Any
+    ) -> Any:
+        """One answer of the API server, with patience for its bad moments; None for a status that is `known`."""
+        for attempt in range(1, PATIENCE + 1):
+            try:
+                return function(*arguments, **options, _request_timeout=30)
+            except self._errors as error:
+                status = getattr(error, "status", None) or 0
+                if status in ((known,) if isinstance(known, int) else known):
+                    return None
+                temporary = status == 0 or status == 429 or status >= 500
+                if not temporary or attempt == PATIENCE:
+                    reason = getattr(error, "reason", None) or type(error).__name__
+                    raise SohesError(
+                        f"the Kubernetes API refuses ({status} {reason}): mend infra/launch or its rights"
+                    ) from None
+                time.sleep(min(0.2 * 2**attempt, 10))
+        raise AssertionError
+
+
+def _http_error() -> type[Exception]:
+    from urllib3.exceptions import HTTPError
+
+    return HTTPError
+
+
+# ---------------------------------------------------------------- manifests
+
+
+def job_name(submission: str, task: str) -> str:
+    """A name that DNS allows, unique for the submission and the task, short enough for a pod's host name."""
+    digest = hashlib.sha256(task.encode()).hexdigest()[:6]
+    word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
+    return f"{submission[:28].strip('-')}-{word}-{digest}"
+
+
+def render_job(
+    task: Task, name: str, root: Path, profile: KubernetesProfile, resources: Resources,
+    environment: Mapping[str, str], *, train: bool,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of one task. `root` must lie on one of the profile's volumes: the project is not in the image."""
+    mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
+    if not mounted:
+        raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
+    command = (profile.python, *task.command[1:]) if task.command[1:2] == ("-m",) else task.command
+    if train and resources.nodes * max(resources.gpus, 1) > 1:
+        head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
+        processes = max(resources.gpus, 1)
+        command = tuple(torchrun(command, nodes=resources.nodes, processes=processes, head=head, port=PORT, run=name))
+    variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
+    amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
+    if resources.gpus:
+        amounts[profile.gpu_resource] = str(resources.gpus)
+    container = {
+        "name": "sohes",
+        "image": profile.image,
+        "command": list(command),
+        "workingDir": str(root),
+        "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
+        "envFrom": [{"secretRef": {"name": secret}} for secret in profile.secrets],
+        "resources": {"limits": amounts, "requests": amounts},
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": f"volume-{i}", "mountPath": volume.path} for i, volume in enumerate(profile.volumes)),
+        ],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": max(1, round(profile.grace_seconds)),
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": profile.user, "runAsGroup": profile.user, "fsGroup": profile.user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": profile.node_selector,
+        "tolerations": list(profile.tolerations),
+        "containers": [container],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{profile.shared_memory_gib}Gi"}},
+            *(
+                {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": volume.claim}}
+                for i, volume in enumerate(profile.volumes)
+            ),
+        ],
+    }  # fmt: skip
+    spec = {
+        "activeDeadlineSeconds": 60 * resources.minutes,
+        "backoffLimit": profile.restarts * resources.nodes,
+        "ttlSecondsAfterFinished": profile.keep_seconds,
+        "template": {"metadata": {"labels": {**MANAGED, "sohes/job": name}}, "spec": pod},
+    }
+    if profile.service_account is not None:
+        pod["serviceAccountName"] = profile.service_account
+    if resources.nodes > 1:
+        spec |= {"completionMode": "Indexed", "completions": resources.nodes, "parallelism": resources.nodes}
+        pod["subdomain"] = name
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": profile.namespace, "labels": MANAGED},
+        "spec": spec,
+    }
+
+
+def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
+    """What makes the first of several nodes findable by its name; nothing for a single one."""
+    if resources.nodes == 1:
+        return []
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,  # they wait for each other before any is ready
+        "selector": {"sohes/job": name},
+        "ports": [{"name": "rendezvous", "port": PORT}],
+    }
+    metadata = {"name": name, "namespace": profile.namespace, "labels": MANAGED}
+    return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]

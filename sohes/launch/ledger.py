@@ -1,0 +1,61 @@
+"""Which jobs are out, on disk: a caller that was killed and started again waits for them instead of asking twice."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from sohes.errors import SohesError
+from sohes.files import write_json
+from sohes.launch.task import Task
+
+
+@dataclass(frozen=True)
+class Submission:
+    """Jobs handed over together. `name`: theirs alone, written down before any exists; `jobs`: id by task."""
+
+    name: str
+    jobs: dict[str, str]
+    commands: dict[str, list[str]]
+
+
+class Ledger:
+    """`.sohes/launch/<launcher>-<group>.json`."""
+
+    def __init__(self, root: Path, launcher: str, group: str) -> None:
+        self._path = root / ".sohes/launch" / f"{launcher}-{group}.json"
+        self._group = re.sub("[^a-z0-9]+", "-", group.lower()).strip("-")
+        try:
+            known = json.loads(self._path.read_text()) if self._path.exists() else []
+            self.submissions = [Submission(**one) for one in known]
+        except (ValueError, TypeError):
+            raise SohesError(f"{self._path} is damaged: cancel the jobs that it names, then remove it") from None
+
+    def open(self, tasks: list[Task]) -> Submission:
+        """Announce a submission, before it is made."""
+        name = f"sohes-{self._group}-{uuid.uuid4().hex[:8]}"
+        submission = Submission(name, {}, {task.name: list(task.command) for task in tasks})
+        self._save([*self.submissions, submission])
+        return submission
+
+    def submitted(self, submission: Submission, jobs: Mapping[str, str]) -> Submission:
+        """Write the ids down as soon as they are known."""
+        done = replace(submission, jobs=dict(jobs))
+        self._save([done if one.name == submission.name else one for one in self.submissions])
+        return done
+
+    def drop(self, submission: Submission) -> None:
+        self._save([one for one in self.submissions if one.name != submission.name])
+
+    def close(self) -> None:
+        """Nothing is out any more."""
+        self._path.unlink(missing_ok=True)
+        self.submissions = []
+
+    def _save(self, submissions: list[Submission]) -> None:
+        self.submissions = submissions
+        write_json(self._path, [asdict(one) for one in submissions])

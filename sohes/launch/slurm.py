@@ -1,0 +1,221 @@
+"""Tasks as Slurm jobs, by submitit: an array of shards, or one job over several nodes that trains.
+
+Every submission has a fresh folder under `.sohes/slurm/`, since Slurm gives job ids anew after a reset and submitit
+would then take an old result for the new one. A job may run twice (requeued after preemption): tasks are idempotent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from sohes.errors import SohesError
+from sohes.launch.ledger import Ledger, Submission
+from sohes.launch.profile import Resources, SlurmProfile
+from sohes.launch.task import Kind, Outcome, Task, last_lines, torchrun
+
+ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
+PORT = 29400
+FAILED = 1
+KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
+
+
+class Command:
+    """What submitit runs in the job: one command in a folder. Returns its exit code."""
+
+    def __init__(self, command: Sequence[str], root: Path, environment: Mapping[str, str], train: Resources | None):
+        self.command, self.root, self.environment, self.train = tuple(command), root, dict(environment), train
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_process": None}
+
+    def __call__(self) -> int:
+        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        self._process = subprocess.Popen(self._here(), cwd=self.root, env=environment, stderr=subprocess.STDOUT)
+        code = self._process.wait()
+        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+            # Slurm is ending the job and this process is next. To return would be to report a job as done and failed
+            # that is cancelled or comes back from the queue.
+            time.sleep(KILL_WAIT)
+        return code
+
+    def _here(self) -> list[str]:
+        if self.train is None or self.train.nodes * max(self.train.gpus, 1) == 1:
+            return list(self.command)
+        from submitit import JobEnvironment
+
+        # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
+        head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
+        job = os.environ["SLURM_JOB_ID"]
+        return torchrun(
+            self.command, nodes=self.train.nodes, processes=max(self.train.gpus, 1), head=head,
+            port=PORT + int(job) % 1000, run=job,
+        )  # fmt: skip
+
+    def checkpoint(self) -> Any:
+        """Called before the job is preempted or out of time: let the command save what it has, then go on later."""
+        from submitit.helpers import DelayedSubmission
+
+        if self._process is not None:
+            self._process.send_signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(60)
+        return DelayedSubmission(self)
+
+
+def run_slurm(
+    tasks: Sequence[Task],
+    *,
+    kind: Kind,
+    group: str,
+    root: Path,
+    profile: SlurmProfile,
+    environment: Mapping[str, str],
+    on_progress: Callable[[int, int], None],
+) -> list[Outcome]:
+    """Submit the tasks that are not out yet and wait for all. Interrupted, it cancels them; killed, they go on.
+
+    SohesError if Slurm refuses. A job that failed is cancelled for good: Slurm might requeue it behind our back.
+    """
+    ledger = Ledger(root, "slurm", group)
+    jobs: dict[str, Any] = {}
+    wanted = {task.name: task for task in tasks}
+    try:
+        for submission in list(ledger.submissions):
+            if not submission.jobs:  # announced, and then we were killed: nobody knows whether it was made
+                _scancel(["--name", submission.name])
+                ledger.drop(submission)
+            for name, job in _attach(submission, root).items():
+                if name in wanted and submission.commands[name] == list(wanted[name].command):
+                    jobs[name] = job
+                elif not job.done():
+                    job.cancel()
+        new = [task for task in tasks if task.name not in jobs]
+        for start in range(0, len(new), ARRAY):
+            part = new[start : start + ARRAY]
+            jobs |= _submit(part, kind, ledger, root, profile, environment)
+        _wait(list(jobs.values()), profile.poll_seconds, on_progress)
+        outcomes = [_outcome(jobs[task.name]) for task in tasks]
+    except BaseException:
+        for job in jobs.values():
+            with contextlib.suppress(subprocess.CalledProcessError, OSError):
+                if not job.done():
+                    job.cancel()
+        ledger.close()
+        raise
+    ledger.close()
+    return outcomes
+
+
+def _folder(root: Path, name: str) -> Path:
+    return root / ".sohes/slurm" / name
+
+
+def _submit(
+    tasks: list[Task], kind: Kind, ledger: Ledger, root: Path, profile: SlurmProfile, environment: Mapping[str, str]
+) -> dict[str, Any]:
+    import submitit
+
+    submission = ledger.open(tasks)
+    resources: Resources = getattr(profile, kind)
+    try:
+        executor = submitit.SlurmExecutor(_folder(root, submission.name), python=profile.python)
+    except RuntimeError:
+        ledger.drop(submission)
+        raise SohesError("there is no srun here: run on a login node of the cluster, or with --launch local") from None
+    executor.update_parameters(**sbatch_parameters(profile, resources, submission.name))
+    variables = {**profile.environment, **environment}
+    train = resources if kind == "train" else None
+    commands = [Command(task.command, root, variables, train) for task in tasks]
+    try:
+        with executor.batch():
+            jobs = [executor.submit(command) for command in commands]
+    except submitit.core.utils.FailedJobError as error:
+        ledger.drop(submission)
+        said = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
+        raise SohesError(f"Slurm refuses the jobs: {said[-1].strip()} (mend infra/launch)") from None
+    named = {task.name: job for task, job in zip(tasks, jobs, strict=True)}
+    ledger.submitted(submission, {name: job.job_id for name, job in named.items()})
+    return named
+
+
+def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) -> dict[str, Any]:
+    """The profile in submitit's words."""
+    values: dict[str, Any] = {
+        "job_name": name,
+        "partition": profile.partition,
+        "account": profile.account,
+        "time": resources.minutes,
+        "nodes": resources.nodes,
+        "ntasks_per_node": 1,
+        "cpus_per_task": resources.cpus,
+        "mem": f"{resources.memory_gib}GB",
+        "setup": list(profile.setup) or None,
+        "array_parallelism": profile.at_once,
+        "stderr_to_stdout": True,
+        "additional_parameters": {("requeue" if profile.requeue else "no-requeue"): True, **profile.options},
+    }
+    if resources.gpus:
+        values["gpus_per_node"] = resources.gpus
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _attach(submission: Submission, root: Path) -> dict[str, Any]:
+    import submitit
+
+    folder = _folder(root, submission.name)
+    return {name: submitit.SlurmJob(folder=folder, job_id=number) for name, number in submission.jobs.items()}
+
+
+def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int], None]) -> None:
+    """Until every job has a result, or Slurm says that it will have none."""
+    told = -1
+    while True:
+        pending = [job for job in jobs if not job.paths.result_pickle.exists()]
+        if pending:
+            for job in pending:
+                job.watcher.register_job(job.job_id)
+            pending[0].watcher.update()  # one call of sacct for all of them
+            pending = [job for job in pending if not job.watcher.is_done(job.job_id, mode="cache")]
+        if len(jobs) - len(pending) != told:
+            told = len(jobs) - len(pending)
+            on_progress(told, len(jobs))
+        if not pending:
+            return
+        time.sleep(poll_seconds)
+
+
+def _outcome(job: Any) -> Outcome:
+    log = Path(job.paths.stdout)
+    for _ in range(20):  # a shared file system shows files a little late
+        if job.paths.result_pickle.exists():
+            break
+        if job.watcher.get_state(job.job_id, mode="cache").upper() != "COMPLETED":
+            break
+        time.sleep(0.5)
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    said = last_lines("\n".join(line for line in lines if not line.startswith("submitit ")))
+    try:
+        state, result = pickle.loads(job.paths.result_pickle.read_bytes())  # written by our own job, in our own folder
+        code = result if state == "success" else FAILED
+        return Outcome(code, log, said if state == "success" else (*said, str(result).strip().splitlines()[-1]))
+    except FileNotFoundError:
+        word = job.watcher.get_state(job.job_id, mode="force")
+        with contextlib.suppress(subprocess.CalledProcessError, OSError):
+            job.cancel()
+        return Outcome(FAILED, log, (*said, f"Slurm says {word} of job {job.job_id}"))
+
+
+def _scancel(arguments: Sequence[str]) -> None:
+    try:
+        subprocess.run(["scancel", *arguments], check=False, capture_output=True)
+    except OSError as error:
+        raise SohesError(f"cannot run scancel: {error.strerror}: run on a login node of the cluster") from None

@@ -1,0 +1,142 @@
+"""The Slurm launcher on a real Slurm."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from sohes.errors import SohesError
+from sohes.launch import SlurmProfile, Task, load_profile, run_tasks
+from sohes.launch.ledger import Ledger
+from sohes.launch.slurm import sbatch_parameters
+
+SMALL = {"nodes": 1, "gpus": 0, "cpus": 1, "memory_gib": 1, "minutes": 5}
+
+
+@pytest.fixture
+def profile(repository: Path) -> SlurmProfile:
+    """The committed profile, cut down to a cluster of two small nodes."""
+    values = load_profile(repository / "infra/launch", "slurm").model_dump()
+    values |= {"poll_seconds": 0.5, "shard": SMALL | {"gpus": 1}, "whole": SMALL, "train": SMALL | {"nodes": 2}}
+    return SlurmProfile.model_validate(values | {"environment": {"PYTHONPATH": str(repository)}})
+
+
+def python(code: str, *arguments: str) -> tuple[str, ...]:
+    return (sys.executable, "-c", code, *arguments)
+
+
+def launch(tasks: list[Task], root: Path, profile: SlurmProfile, **options):
+    return run_tasks(tasks, kind=options.pop("kind", "shard"), group="test", root=root, profile=profile, **options)
+
+
+def test_the_profile_in_slurms_words(profile):
+    values = profile.model_dump() | {
+        "partition": "gpu",
+        "account": "me",
+        "setup": ("module load cuda",),
+        "requeue": True,
+    }
+    resources = profile.shard.model_copy(update={"gpus": 4, "memory_gib": 48})
+    got = sbatch_parameters(SlurmProfile.model_validate(values | {"options": {"qos": "high"}}), resources, "name")
+    assert (got["partition"], got["account"], got["time"], got["mem"]) == ("gpu", "me", 5, "48GB")
+    assert (got["gpus_per_node"], got["setup"]) == (4, ["module load cuda"])
+    assert got["additional_parameters"] == {"requeue": True, "qos": "high"}
+
+
+def test_without_slurm_it_is_one_sentence(profile, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(SohesError, match="run on a login node of the cluster"):
+        launch([Task("a", python("pass"))], tmp_path, profile)
+
+
+@pytest.mark.slurm
+@pytest.mark.usefixtures("slurm")
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+class TestOnACluster:
+    def test_an_array_runs_every_task_once_with_its_gpu_and_shows_what_failed(self, tmp_path, profile):
+        code = (
+            "import os, sys; n = sys.argv[1]; open(f'ran-{n}', 'a').write('x');"
+            "print('gpu', os.environ.get('SLURM_JOB_GPUS'), 'at', os.getcwd()); sys.exit(3 * (n == '2'))"
+        )
+        seen = []
+        tasks = [Task(f"t{n}", python(code, str(n))) for n in range(4)]
+        outcomes = launch(tasks, tmp_path, profile, on_progress=lambda *counts: seen.append(counts))
+        assert [outcome.exit_code for outcome in outcomes] == [0, 0, 3, 0]
+        assert [(tmp_path / f"ran-{n}").read_text() for n in range(4)] == ["x"] * 4
+        assert f"gpu 0 at {tmp_path}" in outcomes[2].last_lines
+        assert outcomes[2].log.exists()
+        assert seen[-1] == (4, 4)
+        assert not list((tmp_path / ".sohes/launch").iterdir())
+
+    def test_a_caller_that_was_killed_finds_its_jobs_again(self, tmp_path, profile):
+        code = "import time; open('ran', 'a').write('x'); time.sleep(6); print('done')"
+        tasks = [Task("only", python(code))]
+        start = (
+            "import sys, json; from pathlib import Path; from sohes.launch import *\n"
+            f"run_tasks([Task('only', tuple(json.loads(sys.argv[1])))], kind='shard', group='test',"
+            f" root=Path({str(tmp_path)!r}), profile=SlurmProfile.model_validate_json(sys.argv[2]))"
+        )
+        command = [*python(start), json.dumps(tasks[0].command), profile.model_dump_json()]
+        caller = subprocess.Popen(command, env={**os.environ, **profile.environment})
+        while not (tmp_path / "ran").exists():
+            assert caller.poll() is None
+            time.sleep(0.1)
+        caller.kill()
+        caller.wait()
+        (outcome,) = launch(tasks, tmp_path, profile)
+        assert (outcome.exit_code, outcome.last_lines[-1]) == (0, "done")
+        assert (tmp_path / "ran").read_text() == "x"  # it was waited for, not run again
+
+    def test_a_job_that_is_requeued_finishes_and_one_that_is_cancelled_is_reported(self, tmp_path, profile, slurm):
+        code = (
+            "import os, sys, time; n = sys.argv[1]; open(f'ran-{n}', 'a').write('x');"
+            "time.sleep(60 * (os.path.getsize(f'ran-{n}') == 1)); print('done')"
+        )
+        tasks = [Task(name, python(code, name)) for name in ("requeued", "cancelled")]
+        done = []
+
+        def disturb(*_: int) -> None:
+            jobs = Ledger(tmp_path, "slurm", "test").submissions[0].jobs
+            slurm.until(lambda: all((tmp_path / f"ran-{t.name}").exists() for t in tasks), "they do not start")
+            if not done:
+                slurm.run("scontrol", "requeue", jobs["requeued"])
+                slurm.run("scancel", jobs["cancelled"])
+                done.append(True)
+
+        requeued, cancelled = launch(tasks, tmp_path, profile, on_progress=disturb)
+        assert (requeued.exit_code, requeued.last_lines[-1]) == (0, "done")
+        assert (tmp_path / "ran-requeued").read_text() == "xx"
+        assert cancelled.exit_code == 1
+        assert "Slurm says CANCELLED" in cancelled.last_lines[-1]
+
+    def test_an_interruption_leaves_no_job(self, tmp_path, profile, slurm):
+        def interrupt(*_: int) -> None:
+            raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            launch([Task("a", python("import time; time.sleep(99)"))], tmp_path, profile, on_progress=interrupt)
+        slurm.until(lambda: not slurm.run("squeue", "-h", "-t", "pending,running").strip(), "a job is left")
+
+    def test_training_spans_both_nodes(self, tmp_path, profile):
+        (tmp_path / "member.py").write_text(
+            "import os; from torch import distributed, ones; distributed.init_process_group('gloo')\n"
+            "total = ones(1); distributed.all_reduce(total)\n"
+            "print('node', os.environ['SLURM_NODEID'], 'of a world of', int(total))\n"
+            "distributed.destroy_process_group()"
+        )
+        (outcome,) = launch([Task("train", (sys.executable, "-m", "member"))], tmp_path, profile, kind="train")
+        assert outcome.exit_code == 0, outcome.log.read_text()
+        folder = outcome.log.parent
+        said = "".join(path.read_text() for path in folder.glob("*.out"))
+        assert "node 0 of a world of 2" in said
+        assert "node 1 of a world of 2" in said
+
+    def test_what_slurm_refuses_is_one_sentence(self, tmp_path, profile):
+        wrong = profile.model_copy(update={"partition": "nowhere"})
+        with pytest.raises(SohesError, match=r"Slurm refuses the jobs: .*partition"):
+            launch([Task("a", python("pass"))], tmp_path, wrong)
+        assert not Ledger(tmp_path, "slurm", "test").submissions
