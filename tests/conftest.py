@@ -175,7 +175,7 @@ def web(tmp_path: Path) -> Iterator[SimpleNamespace]:
 
 
 @pytest.fixture
-def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
+def s3(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Iterator[SimpleNamespace]:
     """An S3 service on loopback with an empty bucket `photos`; `s3.faults.next` as above, but for GET of objects only.
 
     `s3.client` puts objects; credentials and the endpoint are in the environment, as on a real machine.
@@ -204,6 +204,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
     thread.start()
     url = f"http://127.0.0.1:{server.server_port}"
+    nothing = tmp_path_factory.mktemp("aws") / "config"
+    nothing.touch()  # DVC wants a file there
     for name in ("AWS_PROFILE", "AWS_SESSION_TOKEN"):
         monkeypatch.delenv(name, raising=False)
     for name, value in {
@@ -211,8 +213,8 @@ def s3(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
         "AWS_SECRET_ACCESS_KEY": "hush-hush",
         "AWS_DEFAULT_REGION": "us-east-1",
         "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": os.devnull,
-        "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+        "AWS_CONFIG_FILE": str(nothing),
+        "AWS_SHARED_CREDENTIALS_FILE": str(nothing),
         "AWS_ENDPOINT_URL": url,
     }.items():
         monkeypatch.setenv(name, value)

@@ -1,10 +1,17 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from sohes.data.images import ImageStore
 from sohes.data.labels import LabelStore, read_shard
@@ -171,3 +178,45 @@ def test_tokens_need_a_backbone(params: Params, root: Path) -> None:
 def test_images_come_first(params: Params, tmp_path: Path) -> None:
     with pytest.raises(SohesError, match="sohes pull"):
         explore.run(params, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_killed_run_goes_on_to_the_same_bytes(params: Params, root: Path, tmp_path_factory) -> None:
+    """kill -9 after the first finished shard, as a node's death would."""
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(root / "data", undisturbed / "data")
+    explore.run(params, undisturbed)
+    (root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    environment = {**os.environ, "SOHES_WORKERS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+    process = subprocess.Popen([sys.executable, "-m", "sohes", "explore"], cwd=root, env=environment)
+    while not list(root.glob(".sohes/explore/*/parts/shard-00000.json")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert not (root / "data/pseudo_labels").exists()
+    explore.run(params, root)
+    assert published(root) == published(undisturbed)
+
+
+def test_a_full_disk_in_the_middle_of_a_shard_leaves_no_half_shard(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch, tmp_path_factory
+) -> None:
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    shutil.copytree(root / "data", undisturbed / "data")
+    explore.run(params, undisturbed)
+    write = explore.write_shard
+
+    def full(path: Path, records: list) -> None:
+        if path.name == "shard-00001.parquet":
+            path.with_name(".shard-00001.half.parquet").write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, records)
+
+    monkeypatch.setattr(explore, "write_shard", full)
+    with pytest.raises(OSError, match="No space"):
+        explore.run(params, root)
+    assert not (root / "data/pseudo_labels").exists()
+    monkeypatch.setattr(explore, "write_shard", write)
+    explore.run(params, root)
+    assert published(root) == published(undisturbed)
