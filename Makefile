@@ -3,11 +3,12 @@
 # Without compiled bytecode MLflow takes a minute and a half to start instead of six seconds.
 unexport PYTHONDONTWRITEBYTECODE
 export DO_NOT_TRACK = 1
+export NO_MKDOCS_2_WARNING = 1
 # For what the recipes start in turn: dvc.yaml's commands begin with `python`.
 RUN = export PATH="$(CURDIR)/.venv/bin:$$PATH";
 STAMP = .venv/.installed
 
-.PHONY: help demo test check infra-check ui clean
+.PHONY: help demo test check docs infra-check ui clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -20,9 +21,12 @@ demo: $(STAMP)  ## Run the whole pipeline on the profile in params.yaml, and pri
 test: $(STAMP)  ## All tests; what was skipped is listed at the end with the reason
 	@$(RUN) python -m pytest -rs
 
-check: $(STAMP)  ## Format, lint, types, layers
+check: $(STAMP)  ## Format, lint, types, layers, documentation
 	@$(RUN) \
-	ruff format --check . && ruff check . && mypy && lint-imports
+	ruff format --check . && ruff check . && mypy && lint-imports && mkdocs build --quiet
+
+docs: $(STAMP)  ## The documentation as pages that work offline: build/docs/index.html
+	@$(RUN) mkdocs build --quiet && echo "wrote build/docs/index.html"
 
 infra-check: $(STAMP)  ## Manifests, profiles, job templates, scripts and images of infra/
 	@$(RUN) python -m infra.check

@@ -54,31 +54,46 @@ def _options(
 
 @app.command(rich_help_panel=STAGES)
 def pull(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
-    """Fetch the images, or make them: data/images and data/eval."""
+    """Fetch the images, or make them: data/images and data/eval.
+
+    Example: sohes pull --params params.yaml
+    """
     _run_stage("pull", params, shard)
 
 
 @app.command(rich_help_panel=STAGES)
 def backbone(params: ParamsFile = Path("params.yaml")) -> None:
-    """Pre-train or fetch the vision transformer: models/backbone.safetensors."""
+    """Pre-train or fetch the vision transformer: models/backbone.safetensors.
+
+    Example: sohes backbone
+    """
     _run_stage("backbone", params)
 
 
 @app.command(rich_help_panel=STAGES)
 def explore(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
-    """Phase 1: pseudo-labels by clustering patch features: data/pseudo_labels."""
+    """Phase 1: pseudo-labels by clustering patch features: data/pseudo_labels.
+
+    Example: sohes explore            (one piece of it: sohes explore --shard 3)
+    """
     _run_stage("explore", params, shard)
 
 
 @app.command(rich_help_panel=STAGES)
 def instruct(params: ParamsFile = Path("params.yaml")) -> None:
-    """Phase 2: train the segmenter on the pseudo-labels: models/instruct.safetensors."""
+    """Phase 2: train the segmenter on the pseudo-labels: models/instruct.safetensors.
+
+    Example: sohes instruct           (after a kill, the same command goes on)
+    """
     _run_stage("instruct", params)
 
 
 @app.command(rich_help_panel=STAGES)
 def correct(params: ParamsFile = Path("params.yaml")) -> None:
-    """Phase 3: let a teacher's masks correct the labels: models/correct.safetensors."""
+    """Phase 3: let a teacher's masks correct the labels: models/correct.safetensors.
+
+    Example: sohes correct            (after a kill, the same command goes on)
+    """
     _run_stage("correct", params)
 
 
@@ -88,13 +103,19 @@ def evaluate(
     shard: Shard = None,
     phase: Annotated[Phase | None, typer.Option(help="This phase alone; it needs no model of the others.")] = None,
 ) -> None:
-    """Predict and score the held-out images: predictions/ and metrics/."""
+    """Predict and score the held-out images: predictions/ and metrics/.
+
+    Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
+    """
     _run_stage("evaluate", params, shard, **({} if phase is None else {"phase": phase.value}))
 
 
 @app.command(rich_help_panel=STAGES)
 def report(params: ParamsFile = Path("params.yaml")) -> None:
-    """Tables, plots and pictures on one page: reports/index.html."""
+    """Tables, plots and pictures on one page: reports/index.html.
+
+    Example: sohes report
+    """
     _run_stage("report", params)
 
 
@@ -120,7 +141,10 @@ def init(
     annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Point params.yaml at your own photographs; everything else in it stays."""
+    """Point params.yaml at your own photographs; everything else in it stays.
+
+    Example: sohes init --images ~/photos
+    """
     from sohes.stages import init as stage
 
     for line in stage.run(images, annotations, params):
@@ -129,7 +153,10 @@ def init(
 
 @app.command(rich_help_panel=TOOLS)
 def table() -> None:
-    """Print the table of the phases, and where the figures and pictures are."""
+    """Print the table of the phases, and where the figures and pictures are.
+
+    Example: sohes table
+    """
     from sohes.stages import table as stage
 
     stage.run(Path.cwd())
@@ -242,7 +269,10 @@ def export(
     folder: Annotated[Path, typer.Argument(help="Pseudo-labels or predictions.")] = Path("data/pseudo_labels"),
     format: Annotated[ExportFormat, typer.Option(help="Whose JSON.")] = ExportFormat.coco,
 ) -> None:
-    """Turn label or prediction shards into COCO's or SA-1B's JSON."""
+    """Turn label or prediction shards into COCO's or SA-1B's JSON.
+
+    Example: sohes export predictions/correct --out correct.json
+    """
     from sohes.data import labels
 
     write = {ExportFormat.coco: labels.export_coco, ExportFormat.sa1b: labels.export_sa1b}[format]
@@ -283,7 +313,10 @@ def score(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
-    """What a benchmark counts, where to get it and what to put where."""
+    """What a benchmark counts, where to get it and what to put where.
+
+    Example: sohes benchmark-info coco
+    """
     from sohes.data.benchmarks.catalogue import BENCHMARKS, describe
 
     print(describe(name) if name else "\n".join(BENCHMARKS))
@@ -343,7 +376,10 @@ class Bench(StrEnum):
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="What to measure.")]) -> None:
-    """Measure one part of the method; the last line is a JSON object. `sohes bench NAME --help` lists its options."""
+    """Measure one part of the method; the last line is a JSON object. `sohes bench NAME --help` lists its options.
+
+    Example: sohes bench cluster --grid 128
+    """
     measure = getattr(importlib.import_module(f"sohes.bench.{name.value}"), f"bench_{name.value}")
 
     @functools.wraps(measure)

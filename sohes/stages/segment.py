@@ -24,7 +24,7 @@ SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 
 def run(
-    params: Params, photos: Sequence[Path | str], *, model: str, out: Path, explore: bool, root: Path
+    params: Params, photos: Sequence[Path | str], *, model: str | Path, out: Path, explore: bool, root: Path
 ) -> Iterator[Path]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
 
@@ -117,11 +117,11 @@ def _phase_one(params: Params, root: Path) -> SegmentMany:
     return lambda images: (Result(image, label_image(image, extract, params.explore)) for image in images)
 
 
-def _trained(params: Params, model: str, root: Path) -> SegmentMany:
+def _trained(params: Params, model: str | Path, root: Path) -> SegmentMany:
     from sohes.predictor import load_predictor
 
-    if model.startswith("mlflow:"):
+    if str(model).startswith("mlflow:"):
         from sohes.tracking.registry import registered_model
 
-        return load_predictor(registered_model(model, root), params.evaluate).segment_many
+        return load_predictor(registered_model(str(model), root), params.evaluate).segment_many
     return load_predictor(Path(model), params.evaluate).segment_many

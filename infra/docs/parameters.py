@@ -1,0 +1,64 @@
+"""MkDocs hook: the parameters' page, generated from the models in `sohes/params.py` and the profiles."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from sohes import params
+
+ROOT = Path(__file__).parents[2]
+PROFILES = {"demo": "params.yaml", "one GPU": "params/one-gpu.yaml", "paper": "params/paper.yaml"}
+
+
+def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
+    """Put the tables where the page says so."""
+    return markdown.replace("<!-- parameters -->", reference())
+
+
+def reference() -> str:
+    """A heading and a table for every section of params.yaml: key, what it is, its value in each profile."""
+    values = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in PROFILES.items()}
+    seeds = [f"{profile['seed']} ({name})" for name, profile in values.items()]
+    parts = [f"`seed`: {', '.join(seeds)}\n"]
+    for name, field in params.Params.model_fields.items():
+        if _is_section(field.annotation):
+            parts += _section(name, field.annotation, {profile: v[name] for profile, v in values.items()})
+    return "\n".join(parts)
+
+
+def _section(name: str, model: Any, values: dict[str, dict]) -> list[str]:
+    comments = _comments(model)
+    lines = [f"## {name}\n", f"{(model.__doc__ or '').strip()}\n" if model.__doc__ else ""]
+    lines += [f"| key | what | {' | '.join(values)} |", "|---|---|" + "---|" * len(values)]
+    below = []
+    for key, field in model.model_fields.items():
+        inside = {profile: section[key] for profile, section in values.items()}
+        if _is_section(field.annotation):
+            below += ["", *_section(f"{name}.{key}", field.annotation, inside)]
+            continue
+        shown = " | ".join(f"`{value}`" for value in inside.values())
+        lines.append(f"| `{key}` | {comments.get(key, '')} | {shown} |")
+    return [*lines, *below, ""]
+
+
+def _is_section(annotation: Any) -> bool:
+    return inspect.isclass(annotation) and issubclass(annotation, params.Section)
+
+
+def _comments(model: Any) -> dict[str, str]:
+    """The comment behind each field, as the code has it."""
+    source = inspect.getsource(model)
+    lines = source.splitlines()
+    (definition,) = ast.parse(source).body
+    assert isinstance(definition, ast.ClassDef)
+    found = {}
+    for statement in definition.body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            _, mark, comment = lines[statement.lineno - 1].partition("  # ")
+            found[statement.target.id] = comment.replace("|", "\\|") if mark else ""
+    return found

@@ -1,0 +1,135 @@
+"""The documentation: it builds without a warning, loads nothing from elsewhere, and its commands work as written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sohes import cli
+from sohes.bench.viewer import chromium, serving
+from sohes.errors import SohesError
+from sohes.params import Params
+from sohes.viewer.gallery import ProjectGallery, ResultGallery
+
+
+class _Loaded(HTMLParser):
+    """Addresses that a browser fetches by itself, without a click."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.addresses: list[str] = []
+
+    def handle_starttag(self, tag, attrs):
+        names = {"script": "src", "img": "src", "link": "href", "iframe": "src"}
+        self.addresses += [value for name, value in attrs if name == names.get(tag) and value]
+
+
+@pytest.fixture(scope="module")
+def site(repository, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1", "PYTHONPATH": str(repository)}
+    done = subprocess.run(command, cwd=repository, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+def test_the_pages_load_nothing_from_elsewhere(site):
+    for page in site.glob("*.html"):
+        loaded = _Loaded()
+        loaded.feed(page.read_text())
+        assert loaded.addresses
+        assert not [address for address in loaded.addresses if "//" in address], page.name
+
+
+def test_every_parameter_is_on_its_page_with_its_value_in_the_paper(site):
+    page = (site / "parameters.html").read_text()
+    for section, field in Params.model_fields.items():
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert f"<code>{key}</code>" in page or f"{section}.{key}" in page, f"{section}.{key}"
+    assert "<code>40000</code>" in page
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/own-images.md", "docs/reproduce.md", "docs/how-it-works.md"])
+def test_every_command_that_the_pages_name_exists(repository, page):
+    known = {command.name or command.callback.__name__.replace("_", "-") for command in cli.app.registered_commands}
+    named = set(re.findall(r"(?:^|`|&& )sohes ([a-z-]+)", (repository / page).read_text(), re.MULTILINE))
+    assert named
+    assert named - known == set()
+
+
+def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository):
+    from typer.testing import CliRunner
+
+    for command in cli.app.registered_commands:
+        name = command.name or command.callback.__name__.replace("_", "-")
+        told = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "120"}).output
+        assert len(told.splitlines()) <= 40, name
+        assert "xample: " in told, name
+
+
+@pytest.mark.slow
+def test_the_readmes_commands_for_a_folder_of_photographs(repository, project, tiny_params):
+    """As they stand there, but with a small profile, in a copy, and with a folder that exists."""
+    from skimage import data, io
+
+    photos = project / "photos"
+    photos.mkdir()
+    for name, source in (("cat", "chelsea"), ("woman", "astronaut"), ("cup", "coffee"), ("rocket", "rocket")):
+        io.imsave(photos / f"{name}.jpg", getattr(data, source)()[::2, ::2], check_contrast=False)
+    tiny_params["pull"]["folder"]["eval_fraction"] = 0.5
+    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    commands = readme_commands(repository, "Your own photographs")
+    assert 2 <= len(commands) <= 5
+    for command in commands:
+        run_as_written(command.replace("~/photos", str(photos)), project, repository)
+    results = sorted((project / "masks").glob("*.json"))
+    assert "cat" in [path.stem for path in results]
+
+    try:
+        with chromium() as browser:
+            look(browser, (project / "reports/index.html").as_uri(), "h1")
+            for gallery in (ProjectGallery(project), ResultGallery(results)):
+                with serving(gallery, title="photos") as address:
+                    look(browser, address, "body[data-ready=yes] .panel")
+    except SohesError as error:
+        pytest.skip(f"all commands worked; what they made was not looked at: {error}")
+
+
+def readme_commands(repository: Path, title: str) -> list[str]:
+    """The commands of the first block below a heading that would still run after this one; no comments, no viewer."""
+    block = (repository / "README.md").read_text().partition(f"## {title}\n")[2].partition("```bash\n")[2]
+    lines = [line.partition("  #")[0].strip() for line in block.partition("```")[0].splitlines()]
+    # The environment is this one already, and the viewer stays until somebody ends it: it is opened below.
+    return [line for line in lines if line and not line.startswith(("source ", "sohes view"))]
+
+
+def run_as_written(command: str, folder: Path, repository: Path) -> None:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    # The flow is no part of the copy; `python -m sohes` and the command `sohes` take the copy's code.
+    packages = f"{folder}{os.pathsep}{repository}"
+    environment = {**os.environ, "PATH": path, "PYTHONPATH": packages, "SOHES_WORKERS": "1"}
+    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
+
+
+def look(browser, address: str, wanted: str) -> None:
+    """Open a page on a desk and on a phone: nothing on the console, nothing from elsewhere, nothing too wide."""
+    for width in (1280, 390):
+        page, said, asked = browser.new_page(viewport={"width": width, "height": 800}), [], []
+        page.on("console", lambda message, said=said: said.append(message.text))
+        page.on("pageerror", lambda error, said=said: said.append(str(error)))
+        page.on("request", lambda request, asked=asked: asked.append(request.url))
+        page.goto(address)
+        page.wait_for_selector(wanted)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.close()
+        assert said == []
+        assert not [url for url in asked if not url.startswith(("file:", "data:", "http://127.0.0.1:"))]
