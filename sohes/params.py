@@ -141,7 +141,7 @@ class ExploreParams(Section):
     theta_cover: Fraction
     nms_iou: Fraction
     min_crop: Positive  # pixels of the original image
-    refiner: Literal["none", "guided"]
+    refiner: Literal["none", "guided", "densecrf"]
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
@@ -283,7 +283,7 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
-    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refiner: Literal["none", "guided", "densecrf"]  # ours: phase 1's, on the network's masks; the paper has none here
     refine_size: Positive  # pixels of the longer side of what it works on
     refine_min_iou: Fraction
     batch_size: Positive

@@ -61,8 +61,8 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
     uses_backbone = params.explore.features != "handmade"
     if uses_backbone and not backbone.exists():
         raise SohesError(
-            f"no backbone at {backbone}, which explore.features: {params.explore.features} needs: run `sohes backbone`, "
-            "name one with --backbone, or take `handmade`"
+            f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
+            "one with --backbone, or take the features `handmade`"
         )
     source = FolderSource(folder, None, 0.0)
     plan = source.plan()

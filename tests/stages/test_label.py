@@ -183,10 +183,10 @@ def test_too_many_rejected_photographs_are_an_error_beside_the_others_labels(par
 def test_what_cannot_work_is_said_before_it_starts(params, photos, tmp_path):
     with pytest.raises(SohesError, match=r"must name a .parquet file \(got .*labels.json\)"):
         label(params, photos, tmp_path / "labels.json")
-    with pytest.raises(SohesError, match="no folder of photographs at .*absent: name one"):
+    with pytest.raises(SohesError, match=r"no folder of photographs at .*absent: name one"):
         label(params, tmp_path / "absent", tmp_path / "labels.parquet")
     (tmp_path / "nothing").mkdir()
-    with pytest.raises(SohesError, match="there are no photographs in .*nothing"):
+    with pytest.raises(SohesError, match=r"there are no photographs in .*nothing"):
         label(params, tmp_path / "nothing", tmp_path / "labels.parquet")
     tokens = params.model_copy(update={"explore": params.explore.model_copy(update={"features": "tokens"})})
     with pytest.raises(SohesError, match="--backbone"):

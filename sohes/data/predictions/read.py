@@ -19,8 +19,8 @@ DETECTRON2 = "coco_instances_results.json"  # what its evaluation leaves in a fo
 def read_predictions(paths: Sequence[Path], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
     """All records of the files and folders together, each with the image id of the truth's image that it is of.
 
-    A path is a COCO JSON file, one of our Parquet shards or a folder of them, a folder of SA-1B JSON, or one that detectron2 has
-    evaluated into. Records that carry a file name are matched by it, others by their image id.
+    A path is a COCO JSON file, one of our Parquet shards, a folder of them or of SA-1B JSON, or one that detectron2
+    has evaluated into. Records that carry a file name are matched by it, others by their image id.
     SohesError for a path of no known kind and for an image that the truth does not have.
     """
     sizes = {record.image_id: (record.masks.height, record.masks.width) for record in truth}

@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from sohes.explore.packed import PackedMasks
+from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
 
@@ -32,4 +33,6 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
             return NoRefiner()
         case "guided":
             return GuidedRefiner(patch)
-    raise ValueError(f"refiner must be none or guided (got {name!r})")
+        case "densecrf":
+            return DenseCrfRefiner(patch)
+    raise ValueError(f"refiner must be none, guided or densecrf (got {name!r})")
