@@ -454,6 +454,30 @@ def label(
         print(line, flush=True)
 
 
+@app.command(name="ablate-photographs", rich_help_panel=TOOLS)
+def ablate_photographs(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=FOLDER: sets that `sohes benchmark-info` knows.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/ablations.md"),
+    images: Annotated[int, typer.Option(min=1, help="Of each set.")] = 100,
+    backbone: Annotated[Path, typer.Option(help="Of the rows that are not handmade.")] = Path(
+        "models/backbone.safetensors"
+    ),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Every step and switch of phase 1 on annotated photographs (tables 2 and 6b), as one page.
+
+    Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
+    """
+    from sohes.params import load_params
+    from sohes.stages import photographs as stage
+
+    command = " ".join(["sohes ablate-photographs", *benchmarks, *([] if images == 100 else ["--images", str(images)])])
+    for part in stage.run(
+        benchmarks, load_params(params), Path.cwd(), backbone=backbone, images=images, out=out, command=command
+    ):
+        print(part, flush=True)
+
+
 # ---------------------------------------------------------------- errors
 
 

@@ -130,7 +130,8 @@ class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
     method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
-    features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
+    features: Literal["tokens", "keys", "values", "handmade"]  # of the backbone, or colour and texture (not learned)
+    block: Annotated[int, Field(lt=0)]  # of the backbone, counted from its end, whose features they are; -1: the last
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
@@ -141,6 +142,8 @@ class ExploreParams(Section):
     theta_cover: Fraction
     nms_iou: Fraction
     min_crop: Positive  # pixels of the original image
+    recluster: Literal["small", "all"]  # what is looked at again; all regions, not only small ones: not in the paper
+    min_stability: Fraction  # of a region, which then is its score; 0: all regions, of score 1, as in the paper
     refiner: Literal["none", "guided", "densecrf"]
     refine_min_iou: Fraction
     images_per_shard: Positive

@@ -29,15 +29,18 @@ class Lattice:
     below_6V: np.ndarray
     above_6V: np.ndarray
 
-    def filter(self, values_hw: np.ndarray, origin: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """(h, w) float32: the sum over all points of exp(-|f - g|^2 / 2) times their values, up to a common factor.
+    def filter(self, values_HW: np.ndarray) -> np.ndarray:
+        """(H, W) float32: the sum over all points of exp(-|f - g|^2 / 2) times their values, up to a common factor."""
+        values = np.ascontiguousarray(values_HW, np.float32)
+        return _filter(values, self.corners_HW6, self.weights_HW6, self.below_6V, self.above_6V)
 
-        values_hw: of a window of the picture that begins at `origin`; the points outside of it have the value 0.
-        """
-        (y, x), (h, w) = origin, values_hw.shape
-        window = np.s_[y : y + h, x : x + w]
-        values = np.ascontiguousarray(values_hw, np.float32)
-        return _filter(values, self.corners_HW6[window], self.weights_HW6[window], self.below_6V, self.above_6V)
+    def window(self, box_yxyx: tuple[int, int, int, int]) -> Lattice:
+        """The lattice of a part of the picture: its filter takes the points outside of it for zeros, to within some
+        thousandths, since values do not spread by way of corners that are two steps and more from all of its points."""
+        y0, x0, y1, x1 = box_yxyx
+        corners = np.ascontiguousarray(self.corners_HW6[y0:y1, x0:x1])
+        weights = np.ascontiguousarray(self.weights_HW6[y0:y1, x0:x1])
+        return Lattice(*_renumbered(corners, self.below_6V, self.above_6V, weights))
 
 
 def build_lattice(features_HW5: np.ndarray) -> Lattice:
@@ -126,6 +129,39 @@ def _corners(points):
             keys[p, corner] = key
             weights[p, corner] = share[corner]
     return keys, weights, fits
+
+
+@numba.njit(cache=True)
+def _renumbered(corners, below, above, weights):
+    """The corners that points have and their neighbours, numbered anew, and what lies next to each of them."""
+    axes, count = below.shape
+    number = np.full(count + 1, -1, np.int32)
+    kept = np.empty(count, np.int32)
+    total = 0
+    renumbered = np.empty(corners.shape, np.int32)
+    for y in range(corners.shape[0]):
+        for x in range(corners.shape[1]):
+            for k in range(axes):
+                corner = corners[y, x, k]
+                if number[corner] < 0:
+                    number[corner] = total
+                    kept[total] = corner
+                    total += 1
+                renumbered[y, x, k] = number[corner]
+    for i in range(total):
+        for axis in range(axes):
+            for corner in (below[axis, kept[i]], above[axis, kept[i]]):
+                if corner < count and number[corner] < 0:
+                    number[corner] = total
+                    kept[total] = corner
+                    total += 1
+    new_below, new_above = np.empty((axes, total), np.int32), np.empty((axes, total), np.int32)
+    for i in range(total):
+        for axis in range(axes):
+            lower, upper = number[below[axis, kept[i]]], number[above[axis, kept[i]]]
+            new_below[axis, i] = total if lower < 0 else lower
+            new_above[axis, i] = total if upper < 0 else upper
+    return renumbered, weights, new_below, new_above
 
 
 @numba.njit(cache=True)

@@ -55,7 +55,7 @@ def _prepare(params: Params, root: Path) -> tuple[Job, ImageStore, list[Shard]]:
     store = ImageStore(root / "data/images")
     shards: list[Shard] = list(enumerate(plan_shards(store.image_ids, params.explore.images_per_shard)))
     backbone = root / BACKBONE
-    if params.explore.features == "tokens" and not backbone.exists():
+    if params.explore.features != "handmade" and not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
     return Job(params, root, root / ".sohes/explore" / _key(params, root, backbone)), store, shards
 
@@ -82,7 +82,7 @@ def _key(params: Params, root: Path, backbone: Path) -> str:
         "schema": SCHEMA_VERSION,
         "images": digest_file(root / "data/images/manifest.parquet"),  # which holds the digest of each
         "params": params.explore.model_dump(mode="json"),
-        "backbone": digest_file(backbone) if params.explore.features == "tokens" else None,
+        "backbone": digest_file(backbone) if params.explore.features != "handmade" else None,
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 

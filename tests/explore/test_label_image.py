@@ -105,7 +105,7 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
                 np.stack([np.roll(before[0], 1, 0), np.roll(before[1], 2, 0), ~before[2] & before[2]]), size=(10, 10)
             )
 
-    found = Candidates(pack(before, size=(10, 10)), np.array(["a", "b", "c"]))
+    found = Candidates(pack(before, size=(10, 10)), np.array(["a", "b", "c"]), np.ones(3, np.float32))
     image = np.zeros((10, 10, 3), np.uint8)
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.6).sources.tolist() == ["a"]  # IoU 3 / 5
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.3).sources.tolist() == ["a", "b"]
@@ -118,7 +118,7 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
 def test_duplicates_fall_to_earlier_candidates() -> None:
     alike = np.zeros((3, 10, 10), bool)
     alike[0, :9], alike[1, :10], alike[2, 5:] = True, True, True
-    found = Candidates(pack(alike, size=(10, 10)), np.array(["large", "duplicate", "other"]))
+    found = Candidates(pack(alike, size=(10, 10)), np.array(["large", "duplicate", "other"]), np.ones(3, np.float32))
     assert phase1.without_duplicates(found, nms_iou=0.85).sources.tolist() == ["large", "other"]
     assert len(phase1.without_duplicates(found, nms_iou=0.9)) == 3
 

@@ -22,11 +22,11 @@ class DenseCrfRefiner:
     smoothness: weight of the kernel of place alone, whose deviation is a pixel. Measured: docs/log.md."""
 
     patch: float
-    doubt: float = 0.75
-    appearance: float = 6.0
-    spread: float = 3.0
-    colours: float = 10.0
-    smoothness: float = 2.0
+    doubt: float = 0.4
+    appearance: float = 2.0
+    spread: float = 1.5
+    colours: float = 6.0
+    smoothness: float = 1.0
     steps: int = 5
     label_free = True
 
@@ -48,9 +48,8 @@ class DenseCrfRefiner:
         mask = masks.window(index, (y0, x0, y1, x1))
         labels = mean_field(
             unary(mask, doubt=self.doubt * self.patch),
-            lattice,
+            lattice.window((y0, x0, y1, x1)),
             whole_HW[y0:y1, x0:x1],
-            (y0, x0),
             appearance=self.appearance,
             smoothness=self.smoothness,
             steps=self.steps,
@@ -70,7 +69,6 @@ def mean_field(
     unary_hw: np.ndarray,
     lattice: Lattice,
     whole_hw: np.ndarray,
-    origin: tuple[int, int],
     *,
     appearance: float,
     smoothness: float,
@@ -78,13 +76,13 @@ def mean_field(
 ) -> np.ndarray:
     """(h, w) float32 probabilities of the mask after so many steps; each kernel's weights add up to one at a pixel.
 
-    unary_hw: log odds in a window that begins at `origin`, outside of which there is no mask.
-    whole_hw: what the lattice makes of ones everywhere, in the window.
+    unary_hw: log odds in the window that the lattice is of; outside of it there is no mask.
+    whole_hw: what the lattice of the whole picture makes of ones, in the window.
     """
     odds = unary_hw
     for _ in range(steps):
         probable = 1 / (1 + np.exp(-odds))
-        alike = lattice.filter(probable, origin) / whole_hw
+        alike = lattice.filter(probable) / whole_hw
         near = cv2.GaussianBlur(probable, (0, 0), 1, borderType=cv2.BORDER_REPLICATE)
         odds = unary_hw + appearance * (2 * alike - 1) + smoothness * (2 * near - 1)
     return 1 / (1 + np.exp(-odds))

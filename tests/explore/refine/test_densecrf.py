@@ -67,9 +67,7 @@ def test_the_labels_are_those_of_a_dense_reference(seed: int) -> None:
     features = np.dstack([ys, xs, image / 12])
     start = unary(blocks(np.roll(truth, 2, 1), 4), doubt=2.0)
     lattice = build_lattice(features)
-    found = mean_field(
-        start, lattice, lattice.filter(np.ones((24, 28))), (0, 0), appearance=6.0, smoothness=2.0, steps=5
-    )
+    found = mean_field(start, lattice, lattice.filter(np.ones((24, 28))), appearance=6.0, smoothness=2.0, steps=5)
 
     points = features.reshape(-1, 5)
     alike = np.exp(-0.5 * ((points[:, None] - points[None]) ** 2).sum(2))
