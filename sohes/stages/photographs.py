@@ -72,9 +72,9 @@ def _introduction(command: str, images: int) -> str:
         "images). Rows are those of `params/ablations/table-2.yaml` and `improvements.yaml`: the paper's steps come "
         "first, each threshold alone. `recalibrated` rows take thresholds at which as large a share of the merges is "
         "done as with handmade features at the profile's thresholds. The backbone is the demo's: a small ViT that "
-        "trained for a minute on scenes, so its rows say what the switches do, not what DINO's features would reach.\n\n"
-        "The weights of the dense CRF were chosen by AR, among seven, on some of these very photographs (the first 20 of "
-        "`coco_panoptic`), the stabilities and all else without looking at them. With `theta_cover` 1 nothing is an "
+        "trained for a minute on scenes, so its rows say what the switches do, not what DINO's features would "
+        "reach.\n\nThe weights of the dense CRF are the best of four by AR on the first 16 photographs of "
+        "`coco_panoptic`, which are among these; the stabilities were not chosen. With `theta_cover` 1 nothing is an "
         "ancestor, since coverage has to exceed it.\n"
     )
 
