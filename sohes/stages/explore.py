@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from sohes.data.images import ImageStore, Rejected, new_folder
 from sohes.data.labels import write_shard
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
 from sohes.errors import SohesError
+from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract
 from sohes.explore.refine import make_refiner
@@ -35,11 +36,15 @@ BACKBONE = "models/backbone.safetensors"
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs. `work`: the folder of finished shards, named after all that they depend on."""
+    """What a worker needs. `work`: the folder of finished shards, named after all that they depend on.
+
+    `extract`: where features come from if not from a backbone of the worker's own.
+    """
 
     params: Params
     root: Path
     work: Path
+    extract: Extract | None = None
 
 
 Labelled = tuple[list[ImageRecord], list[Rejected]]
@@ -57,6 +62,7 @@ def _prepare(params: Params, root: Path) -> tuple[Job, ImageStore, list[Shard]]:
     backbone = root / BACKBONE
     if params.explore.features != "handmade" and not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
+    make_refiner(params.explore.refiner, patch=1)  # what it lacks is said now, not once an image
     return Job(params, root, root / ".sohes/explore" / _key(params, root, backbone)), store, shards
 
 
@@ -103,6 +109,11 @@ def _label_missing(job: Job, missing: Sequence[Shard], *, description: str) -> N
     workers = default_workers()
     if not missing:
         return
+    with shared_extractor(job.params.explore, job.root / BACKBONE, workers=workers) as extract:
+        _label_in_pool(replace(job, extract=extract), missing, workers=workers, description=description)
+
+
+def _label_in_pool(job: Job, missing: Sequence[Shard], *, workers: int, description: str) -> None:
     if len(missing) >= workers:
         run_shards(partial(_label_shard, job), missing, workers=workers, description=description)
         return
@@ -129,7 +140,8 @@ def _label_images(job: Job, shard: Shard) -> Labelled:
         return store.entry(image_id).digest, store.read(image_id)
 
     named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in shard[1])
-    return label_each(named, make_extractor(job.params.explore, job.root / BACKBONE), job.params.explore)
+    extract = job.extract or make_extractor(job.params.explore, job.root / BACKBONE)
+    return label_each(named, extract, job.params.explore)
 
 
 def label_each(

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -23,7 +23,9 @@ from sohes.data.shards import Shard, default_workers, plan_shards, run_shards
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.errors import SohesError
+from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
+from sohes.explore.local import Extract
 from sohes.explore.refine import make_refiner
 from sohes.files import digest_file, write_json
 from sohes.params import Params
@@ -43,6 +45,7 @@ class Job:
     apply_exif: bool
     work: Path
     depends: str  # on what the labels depend beside the photographs
+    extract: Extract | None = None  # where features come from if not from a backbone of the worker's own
 
 
 def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
@@ -64,6 +67,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
             f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
             "one with --backbone, or take the features `handmade`"
         )
+    make_refiner(params.explore.refiner, patch=1)  # what it lacks is said now, not once a photograph
     source = FolderSource(folder, None, 0.0)
     plan = source.plan()
     yield from plan.notes
@@ -80,7 +84,9 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
     missing = [part for part in parts if not _done(job, part).exists()]
     if len(missing) < len(parts):
         yield f"{len(parts) - len(missing)} of {len(parts)} parts were finished before"
-    run_shards(partial(_label_part, job), missing, workers=default_workers(), description="label")
+    workers = default_workers()
+    with shared_extractor(params.explore, backbone, workers=workers) as extract:
+        run_shards(partial(_label_part, replace(job, extract=extract)), missing, workers=workers, description="label")
     yield from _finish(job, parts, out)
 
 
@@ -91,7 +97,8 @@ def _label_part(job: Job, part: Shard) -> None:
         return f"sha256:{hashlib.sha256(data).hexdigest()}", image
 
     named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in part[1])
-    records, rejected = label_each(named, make_extractor(job.params.explore, job.backbone), job.params.explore)
+    extract = job.extract or make_extractor(job.params.explore, job.backbone)
+    records, rejected = label_each(named, extract, job.params.explore)
     write_shard(_labels(job, part), records)
     write_json(_done(job, part), [asdict(image) for image in rejected])
 

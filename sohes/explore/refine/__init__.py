@@ -7,6 +7,7 @@ from typing import Protocol
 import numpy as np
 
 from sohes.explore.packed import PackedMasks
+from sohes.explore.refine.cascadepsp import CascadePspRefiner, load_cascadepsp
 from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
@@ -27,7 +28,7 @@ class Refiner(Protocol):
 
 def make_refiner(name: str, *, patch: float) -> Refiner:
     """The refiner that `explore.refiner` in the params names. patch: a patch's side in pixels, which the outlines of
-    unrefined masks are off by."""
+    unrefined masks are off by. SohesError if the refiner's package or weights are not here."""
     match name:
         case "none":
             return NoRefiner()
@@ -35,4 +36,6 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
             return GuidedRefiner(patch)
         case "densecrf":
             return DenseCrfRefiner(patch)
-    raise ValueError(f"refiner must be none, guided or densecrf (got {name!r})")
+        case "cascadepsp":
+            return CascadePspRefiner(load_cascadepsp())
+    raise ValueError(f"refiner must be none, guided, densecrf or cascadepsp (got {name!r})")
