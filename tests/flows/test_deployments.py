@@ -1,16 +1,28 @@
 """prefect.yaml on a real Prefect server, with a real worker that runs a deployment from it."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import flows.pipeline
+from sohes.params import Params
+from sohes.stages import explore, pull
 
 # Prefect and its server use what their dependencies have deprecated.
 pytestmark = [
@@ -38,6 +50,17 @@ def test_every_deployment_names_a_flow_a_profile_and_a_limit(deployments, reposi
         assert deployment["concurrency_limit"]["limit"] == 1
     variables = {key for d in deployments for key in d["work_pool"].get("job_variables", {})}
     assert "gpus" in variables
+
+
+def test_a_dead_run_is_noticed_after_three_heartbeats_of_any_deployment(deployments, repository):
+    (automation,) = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())["automations"]
+    AutomationCore.model_validate(automation)
+    for deployment in deployments:
+        every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert automation["trigger"]["within"] == 3 * every
+    assert {state.value for state in TERMINAL_STATES} == {
+        event.rpartition(".")[2].upper() for event in automation["trigger"]["expect"] if "heartbeat" not in event
+    }
 
 
 def test_a_second_pipeline_in_the_same_folder_is_refused(tmp_path):
@@ -74,78 +97,120 @@ def test_a_failure_is_posted_without_the_address_in_any_log(web, monkeypatch, ca
     assert "secret" not in told
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
-def test_a_worker_runs_a_deployment_and_one_that_takes_over_from_a_killed_one(tmp_path, repository):
-    """The worker is killed with the flow in the middle of a stage; another worker finishes a second run."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for name in ("flows", "sohes", "infra", "prefect.yaml", "params.yaml"):
-        (tmp_path / name).symlink_to(repository / name)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / "in.txt").write_text("x")
-    wait = "if [ ! -e started ]; then touch started; sleep 300; fi; cp in.txt out.txt"
-    (tmp_path / "dvc.yaml").write_text(
-        yaml.safe_dump({"stages": {"explore": {"cmd": wait, "deps": ["in.txt"], "outs": ["out.txt"]}}})
-    )
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real server with all its services, on loopback; the environment of whoever talks to it."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "PYTHONPATH": str(tmp_path)}
-    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PATH": path, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        until(lambda: answers(f"{url}/health"), f"no server: {home / 'server.log'}", process)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield environment | {"PREFECT_API_URL": url}
+    finally:
+        end_group(process)
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(condition: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert process is None or process.poll() is None, what
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def end_group(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> None:
+    for sent in (number, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+
+
+def published(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / "data/pseudo_labels").iterdir())}
+
+
+@pytest.mark.slow
+def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the_same_labels(
+    server, project, tiny_params, tmp_path_factory, repository, monkeypatch
+):
+    """kill -9 of everything on the worker's machine in the middle of `explore`; nobody is left to tell the server."""
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+    tiny_params["pull"]["scenes"]["train"] = 24
+    tiny_params["explore"]["images_per_shard"] = 1
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    pull.run(Params.model_validate(tiny_params), undisturbed)
+    explore.run(Params.model_validate(tiny_params), undisturbed)
+    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    for name in ("flows", "prefect.yaml"):
+        (project / name).symlink_to(repository / name)
+    automations = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())
+    automations["automations"][0]["trigger"]["within"] = 10  # the least there is: it must not outlast a heartbeat here
+    (project / "automations.yaml").write_text(yaml.safe_dump(automations))
+    environment = server | {"PYTHONPATH": str(project), "SOHES_WORKERS": "1"}
 
     def prefect(*arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=tmp_path, env=environment,
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=project, env=environment,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start_worker() -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
-
-    def until(condition, what: str) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.3)
+        return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True)
 
     prefect("work-pool", "create", "sohes", "--type", "process")
-    prefect("deploy", "--name", "explore")
+    prefect("deploy", "--name", "local")
+    prefect("automation", "create", "--from-file", "automations.yaml")
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("sohes-stage/explore")
+        deployment = client.read_deployment_by_name("sohes/local")
         assert deployment.global_concurrency_limit.limit == 1
         worker = start_worker()
         try:
-            client.create_flow_run_from_deployment(deployment.id)
-            until((tmp_path / "started").exists, "the stage does not start")
+            run = client.create_flow_run_from_deployment(deployment.id)
+            until(lambda: any(project.glob(".sohes/explore/*/parts/*.json")), "explore does not start", worker)
         finally:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-        for pid in processes_with(f"PREFECT_HOME={tmp_path}"):
-            os.kill(pid, signal.SIGKILL)
-        assert not (tmp_path / "out.txt").exists()
-        # The dead run holds the deployment's only slot until its lease ends: minutes that the test does not wait.
-        from prefect.states import Crashed
-
-        for dead in client.read_flow_runs():
-            if dead.deployment_id == deployment.id and not dead.state.is_final():
-                client.set_flow_run_state(dead.id, Crashed(message="its worker was killed"), force=True)
+            end_group(worker, signal.SIGKILL)
+            for pid in processes_with(f"PYTHONPATH={project}"):
+                os.kill(pid, signal.SIGKILL)
+        assert not (project / "data/pseudo_labels").exists()
+        assert client.read_flow_run(run.id).state.is_running()
+        until(lambda: client.read_flow_run(run.id).state.is_final(), "the dead run stays as it is")
+        assert client.read_flow_run(run.id).state.is_crashed()
+        assert "heartbeat stopped" in client.read_flow_run(run.id).state.message
+        for automation in client.read_automations_by_name("sohes-dead-runs"):
+            client.delete_automation(automation.id)
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
-            until((tmp_path / "out.txt").exists, "the second run does not finish")
-            until(lambda: client.read_flow_run(run.id).state.is_final(), "the second run does not end")
+            until(lambda: client.read_flow_run(run.id).state.is_final(), "the second run does not end", worker)
             assert client.read_flow_run(run.id).state.is_completed()
+            only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+            names = {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
         finally:
-            worker.send_signal(signal.SIGINT)
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
-    assert (tmp_path / "out.txt").read_text() == "x"
+            end_group(worker, signal.SIGINT)
+    assert {name for name, state in names.items() if state == "Cached"} == {"pull", "backbone"}
+    assert [name for name, state in names.items() if state == "Completed"] == [
+        "explore", "instruct", "correct", "evaluate", "report",
+    ]  # fmt: skip
+    assert published(project) == published(undisturbed)
+    assert len(json.loads((project / "metrics/evaluate.json").read_text())) == 3
 
 
 def processes_with(variable: str) -> list[int]:
