@@ -5,6 +5,7 @@ A throwaway project of stages that only note when they ran goes through the real
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
@@ -76,7 +77,7 @@ def overheads(notes: Sequence[Note], bare: float) -> tuple[float, float | None]:
     ends = {stage: (began, ended) for stage, shard, began, ended in notes if not shard}
     order = sorted(ends, key=lambda stage: ends[stage])
     stages, shards = [], []
-    for before, stage in zip(order, order[1:], strict=False):
+    for before, stage in itertools.pairwise(order):
         own = [(began, ended) for name, shard, began, ended in notes if name == stage and shard]
         array = max(ended for _, ended in own) - min(began for began, _ in own) if own else 0.0
         began, ended = ends[stage]
@@ -122,14 +123,14 @@ def _shards_here(root: Path, shards: int) -> tuple[float, float]:
     bare, launched = [], []
     for shard in range(shards):
         command = [sys.executable, "work.py", "explore", "--shard", str(shard)]
-        bare.append(_seconds(lambda command=command: _run(command, root, variables)))
-        launched.append(_seconds(lambda command=command: run_task(command, task="bench", root=root, profile=profile)))
+        bare.append(_seconds(_run, command, root, variables))
+        launched.append(_seconds(run_task, command, task="bench", root=root, profile=profile))
     return statistics.median(bare), statistics.median(launched)
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _seconds(work: Callable[..., object], *arguments: object, **options: object) -> float:
     began = time.perf_counter()
-    work()
+    work(*arguments, **options)
     return time.perf_counter() - began
 
 

