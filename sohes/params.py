@@ -6,6 +6,7 @@ own section; a pure function takes keyword-only numbers.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -329,3 +330,8 @@ def _sentence(error: object) -> str:
     if detail["type"] == "missing":
         return f"missing key {key}"
     return f"{key}: {detail['msg']} (got {detail['input']!r})"
+
+
+def without_secrets(text: str) -> str:
+    """Links in it without their user and password, and without their query, where signatures are."""
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

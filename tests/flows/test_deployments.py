@@ -1,7 +1,6 @@
 """prefect.yaml on a real Prefect server, with a real worker that runs a deployment from it."""
 
 import contextlib
-import json
 import os
 import signal
 import socket
@@ -147,7 +146,7 @@ def published(root: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the_same_labels(
-    server, project, tiny_params, tmp_path_factory, repository, monkeypatch
+    server, labelling, tiny_params, tmp_path_factory, repository, monkeypatch
 ):
     """kill -9 of everything on the worker's machine in the middle of `explore`; nobody is left to tell the server."""
     monkeypatch.setenv("SOHES_WORKERS", "1")
@@ -156,27 +155,27 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     pull.run(Params.model_validate(tiny_params), undisturbed)
     explore.run(Params.model_validate(tiny_params), undisturbed)
-    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    (project / "flows").symlink_to(repository / "flows")
+    (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    (labelling / "flows").symlink_to(repository / "flows")
     often = (
         (repository / "prefect.yaml").read_text().replace('FREQUENCY: "60"', 'FREQUENCY: "30"')
     )  # the least there is
-    (project / "prefect.yaml").write_text(often)
+    (labelling / "prefect.yaml").write_text(often)
     automations = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())
     automations["automations"][0]["trigger"]["within"] = 60
-    (project / "automations.yaml").write_text(yaml.safe_dump(automations))
-    environment = server | {"PYTHONPATH": str(project), "SOHES_WORKERS": "1"}
+    (labelling / "automations.yaml").write_text(yaml.safe_dump(automations))
+    environment = server | {"PYTHONPATH": str(labelling), "SOHES_WORKERS": "1"}
 
     def prefect(*arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=project, env=environment,
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=labelling, env=environment,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start_worker() -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
-        return subprocess.Popen(command, cwd=project, env=environment, start_new_session=True)
+        return subprocess.Popen(command, cwd=labelling, env=environment, start_new_session=True)
 
     prefect("work-pool", "create", "sohes", "--type", "process")
     prefect("deploy", "--name", "local")
@@ -187,12 +186,12 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
-            until(lambda: any(project.glob(".sohes/explore/*/parts/*.json")), "explore does not start", worker)
+            until(lambda: any(labelling.glob(".sohes/explore/*/parts/*.json")), "explore does not start", worker)
         finally:
             end_group(worker, signal.SIGKILL)
-            for pid in processes_with(f"PYTHONPATH={project}"):
+            for pid in processes_with(f"PYTHONPATH={labelling}"):
                 os.kill(pid, signal.SIGKILL)
-        assert not (project / "data/pseudo_labels").exists()
+        assert not (labelling / "data/pseudo_labels").exists()
         assert client.read_flow_run(run.id).state.is_running()
         until(lambda: client.read_flow_run(run.id).state.is_final(), "the dead run stays as it is")
         assert client.read_flow_run(run.id).state.is_crashed()
@@ -208,12 +207,8 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
             names = {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
         finally:
             end_group(worker, signal.SIGINT)
-    assert {name for name, state in names.items() if state == "Cached"} == {"pull", "backbone"}
-    assert [name for name, state in names.items() if state == "Completed"] == [
-        "explore", "instruct", "correct", "evaluate", "report",
-    ]  # fmt: skip
-    assert published(project) == published(undisturbed)
-    assert len(json.loads((project / "metrics/evaluate.json").read_text())) == 3
+    assert names == {"pull": "Cached", "explore": "Completed"}
+    assert published(labelling) == published(undisturbed)
 
 
 def processes_with(variable: str) -> list[int]:

@@ -125,32 +125,28 @@ class TestOnAServer:
 
     @pytest.mark.slow
     def test_of_two_pipelines_started_at_once_one_is_refused_and_labels_are_those_of_one(
-        self, project, tiny_params, tmp_path_factory, repository
+        self, labelling, tiny_params, tmp_path_factory, repository
     ):
         from prefect.settings import PREFECT_API_URL
 
         quiet = tmp_path_factory.mktemp("quiet")
-        for root in (project, quiet):
+        for root in (labelling, quiet):
             (root / "params.yaml").write_text(yaml.safe_dump(tiny_params))
         params = Params.model_validate(tiny_params)
         pull.run(params, quiet)
         explore.run(params, quiet)
-        stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
-        stages["explore"]["deps"] = [dep for dep in stages["explore"]["deps"] if not dep.startswith("models/")]
-        (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {n: stages[n] for n in ("pull", "explore")}}))
-        (project / "metrics").mkdir()
-        (project / "metrics/evaluate.json").write_text(json.dumps(ROWS))
         environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(repository)}
         environment["SOHES_WORKERS"] = "1"
         command = [sys.executable, "-m", "flows.pipeline"]
         both = [
-            subprocess.Popen(command, cwd=project, env=environment, stderr=subprocess.PIPE, text=True) for _ in range(2)
+            subprocess.Popen(command, cwd=labelling, env=environment, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
         ]
         told = {process.returncode: said for process in both for _, said in [process.communicate(timeout=300)]}
         assert set(told) == {0, 1}, told
-        assert f"sohes: another pipeline is running in {project}" in told[1]
+        assert f"sohes: another pipeline is running in {labelling}" in told[1]
         labels = [
-            {p.name: p.read_bytes() for p in (root / "data/pseudo_labels").iterdir()} for root in (project, quiet)
+            {p.name: p.read_bytes() for p in (root / "data/pseudo_labels").iterdir()} for root in (labelling, quiet)
         ]
         assert labels[0] == labels[1]
 
