@@ -6,6 +6,7 @@ one that is started again finds the jobs by the names in its ledger.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
@@ -83,9 +84,11 @@ def run_kubernetes(
             if running:
                 time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
     except BaseException:
-        for task_name in running:
-            cluster.delete(names[task_name])
-        ledger.close()
+        # Where the API no longer answers, the ledger stays, and whoever comes next finds the jobs.
+        with contextlib.suppress(SohesError):
+            for task_name in running:
+                cluster.delete(names[task_name])
+            ledger.close()
         raise
     ledger.close()
     return [outcomes[task.name] for task in tasks]

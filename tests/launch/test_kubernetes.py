@@ -265,6 +265,23 @@ def test_whoever_stops_listening_leaves_no_job(api, profile, tmp_path):
     assert not list((tmp_path / ".sohes/launch").iterdir())
 
 
+def test_an_api_that_no_longer_lets_go_of_jobs_leaves_their_names_for_the_next_caller(api, profile, tmp_path):
+    api.patience = 50
+
+    def interrupt(line: str) -> None:
+        api.faults = [403]  # the answer to the first deletion
+        raise KeyboardInterrupt
+
+    there = quick(profile, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(tasks(1), kind="whole", group="g", root=tmp_path, profile=there, on_line=interrupt)
+    assert len(api.jobs) == 1
+    api.patience = 0
+    (outcome,) = run_tasks(tasks(1), kind="whole", group="g", root=tmp_path, profile=there)
+    assert outcome.exit_code == 0
+    assert (len(api.created), api.jobs) == (1, {})
+
+
 def test_what_the_api_refuses_is_one_sentence(api, profile, tmp_path):
     api.faults = [403]
     with pytest.raises(SohesError, match="the Kubernetes API refuses"):
