@@ -131,7 +131,8 @@ class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
     method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
-    features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
+    features: Literal["tokens", "keys", "values", "handmade"]  # of the backbone, or colour and texture (not learned)
+    block: Annotated[int, Field(lt=0)]  # of the backbone, counted from its end, whose features they are; -1: the last
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
@@ -142,7 +143,9 @@ class ExploreParams(Section):
     theta_cover: Fraction
     nms_iou: Fraction
     min_crop: Positive  # pixels of the original image
-    refiner: Literal["none", "guided"]
+    recluster: Literal["small", "all"]  # what is looked at again; all regions, not only small ones: not in the paper
+    min_stability: Fraction  # of a region, which then is its score; 0: all regions, of score 1, as in the paper
+    refiner: Literal["none", "guided", "densecrf", "cascadepsp"]  # the last one was trained on human masks
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
@@ -284,7 +287,7 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
-    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refiner: Literal["none", "guided", "densecrf"]  # ours: phase 1's, on the network's masks; the paper has none here
     refine_size: Positive  # pixels of the longer side of what it works on
     refine_min_iou: Fraction
     batch_size: Positive

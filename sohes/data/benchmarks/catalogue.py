@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+
 from sohes.data.benchmarks import (
     ade20k,
     bsds500,
@@ -18,6 +20,7 @@ from sohes.data.benchmarks import (
     pascal_part,
     sa1b,
 )
+from sohes.data.images import decode_image
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 
@@ -41,6 +44,7 @@ class Benchmark(Protocol):
         ...
 
 
+MAX_MEGAPIXELS = 200.0  # of an official image
 _MODULES = (coco, lvis, ade20k, entityseg, sa1b, partimagenet, paco, coco_panoptic, pascal_part, bsds500)
 BENCHMARKS: dict[str, Benchmark] = {module.NAME: cast(Benchmark, module) for module in _MODULES}
 
@@ -50,6 +54,14 @@ def benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise SohesError(f"no benchmark is called {name}: there are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
+
+
+def read_photographs(name: str, root: Path, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
+    """The first so many annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
+    reader = benchmark(name)
+    for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
+        data = reader.read_image(root, record.file_name)
+        yield record, decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
 
 
 def describe(name: str) -> str:
