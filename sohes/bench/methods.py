@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
-from sohes.data.images import decode_image
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.evaluate.methods import METHODS, compare_methods
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.explore.label_image import make_extractor
 from sohes.params import load_params
 from sohes.structures import ImageRecord
 
-MAX_MEGAPIXELS = 200.0
 DRAWS = 2000
 
 
@@ -51,5 +50,4 @@ def bench_methods(
 def _photographs(root: Path, benchmark: str, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
     reader = find_benchmark(benchmark)
     for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
-        data = reader.read_image(root, record.file_name)
-        yield record, decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
+        yield record, decode_photograph(reader.read_image(root, record.file_name))
