@@ -328,6 +328,24 @@ def results(
 
 
 @app.command(rich_help_panel=TOOLS)
+def downstream(
+    semantic: Annotated[str | None, typer.Option(help="NAME=DIR: ade20k or coco_panoptic.")] = None,
+    detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """What the backbone is worth in supervised tasks, before and after training: mean IoU and AP on the frozen ViT.
+
+    Example: sohes downstream --semantic ade20k=~/ADEChallengeData2016 --detection coco=~/coco
+
+    Without data: both tasks on the embedded scenes. After a kill, the same command goes on. metrics/downstream.json
+    """
+    from sohes.params import load_params
+    from sohes.stages import downstream as stage
+
+    print(stage.run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
+
+
+@app.command(rich_help_panel=TOOLS)
 def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
     """What a benchmark counts, where to get it and what to put where.
 

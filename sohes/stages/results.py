@@ -193,5 +193,5 @@ def _seen(project: Project, sample: Sample) -> str:
     trained_on = {store.entry(image_id).digest for image_id in store.image_ids}
     count = sum(digest in trained_on for digest in sample.digests)
     if count:
-        return f"**{count} of them were trained on**, without their annotations.\n"
-    return "None of them was trained on.\n"
+        return f"**Trained on {count} of these photographs**, without their annotations.\n"
+    return "Not one of these photographs was trained on.\n"

@@ -3,9 +3,9 @@
 python tests/train/record_teacher_scores.py PROJECT      (a folder in which `make demo` has run)
 
 For every query of 32 held-out scenes whose mask has a cell: `scores` (class probability x mean mask probability inside
-the mask), `areas` (of the mask, as a fraction of the scene) and `ious` (the best with an annotated entity, both as cells
-of the mask map). The scenes are squares of the size that the network sees. What is committed is of `make demo` at
-700 and 100 steps, AR 37.3.
+the mask), `areas` (of the mask, as a fraction of the scene) and `ious` (the best with an annotated entity, both as
+cells of the mask map). The scenes are squares of the size that the network sees. What is committed is of `make demo`
+at 700 and 100 steps, AR 37.3.
 """
 
 from __future__ import annotations
