@@ -111,8 +111,9 @@ def _one(
     result = root / ".sohes/downstream" / f"{task}-{which}-{depends}.json"
     if result.exists():
         return json.loads(result.read_text())["figure"]
-    torch.manual_seed(params.seed)  # both backbones get the same adapter and head
-    network = _probe(task, _backbone(which, path), params, len(data.classes))
+    backbone = _backbone(which, path)
+    torch.manual_seed(params.seed)  # from here on both backbones draw the same: the adapter, the head
+    network = _probe(task, backbone, params, len(data.classes))
     normalisation = (network.backbone.mean, network.backbone.std)
     dataset = ExampleDataset(
         data,

@@ -40,7 +40,8 @@ This page is what one command wrote:
 Class-agnostic average recall in percent, up to {max_masks} masks an image, IoU 0.50 to 0.95; what counts as an entity
 is what `sohes benchmark-info NAME` prints. In brackets the 95 % interval over images (bootstrap). The last rows are
 differences on the same images (paired bootstrap), in points, bold where zero lies outside the interval. Annotations
-are only scored against: no phase is trained on them.
+are only scored against: no phase is trained on them. A benchmark is left out for a project that was trained on one
+of its photographs.
 """
 
 
@@ -89,8 +90,11 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
     for project in opened:
         parts += [f"## Project `{project.folder}`\n", _facts(project, opened[0])]
         for sample in samples:
-            scores = {TITLES[phase]: _score(phase, project, sample) for phase in PHASES}
-            parts += [_heading(sample), _seen(project, sample), comparison_markdown(scores)]
+            seen = _trained_on(project, sample)
+            parts += [_heading(sample), _seen_words(seen, sample)]
+            if not seen:
+                scores = {TITLES[phase]: _score(phase, project, sample) for phase in PHASES}
+                parts.append(comparison_markdown(scores))
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
 
@@ -185,13 +189,18 @@ def _heading(sample: Sample) -> str:
     return f"### {sample.name}: {len(sample.truth)} photographs, {entities:,} annotated entities\n"
 
 
-def _seen(project: Project, sample: Sample) -> str:
-    """Whether training saw these photographs."""
+def _trained_on(project: Project, sample: Sample) -> int | None:
+    """How many of the photographs the project was trained on; None if it no longer says."""
     store = _training_images(project)
     if store is None:
+        return None
+    known = {store.entry(image_id).digest for image_id in store.image_ids}
+    return sum(digest in known for digest in sample.digests)
+
+
+def _seen_words(seen: int | None, sample: Sample) -> str:
+    if seen is None:
         return "Whether these photographs were trained on cannot be told: the project holds no `data/images`.\n"
-    trained_on = {store.entry(image_id).digest for image_id in store.image_ids}
-    count = sum(digest in trained_on for digest in sample.digests)
-    if count:
-        return f"**Trained on {count} of these photographs**, without their annotations.\n"
+    if seen:
+        return f"**Not scored**: {seen} of {len(sample.digests)} were trained on, if without their annotations.\n"
     return "Not one of these photographs was trained on.\n"

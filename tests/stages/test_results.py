@@ -37,7 +37,7 @@ def root(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def folder(tiny_model: Path, tiny_params: dict, root: Path) -> Path:
-    """A project whose three phases are done; one of the photographs was trained on."""
+    """A project whose three phases are done, trained on another photograph."""
     from sohes.backbone.vit import save_backbone
     from sohes.train.checkpoint import load_checkpoint
 
@@ -47,7 +47,13 @@ def folder(tiny_model: Path, tiny_params: dict, root: Path) -> Path:
     save_backbone(load_checkpoint(tiny_model)[0].backbone, tiny_model.with_name("backbone.safetensors"), {})
     tiny_params["pull"]["source"] = "folder"
     (home / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    photo = root / "val2017/000000000002.png"
+    photo = home / "mine.png"
+    Image.fromarray(np.full((32, 32, 3), 7, np.uint8)).save(photo)
+    train_on(photo, home)
+    return home
+
+
+def train_on(photo: Path, home: Path) -> None:
     pack_images(
         [(7, "mine.png", photo.read_bytes())],
         home / "data/images",
@@ -56,7 +62,6 @@ def folder(tiny_model: Path, tiny_params: dict, root: Path) -> Path:
         apply_exif=True,
         max_rejected_fraction=0,
     )
-    return home
 
 
 def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, monkeypatch):
@@ -65,7 +70,7 @@ def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, mon
     page = out.read_text()
     assert f"sohes results \\\n  coco={root} \\\n  --project {folder} \\\n  --out {out}\n" in page
     assert "### coco: 3 photographs, 3 annotated entities" in page
-    assert "**Trained on 1 of these photographs**" in page
+    assert "Not one of these photographs was trained on." in page
     assert "- Trained on 1 photographs." in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == [
@@ -81,6 +86,14 @@ def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, mon
     monkeypatch.setattr(results, "make_predictor", never)
     results.run([f"coco={root}"], projects=[folder], out=out)
     assert out.read_text() == page
+
+
+def test_what_was_trained_on_is_not_scored(folder, root, tmp_path):
+    train_on(root / "val2017/000000000002.png", folder)
+    results.run([f"coco={root}"], projects=[folder], out=tmp_path / "page.md")
+    page = (tmp_path / "page.md").read_text()
+    assert "**Not scored**: 1 of 3 were trained on" in page
+    assert "| phase 2 |" not in page
 
 
 def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path, tiny_params):
