@@ -8,8 +8,8 @@ while all that it depends on is the same.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -38,6 +38,30 @@ SCENES = "scenes"
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """A task's figure in percent with the backbone before and after SOHES's training."""
+
+    task: str
+    data: str
+    classes: int
+    train_images: int
+    images: int
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One task on one backbone. text: the data set as it was named; path: the file that holds the ViT."""
+
+    task: str
+    which: str
+    text: str
+    data: ClassSet
+    path: Path
+
+
+@dataclass(frozen=True)
 class _Prefixed:
     """Losses of four trainings in one record: each under its own name."""
 
@@ -58,23 +82,19 @@ def run(params: Params, root: Path, *, semantic: str | None = None, detection: s
     wanted = {task: text for task, text in chosen.items() if text} or dict.fromkeys(FIGURES, SCENES)
     paths = {which: require(root / f"models/{name}.safetensors", "model", name) for which, name in BACKBONES.items()}
     sets = {task: _open(task, text, params) for task, text in wanted.items()}
-    rows: list[dict[str, object]] = []
+    outcomes = []
     with join_world() as world, tracking.stage_run("downstream", params, root) as recorder:
         for task, data in sets.items():
-            row: dict[str, object] = {
-                "task": task,
-                "data": wanted[task].partition("=")[0],
-                "classes": len(data.classes),
-            }
-            row |= {"train_images": len(data.train), "images": len(data.val)}
-            for which in BACKBONES:
-                row[which] = _one(task, which, data, wanted[task], paths[which], params, root, world, recorder)
-            rows.append(row)
+            trials = [_Trial(task, which, wanted[task], data, path) for which, path in paths.items()]
+            before, after = (_figure(trial, params, root, world, recorder) for trial in trials)
+            name = wanted[task].partition("=")[0]
+            sizes = (len(data.classes), len(data.train), len(data.val))
+            outcomes.append(Outcome(task, name, *sizes, before, after))
+            recorder.metrics({f"{task}/before": before, f"{task}/after": after})
         if world.is_first:
-            write_json(root / "metrics/downstream.json", rows)
-            recorder.metrics({f"{row['task']}/{which}": float(str(row[which])) for row in rows for which in BACKBONES})
+            write_json(root / "metrics/downstream.json", [asdict(outcome) for outcome in outcomes])
             recorder.artifact(root / "metrics/downstream.json")
-    return _table(rows)
+    return table(outcomes)
 
 
 def _open(task: str, text: str, params: Params) -> ClassSet:
@@ -84,93 +104,78 @@ def _open(task: str, text: str, params: Params) -> ClassSet:
     return data
 
 
-def _one(
-    task: str,
-    which: str,
-    data: ClassSet,
-    text: str,
-    path: Path,
-    params: Params,
-    root: Path,
-    world: World,
-    recorder: tracking.Recorder,
-) -> float:
-    """One task on one backbone: its figure in percent."""
-    section = params.downstream
-    depends = fingerprint(
-        {
-            "task": task,
-            "data": text if text != SCENES else params.pull.scenes.model_dump(mode="json"),
-            "images": [len(data.train), len(data.val)],
-            "seed": params.seed,
-            "params": section.model_dump(mode="json"),
-            "adapter": params.model.adapter.model_dump(mode="json"),
-            "model": digest_file(path),
-        }
-    )
-    result = root / ".sohes/downstream" / f"{task}-{which}-{depends}.json"
+def _figure(trial: _Trial, params: Params, root: Path, world: World, recorder: tracking.Recorder) -> float:
+    """In percent: what is kept from before, or of a probe that is trained now."""
+    section, data, name = params.downstream, trial.data, f"{trial.task}-{trial.which}"
+    depends = _depends_on(trial, params)
+    result = root / f".sohes/downstream/{name}-{depends}.json"
     if result.exists():
         return json.loads(result.read_text())["figure"]
-    backbone = _backbone(which, path)
+    backbone = load_backbone(trial.path) if trial.which == "before" else load_checkpoint(trial.path)[0].backbone
     torch.manual_seed(params.seed)  # from here on both backbones draw the same: the adapter, the head
-    network = _probe(task, backbone, params, len(data.classes))
-    normalisation = (network.backbone.mean, network.backbone.std)
+    network = _probe(trial.task, backbone, params, len(data.classes))
     dataset = ExampleDataset(
         data,
         image_size=section.image_size,
         batch_size=section.batch_size,
-        normalisation=normalisation,
+        normalisation=(backbone.mean, backbone.std),
         seed=params.seed,
     )
-    state = ResumableState(root / f".sohes/downstream/{task}-{which}", depends, may_write=world.is_first)
+    state = ResumableState(root / f".sohes/downstream/{name}", depends, may_write=world.is_first)
     state.begin(recorder.run_id)
-    history = train_probe(
+    train_probe(
         network,
         dataset,
         section,
         seed=params.seed,
         world=world,
         state=state,
-        recorder=_Prefixed(recorder, f"{task}-{which}"),
+        recorder=_Prefixed(recorder, name),
     )
-    # Every process scores: none waits for the first one longer than its own patience with the network.
-    part = section.batch_size // section.accumulate
-    sizes = {"image_size": section.image_size, "batch_size": max(1, part)}
+    # Every process scores all images: the first one alone would keep the others waiting beyond their patience.
+    sizes = {"image_size": section.image_size, "batch_size": section.batch_size // section.accumulate}
     if isinstance(network, SemanticProbe):
         figure = score_semantic(network, data, **sizes)
     else:
         figure = score_detection(network, data, **sizes)
     if world.is_first:
-        write_json(result, {"figure": figure, "loss": history[-1]["loss"]})
+        write_json(result, {"figure": figure})
         state.remove()
     world.wait()
     return figure
 
 
-def _backbone(which: str, path: Path) -> Backbone:
-    return load_backbone(path) if which == "before" else load_checkpoint(path)[0].backbone
-
-
-def _probe(task: str, backbone: Backbone, params: Params, classes: int) -> SemanticProbe | DetectionProbe:
-    if task == "semantic":
-        return SemanticProbe(backbone, params.model.adapter, classes=classes)
-    section = params.downstream
-    return DetectionProbe(
-        backbone, params.model.adapter, classes=classes, dim=section.detection_dim, image_size=section.image_size
+def _depends_on(trial: _Trial, params: Params) -> str:
+    """Digest of all that a figure depends on."""
+    return fingerprint(
+        {
+            "task": trial.task,
+            "data": params.pull.scenes.model_dump(mode="json") if trial.text == SCENES else trial.text,
+            "images": [len(trial.data.train), len(trial.data.val)],
+            "seed": params.seed,
+            "params": params.downstream.model_dump(mode="json"),
+            "adapter": params.model.adapter.model_dump(mode="json"),
+            "model": digest_file(trial.path),
+        }
     )
 
 
-def _table(rows: list[dict[str, object]]) -> str:
+def _probe(task: str, backbone: Backbone, params: Params, classes: int) -> SemanticProbe | DetectionProbe:
+    section, adapter = params.downstream, params.model.adapter
+    if task == "semantic":
+        return SemanticProbe(backbone, adapter, classes=classes)
+    return DetectionProbe(backbone, adapter, classes=classes, dim=section.detection_dim, image_size=section.image_size)
+
+
+def table(outcomes: Sequence[Outcome]) -> str:
     """Both backbones of each task, in percent; the paper's figures below, where it has the same task."""
-    header = ["task", "data", "figure", "pre-trained backbone", "after SOHES", "gain"]
     body = []
-    for row in rows:
-        before, after = (float(str(row[which])) for which in BACKBONES)
-        body.append(_line(str(row["task"]), f"{row['data']}, measured here", before, after))
-        paper = PAPER_DOWNSTREAM.get((str(row["task"]), str(row["data"])))
+    for one in outcomes:
+        body.append(_line(one.task, f"{one.data}, measured here", one.before, one.after))
+        paper = PAPER_DOWNSTREAM.get((one.task, one.data))
         if paper is not None:
-            body.append(_line(str(row["task"]), f"{row['data']}, published: {SOHES_PAPER}, figure 6", *paper))
-    return markdown(header, body)
+            body.append(_line(one.task, f"{one.data}, published: {SOHES_PAPER}, figure 6", *paper))
+    return markdown(["task", "data", "figure", "pre-trained backbone", "after SOHES", "gain"], body)
 
 
 def _line(task: str, data: str, before: float, after: float) -> list[str]:
