@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,9 +21,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from mlflow import MlflowClient
 from PIL import Image
 
+from flows.ui import commands
 from infra.docs.pictures import FOLDER, photographs
 from sohes.bench.viewer import chromium, serving
 from sohes.errors import SohesError
@@ -29,6 +31,7 @@ from sohes.explore.label_image import label_image, make_extractor
 from sohes.files import atomic_path
 from sohes.params import load_params
 from sohes.result import Result
+from sohes.tracking import tracking_client
 from sohes.viewer.gallery import ResultGallery
 
 TABLE = "ablation table-2"
@@ -71,11 +74,11 @@ def mlflow_ui(project: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     address = f"http://127.0.0.1:{port}"
-    store = f"sqlite:///{(project / 'mlflow.db').resolve()}"
-    command = [sys.executable, "-m", "mlflow", "server", "--backend-store-uri", store, "--host", "127.0.0.1"]
-    environment = {**os.environ, "MLFLOW_DISABLE_TELEMETRY": "true"}
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    server = subprocess.Popen([*command, "--port", str(port), "--workers", "1"], env=environment, **quiet)  # type: ignore[call-overload]
+    command = next(command for name, command in commands(project, port, 0).items() if name.endswith(address))
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     try:
         _wait(f"{address}/health", server)
         yield address
@@ -85,7 +88,42 @@ def mlflow_ui(project: Path) -> Iterator[str]:
 
 
 def mlflow_pages(browser: Any, address: str, project: Path) -> dict[str, bytes]:
-    raise NotImplementedError
+    """The rows of the ablation sorted by AR, and their parallel coordinates, as PNG."""
+    client = tracking_client(project)
+    experiment = client.get_experiment_by_name(TABLE)
+    if experiment is None:
+        raise SohesError(f"no experiment {TABLE!r} in {project}: run `sohes ablate table-2` there")
+    page = browser.new_page(viewport={"width": 1400, "height": 600})
+    page.set_default_timeout(90_000)
+    page.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+    page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs?orderByKey=metrics.%60AR%60&orderByAsc=false")
+    page.get_by_label("Toggle sidebar").click()
+    page.get_by_role("button", name="Columns", exact=True).click()
+    for group, wanted in (("Attributes", False), ("Metrics", True), ("Parameters", True)):
+        box = page.get_by_role("treeitem").filter(has_text=group).locator("span[class*=checkbox]").first
+        box.click()
+        if not wanted:  # some of them were on: the first click took all
+            box.click()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(2000)
+    table = page.screenshot()
+
+    runs = [run.info.run_id for run in client.search_runs([experiment.experiment_id])]
+    chosen = {"runs": json.dumps(runs), "experiments": json.dumps([experiment.experiment_id])}
+    page.goto(f"{address}/#/compare-runs?{urllib.parse.urlencode(chosen)}")
+    metrics = page.get_by_role("combobox").nth(1)
+    metrics.click()
+    page.keyboard.type("AR")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.locator("[class*=selection-item]").filter(has_text="AP").locator("[class*=remove]").first.click()
+    page.keyboard.press("Escape")
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(2000)
+    coordinates = page.screenshot()
+    page.close()
+    return {"mlflow-table.webp": table, "mlflow-coordinates.webp": coordinates}
 
 
 def _wait(address: str, server: subprocess.Popen) -> None:
