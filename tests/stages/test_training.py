@@ -70,11 +70,14 @@ def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
 
 
 def start(root: Path, params: Params, stage: str, **environment: str) -> subprocess.Popen:
-    """The stage in a process of its own."""
+    """The stage in a process of its own, which notes the step that it has begun in the file `begun`."""
     (root / "params.json").write_text(params.model_dump_json())
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         f"from sohes.stages import {stage} as stage; from sohes.params import Params\n"
+        "from sohes.data.dataset import LabelDataset; sample_for = LabelDataset.sample_for\n"
+        "def noted(dataset, at, k): (root / 'begun').write_text(str(at)); return sample_for(dataset, at, k)\n"
+        "LabelDataset.sample_for = noted\n"
         "root = Path(sys.argv[1]); stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)\n"
     )
     return subprocess.Popen(
@@ -176,6 +179,7 @@ def test_kill_9_then_the_same_command_ends_in_the_same_weights(trained, tmp_path
     assert process.returncode == -signal.SIGKILL, errors
     done = torch.load(state, weights_only=True)["step"]
     assert done >= 2
+    assert int((tmp_path / "begun").read_text()) - done <= params.instruct.checkpoint_every  # steps to be done again
 
     # six more steps of the same run (its 2,000 would take minutes), against as many without a kill
     for root in (tmp_path, tmp_path / "straight"):
