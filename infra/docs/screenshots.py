@@ -100,11 +100,10 @@ def mlflow_pages(browser: Any, address: str, project: Path) -> dict[str, bytes]:
     page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs?orderByKey=metrics.%60AR%60&orderByAsc=false")
     page.get_by_label("Toggle sidebar").click()
     page.get_by_role("button", name="Columns", exact=True).click()
-    for group, wanted in (("Attributes", False), ("Metrics", True), ("Parameters", True)):
-        box = page.get_by_role("treeitem").filter(has_text=group).locator("span[class*=checkbox]").first
-        box.click()
-        if not wanted:  # some of them were on: the first click took all
-            box.click()
+    columns = page.get_by_test_id("column-selector-tree")
+    for group in ("Dataset", "Source", "Models", "Metrics"):
+        row = columns.locator("[class*=tree-treenode]").filter(has_text=group).first
+        row.locator("[class*=tree-checkbox]").first.click()
     page.keyboard.press("Escape")
     page.wait_for_timeout(2000)
     table = page.screenshot()

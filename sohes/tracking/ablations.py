@@ -61,7 +61,7 @@ def record_row(
         for param in table.keys():  # noqa: SIM118 (a table, not a dictionary)
             client.log_param(run_id, param, values[param])
         for metric, value in figures.items():
-            client.log_metric(run_id, metric, value)
+            client.log_metric(run_id, metric, round(value, 4))  # the UI shows every digit
         client.log_artifact(run_id, str(details))
         client.set_terminated(run_id)
     return True
