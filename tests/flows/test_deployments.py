@@ -145,8 +145,9 @@ def published(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute of silence has to be waited for, besides the work
 def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the_same_labels(
-    server, labelling, tiny_params, tmp_path_factory, repository, monkeypatch
+    server, labelling, deployments, tiny_params, tmp_path_factory, repository, monkeypatch
 ):
     """kill -9 of everything on the worker's machine in the middle of `explore`; nobody is left to tell the server."""
     monkeypatch.setenv("SOHES_WORKERS", "1")
@@ -177,12 +178,15 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
         return subprocess.Popen(command, cwd=labelling, env=environment, start_new_session=True)
 
-    prefect("work-pool", "create", "sohes", "--type", "process")
-    prefect("deploy", "--name", "local")
+    for pool, kind in (("sohes", "process"), ("sohes-slurm", "process"), ("sohes-kubernetes", "kubernetes")):
+        template = ("--base-job-template", "infra/kubernetes/work-pool.json") if kind == "kubernetes" else ()
+        prefect("work-pool", "create", pool, "--type", kind, *template)
+    prefect("deploy", "--all")
     prefect("automation", "create", "--from-file", "automations.yaml")
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("sohes/local")
         assert deployment.global_concurrency_limit.limit == 1
+        assert len(client.read_deployments()) == len(deployments)
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
