@@ -312,6 +312,40 @@ def score(
 
 
 @app.command(rich_help_panel=TOOLS)
+def results(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
+    project: Annotated[list[Path] | None, typer.Option(help="A folder with params.yaml and models; several.")] = None,
+    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("reports/results.md"),
+) -> None:
+    """All phases on benchmarks of photographs, with 95 % intervals and what each phase gains, as one page.
+
+    Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
+    """
+    from sohes.stages import results as stage
+
+    stage.run(benchmarks, projects=project or [Path()], out=out)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def downstream(
+    semantic: Annotated[str | None, typer.Option(help="NAME=DIR: ade20k or coco_panoptic.")] = None,
+    detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """What the backbone is worth in supervised tasks, before and after training: mean IoU and AP on the frozen ViT.
+
+    Example: sohes downstream --semantic ade20k=~/ADEChallengeData2016 --detection coco=~/coco
+
+    Without data: both tasks on the embedded scenes. After a kill, the same command goes on. metrics/downstream.json
+    """
+    from sohes.params import load_params
+    from sohes.stages import downstream as stage
+
+    print(stage.run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
+
+
+@app.command(rich_help_panel=TOOLS)
 def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
     """What a benchmark counts, where to get it and what to put where.
 

@@ -20,8 +20,8 @@ def sentence_of(error: BaseException) -> str | None:
         # Arrow, SQLite and safetensors have their own exceptions for it, and keep the system's words.
         if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
             return f"the disk is full ({Path.cwd()}): free some space and run the same command again"
-    if isinstance(error, PermissionError | FileNotFoundError | IsADirectoryError | NotADirectoryError):
-        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}" if error.filename else None
+    if isinstance(error, OSError) and error.filename:  # about a file that somebody named, not about a socket of ours
+        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
     return None
 
 

@@ -6,8 +6,9 @@ own section; a pure function takes keyword-only numbers.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -229,13 +230,20 @@ class AugmentParams(Section):
     copy_paste: Fraction  # probability
 
 
-class OptimParams(Section):
+class RateParams(Section):
     learning_rate: float
-    backbone_lr_scale: float
     weight_decay: float
     warmup_steps: Count
     clip_norm: float
     amp: bool  # bf16 autocast
+
+
+class OptimParams(RateParams):
+    backbone_lr_scale: float
+
+
+class ProbeOptimParams(RateParams):
+    backbone_lr_scale: ClassVar[float] = 0.0  # the ViT is frozen
 
 
 class InstructParams(Section):
@@ -293,6 +301,22 @@ class EvaluateParams(Section):
     images_per_shard: Positive
 
 
+class DownstreamParams(Section):
+    """Supervised tasks on the frozen ViT (paper 4.4, figure 6); no number of it is in the paper."""
+
+    validate_every: ClassVar[int] = 0  # a probe is scored once, at the end
+    compile: ClassVar[bool] = False  # torchvision's detector branches on values
+
+    image_size: Positive  # the square that the probe sees
+    detection_dim: Positive  # channels of RetinaNet's maps
+    steps: Positive
+    batch_size: Positive
+    accumulate: Positive
+    optim: ProbeOptimParams
+    workers: Count
+    checkpoint_every: Positive
+
+
 class ReportParams(Section):
     pictures: Positive  # example images
 
@@ -307,6 +331,7 @@ class Params(Section):
     instruct: InstructParams
     correct: CorrectParams
     evaluate: EvaluateParams
+    downstream: DownstreamParams
     report: ReportParams
 
 
@@ -332,3 +357,8 @@ def _sentence(error: object) -> str:
     if detail["type"] == "missing":
         return f"missing key {key}"
     return f"{key}: {detail['msg']} (got {detail['input']!r})"
+
+
+def without_secrets(text: str) -> str:
+    """Links in it without their user and password, and without their query, where signatures are."""
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

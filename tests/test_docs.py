@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -101,6 +103,71 @@ def test_the_readmes_commands_for_a_folder_of_photographs(repository, project, t
                     look(browser, address, "body[data-ready=yes] .panel")
     except SohesError as error:
         pytest.skip(f"all commands worked; what they made was not looked at: {error}")
+
+
+def test_the_python_examples_run_in_their_order(repository, tiny_model, tmp_path, monkeypatch, capsys):
+    from skimage import data, io
+
+    (tmp_path / "photos").mkdir()
+    for photo in ("cat.jpg", "photos/cat.jpg", "photos/again.jpg"):
+        io.imsave(tmp_path / photo, data.chelsea()[::4, ::4], check_contrast=False)
+    shutil.copy(repository / "params.yaml", tmp_path)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    names: dict[str, object] = {}
+    for block in blocks(repository / "docs/python.md", "python"):
+        exec(block, names)
+    assert len(names["result"]) > 0
+    assert sorted(path.name for path in (tmp_path / "masks").glob("*.json")) == ["again.json", "cat.json"]
+    assert all((tmp_path / name).stat().st_size for name in ("overlay.png", "whole-entities.png", "coco.json"))
+    assert re.search(r"^\d+ masks, \d+ of them whole entities$", capsys.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/index.md"])
+def test_the_first_python_example_runs(repository, page, tiny_model, tmp_path, monkeypatch):
+    from skimage import data, io
+
+    io.imsave(tmp_path / "cat.jpg", data.chelsea()[::4, ::4], check_contrast=False)
+    monkeypatch.chdir(tmp_path)
+    (block,) = blocks(repository / page, "python")
+    exec(block, {})
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The page's code in that language, block by block."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def test_every_path_of_the_readmes_tree_exists(repository):
+    """A line is a path and what it is; what is indented lies in the folder above it."""
+    (tree,) = [block for block in blocks(repository / "README.md", "text") if "sohes/\n" in block]
+    folder, paths = repository, []
+    for line in tree.splitlines():
+        name, _, words = line.strip().partition(" ")
+        inside = folder if line.startswith("  ") else repository
+        paths.append(inside / name)
+        if not line.startswith("  "):
+            folder = repository / name
+        # `ui.py: both web pages` tells what lies in it, or beside it where it is a file.
+        beside = paths[-1] if name.endswith("/") else inside
+        paths += [beside / other for other in re.findall(r"([\w-]+(?:\.py|\.yaml|\.md|/))(?=[:,;])", words)]
+    assert len(paths) > 30
+    assert [str(path) for path in paths if not path.exists()] == []
+
+
+def test_what_the_readme_names_in_backquotes_exists_or_is_made(repository):
+    named = re.findall(r"`((?:params|docs|infra|flows|sohes|tests)/[\w./*-]+)`", (repository / "README.md").read_text())
+    assert named
+    assert [path for path in named if not list(repository.glob(path))] == []
+
+
+def test_every_picture_is_small_and_shown(repository):
+    text = (repository / "README.md").read_text() + "".join(p.read_text() for p in repository.glob("docs/*.md"))
+    for picture in (repository / "docs/pictures").iterdir():
+        assert picture.stat().st_size < 200_000, picture.name
+        assert f"pictures/{picture.name}" in text
+    for shown in re.findall(r"!\[[^\]]+\]\((?:docs/)?(pictures/[^)]+)\)", text):
+        assert (repository / "docs" / shown).exists(), shown
 
 
 def readme_commands(repository: Path, title: str) -> list[str]:

@@ -247,7 +247,8 @@ def _from_weights(path: Path, params: BackboneParams) -> Backbone:
     backbone = _from_params(params)
     fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights
     try:
-        missing = backbone.vit.load_state_dict(fit(load_state_dict(str(path)), backbone.vit), strict=False).missing_keys
+        weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # never run what a pickle says
+        missing = backbone.vit.load_state_dict(weights, strict=False).missing_keys
     except FileNotFoundError:
         raise SohesError(f"no backbone weights at {path}: mend backbone.pretrained") from None
     except (*_BAD_FILE, KeyError, ValueError) as error:

@@ -29,16 +29,16 @@ def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, 
     level: draw one depth of the forest only (0 whole entities, 1 their parts, ...); None draws all.
     A part takes the hue of its place in the set, so the same mask has the same colour in every picture.
     """
-    palette = colours(len(found))
-    chosen = np.arange(len(found))
+    palette, areas = colours(len(found)), masks.areas(found)
+    chosen = np.flatnonzero(areas)  # an empty mask has no outline
     if level is not None:
-        chosen = chosen[hierarchy.levels(found.parents) == level]
+        chosen = chosen[hierarchy.levels(found.parents)[chosen] == level]
     boxes, rles = masks.boxes_xywh(found).astype(int), masks.coco_rles(found)
     # In its box and one after the other: sixty whole masks of a large photograph are slow to unpack.
     dense = {i: np.ascontiguousarray(coco_mask.decode(rles[i])[_inside(boxes[i])]) for i in chosen.tolist()}
     drawn = image_HW3.copy()
     thickness = max(1, round(max(image_HW3.shape) / 700))
-    for i in chosen[np.argsort(-masks.areas(found)[chosen], kind="stable")].tolist():
+    for i in chosen[np.argsort(-areas[chosen], kind="stable")].tolist():
         inside, mask = _inside(boxes[i]), dense[i].view(bool)
         tint = (1 - opacity) * image_HW3[inside][mask] + opacity * palette[i].astype(np.float32)
         drawn[inside][mask] = tint.round().astype(np.uint8)

@@ -51,7 +51,7 @@ def run(
     if unreadable:
         raise SohesError(
             f"{len(unreadable)} of {len(files)} photographs could not be read ({', '.join(map(str, unreadable))}): "
-            "the others are done; mend or remove these"
+            f"{'the others are done; ' if len(unreadable) < len(files) else ''}mend or remove these"
         )
 
 

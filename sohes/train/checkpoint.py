@@ -46,10 +46,15 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     """
     path = Path(path)
     card_path = path.with_suffix(".json")
-    again = f"run `sohes {path.stem}` again"
+    # A model of the pipeline has its stage's name; one from elsewhere can only be fetched again.
+    stage = path.stem if path.stem in ("instruct", "correct") else None
+    again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
+    first = (
+        f"run `sohes {stage}` first" if stage else "a model is a .safetensors file with its card, a .json, beside it"
+    )
     for needed in (path, card_path):
-        if not needed.exists():
-            raise SohesError(f"no model at {needed}: run `sohes {path.stem}` first")
+        if not needed.is_file():
+            raise SohesError(f"no model at {needed}: {first}")
     try:
         card = json.loads(card_path.read_text())
         version, backbone, digest = card["version"], card["backbone"], card["digest"]

@@ -1,4 +1,4 @@
-"""The forest on photographs: acyclic, transitive, parents larger than their children."""
+"""The forest on photographs: acyclic, ancestors of ancestors are ancestors, parents larger than children."""
 
 from __future__ import annotations
 

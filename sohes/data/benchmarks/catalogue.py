@@ -24,6 +24,8 @@ from sohes.data.images import decode_image
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 
+MAX_MEGAPIXELS = 200.0  # more than any benchmark's photograph has
+
 
 class Benchmark(Protocol):
     """What a reader's module offers. Its docstring states the protocol: subset, what counts as an entity, frame.
@@ -44,7 +46,6 @@ class Benchmark(Protocol):
         ...
 
 
-MAX_MEGAPIXELS = 200.0  # of an official image
 _MODULES = (coco, lvis, ade20k, entityseg, sa1b, partimagenet, paco, coco_panoptic, pascal_part, bsds500)
 BENCHMARKS: dict[str, Benchmark] = {module.NAME: cast(Benchmark, module) for module in _MODULES}
 
@@ -60,8 +61,12 @@ def read_photographs(name: str, root: Path, images: int) -> Iterator[tuple[Image
     """The first so many annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
     reader = benchmark(name)
     for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
-        data = reader.read_image(root, record.file_name)
-        yield record, decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
+        yield record, decode_photograph(reader.read_image(root, record.file_name))
+
+
+def decode_photograph(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 pixels of what `read_image` gives, in the frame of the masks: as stored, EXIF not applied."""
+    return decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
 
 
 def describe(name: str) -> str:

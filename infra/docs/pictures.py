@@ -1,0 +1,211 @@
+"""The pictures of README.md and docs/: python -m infra.docs.pictures PROJECT, after `make demo` in that folder.
+
+Photographs are scikit-image's own, which are in the public domain; scenes are those that the demo holds out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from pycocotools import mask as coco_mask
+
+from sohes import masks
+from sohes.data.images import ImageStore
+from sohes.data.labels import LabelStore
+from sohes.evaluate import pictures, plots
+from sohes.explore.cluster import merge_tree, regions_at_thresholds
+from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.local import Extract, square
+from sohes.files import atomic_path
+from sohes.params import Params, load_params
+from sohes.structures import MaskSet
+from sohes.train.threshold import theta_score
+
+FOLDER = Path(__file__).parents[2] / "docs/pictures"
+LEVELS = ("photograph", "whole entities", "parts", "subparts")
+PHASES = {"explore": "phase 1", "instruct": "phase 2", "correct": "phase 3"}
+GAP = 8
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.docs.pictures", description=__doc__)
+    parser.add_argument("project", type=Path, help="a folder in which `make demo` has run")
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args(arguments)
+    params = load_params(options.project / "params.yaml")
+    extract = make_extractor(params.explore, options.project / "models/backbone.safetensors")
+    drawn = {
+        "result.webp": result(params, extract),
+        "steps.webp": steps(photographs()["cup"], extract, params),
+        "phases.webp": phases(options.project, count=3),
+    }
+    for name, picture in drawn.items():
+        _write(options.out / name, _webp(picture))
+    _write(options.out / "threshold.svg", threshold(params).encode())
+
+
+def photographs() -> dict[str, np.ndarray]:
+    """(H, W, 3) uint8 RGB of scikit-image's photographs of a woman, a cat and a cup."""
+    from skimage import data
+
+    return {"woman": data.astronaut(), "cat": data.chelsea(), "cup": data.coffee()}
+
+
+def result(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
+    """Whole entities, parts and subparts of two photographs, as phase 1 labels them."""
+    photos = photographs()
+    rows = [
+        levels(photos[name], pictures.strongest(label_image(photos[name], extract, params.explore)), width=width)
+        for name in ("woman", "cat")
+    ]
+    return _stack([header(LEVELS, width=width), *rows])
+
+
+def levels(image_HW3: np.ndarray, found: MaskSet, *, width: int) -> np.ndarray:
+    """The photograph and three depths of its forest in a row, each `width` pixels wide."""
+    drawn = [image_HW3, *(pictures.overlay(image_HW3, found, level=level) for level in range(3))]
+    return pictures.side_by_side([_of_width(panel, width) for panel in drawn], gap=GAP)
+
+
+def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int = 300) -> np.ndarray:
+    """Phase 1, step by step: regions at three thresholds, then candidates, refined masks and the forest's roots."""
+    explore = params.explore
+    (features,) = extract([square(image_HW3, explore.image_size)])
+    tree = merge_tree(features)
+    shown = (0.6, 0.3, 0.1)
+    panels, words = [image_HW3], ["photograph"]
+    for theta, nodes in zip(shown, regions_at_thresholds(tree, shown), strict=True):
+        panels.append(_partition(image_HW3, tree, nodes))
+        words.append(f"{len(nodes)} regions at {theta}")
+    rough = explore.model_copy(update={"refiner": "none"})
+    for name, settings in (
+        ("first look", rough.model_copy(update={"theta_small": 0.0})),
+        ("with closer looks", rough),
+        ("refined", explore),
+    ):
+        found = label_image(image_HW3, extract, settings)
+        panels.append(pictures.overlay(image_HW3, found))
+        words.append(f"{name}: {len(found)} masks")
+    panels.append(pictures.overlay(image_HW3, found, level=0))
+    words.append(f"{int((found.parents < 0).sum())} whole entities")
+    small = [_of_width(panel, width) for panel in panels]
+    rows = []
+    for start in (0, 4):
+        rows += [
+            header(words[start : start + 4], width=width),
+            pictures.side_by_side(small[start : start + 4], gap=GAP),
+        ]
+    return _stack(rows)
+
+
+def phases(project: Path, *, count: int, width: int = 220) -> np.ndarray:
+    """Held-out scenes, from best to worst: the scene, its true masks, and what each phase has in place of each."""
+    rows = []
+    for image, found in _scenes(project, count=count):
+        truth, words = found["truth"], ["scene", f"{len(found['truth'])} true masks"]
+        panels = [image, pictures.overlay(image, truth)]
+        for phase, name in PHASES.items():
+            matches, hits = best_matches(found[phase], truth)
+            panels.append(pictures.overlay(image, matches))
+            words.append(f"{name}: {hits} found")
+        rows += [header(words, width=width), pictures.side_by_side([_of_width(p, width) for p in panels], gap=GAP)]
+    return _stack(rows)
+
+
+def best_matches(found: MaskSet, truth: MaskSet, *, min_iou: float = 0.5) -> tuple[MaskSet, int]:
+    """For each true mask the one that fits it best, empty below `min_iou`; and how many are not empty."""
+    iou_NM = coco_mask.iou(masks.coco_rles(truth), masks.coco_rles(found), [0] * len(found))
+    best, hit = iou_NM.argmax(1), iou_NM.max(1) >= min_iou
+    empty = masks.encode(np.zeros((1, truth.height, truth.width), bool))[0]
+    rles = tuple(found.rles[k] if ok else empty for k, ok in zip(best, hit, strict=True))
+    return replace(truth, rles=rles), int(hit.sum())
+
+
+def threshold(params: Params) -> str:
+    """The score that a teacher's mask needs, against its area, as SVG."""
+    correct = params.correct
+    areas = np.geomspace(1e-5, 1, 200)
+    needed = theta_score(
+        areas,
+        theta_score_small=correct.theta_score_small,
+        theta_score_large=correct.theta_score_large,
+        gamma=correct.gamma,
+    )
+    return plots.score_threshold(areas.tolist(), needed.tolist())
+
+
+def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
+    """(height, W, 3) uint8: a word above the middle of each column."""
+    strip = Image.new("RGB", (len(words) * (width + GAP) - GAP, height), "white")
+    draw, font = ImageDraw.Draw(strip), ImageFont.load_default(16)
+    for column, word in enumerate(words):
+        draw.text((column * (width + GAP) + width / 2, height / 2), word, fill="#333a44", font=font, anchor="mm")
+    return np.asarray(strip)
+
+
+def _scenes(project: Path, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
+    """Held-out images, from the best recalled by phase 3 to the worst, with the masks of the truth and each phase."""
+    details = json.loads((project / "metrics/evaluate_details.json").read_text())
+    recalls = {int(k): recall for k, recall in details["correct"]["per_image"].items() if recall is not None}
+    ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
+    chosen = [ranked[k] for k in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
+    images, truth = ImageStore(project / "data/eval"), LabelStore(project / "data/eval/labels")
+    predicted = {phase: LabelStore(project / "predictions" / phase) for phase in PHASES}
+    return [
+        (images.read(i), {name: store.record(i).masks for name, store in {"truth": truth, **predicted}.items()})
+        for i in chosen
+    ]
+
+
+def _partition(image_HW3: np.ndarray, tree, nodes: np.ndarray) -> np.ndarray:
+    """(H, W, 3) uint8: each region in the mean colour of what it covers, and a line between regions."""
+    region_n = np.empty(tree.num_leaves, np.int32)
+    for k, node in enumerate(nodes):
+        region_n[tree.order_n[tree.start_K[node] : tree.start_K[node] + tree.area_K[node]]] = k
+    height, width = image_HW3.shape[:2]
+    region_HW = cv2.resize(
+        region_n.reshape(tree.height, tree.width), (width, height), interpolation=cv2.INTER_NEAREST_EXACT
+    )
+    sums = np.stack([np.bincount(region_HW.ravel(), image_HW3[..., c].ravel(), len(nodes)) for c in range(3)], 1)
+    counts = np.bincount(region_HW.ravel(), minlength=len(nodes)).clip(1)
+    drawn = (sums / counts[:, None]).round().astype(np.uint8)[region_HW]
+    edge = np.zeros((height, width), bool)
+    edge[1:] |= region_HW[1:] != region_HW[:-1]
+    edge[:, 1:] |= region_HW[:, 1:] != region_HW[:, :-1]
+    drawn[edge] = 255
+    return drawn
+
+
+def _of_width(image_HW3: np.ndarray, width: int) -> np.ndarray:
+    height = round(image_HW3.shape[0] * width / image_HW3.shape[1])
+    shrinks = width < image_HW3.shape[1]
+    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
+    spacer = np.full((GAP, rows[0].shape[1], 3), 255, np.uint8)
+    return np.concatenate([part for row in rows for part in (row, spacer)][:-1])
+
+
+def _webp(image_HW3: np.ndarray) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(image_HW3).save(buffer, "WEBP", quality=82, method=6)
+    return buffer.getvalue()
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content)
+    print(f"wrote {path} ({len(content) / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The screenshots of README.md and docs/: python -m infra.docs.screenshots PROJECT, with Chromium on this machine.
+
+PROJECT is a folder in which `make demo` and then `sohes ablate table-2` have run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from PIL import Image
+
+from flows.ui import commands
+from infra.docs.pictures import FOLDER, photographs
+from sohes.bench.viewer import chromium, serving
+from sohes.errors import SohesError
+from sohes.explore.label_image import label_image, make_extractor
+from sohes.files import atomic_path
+from sohes.params import load_params
+from sohes.result import Result
+from sohes.tracking import tracking_client
+from sohes.viewer.gallery import ResultGallery
+
+TABLE = "ablation table-2"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m infra.docs.screenshots", description=__doc__)
+    parser.add_argument("project", type=Path)
+    parser.add_argument("--out", type=Path, default=FOLDER)
+    options = parser.parse_args(arguments)
+    with chromium() as browser:
+        _write(options.out / "viewer.webp", viewer(browser, options.project))
+        with mlflow_ui(options.project) as address:
+            for name, png in mlflow_pages(browser, address, options.project).items():
+                _write(options.out / name, png)
+
+
+def viewer(browser: Any, project: Path) -> bytes:
+    """The viewer with a part of the photographed woman taken, as PNG."""
+    params = load_params(project / "params.yaml")
+    image = photographs()["woman"]
+    found = label_image(image, make_extractor(params.explore, project / "models/backbone.safetensors"), params.explore)
+    with TemporaryDirectory() as folder:
+        file = Result(image, found).save(folder, "astronaut")
+        with serving(ResultGallery([file]), title="astronaut") as address:
+            page = browser.new_page(viewport={"width": 900, "height": 760})
+            page.goto(address)
+            page.wait_for_selector("body[data-ready=yes] .panel")
+            box = page.locator(".light").bounding_box()
+            assert box is not None
+            page.mouse.click(box["x"] + 0.36 * box["width"], box["y"] + 0.3 * box["height"])  # the face
+            page.wait_for_selector('#tree [aria-selected="true"]')
+            return page.screenshot()
+
+
+@contextmanager
+def mlflow_ui(project: Path) -> Iterator[str]:
+    """MLflow's UI on the project's database, on 127.0.0.1, while the block runs."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    address = f"http://127.0.0.1:{port}"
+    command = next(command for name, command in commands(project, port, 0).items() if name.endswith(address))
+    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    server = subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    try:
+        _wait(f"{address}/health", server)
+        yield address
+    finally:
+        server.terminate()
+        server.wait()
+
+
+def mlflow_pages(browser: Any, address: str, project: Path) -> dict[str, bytes]:
+    """The rows of the ablation sorted by AR, and their parallel coordinates, as PNG."""
+    client = tracking_client(project)
+    experiment = client.get_experiment_by_name(TABLE)
+    if experiment is None:
+        raise SohesError(f"no experiment {TABLE!r} in {project}: run `sohes ablate table-2` there")
+    page = browser.new_page(viewport={"width": 1400, "height": 600})
+    page.set_default_timeout(90_000)
+    page.add_init_script("localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')")
+    page.add_init_script("localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true')")
+    page.goto(f"{address}/#/experiments/{experiment.experiment_id}/runs?orderByKey=metrics.%60AR%60&orderByAsc=false")
+    page.get_by_label("Toggle sidebar").click()
+    page.get_by_role("button", name="Columns", exact=True).click()
+    columns = page.get_by_test_id("column-selector-tree")
+    for group in ("Dataset", "Source", "Models", "Metrics"):
+        row = columns.locator("[class*=tree-treenode]").filter(has_text=group).first
+        row.locator("[class*=tree-checkbox]").first.click()
+    page.keyboard.press("Escape")
+    page.wait_for_timeout(2000)
+    table = page.screenshot()
+
+    runs = [run.info.run_id for run in client.search_runs([experiment.experiment_id])]
+    chosen = {"runs": json.dumps(runs), "experiments": json.dumps([experiment.experiment_id])}
+    page.goto(f"{address}/#/compare-runs?{urllib.parse.urlencode(chosen)}")
+    metrics = page.get_by_role("combobox").nth(1)
+    metrics.click()
+    page.keyboard.type("AR")
+    page.keyboard.press("Enter")
+    page.keyboard.press("Escape")
+    page.locator("[class*=selection-item]").filter(has_text="AP").locator("[class*=remove]").first.click()
+    page.keyboard.press("Escape")
+    page.mouse.move(5, 5)
+    page.wait_for_timeout(2000)
+    coordinates = page.screenshot()
+    page.close()
+    return {"mlflow-table.webp": table, "mlflow-coordinates.webp": coordinates}
+
+
+def _wait(address: str, server: subprocess.Popen) -> None:
+    for _ in range(240):
+        if server.poll() is not None:
+            raise SohesError(f"MLflow ended with exit code {server.returncode}")
+        try:
+            with urllib.request.urlopen(address, timeout=5):
+                return
+        except OSError:
+            time.sleep(0.5)
+    raise SohesError(f"MLflow did not answer at {address} within two minutes")
+
+
+def _write(path: Path, png: bytes) -> None:
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=85, method=6)
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(buffer.getvalue())
+    print(f"wrote {path} ({len(buffer.getvalue()) / 1000:.0f} kB)")
+
+
+if __name__ == "__main__":
+    main()
