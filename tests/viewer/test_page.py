@@ -212,3 +212,13 @@ def test_a_thousand_masks_are_found_under_the_pointer(open_page):
             under = np.flatnonzero(dense[:, y, x])
             hovered = page.evaluate("sohes.active.hovered")
             assert area[hovered] == area[under].min()
+
+
+def test_weak_masks_are_left_out_at_first_where_enough_are_strong(open_page):
+    with serving(Nested(30, 64), title="ellipses") as address:
+        page = open_page(url=address)
+        strong = int((Nested(30, 64).picture.layers["masks"].scores >= 0.4).sum())
+        assert 10 <= strong < 30
+        assert page.locator("#score-value").inner_text() == "0.40"
+        assert page.locator("figcaption").all_inner_texts() == [f"{strong} masks"]
+    assert open_page().locator("#score-value").inner_text() == "0.00"  # four masks: none is left out
