@@ -96,7 +96,7 @@ def inputs_digest(stage: str, root: Path) -> str:
 
 def commit(stage: str, root: Path) -> None:
     """Write what lies there into dvc.lock and the cache, as if DVC had run the stage."""
-    command = [*DVC, "--wait-for-lock", "commit", "--force", stage]
+    command = [*DVC, "commit", "--force", stage]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
     if done.returncode != 0:
         raise SohesError(f"dvc commit {stage} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")

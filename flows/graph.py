@@ -12,7 +12,7 @@ import yaml
 
 from sohes.errors import SohesError
 
-DVC = (sys.executable, "-m", "dvc")
+DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # somebody's `dvc push` is no reason to fail
 
 
 def stage_order(root: Path) -> list[str]:

@@ -67,6 +67,15 @@ def render_work_pool(template: dict) -> dict:
     return json.loads(text)
 
 
+def check_automations() -> None:
+    from prefect.events.schemas.automations import AutomationCore
+
+    path = HERE / "prefect/automations.yaml"
+    for automation in yaml.safe_load(path.read_text())["automations"]:
+        AutomationCore.model_validate(automation)
+    print(f"{path.relative_to(HERE)}: valid")
+
+
 def check_compose() -> None:
     """No password has a default, and nothing listens beyond loopback."""
     path = HERE / "docker/compose.yaml"
@@ -98,9 +107,16 @@ def check_scripts() -> None:
 
 def main() -> int:
     try:
-        for check in (check_manifests, check_rendered_jobs, check_compose, check_dockerfile, check_scripts):
+        for check in (
+            check_manifests,
+            check_rendered_jobs,
+            check_automations,
+            check_compose,
+            check_dockerfile,
+            check_scripts,
+        ):
             check()
-    except (AssertionError, subprocess.CalledProcessError, kubernetes_validate.ValidationError) as error:
+    except (AssertionError, ValueError, subprocess.CalledProcessError, kubernetes_validate.ValidationError) as error:
         print(f"infra-check: {error}", file=sys.stderr)
         return 1
     return 0

@@ -266,7 +266,9 @@ class ExportFormat(StrEnum):
 @app.command(rich_help_panel=TOOLS)
 def export(
     out: Annotated[Path, typer.Option(help="A JSON file (coco) or a folder with one JSON per image (sa1b).")],
-    folder: Annotated[Path, typer.Argument(help="Pseudo-labels or predictions.")] = Path("data/pseudo_labels"),
+    folder: Annotated[Path, typer.Argument(help="Labels or predictions, a folder or file.")] = Path(
+        "data/pseudo_labels"
+    ),
     format: Annotated[ExportFormat, typer.Option(help="Whose JSON.")] = ExportFormat.coco,
 ) -> None:
     """Turn label or prediction shards into COCO's or SA-1B's JSON.
@@ -282,9 +284,7 @@ def export(
 
 @app.command(rich_help_panel=TOOLS)
 def score(
-    predictions: Annotated[
-        list[Path], typer.Argument(help="COCO JSON, or folders of Parquet or SA-1B JSON, together.")
-    ],
+    predictions: Annotated[list[Path], typer.Argument(help="COCO JSON, Parquet, or folders of Parquet or SA-1B JSON.")],
     benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
     root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures, image by image.")] = None,
@@ -309,6 +309,40 @@ def score(
         max_masks=max_masks,
         missing_as_empty=missing_as_empty,
     )
+
+
+@app.command(rich_help_panel=TOOLS)
+def results(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
+    project: Annotated[list[Path] | None, typer.Option(help="A folder with params.yaml and models; several.")] = None,
+    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("reports/results.md"),
+) -> None:
+    """All phases on benchmarks of photographs, with 95 % intervals and what each phase gains, as one page.
+
+    Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
+    """
+    from sohes.stages import results as stage
+
+    stage.run(benchmarks, projects=project or [Path()], out=out)
+    print(f"wrote {out}")
+
+
+@app.command(rich_help_panel=TOOLS)
+def downstream(
+    semantic: Annotated[str | None, typer.Option(help="NAME=DIR: ade20k or coco_panoptic.")] = None,
+    detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """What the backbone is worth in supervised tasks, before and after training: mean IoU and AP on the frozen ViT.
+
+    Example: sohes downstream --semantic ade20k=~/ADEChallengeData2016 --detection coco=~/coco
+
+    Without data: both tasks on the embedded scenes. After a kill, the same command goes on. metrics/downstream.json
+    """
+    from sohes.params import load_params
+    from sohes.stages import downstream as stage
+
+    print(stage.run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
 
 
 @app.command(rich_help_panel=TOOLS)
@@ -429,6 +463,53 @@ def doctor(
         print(f"{found.state:8}{found.what:9}{found.words}")
     if any(found.state is stage.State.broken for found in findings):
         raise typer.Exit(1)
+
+
+@app.command(rich_help_panel=TOOLS)
+def label(
+    folder: Annotated[Path, typer.Argument(help="Photographs, searched to its depth.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write; rejected.jsonl goes beside it.")] = Path(
+        "labels.parquet"
+    ),
+    backbone: Annotated[Path, typer.Option(help="Where explore.features has tokens from.")] = Path(
+        "models/backbone.safetensors"
+    ),
+    exif: Annotated[bool, typer.Option("--exif/--no-exif", help="Turn photographs upright; benchmarks do not.")] = True,
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Phase 1 alone: pseudo-labels for a folder of photographs; killed, the same command goes on.
+
+    Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
+    """
+    from sohes.params import load_params
+    from sohes.stages import label as stage
+
+    for line in stage.run(load_params(params), folder, out, backbone=backbone, apply_exif=exif):
+        print(line, flush=True)
+
+
+@app.command(name="ablate-photographs", rich_help_panel=TOOLS)
+def ablate_photographs(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=FOLDER: sets that `sohes benchmark-info` knows.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/ablations.md"),
+    images: Annotated[int, typer.Option(min=1, help="Of each set.")] = 100,
+    backbone: Annotated[Path, typer.Option(help="Of the rows that are not handmade.")] = Path(
+        "models/backbone.safetensors"
+    ),
+    params: ParamsFile = Path("params.yaml"),
+) -> None:
+    """Every step and switch of phase 1 on annotated photographs (tables 2 and 6b), as one page.
+
+    Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
+    """
+    from sohes.params import load_params
+    from sohes.stages import photographs as stage
+
+    command = " ".join(["sohes ablate-photographs", *benchmarks, *([] if images == 100 else ["--images", str(images)])])
+    for part in stage.run(
+        benchmarks, load_params(params), Path.cwd(), backbone=backbone, images=images, out=out, command=command
+    ):
+        print(part, flush=True)
 
 
 # ---------------------------------------------------------------- errors

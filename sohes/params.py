@@ -6,8 +6,9 @@ own section; a pure function takes keyword-only numbers.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -130,7 +131,8 @@ class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
     method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
-    features: Literal["tokens", "handmade"]  # the backbone's patch tokens, or colour and texture (not learned)
+    features: Literal["tokens", "keys", "values", "handmade"]  # of the backbone, or colour and texture (not learned)
+    block: Annotated[int, Field(lt=0)]  # of the backbone, counted from its end, whose features they are; -1: the last
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of the handmade features; tokens have their backbone's
@@ -141,7 +143,9 @@ class ExploreParams(Section):
     theta_cover: Fraction
     nms_iou: Fraction
     min_crop: Positive  # pixels of the original image
-    refiner: Literal["none", "guided"]
+    recluster: Literal["small", "all"]  # what is looked at again; all regions, not only small ones: not in the paper
+    min_stability: Fraction  # of a region, which then is its score; 0: all regions, of score 1, as in the paper
+    refiner: Literal["none", "guided", "densecrf", "cascadepsp"]  # the last one was trained on human masks
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction
@@ -226,13 +230,20 @@ class AugmentParams(Section):
     copy_paste: Fraction  # probability
 
 
-class OptimParams(Section):
+class RateParams(Section):
     learning_rate: float
-    backbone_lr_scale: float
     weight_decay: float
     warmup_steps: Count
     clip_norm: float
     amp: bool  # bf16 autocast
+
+
+class OptimParams(RateParams):
+    backbone_lr_scale: float
+
+
+class ProbeOptimParams(RateParams):
+    backbone_lr_scale: ClassVar[float] = 0.0  # the ViT is frozen
 
 
 class InstructParams(Section):
@@ -283,11 +294,27 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
-    refiner: Literal["none", "guided"]  # ours: phase 1's, on the network's masks; the paper has none here
+    refiner: Literal["none", "guided", "densecrf"]  # ours: phase 1's, on the network's masks; the paper has none here
     refine_size: Positive  # pixels of the longer side of what it works on
     refine_min_iou: Fraction
     batch_size: Positive
     images_per_shard: Positive
+
+
+class DownstreamParams(Section):
+    """Supervised tasks on the frozen ViT (paper 4.4, figure 6); no number of it is in the paper."""
+
+    validate_every: ClassVar[int] = 0  # a probe is scored once, at the end
+    compile: ClassVar[bool] = False  # torchvision's detector branches on values
+
+    image_size: Positive  # the square that the probe sees
+    detection_dim: Positive  # channels of RetinaNet's maps
+    steps: Positive
+    batch_size: Positive
+    accumulate: Positive
+    optim: ProbeOptimParams
+    workers: Count
+    checkpoint_every: Positive
 
 
 class ReportParams(Section):
@@ -304,6 +331,7 @@ class Params(Section):
     instruct: InstructParams
     correct: CorrectParams
     evaluate: EvaluateParams
+    downstream: DownstreamParams
     report: ReportParams
 
 
@@ -329,3 +357,8 @@ def _sentence(error: object) -> str:
     if detail["type"] == "missing":
         return f"missing key {key}"
     return f"{key}: {detail['msg']} (got {detail['input']!r})"
+
+
+def without_secrets(text: str) -> str:
+    """Links in it without their user and password, and without their query, where signatures are."""
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

@@ -93,6 +93,17 @@ def tiny_params() -> dict:
 
 
 @pytest.fixture
+def labelling(project: Path) -> Path:
+    """The project with the stages `pull` and `explore` alone, and a table for the flow to show at its end."""
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    stages["explore"]["deps"] = [dep for dep in stages["explore"]["deps"] if not dep.startswith("models/")]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in ("pull", "explore")}}))
+    (project / "metrics").mkdir()
+    (project / "metrics/evaluate.json").write_text("[]")
+    return project
+
+
+@pytest.fixture
 def tiny_model(tiny_params: dict, tmp_path: Path) -> Path:
     """A network of the tiny profile with a card, untrained but able to find masks: `models/correct.safetensors`."""
     import torch

@@ -10,7 +10,7 @@ import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import timm
@@ -30,6 +30,8 @@ from sohes.files import atomic_path, digest_file, write_json
 from sohes.params import BackboneParams
 
 CARD_VERSION = 1
+Kind = Literal["tokens", "keys", "values"]
+
 PIXELS_PER_BATCH = 2**21  # of feature extraction: two images of 1024 x 1024, 32 of 256 x 256
 
 
@@ -137,14 +139,38 @@ class Backbone(nn.Module):
         tokens, size = self.embed(images_B3HW)
         return self.norm(self.run_blocks(tokens, 0, self.depth, size)), size
 
-    def tokens(self, images_B3HW: Tensor) -> Tensor:
-        """(B, h, w, C) patch tokens behind the last norm, of images normalised with `mean` and `std`."""
-        tokens, (h, w) = self.features(images_B3HW)
+    def tokens(self, images_B3HW: Tensor, kind: Kind = "tokens", block: int = -1) -> Tensor:
+        """(B, h, w, C) features of the patches, of images normalised with `mean` and `std`.
+
+        block: counted from the end; -1 is the last. kind: `tokens` behind the block and the last norm, or the `keys` or
+        `values` of its attention, those of all heads side by side. SohesError if there is no such block.
+        """
+        if not -self.depth <= block < 0:
+            raise SohesError(f"the backbone has {self.depth} blocks: explore.block must be -{self.depth} to -1")
+        index = self.depth + block
+        tokens, (h, w) = self.embed(images_B3HW)
+        if kind == "tokens":
+            tokens = self.norm(self.run_blocks(tokens, 0, index + 1, (h, w)))
+        else:
+            tokens = _projected(self.vit.blocks[index], self.run_blocks(tokens, 0, index, (h, w)), kind)
         return tokens[:, self.num_prefix_tokens :].unflatten(1, (h, w))
 
 
-def extract_features(backbone: Backbone, images: Sequence[np.ndarray], *, amp: bool = False) -> list[np.ndarray]:
-    """(h, w, C) float32 patch tokens of each uint8 (H, W, 3) RGB image; all images are of one size.
+def _projected(block: Any, tokens_BNC: Tensor, kind: Kind) -> Tensor:
+    """What enters a block, as the keys or values of its attention."""
+    attention, normed = block.attn, block.norm1(tokens_BNC)
+    if attention.qkv is None:  # Eva may have three projections in place of one
+        return (attention.k_proj if kind == "keys" else attention.v_proj)(normed)
+    bias = attention.qkv.bias
+    if getattr(attention, "q_bias", None) is not None:  # Eva's keys may have none, which is kept as zeros
+        bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
+    return nn.functional.linear(normed, attention.qkv.weight, bias).chunk(3, -1)[1 if kind == "keys" else 2]
+
+
+def extract_features(
+    backbone: Backbone, images: Sequence[np.ndarray], *, amp: bool = False, kind: Kind = "tokens", block: int = -1
+) -> list[np.ndarray]:
+    """(h, w, C) float32 features of each uint8 (H, W, 3) RGB image, as `Backbone.tokens`; all images are of one size.
 
     amp: matrix products in bf16, on the backbone's device.
     """
@@ -155,7 +181,7 @@ def extract_features(backbone: Backbone, images: Sequence[np.ndarray], *, amp: b
     features: list[np.ndarray] = []
     with torch.inference_mode(), torch.autocast(backbone.device.type, torch.bfloat16, enabled=amp):
         for first in range(0, len(images), per_batch):
-            tokens_BhwC = backbone.tokens(backbone.normalise(images[first : first + per_batch]))
+            tokens_BhwC = backbone.tokens(backbone.normalise(images[first : first + per_batch]), kind, block)
             features.extend(tokens_BhwC.float().cpu().numpy())
     return features
 
@@ -221,7 +247,8 @@ def _from_weights(path: Path, params: BackboneParams) -> Backbone:
     backbone = _from_params(params)
     fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights
     try:
-        missing = backbone.vit.load_state_dict(fit(load_state_dict(str(path)), backbone.vit), strict=False).missing_keys
+        weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # never run what a pickle says
+        missing = backbone.vit.load_state_dict(weights, strict=False).missing_keys
     except FileNotFoundError:
         raise SohesError(f"no backbone weights at {path}: mend backbone.pretrained") from None
     except (*_BAD_FILE, KeyError, ValueError) as error:

@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
-from sohes.data.images import decode_image
-from sohes.evaluate.methods import METHODS, compare_methods
+from sohes.data.benchmarks.catalogue import read_photographs
+from sohes.evaluate.methods import METHODS, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.explore.label_image import make_extractor
 from sohes.params import load_params
-from sohes.structures import ImageRecord
 
-MAX_MEGAPIXELS = 200.0
 DRAWS = 2000
 
 
@@ -34,22 +28,16 @@ def bench_methods(
     """
     explore = load_params(params).explore
     names = methods.split(",")
-    results = compare_methods(
-        _photographs(root, benchmark, images), make_extractor(explore, backbone), explore, methods=names
-    )
-    first = results[names[0]][0]
+    extract = make_extractor(explore, backbone)
+    settings = {name: (extract, explore.model_copy(update={"method": name})) for name in names}
+    results = compare_settings(read_photographs(benchmark, root, images), settings)
+    first = results[names[0]].scores
     rows: dict[str, dict[str, float | None]] = {}
-    for name, (scores, seconds) in results.items():
+    for name, outcome in results.items():
+        scores = outcome.scores
         gain, low, high = paired_bootstrap(first.per_image, scores.per_image, seed=0, draws=DRAWS)
         figures = {"AR": scores.AR, "AR_S": scores.AR_S, "AR_M": scores.AR_M, "AR_L": scores.AR_L}
-        figures |= {"masks_per_image": scores.masks_per_image, "cpu_seconds": seconds}
+        figures |= {"masks_per_image": scores.masks_per_image, "cpu_seconds": outcome.cpu_seconds}
         figures |= {"gain": gain, "gain_low": low, "gain_high": high}
         rows[name] = {key: None if value is None else round(value, 3) for key, value in figures.items()}
     return rows
-
-
-def _photographs(root: Path, benchmark: str, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
-    reader = find_benchmark(benchmark)
-    for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
-        data = reader.read_image(root, record.file_name)
-        yield record, decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)

@@ -11,7 +11,7 @@ import traceback
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import cv2
 import numpy as np
@@ -78,6 +78,14 @@ class Loaded:
 
     batch: Batch | PairBatch
     skipped: tuple[str, ...]
+
+
+class TrainingSet(Protocol):
+    """What `load` reads: samples by position, and how some of them make a batch (something like `Loaded`)."""
+
+    def __getitem__(self, position: Position, /) -> Any: ...
+
+    def collate(self, samples: Sequence[Any], /) -> Any: ...
 
 
 class LabelDataset(Dataset):
@@ -264,13 +272,13 @@ def positions(
             yield [(step, k) for k in range(begin, begin + part)]
 
 
-def load(dataset: LabelDataset, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
+def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
     """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
 
     The workers end when the generator is used up, fails or is closed: whoever leaves it half-way must close it.
     """
-    loader = DataLoader(
-        dataset,
+    loader: DataLoader = DataLoader(
+        dataset,  # type: ignore[arg-type]
         batch_sampler=parts,
         collate_fn=dataset.collate,
         num_workers=workers,

@@ -69,7 +69,8 @@ def read_shard(path: Path) -> list[ImageRecord]:
 
 
 def iter_records(folder: Path) -> Iterator[ImageRecord]:
-    """The records of all shards of a folder, one row group in memory at a time, in the order of the shards' names."""
+    """The records of all shards of a folder, or of one shard, one row group in memory at a time, in the order of the
+    shards' names."""
     return itertools.chain.from_iterable(map(_iter_shard, _shards(folder)))
 
 
@@ -129,6 +130,8 @@ class LabelStore:
 
 
 def _shards(folder: Path) -> list[Path]:
+    if Path(folder).is_file():
+        return [Path(folder)]
     # A name with a dot in front is what a killed writer left behind.
     paths = sorted(path for path in Path(folder).glob("*.parquet") if not path.name.startswith("."))
     if not paths:
@@ -206,7 +209,7 @@ def _record(table: pa.Table, row: int) -> ImageRecord:
 
 
 def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
-    """Write a folder of shards, or records, as one COCO JSON file of the single category `entity`.
+    """Write a folder of shards, one shard, or records, as one COCO JSON file of the single category `entity`.
 
     Annotation ids start at 1 (pycocotools takes 0 for "unmatched"). Beyond COCO's keys each annotation has `score`,
     `parent` (an annotation id, null for a whole entity), `level` and `source`. Streams: one image in memory at a time.
@@ -227,7 +230,7 @@ def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
 
 
 def export_sa1b(records: Path | Iterable[ImageRecord], folder: Path) -> None:
-    """Write a folder of shards, or records, as SA-1B JSON, one file `sa_<image id>.json` per image.
+    """Write a folder of shards, one shard, or records, as SA-1B JSON, one file `sa_<image id>.json` per image.
 
     `predicted_iou` holds the mask's score. SA-1B's prompt and stability keys are left out: these masks have neither.
     Beyond SA-1B's keys: `parent` (an annotation id of the same file, null for a whole entity), `level`, `source`.

@@ -44,11 +44,12 @@ class Figure:
     """An entity. parents: of each part, lower than the part's own index; part 0 is the whole, the sum of its parts.
 
     strokes: in the order in which they are painted. A part can have several: what is painted over it as mere
-    decoration belongs to it.
+    decoration belongs to it. kind: its family's name, once it stands in a scene.
     """
 
     parents: list[int] = field(default_factory=lambda: [-1])
     strokes: list[Stroke] = field(default_factory=list)
+    kind: str = ""
 
     def part(self, parent: int = 0) -> int:
         self.parents.append(parent)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sohes.data.scene_families import AIRBORNE, INDOORS, OUTDOORS, Figure, Outline, Paint, blend, coat, ellipse
+from sohes.data.scene_families import AIRBORNE, INDOORS, OUTDOORS, Family, Figure, Outline, Paint, blend, coat, ellipse
 from sohes.data.scene_paint import binomial_blur, box_blur, coverage, pattern_mix, sensor_noise, value_noise
 from sohes.hierarchy import relink
 
@@ -20,16 +20,21 @@ DAPPLE = 0.7  # light through leaves: share of the light that comes and goes, ov
 GRAIN = 20.0  # of a sensor at high ISO, grey levels
 BLOTCH = 20.0  # its colour noise, as cameras leave it: grey levels, blotches of six pixels
 MIN_PIXELS = 100  # a visible mask below this is no mask
+STUFF = "stuff"
 SAME_IOU = 0.9  # a part this like its parent is its parent
 
 
 @dataclass(frozen=True)
 class Scene:
-    """image_HW3: uint8 RGB. masks_NHW: bool, visible pixels, largest first. parents_N: int64 index, -1 for a root."""
+    """image_HW3: uint8 RGB. masks_NHW: bool, visible pixels, largest first. parents_N: int64 index, -1 for a root.
+
+    kinds_N: the family of the entity that each mask is, or is a part of; STUFF for what is none.
+    """
 
     image_HW3: np.ndarray
     masks_NHW: np.ndarray
     parents_N: np.ndarray
+    kinds_N: tuple[str, ...]
 
 
 def render_scene(index: int, *, size: int, seed: int) -> Scene:
@@ -44,8 +49,9 @@ def render_scene(index: int, *, size: int, seed: int) -> Scene:
     horizon, outdoors = _paint_stuff(canvas, rng)
     for figure, base, height, is_on_ground in _compose(rng, horizon, outdoors):
         _paint_entity(canvas, rng, figure, base, height, is_on_ground)
-    masks_NHW, parents_N = _visible_masks(canvas.owner_HW, np.array(canvas.parents))
-    return Scene(_develop(canvas.colour_HW3, rng), masks_NHW, parents_N)
+    nodes_N, masks_NHW, parents_N = _visible_masks(canvas.owner_HW, np.array(canvas.parents))
+    kinds_N = tuple(canvas.kinds[node] for node in nodes_N)
+    return Scene(_develop(canvas.colour_HW3, rng), masks_NHW, parents_N, kinds_N)
 
 
 class _Canvas:
@@ -56,6 +62,7 @@ class _Canvas:
         self.colour_HW3 = np.zeros((size, size, 3), np.float32)
         self.owner_HW = np.full((size, size), -1, np.int16)
         self.parents: list[int] = []
+        self.kinds: list[str] = []
         octaves = ((7, 0.5), (17, 0.32), (41, 0.18))
         noise = sum(value_noise(rng, size, cells) * np.float32(share) for cells, share in octaves)
         self.noise_HW = np.tile(noise, (2, 2))
@@ -63,8 +70,9 @@ class _Canvas:
         angle = rng.uniform(0.5, 2.6)  # the light comes from above
         self.light = (-np.sin(angle), np.cos(angle))  # (y, x)
 
-    def node(self, parent: int) -> int:
+    def node(self, parent: int, kind: str = STUFF) -> int:
         self.parents.append(parent)
+        self.kinds.append(kind)
         return len(self.parents) - 1
 
     def paint(
@@ -192,11 +200,15 @@ def _compose(
         height = (0.63 + 0.3 * near) * rng.uniform(0.9, 1.15)
         x = 0.08 + 0.84 * slots[rank] + rng.uniform(-0.08, 0.08)
         y = horizon + 0.06 + (0.88 - horizon) * near
-        placed.append((families[family](rng), (x, y), height, True))
+        placed.append((_figure(families[family], rng), (x, y), height, True))
     if outdoors and rng.random() < 0.15:
-        figure, height = AIRBORNE[0](rng), rng.uniform(0.22, 0.36)
+        figure, height = _figure(AIRBORNE[0], rng), rng.uniform(0.22, 0.36)
         placed.append((figure, (rng.uniform(0.15, 0.85), rng.uniform(height + 0.02, horizon + 0.02)), height, False))
     return sorted(placed, key=lambda item: item[1][1] if item[3] else 0)
+
+
+def _figure(family: Family, rng: np.random.Generator) -> Figure:
+    return replace(family(rng), kind=family.__name__)
 
 
 def _paint_entity(
@@ -230,7 +242,7 @@ def _paint_entity(
         canvas.darken((ellipse(middle, 0, 1.05 * half, 0.16 * half) + origin,), canvas.size / 24, 0.5)
     first = len(canvas.parents)
     for parent in figure.parents:
-        canvas.node(first + parent if parent >= 0 else -1)
+        canvas.node(first + parent if parent >= 0 else -1, figure.kind)
     below = np.array((0.0, 0.012 * canvas.size))
     for stroke in figure.strokes:
         placed = tuple(pose(o) + origin for o in stroke.outlines)
@@ -265,8 +277,8 @@ def _develop(colour_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return np.clip(image + np.float32(0.5), 0, 255).astype(np.uint8)
 
 
-def _visible_masks(owner_HW: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Masks of all nodes from the map of owners, without invisible ones and parts that equal their whole."""
+def _visible_masks(owner_HW: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Nodes, masks and parents from the map of owners, without invisible nodes and parts that equal their whole."""
     masks = owner_HW[None] == np.arange(len(parents))[:, None, None]
     for node in range(len(parents) - 1, -1, -1):  # a child's index is above its parent's
         if parents[node] >= 0:
@@ -280,4 +292,4 @@ def _visible_masks(owner_HW: np.ndarray, parents: np.ndarray) -> tuple[np.ndarra
         if parent < 0 or areas[node] <= SAME_IOU * areas[kept[parent]]
     ]
     kept_K = np.array(distinct, np.int64)
-    return masks[kept_K], relink(parents, kept_K)
+    return kept_K, masks[kept_K], relink(parents, kept_K)

@@ -1,9 +1,11 @@
-"""Ways to find pseudo-labels side by side: AR and seconds of each on the same photographs and features, in one run."""
+"""Settings of phase 1 side by side: AR and seconds of each on the same photographs, in one run."""
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,34 +13,69 @@ from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract
 from sohes.params import ExploreParams
-from sohes.structures import ImageRecord, MaskSet
+from sohes.structures import ImageRecord
 
 METHODS = ("sohes", "maskcut", "hassod", "divide", "threshold")
+Settings = Mapping[str, tuple[Extract, ExploreParams]]
 
 
-def compare_methods(
-    photographs: Iterable[tuple[ImageRecord, np.ndarray]],
-    extract: Extract,
-    params: ExploreParams,
-    *,
-    methods: Sequence[str] = METHODS,
-) -> dict[str, tuple[Scores, float]]:
-    """(scores, CPU seconds an image) of each method, all else in `params` equal; the first image warms up, untimed.
+@dataclass(frozen=True)
+class Outcome:
+    """What a setting reaches. cpu_seconds: an image, features, refiner and forest included."""
 
-    photographs: the annotation of each and its (H, W, 3) uint8 pixels. Seconds include features, refiner and forest.
+    scores: Scores
+    cpu_seconds: float
+    records: list[ImageRecord]
+
+
+class Remembering:
+    """An extractor that computes the features of the same pixels once, and counts what they cost each time."""
+
+    def __init__(self, extract: Extract) -> None:
+        self.extract = extract
+        self.saved_seconds = 0.0  # what the features that were not computed again have cost the first time
+        self._known: dict[bytes, tuple[list[np.ndarray], float]] = {}
+
+    def forget(self) -> None:
+        self._known.clear()
+
+    def __call__(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        if not images:
+            return []
+        key = hashlib.blake2b(np.stack(images).tobytes()).digest()
+        if key in self._known:
+            features, seconds = self._known[key]
+            self.saved_seconds += seconds
+            return features
+        start = time.process_time()
+        features = self.extract(images)
+        self._known[key] = features, time.process_time() - start
+        return features
+
+
+def compare_settings(photographs: Iterable[tuple[ImageRecord, np.ndarray]], settings: Settings) -> dict[str, Outcome]:
+    """The outcome of each setting; the first image warms up, untimed.
+
+    photographs: the annotation of each and its (H, W, 3) uint8 pixels. Settings that share an extractor share its
+    features of an image; each is charged for them.
     """
-    settings = {method: params.model_copy(update={"method": method}) for method in methods}
-    found: dict[str, list[ImageRecord]] = {method: [] for method in methods}
-    seconds = dict.fromkeys(methods, 0.0)
+    extractors = {id(extract): Remembering(extract) for extract, _ in settings.values()}
+    found: dict[str, list[ImageRecord]] = {name: [] for name in settings}
+    seconds = dict.fromkeys(settings, 0.0)
     truth: list[ImageRecord] = []
     for record, image_HW3 in photographs:
         if not truth:
-            for method in methods:
-                label_image(image_HW3, extract, settings[method])
+            for extract, params in settings.values():
+                label_image(image_HW3, extract, params)
         truth.append(record)
-        for method in methods:
-            start = time.process_time()
-            labels: MaskSet = label_image(image_HW3, extract, settings[method])
-            seconds[method] += time.process_time() - start
-            found[method].append(ImageRecord(record.image_id, record.file_name, "", labels))
-    return {method: (evaluate_masks(truth, found[method]), seconds[method] / len(truth)) for method in methods}
+        for name, (original, params) in settings.items():
+            extract = extractors[id(original)]
+            start, before = time.process_time(), extract.saved_seconds
+            labels = label_image(image_HW3, extract, params)
+            seconds[name] += time.process_time() - start + extract.saved_seconds - before
+            found[name].append(ImageRecord(record.image_id, record.file_name, "", labels))
+        for extract in extractors.values():
+            extract.forget()
+    return {
+        name: Outcome(evaluate_masks(truth, found[name]), seconds[name] / len(truth), found[name]) for name in settings
+    }

@@ -20,6 +20,7 @@ from faster_coco_eval.core import mask as rle_mask
 
 from sohes.data.labels import CROWD
 from sohes.errors import SohesError
+from sohes.evaluate.intervals import paired_interval
 from sohes.hierarchy import forest_ancestors
 from sohes.masks import areas, coco_rles
 from sohes.structures import ImageRecord
@@ -29,6 +30,7 @@ RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is read
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends belong
 CAPS = (1, 10, 100)
 LEVELS = ("whole", "part", "subpart")
+RATIOS = ("AR", "AR_S", "AR_M", "AR_L", "AR_1", "AR_10", "AR_100", "ancestor_f1")  # of sums over images
 
 
 class ImageRecall(NamedTuple):
@@ -66,6 +68,7 @@ class Scores:
     masks_per_image: float  # at most max_masks of each image
     recall_per_iou: Mapping[str, float | None]  # "0.50", "0.55", ...
     per_image: Mapping[int, ImageRecall]
+    ratios: Mapping[str, np.ndarray]  # of RATIOS, (images, 2) in the order of `per_image`: see `evaluate.intervals`
 
     def row(self) -> dict[str, float | None]:
         """The columns of the result tables."""
@@ -73,7 +76,7 @@ class Scores:
 
     def details(self) -> dict[str, object]:
         """Everything, ready for JSON; `per_image_of` reads the images' recalls back."""
-        figures = {name: value for name, value in vars(self).items() if name != "per_image"}
+        figures = {name: value for name, value in vars(self).items() if name not in ("per_image", "ratios")}
         return figures | {
             "recall_per_iou": dict(self.recall_per_iou),
             "per_image": {str(image): found.recall for image, found in self.per_image.items()},
@@ -120,14 +123,13 @@ def paired_bootstrap(
     if not images:
         raise SohesError("nothing is annotated in any image, so there is no recall to compare")
     truths_N = np.array([truths_a[i] for i in images], float)
-    gain_N = np.array([(per_image_a[i].recall or 0) - (per_image_b[i].recall or 0) for i in images]) * truths_N
-    random = np.random.default_rng(seed)
-    differences = np.empty(draws)
-    for draw in range(draws):
-        chosen = random.integers(len(images), size=len(images))
-        differences[draw] = gain_N[chosen].sum() / truths_N[chosen].sum()
-    low, high = np.percentile(differences, [2.5, 97.5])
-    return float(gain_N.sum() / truths_N.sum()), float(low), float(high)
+    a_N2, b_N2 = (
+        np.stack([np.array([run[i].recall or 0 for i in images]) / 100 * truths_N, truths_N], axis=1)
+        for run in (per_image_a, per_image_b)
+    )
+    found = paired_interval(a_N2, b_N2, seed=seed, draws=draws)
+    assert found is not None  # every image has a truth
+    return found
 
 
 def _paired(
@@ -304,7 +306,20 @@ def _summarise(results: list[_ImageResult]) -> Scores:
         per_image={
             r.image_id: ImageRecall(_percent(r.found_AI[0], r.truths_A[0]), int(r.truths_A[0])) for r in results
         },
+        ratios=_ratios(results),
     )
+
+
+def _ratios(results: list[_ImageResult]) -> dict[str, np.ndarray]:
+    """What each image adds to the figures of RATIOS, above and below the line."""
+    truths_NA = np.array([r.truths_A for r in results], float)
+    found_NA = np.array([r.found_AI.mean(1) for r in results])
+    found_with_caps = np.array([r.found_with_caps.mean(1) for r in results])
+    right_N, predicted_N, annotated_N = np.array([r.relations for r in results], float).T
+    predicted_N = predicted_N * annotated_N.any()  # without annotated relations there is no such figure
+    above = [*found_NA.T, *found_with_caps.T, 2 * right_N]
+    below = [*truths_NA.T, *[truths_NA[:, 0]] * len(CAPS), predicted_N + annotated_N]
+    return {name: np.stack(pair, axis=1) for name, *pair in zip(RATIOS, above, below, strict=True)}
 
 
 def _percent(found: np.ndarray, of: int) -> float | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from sohes.errors import SohesError
-from sohes.hierarchy import forest_ancestors
+from sohes.hierarchy import ancestors_from_intersections, forest_ancestors, parents_from_ancestors
+from sohes.masks import decode, intersections
 from sohes.structures import ImageRecord
 
 
@@ -24,3 +26,20 @@ def relations_changed(records: Iterable[ImageRecord], baseline: Iterable[ImageRe
         changed += int(np.count_nonzero(ancestors != ancestors_before))
         total += int(np.count_nonzero(ancestors_before))
     return 100 * changed / total if total else 0.0
+
+
+def with_coverage(records: Iterable[ImageRecord], thetas: Sequence[float]) -> list[list[ImageRecord]]:
+    """For each threshold the same masks, with their forest by coverage at it (paper 3.1, step 4)."""
+    anew: list[list[ImageRecord]] = [[] for _ in thetas]
+    for record in records:
+        shared = intersections(decode(record.masks))
+        for theta_cover, at_theta in zip(thetas, anew, strict=True):
+            ancestors = ancestors_from_intersections(shared, theta_cover=theta_cover)
+            parents = parents_from_ancestors(ancestors, shared.diagonal())
+            at_theta.append(replace(record, masks=replace(record.masks, parents=parents)))
+    return anew
+
+
+def relations_per_image(records: Sequence[ImageRecord]) -> float:
+    """Mean number of pairs of which one mask is an ancestor of the other."""
+    return sum(int(forest_ancestors(record.masks.parents).sum()) for record in records) / len(records)

@@ -168,3 +168,32 @@ def persistence(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
     level = np.concatenate([[1.0], np.minimum.accumulate(tree.similarity_M).clip(0, 1), [0.0]])
     born, dead = _lifetime(tree)
     return level[born[nodes]] - level[dead[nodes] + 1]
+
+
+def stability(tree: MergeTree, nodes: np.ndarray, *, same_iou: float) -> np.ndarray:
+    """(N,) float64 in [0, 1]: the length of the range of thresholds at which each node stays about what it is.
+
+    As `persistence`, but of all the nodes that a node grows out of or into while the IoU with it is `same_iou` or more:
+    an object that takes in one patch after the other lives long, though each of its nodes lives for a moment.
+    """
+    nodes = np.asarray(nodes, np.int64)
+    born, dead = _lifetime(tree)
+    level = np.concatenate([[1.0], np.minimum.accumulate(tree.similarity_M).clip(0, 1), [0.0]])
+    first, last = _same_region(tree.area_K, tree.parent_K, tree.children_M2, tree.num_leaves, nodes, float(same_iou))
+    return level[born[first]] - level[dead[last] + 1]
+
+
+@numba.njit(cache=True)
+def _same_region(area, parent, children, n, nodes, same_iou):
+    """The smallest node that each grows out of, and the largest that it grows into, while it stays the same region."""
+    first, last = nodes.copy(), nodes.copy()
+    for i in range(len(nodes)):
+        while first[i] >= n:
+            left, right = children[first[i] - n]
+            larger = left if area[left] >= area[right] else right
+            if area[larger] < same_iou * area[nodes[i]]:
+                break
+            first[i] = larger
+        while parent[last[i]] >= 0 and area[nodes[i]] >= same_iou * area[parent[last[i]]]:
+            last[i] = parent[last[i]]
+    return first, last

@@ -20,10 +20,11 @@ from sohes.structures import MaskSet
 
 
 def label_image(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> MaskSet:
-    """The pseudo-labels of a (H, W, 3) uint8 RGB image, at its own size; every score is 1 (paper 3.1, steps 1 to 4).
+    """The pseudo-labels of a (H, W, 3) uint8 RGB image, at its own size (paper 3.1, steps 1 to 4).
 
     Ours: between clustering and the result, masks are worked on at the image's size with its longer side cut down to
-    `image_size`, which bounds time and memory and, measured, costs no recall.
+    `image_size`, which bounds time and memory and, measured, costs no recall. Every score is 1, or, with
+    `min_stability`, the region's stability.
     """
     view = fit(image_HW3, params.image_size)
     size, image_hw = view.shape[:2], image_HW3.shape[:2]
@@ -51,7 +52,9 @@ def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
 def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_min_iou: float) -> Candidates:
     """Step 3: the refined masks, without those that no longer resemble what they were."""
     refined = refiner.refine(view_HW3, found.masks)
-    return Candidates(refined, found.sources)[packed.resemble(refined, found.masks, min_iou=refine_min_iou)]
+    return Candidates(refined, found.sources, found.scores)[
+        packed.resemble(refined, found.masks, min_iou=refine_min_iou)
+    ]
 
 
 def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray:
@@ -72,12 +75,11 @@ def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
 
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
     """The masks as run lengths of `size` (height, width) by the nearest pixel."""
-    scores = np.ones(len(found), np.float32)  # a region's persistence, the obvious score, says nothing of its quality
-    return MaskSet(*size, encode(found.masks, size), scores, parents_N, tuple(found.sources.tolist()))
+    return MaskSet(*size, encode(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
-    """The features that `explore.features` names: the patch tokens of the backbone in a file, or colour alone."""
+    """The features that `explore.features` names: those of the backbone in a file, or colour alone."""
     if params.features == "handmade":
         from sohes.backbone.handmade import handmade_features
 
@@ -88,4 +90,6 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
     from sohes.backbone.vit import extract_features, load_backbone
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return partial(extract_features, load_backbone(backbone).to(device), amp=params.amp)
+    return partial(
+        extract_features, load_backbone(backbone).to(device), amp=params.amp, kind=params.features, block=params.block
+    )

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.explore.cluster import merge_tree, region_masks, select_regions, unit_features
+from sohes.explore.cluster import merge_tree, region_masks, select_regions, stability, unit_features
 from sohes.explore.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
@@ -22,60 +22,92 @@ PIXELS_AT_ONCE = 2**21  # of crops whose features are in memory together: 32 of 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks not yet decided on. sources: (N,) words, `global` or `local`."""
+    """Masks not yet decided on. sources: (N,) words, `global` or `local`.  scores: (N,) float32 in [0, 1]."""
 
     masks: PackedMasks
     sources: np.ndarray
+    scores: np.ndarray
 
     def __len__(self) -> int:
         return len(self.masks)
 
     def __getitem__(self, kept: np.ndarray) -> Candidates:
-        return Candidates(self.masks[kept], self.sources[kept])
+        return Candidates(self.masks[kept], self.sources[kept], self.scores[kept])
 
     def __add__(self, other: Candidates) -> Candidates:
         both = join([self.masks, other.masks], size=self.masks.size)
-        return Candidates(both, np.concatenate([self.sources, other.sources]))
+        sources, scores = (np.concatenate([getattr(c, name) for c in (self, other)]) for name in ("sources", "scores"))
+        return Candidates(both, sources, scores)
 
 
 def global_regions(
     features_hwC: np.ndarray, params: ExploreParams, *, image_hw: tuple[int, int], size: tuple[int, int]
 ) -> tuple[Candidates, np.ndarray]:
     """Step 1: the regions of the whole image that are large enough, as masks of `size` (height, width), and the
-    (M, 4) boxes (y0, x0, y1, x1), in the image's pixels, of those smaller than `theta_small` of it."""
-    regions = cluster(features_hwC, params)
+    (M, 4) boxes (y0, x0, y1, x1), in the image's pixels, of those to look at again: the ones smaller than `theta_small`
+    of it or, with `recluster: all`, every one."""
+    regions, scores = cluster(features_hwC, params)
     is_small = regions.mean((1, 2)) < params.theta_small
+    again = is_small if params.recluster == "small" else np.ones(len(regions), bool)
     patch = np.divide(image_hw, regions.shape[1:])
-    boxes = np.rint(masks.bounding_boxes(regions[is_small]) * np.tile(patch, 2)).astype(np.int64)
+    boxes = np.rint(masks.bounding_boxes(regions[again]) * np.tile(patch, 2)).astype(np.int64)
     placed = place(regions[~is_small], np.array([0, 0, *image_hw]), image_hw=image_hw, size=size)
-    return Candidates(placed, np.full(len(placed), "global")), boxes
+    return Candidates(placed, np.full(len(placed), "global"), scores[~is_small]), boxes
 
 
 def local_regions(
     image_HW3: np.ndarray, boxes_yxyx: np.ndarray, extract: Extract, params: ExploreParams, *, size: tuple[int, int]
 ) -> Candidates:
-    """Step 2: what is found in a crop round each small region and is not cut by the crop, as masks of `size`."""
+    """Step 2: what is found in a crop round each box and is not cut by the crop, as masks of `size`."""
     height, width = image_HW3.shape[:2]
     crops = crop_boxes(boxes_yxyx, image_hw=(height, width), min_crop=params.min_crop)
-    at_once = max(1, PIXELS_AT_ONCE // params.crop_size**2)
+    sides = np.full(len(crops), params.crop_size)
+    if params.recluster == "all":
+        scale = params.image_size / max(height, width)
+        sides = view_sides(crops, scale, crop_size=params.crop_size, image_size=params.image_size)
     found: list[PackedMasks] = []
-    for first in range(0, len(crops), at_once):
-        batch = crops[first : first + at_once]
-        views = [square(image_HW3[y0:y1, x0:x1], params.crop_size) for y0, x0, y1, x1 in batch]
-        for crop, features in zip(batch, extract(views), strict=True):
-            regions = cluster(features, params)
-            whole = regions[~touches_cut(regions, crop, image_hw=(height, width))]
-            found.append(place(whole, crop, image_hw=(height, width), size=size))
+    scores = [np.zeros(0, np.float32)]
+    for side in np.unique(sides[sides > 0]):  # images of one size at a time
+        at_once = max(1, PIXELS_AT_ONCE // side**2)
+        for batch in _batches(crops[sides == side], at_once):
+            views = [square(image_HW3[y0:y1, x0:x1], side) for y0, x0, y1, x1 in batch]
+            for crop, features in zip(batch, extract(views), strict=True):
+                regions, of_regions = cluster(features, params)
+                whole = ~touches_cut(regions, crop, image_hw=(height, width))
+                found.append(place(regions[whole], crop, image_hw=(height, width), size=size))
+                scores.append(of_regions[whole])
     placed = join(found, size=size)
-    return Candidates(placed, np.full(len(placed), "local"))
+    return Candidates(placed, np.full(len(placed), "local"), np.concatenate(scores))
 
 
-def cluster(features_hwC: np.ndarray, params: ExploreParams) -> np.ndarray:
-    """(N, h, w) bool regions of a feature map at all thresholds, largest first."""
+def _batches(crops_M4: np.ndarray, at_once: int) -> Iterator[np.ndarray]:
+    for first in range(0, len(crops_M4), at_once):
+        yield crops_M4[first : first + at_once]
+
+
+def view_sides(crops_yxyx: np.ndarray, scale: float, *, crop_size: int, image_size: int) -> np.ndarray:
+    """(M,) int64: the pixels a side at which each crop is looked at with `recluster: all`; 0 for not at all.
+
+    scale: of the view of the whole image. Ours: `crop_size`, doubled until a crop is seen twice as large as there, up
+    to `image_size`; a crop that is seen less than half as large again is left out, for it shows nothing new.
+    """
+    seen = (crops_yxyx[:, 2:] - crops_yxyx[:, :2]).max(1) * scale
+    doublings = np.ceil(np.log2(np.maximum(2 * seen / crop_size, 1))).astype(np.int64)
+    sides = np.minimum(crop_size << doublings, image_size)
+    return np.where(sides >= 1.5 * seen, sides, 0)
+
+
+def cluster(features_hwC: np.ndarray, params: ExploreParams) -> tuple[np.ndarray, np.ndarray]:
+    """(N, h, w) bool regions of a feature map at all thresholds, largest first, and their (N,) float32 scores."""
     if params.normalise:
         features_hwC = unit_features(features_hwC)
     tree = merge_tree(features_hwC)
-    return region_masks(tree, select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou))
+    nodes = select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou)
+    scores = np.ones(len(nodes), np.float32)
+    if params.min_stability > 0:
+        scores = stability(tree, nodes, same_iou=params.nms_iou).astype(np.float32)
+        nodes, scores = nodes[scores >= params.min_stability], scores[scores >= params.min_stability]
+    return region_masks(tree, nodes), scores
 
 
 def square(image_HW3: np.ndarray, side: int) -> np.ndarray:

@@ -6,9 +6,11 @@ one that is started again finds the jobs by the names in its ledger.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ from typing import Any
 from sohes.errors import SohesError
 from sohes.launch.ledger import Ledger
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import Kind, Outcome, Task, last_lines, torchrun
+from sohes.launch.task import LAST_LINES, Kind, Outcome, Task, pause, torchrun
 
 PORT = 29400
 FAILED = 1
+OVERLAP = 30  # seconds of log that are asked for twice, for what the node writes late
 PATIENCE = 10  # answers in a row that the API server may fail to give
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
 
@@ -37,6 +40,7 @@ def run_kubernetes(
 ) -> list[Outcome]:
     """Create the Jobs, `at_once` at a time, and wait for all; their logs are kept and they are deleted.
 
+    The log of a task that is alone reaches the file and `on_line` while it runs, those of many when each has ended.
     Interrupted, it deletes what is out; killed, it finds them again. SohesError if the API server refuses.
     """
     cluster = Cluster(profile)
@@ -51,7 +55,8 @@ def run_kubernetes(
     resources: Resources = getattr(profile, kind)
     outcomes: dict[str, Outcome] = {}
     waiting = list(tasks)
-    running: dict[str, Task] = {}
+    running: dict[str, Log] = {}
+    began = time.monotonic()
     if any(task.name not in names for task in tasks):
         ledger.close()
         submission = ledger.open(list(tasks))
@@ -64,39 +69,67 @@ def run_kubernetes(
                 task = waiting.pop(0)
                 job = render_job(task, names[task.name], root, profile, resources, environment, train=kind == "train")
                 cluster.create([*render_service(names[task.name], profile, resources), job])
-                running[names[task.name]] = task
-            for name, task in list(running.items()):
-                state = cluster.state(name)
+                path = root / ".sohes/logs" / f"{group}-{task.name}.log"
+                running[task.name] = Log(cluster, names[task.name], path, on_line if len(tasks) == 1 else None)
+            for task_name, log in list(running.items()):
+                state = cluster.state(names[task_name])  # first the state, then the log: what it said last is not lost
+                if state is not None or len(tasks) == 1:
+                    log.read()
                 if state is None:
                     continue
-                log = root / ".sohes/logs" / f"{group}-{task.name}.log"
-                outcomes[task.name] = _collect(cluster, name, state, log, on_line if len(tasks) == 1 else None)
-                cluster.delete(name)
-                del running[name]
+                outcomes[task_name] = log.outcome(state)
+                cluster.delete(names[task_name])
+                del running[task_name]
                 on_progress(len(outcomes), len(tasks))
             if running:
-                time.sleep(profile.poll_seconds)
+                time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
     except BaseException:
-        for name in running:
-            cluster.delete(name)
-        ledger.close()
+        # Where the API no longer answers, the ledger stays, and whoever comes next finds the jobs.
+        with contextlib.suppress(SohesError):
+            for task_name in running:
+                cluster.delete(names[task_name])
+            ledger.close()
         raise
     ledger.close()
     return [outcomes[task.name] for task in tasks]
 
 
-def _collect(cluster: Cluster, name: str, failure: str, log: Path, on_line: Callable[[str], None] | None) -> Outcome:
-    """Fetch the job's log before the job goes."""
-    text = cluster.logs(name)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with log.open("a", encoding="utf-8") as file:
-        file.write(text)
-    if on_line is not None:
-        for line in text.splitlines():
-            on_line(line)
-    if not failure:
-        return Outcome(0, log, last_lines(text))
-    return Outcome(FAILED, log, (*last_lines(text), f"Kubernetes says {failure} of job {name}"))
+class Log:
+    """The log of one job as it grows: every line of every pod once, into a file and to `on_line`.
+
+    Asked for again and again instead of followed: no connection has to stay open for days, and a pod that replaces
+    another is found by itself. Lines are told apart by the time that the node has put before each.
+    """
+
+    def __init__(self, cluster: Cluster, job: str, path: Path, on_line: Callable[[str], None] | None) -> None:
+        self._cluster, self._job, self._path, self._on_line = cluster, job, path, on_line
+        self._seen: dict[str, str] = {}  # by pod, the time of the last line
+        self._read_at = time.monotonic()
+        self._last: deque[str] = deque(maxlen=LAST_LINES)
+        path.parent.mkdir(parents=True, exist_ok=True)
+
+    def read(self) -> None:
+        """Take what is new."""
+        overlap = round(time.monotonic() - self._read_at) + OVERLAP
+        self._read_at = time.monotonic()
+        with self._path.open("a", encoding="utf-8") as file:
+            for pod in self._cluster.pods(self._job):
+                seen = self._seen.get(pod, "")
+                for stamped in (self._cluster.log(pod, overlap if seen else None) or "").splitlines():
+                    stamp, _, line = stamped.partition(" ")
+                    if stamp <= seen:
+                        continue
+                    self._seen[pod] = stamp
+                    file.write(f"{line}\n")
+                    self._last.append(line.rstrip())
+                    if self._on_line is not None:
+                        self._on_line(line)
+
+    def outcome(self, failure: str) -> Outcome:
+        """How the job ended, with the last that it said. failure: empty, or what Kubernetes says of it."""
+        if not failure:
+            return Outcome(0, self._path, tuple(self._last))
+        return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of job {self._job}"))
 
 
 # ---------------------------------------------------------------- the API
@@ -137,15 +170,22 @@ class Cluster:
                 return "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
         return None
 
-    def logs(self, name: str) -> str:
-        """Of the newest pod of each node, the first node's first; what cannot be had is said instead."""
-        pods = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=f"job-name={name}").items
-        pods.sort(key=lambda pod: (pod.metadata.labels or {}).get("batch.kubernetes.io/job-completion-index", "0"))
-        texts = []
-        for pod in pods:
-            text = self._call(self._core.read_namespaced_pod_log, pod.metadata.name, self._namespace, known=(400, 404))
-            texts.append(text if text is not None else f"no log of pod {pod.metadata.name}\n")
-        return "".join(texts)
+    def pods(self, name: str) -> list[str]:
+        """The job's, oldest first; those of one moment by their place among the nodes."""
+        found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=f"job-name={name}").items
+
+        def place(pod: Any) -> tuple[str, int, str]:
+            meta = pod.metadata
+            index = int((meta.labels or {}).get("batch.kubernetes.io/job-completion-index", "0"))
+            return str(meta.creation_timestamp or ""), index, meta.name
+
+        return [pod.metadata.name for pod in sorted(found, key=place)]
+
+    def log(self, pod: str, since_seconds: int | None) -> str | None:
+        """Lines that begin with their time; None while there are none to be had."""
+        options = {} if since_seconds is None else {"since_seconds": since_seconds}
+        read = self._core.read_namespaced_pod_log
+        return self._call(read, pod, self._namespace, timestamps=True, known=(400, 404), **options)
 
     def delete(self, name: str) -> None:
         """The job with its pods, and the name of its nodes."""

@@ -19,7 +19,7 @@ from typing import Any
 from sohes.errors import SohesError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
-from sohes.launch.task import Kind, Outcome, Task, last_lines, torchrun
+from sohes.launch.task import Kind, Outcome, Task, last_lines, pause, torchrun
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
 PORT = 29400
@@ -176,8 +176,9 @@ def _attach(submission: Submission, root: Path) -> dict[str, Any]:
 
 
 def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int], None]) -> None:
-    """Until every job has a result, or Slurm says that it will have none."""
+    """Until every job has a result, or Slurm says that it will have none. Short jobs are looked at more often."""
     told = -1
+    began = time.monotonic()
     while True:
         pending = [job for job in jobs if not job.paths.result_pickle.exists()]
         if pending:
@@ -190,7 +191,7 @@ def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int]
             on_progress(told, len(jobs))
         if not pending:
             return
-        time.sleep(poll_seconds)
+        time.sleep(pause(time.monotonic() - began, poll_seconds))
 
 
 def _outcome(job: Any) -> Outcome:

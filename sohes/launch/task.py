@@ -32,6 +32,11 @@ def last_lines(text: str) -> tuple[str, ...]:
     return tuple(line.rstrip() for line in text.splitlines()[-LAST_LINES:])
 
 
+def pause(elapsed: float, longest: float) -> float:
+    """Seconds until the next look at jobs that have been out for `elapsed`: a tenth of that, `longest` at most."""
+    return min(longest, 0.2 + elapsed / 10)
+
+
 def torchrun(command: tuple[str, ...], *, nodes: int, processes: int, head: str, port: int, run: str) -> list[str]:
     """`python -m MODULE ...` as `nodes` x `processes` of it that train together; the same command on every node.
 

@@ -10,12 +10,9 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-
-import numpy as np
 
 from sohes import tracking
 from sohes.data.images import ImageStore
@@ -25,11 +22,8 @@ from sohes.errors import SohesError
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.files import digest_file, write_json
 from sohes.params import Params
-from sohes.structures import ImageRecord, MaskSet
-
-BASELINE = "untrained"  # phase 2's network as it starts: what training has to beat
-PHASES = (BASELINE, "explore", "instruct", "correct")
-Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
+from sohes.stages.phases import PHASES, UNTRAINED, depends_on, make_predictor
+from sohes.structures import ImageRecord
 
 
 @dataclass(frozen=True)
@@ -44,7 +38,7 @@ class Job:
 
 def missing_shards(params: Params, root: Path) -> list[int]:
     """The shards that lack a phase's predictions."""
-    jobs, shards = _prepare(params, root, PHASES)
+    jobs, shards = _prepare(params, root, (UNTRAINED, *PHASES))
     return [k for k in range(len(shards)) if not all(_shard_path(job, k).exists() for job in jobs)]
 
 
@@ -63,7 +57,7 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
 
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
     """
-    jobs, shards = _prepare(params, root, PHASES if phase is None else (phase,))
+    jobs, shards = _prepare(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
     if shard is not None and not 0 <= shard < len(shards):
         count = sum(map(len, shards))
         raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for {count} evaluation images (got {shard})")
@@ -80,26 +74,9 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
 
 def _job(phase: str, params: Params, root: Path) -> Job:
     """Where a phase's shards lie: the folder's name is the digest of all that they depend on."""
-    depends = {
-        "images": digest_file(root / "data/eval/manifest.parquet"),
-        "params": (params.explore if phase == "explore" else params.evaluate).model_dump(mode="json"),
-        "model": _model_digest(phase, params, root),
-    }
+    depends = {"images": digest_file(root / "data/eval/manifest.parquet"), **depends_on(phase, params, root)}
     key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
     return Job(phase, root / ".sohes/evaluate" / f"{phase}-{key}", params, root)
-
-
-def _model_digest(phase: str, params: Params, root: Path) -> str:
-    if phase in ("instruct", "correct"):
-        path = root / f"models/{phase}.safetensors"
-        if not path.exists():
-            raise SohesError(f"no model at {path}: run `sohes {phase}` first")
-        return digest_file(path)
-    backbone = root / "models/backbone.safetensors"
-    if not backbone.exists():
-        raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
-    model = params.model.model_dump_json() if phase == BASELINE else ""
-    return f"{digest_file(backbone)} {params.seed} {model}"
 
 
 def _shard_path(job: Job, index: int) -> Path:
@@ -110,7 +87,7 @@ def _predict_shard(job: Job, shard: Shard) -> None:
     """Predict one shard of images and write it, the time it took beside it."""
     index, image_ids = shard
     store = ImageStore(job.root / "data/eval")
-    predict = _predictor(job)
+    predict = make_predictor(job.phase, job.params, job.root)
     records, started = [], time.perf_counter()
     for image_id, found in zip(image_ids, predict(store.read(i) for i in image_ids), strict=True):
         entry = store.entry(image_id)
@@ -119,31 +96,6 @@ def _predict_shard(job: Job, shard: Shard) -> None:
     seconds = time.perf_counter() - started
     write_json(_shard_path(job, index).with_suffix(".json"), {"images": len(records), "seconds": seconds})
     write_shard(_shard_path(job, index), records)  # last: its presence says that the shard is done
-
-
-def _predictor(job: Job) -> Predictor:
-    """The function from images to masks that a phase has learned so far."""
-    if job.phase == "explore":
-        from sohes.explore.label_image import label_image, make_extractor
-
-        extract = make_extractor(job.params.explore, job.root / "models/backbone.safetensors")
-        return lambda images: (label_image(image, extract, job.params.explore) for image in images)
-
-    import torch
-
-    from sohes.evaluate.predict import best_device, segment_images
-
-    if job.phase == BASELINE:
-        from sohes.backbone.vit import load_backbone
-        from sohes.model.build import Network, build_network
-
-        torch.manual_seed(job.params.seed)
-        model: Network = build_network(load_backbone(job.root / "models/backbone.safetensors"), job.params.model)
-    else:
-        from sohes.train.checkpoint import load_checkpoint
-
-        model, _ = load_checkpoint(job.root / f"models/{job.phase}.safetensors")
-    return partial(segment_images, model.to(best_device()), params=job.params.evaluate, source=job.phase)
 
 
 def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Recorder) -> None:
@@ -164,8 +116,8 @@ def _finish(jobs: list[Job], shard_count: int, root: Path, recorder: tracking.Re
         hierarchy = {name: v for name, v in details[job.phase].items() if name.startswith("ancestor_")}
         figures = {**rows[job.phase], **hierarchy}
         recorder.metrics({f"{job.phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
-    if BASELINE in rows:
-        write_json(root / "metrics/untrained.json", rows.pop(BASELINE))
+    if UNTRAINED in rows:
+        write_json(root / "metrics/untrained.json", rows.pop(UNTRAINED))
     write_json(root / "metrics/evaluate.json", list(rows.values()))
     write_json(root / "metrics/evaluate_details.json", details)
     recorder.artifact(root / "metrics/evaluate.json")

@@ -10,32 +10,41 @@ import hashlib
 import json
 import shutil
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
+
+import numpy as np
 
 from sohes import tracking
 from sohes.data.images import ImageStore, Rejected, new_folder
 from sohes.data.labels import write_shard
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
 from sohes.errors import SohesError
+from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.local import Extract
 from sohes.explore.refine import make_refiner
 from sohes.files import atomic_path, digest_file, write_json
-from sohes.params import Params
+from sohes.params import ExploreParams, Params
 from sohes.structures import ImageRecord
 
 SCHEMA_VERSION = 1
+BACKBONE = "models/backbone.safetensors"
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs. `work`: the folder of finished shards, named after all that they depend on."""
+    """What a worker needs. `work`: the folder of finished shards, named after all that they depend on.
+
+    `extract`: where features come from if not from a backbone of the worker's own.
+    """
 
     params: Params
     root: Path
     work: Path
+    extract: Extract | None = None
 
 
 Labelled = tuple[list[ImageRecord], list[Rejected]]
@@ -50,9 +59,10 @@ def missing_shards(params: Params, root: Path) -> list[int]:
 def _prepare(params: Params, root: Path) -> tuple[Job, ImageStore, list[Shard]]:
     store = ImageStore(root / "data/images")
     shards: list[Shard] = list(enumerate(plan_shards(store.image_ids, params.explore.images_per_shard)))
-    backbone = root / "models/backbone.safetensors"
-    if params.explore.features == "tokens" and not backbone.exists():
+    backbone = root / BACKBONE
+    if params.explore.features != "handmade" and not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
+    make_refiner(params.explore.refiner, patch=1)  # what it lacks is said now, not once an image
     return Job(params, root, root / ".sohes/explore" / _key(params, root, backbone)), store, shards
 
 
@@ -78,7 +88,7 @@ def _key(params: Params, root: Path, backbone: Path) -> str:
         "schema": SCHEMA_VERSION,
         "images": digest_file(root / "data/images/manifest.parquet"),  # which holds the digest of each
         "params": params.explore.model_dump(mode="json"),
-        "backbone": digest_file(backbone) if params.explore.features == "tokens" else None,
+        "backbone": digest_file(backbone) if params.explore.features != "handmade" else None,
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -99,6 +109,11 @@ def _label_missing(job: Job, missing: Sequence[Shard], *, description: str) -> N
     workers = default_workers()
     if not missing:
         return
+    with shared_extractor(job.params.explore, job.root / BACKBONE, workers=workers) as extract:
+        _label_in_pool(replace(job, extract=extract), missing, workers=workers, description=description)
+
+
+def _label_in_pool(job: Job, missing: Sequence[Shard], *, workers: int, description: str) -> None:
     if len(missing) >= workers:
         run_shards(partial(_label_shard, job), missing, workers=workers, description=description)
         return
@@ -120,19 +135,34 @@ def _label_shard(job: Job, shard: Shard) -> None:
 def _label_images(job: Job, shard: Shard) -> Labelled:
     """The records of a shard's images, and those that could not be labelled."""
     store = ImageStore(job.root / "data/images")
-    extract = make_extractor(job.params.explore, job.root / "models/backbone.safetensors")
+
+    def read(image_id: int) -> tuple[str, np.ndarray]:
+        return store.entry(image_id).digest, store.read(image_id)
+
+    named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in shard[1])
+    extract = job.extract or make_extractor(job.params.explore, job.root / BACKBONE)
+    return label_each(named, extract, job.params.explore)
+
+
+def label_each(
+    images: Iterable[tuple[int, str, Callable[[], tuple[str, np.ndarray]]]], extract: Extract, params: ExploreParams
+) -> Labelled:
+    """The records of images, and those that could not be read or labelled, with the reason.
+
+    images: id, file name, and what gives the digest and the (H, W, 3) uint8 pixels.
+    """
     records: list[ImageRecord] = []
     rejected: list[Rejected] = []
-    for image_id in shard[1]:
-        entry = store.entry(image_id)
+    for image_id, file_name, read in images:
         try:
-            found = label_image(store.read(image_id), extract, job.params.explore)
+            digest, image = read()
+            found = label_image(image, extract, params)
         except (MemoryError, OSError):
             raise  # the machine's trouble, not the image's
         except Exception as error:  # one odd image must not end a run over millions; it is named in rejected.jsonl
-            rejected.append(Rejected(entry.file_name, str(error) or type(error).__name__))
+            rejected.append(Rejected(file_name, str(error) or type(error).__name__))
         else:
-            records.append(ImageRecord(image_id, entry.file_name, entry.digest, found))
+            records.append(ImageRecord(image_id, file_name, digest, found))
         report_images()
     return records, rejected
 
@@ -167,9 +197,7 @@ def _finish(job: Job, shard_count: int) -> dict[str, float]:
     with new_folder(job.root / "data/pseudo_labels") as published:
         for index in range(shard_count):
             shutil.copyfile(_shard(job, index), published / _shard(job, index).name)
-        with atomic_path(published / "rejected.jsonl") as path:
-            lines = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected)
-            path.write_text("".join(lines), encoding="utf-8")
+        write_rejected(published / "rejected.jsonl", rejected)
         write_json(
             published / "manifest.json",
             {
@@ -185,6 +213,13 @@ def _finish(job: Job, shard_count: int) -> dict[str, float]:
         )
     shutil.rmtree(job.root / ".sohes/explore")  # what is published is whole; another run starts afresh
     return {"images": images, "masks_per_image": found.total() / images, "rejected": len(rejected)}
+
+
+def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
+    """One line an image that could not be labelled."""
+    with atomic_path(path) as temporary:
+        lines = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected)
+        temporary.write_text("".join(lines), encoding="utf-8")
 
 
 def _check_rejected(images: int, rejected: Sequence[Rejected], max_rejected_fraction: float) -> None:

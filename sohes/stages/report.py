@@ -22,7 +22,7 @@ from sohes.explore.cluster import merge_tree, regions_at_thresholds
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import square
 from sohes.files import atomic_path, digest_file
-from sohes.params import Params
+from sohes.params import Params, without_secrets
 from sohes.train.threshold import theta_score
 
 THRESHOLDS = tuple(k / 20 for k in range(2, 18))  # of the plot of figure 8: 0.1 to 0.85
@@ -51,7 +51,7 @@ def run(params: Params, root: Path) -> None:
             picture_note=note,
             panels=len(photos[0]["panels"]) if photos else 1,
             digests=_digests(root),
-            params=yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False),
+            params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
         with atomic_path(reports / "index.html") as path:
             path.write_text(html, encoding="utf-8")

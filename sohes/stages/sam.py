@@ -10,9 +10,8 @@ from pathlib import Path
 import numpy as np
 from rich.progress import track
 
-from sohes.data.benchmarks.catalogue import Benchmark
+from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
-from sohes.data.images import decode_image
 from sohes.data.labels import write_shard
 from sohes.data.shards import plan_shards
 from sohes.errors import SohesError
@@ -22,7 +21,6 @@ from sohes.files import write_json
 from sohes.structures import ImageRecord, MaskSet
 
 IMAGES_PER_SHARD = 16
-MAX_MEGAPIXELS = 200.0
 
 
 def run(
@@ -69,7 +67,6 @@ def _predict(
 ) -> list[ImageRecord]:
     found = []
     for record in records:
-        data = reader.read_image(root, record.file_name)
-        image_HW3 = decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)  # masks lie in stored pixels
+        image_HW3 = decode_photograph(reader.read_image(root, record.file_name))
         found.append(replace(record, masks=segment(image_HW3)))
     return found

@@ -10,7 +10,6 @@ import hashlib
 import json
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import yaml
 from filelock import FileLock
 
 from sohes.errors import SohesError
-from sohes.params import Params
+from sohes.params import Params, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -154,7 +153,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
         parent = store.find_pipeline(pipeline_id(params))
     if parent is None:
         return None
-    ui = _without_password(store.uri).rstrip("/") if store.uri.startswith("http") else local_ui
+    ui = without_secrets(store.uri).rstrip("/") if store.uri.startswith("http") else local_ui
     return f"{ui}/#/experiments/{store.experiment_id}/runs/{parent.info.run_id}"
 
 
@@ -170,13 +169,13 @@ def pipeline_id(params: Params) -> str:
 
 
 def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Nested sections as dotted names: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`."""
+    """Nested sections as dotted names: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`; links without user and signature."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
             flat |= flatten(value, f"{prefix}{name}.")
         else:
-            flat[f"{prefix}{name}"] = str(value)
+            flat[f"{prefix}{name}"] = without_secrets(str(value))
     return flat
 
 
@@ -332,7 +331,7 @@ def store_errors(uri: str) -> Iterator[None]:
         raise
     except Exception as error:
         raise SohesError(
-            f"cannot record in MLflow at {_without_password(uri)} ({_first_line(error)}): start that server, unset "
+            f"cannot record in MLflow at {without_secrets(uri)} ({_first_line(error)}): start that server, unset "
             "MLFLOW_TRACKING_URI for a local database, or set SOHES_TRACKING=off"
         ) from error
 
@@ -385,8 +384,4 @@ def _interrupted(error: BaseException) -> bool:
 def _first_line(error: BaseException) -> str:
     """What went wrong, in a line; a client's retries and stack of causes are left out."""
     lines = str(error).strip().splitlines()
-    return _without_password(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__
-
-
-def _without_password(text: str) -> str:
-    return re.sub(r"//[^/@\s]+@", "//", text)
+    return without_secrets(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__

@@ -13,17 +13,17 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sohes.data.dataset import LabelDataset, load, positions
+from sohes.data.dataset import TrainingSet, load, positions
 from sohes.errors import SohesError
 from sohes.model.build import Network
-from sohes.params import CorrectParams, InstructParams
+from sohes.params import CorrectParams, DownstreamParams, InstructParams
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState
@@ -32,6 +32,7 @@ from sohes.train.world import World
 
 LOG_EVERY = 10  # steps: what is recorded are means over that many
 _STEP_SEED = 3  # apart from the data set's random streams
+Schedule: TypeAlias = InstructParams | CorrectParams | DownstreamParams
 
 
 class Recorder(Protocol):
@@ -78,8 +79,8 @@ class Learner(nn.Module):
 
 def train(
     learner: Learner,
-    dataset: LabelDataset,
-    params: InstructParams | CorrectParams,
+    dataset: TrainingSet,
+    params: Schedule,
     *,
     title: str,
     seed: int,
@@ -174,7 +175,7 @@ def _resume(
 def _gradients(
     model: nn.Module,
     parts: Iterator,
-    params: InstructParams | CorrectParams,
+    params: Schedule,
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[dict[str, float], list[str]]:

@@ -7,10 +7,10 @@ import math
 from timm.optim import Adan
 from torch import nn
 
-from sohes.params import OptimParams
+from sohes.params import OptimParams, ProbeOptimParams
 
 
-def make_optimizer(model: nn.Module, backbone: nn.Module, params: OptimParams) -> Adan:
+def make_optimizer(model: nn.Module, backbone: nn.Module, params: OptimParams | ProbeOptimParams) -> Adan:
     """Adan in up to four groups: `backbone`, a part of the model, at `backbone_lr_scale` of the rate; no weight decay
     on norms, biases and embeddings. Each group keeps its peak rate as `peak_lr`."""
     in_backbone = {id(p) for p in backbone.parameters()}

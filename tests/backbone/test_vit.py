@@ -114,6 +114,53 @@ def test_extract_features_are_the_tokens_of_each_image(monkeypatch):
     assert extract_features(backbone, []) == []
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("block", [-1, -2])
+def test_keys_and_values_are_what_the_blocks_own_attention_sees(family, block):
+    """Attention computed from them, with timm's own query, gives timm's own output where nothing turns the keys."""
+    torch.manual_seed(0)
+    architecture, arguments = FAMILIES[family]
+    backbone = Backbone(architecture, arguments).eval()
+    images = torch.randn(2, 3, 16, 16)
+    projected = {}
+    attention = backbone.vit.blocks[2 + block].attn
+
+    def keep(module, inputs, output=None):
+        projected["normed"] = inputs[0]
+
+    handle = attention.register_forward_pre_hook(keep)
+    with torch.no_grad():
+        backbone.vit.forward_features(images)
+        handle.remove()
+        found = {kind: backbone.tokens(images, kind, block).flatten(1, 2) for kind in ("keys", "values")}
+        normed = projected["normed"][:, backbone.num_prefix_tokens :]
+        weights, biases = _projections(attention)
+        for place, kind in ((1, "keys"), (2, "values")):
+            torch.testing.assert_close(found[kind], normed @ weights[place].T + biases[place])
+    assert not torch.allclose(found["keys"], found["values"])
+
+
+def _projections(attention):
+    """The query's, key's and value's weights and biases."""
+    weights = attention.qkv.weight.chunk(3)
+    if attention.qkv.bias is not None:
+        return weights, attention.qkv.bias.chunk(3)
+    if getattr(attention, "q_bias", None) is not None:
+        return weights, (attention.q_bias, attention.k_bias, attention.v_bias)
+    return weights, (torch.zeros(()),) * 3
+
+
+def test_tokens_of_an_earlier_block_are_those_of_a_shorter_network():
+    backbone = small_backbone()
+    images = torch.randn(1, 3, 16, 16)
+    with torch.no_grad():
+        earlier = backbone.tokens(images, "tokens", -2)
+        backbone.vit.blocks = backbone.vit.blocks[:1]
+        torch.testing.assert_close(backbone.tokens(images), earlier)
+    with pytest.raises(SohesError, match="1 blocks: explore"):
+        backbone.tokens(images, "keys", -2)
+
+
 # ---------------------------------------------------------------- files
 
 

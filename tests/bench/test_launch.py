@@ -1,8 +1,31 @@
-from sohes.bench.launch import bench_launch
+import pytest
+
+from sohes.bench.launch import bench_launch, overheads
+from sohes.errors import SohesError
 
 
-def test_the_launcher_adds_less_than_three_tenths_of_a_second():
-    result = bench_launch(rounds=3, lines=50)
-    assert set(result) == {"bare_seconds", "launched_seconds", "overhead_seconds"}
-    assert 0 < result["bare_seconds"]
-    assert abs(result["overhead_seconds"]) < 0.3
+def test_a_stage_is_charged_with_all_time_in_which_none_of_its_commands_ran():
+    notes = [("first", "", 0.0, 1.0), ("second", "", 3.0, 5.0), ("third", "", 6.0, 7.0)]
+    assert overheads(notes, bare=0.5) == (1.5, None)  # 2 seconds before the second, 1 before the third
+
+
+def test_a_shard_is_charged_with_its_part_of_the_array_beyond_the_bare_command():
+    array = [("second", str(n), 2.0 + n, 2.5 + n) for n in range(4)]  # from 2.0 to 5.5
+    notes = [*reversed(array), ("second", "", 6.0, 6.5), ("first", "", 0.0, 1.0)]
+    stage, shard = overheads(notes, bare=0.5)
+    assert stage == 1.5  # 1.0 before the array and 0.5 after it
+    assert shard == 3.5 / 4 - 0.5
+
+
+def test_without_the_flows_it_says_where_to_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SohesError, match="run in the project's folder"):
+        bench_launch()
+
+
+@pytest.mark.slow
+def test_it_measures_the_real_flow_on_this_machine(repository, monkeypatch):
+    monkeypatch.chdir(repository)
+    result = bench_launch(launch="local", shards=2)
+    assert set(result) == {"bare_shard_seconds", "local_stage_overhead_seconds", "local_shard_overhead_seconds"}
+    assert result["local_stage_overhead_seconds"] > 0

@@ -100,7 +100,7 @@ def test_visible_masks_drops_hidden_parts_and_parts_that_are_their_whole():
     owner[4:36, 4:36] = 2
     owner[8:20, 8:20] = 3
     owner[35, 4:12] = 4
-    masks, parents = _visible_masks(owner, np.array([-1, -1, 1, 2, 1]))
+    _, masks, parents = _visible_masks(owner, np.array([-1, -1, 1, 2, 1]))
     assert masks.sum((1, 2)).tolist() == [1024, 576, 144]  # the whole, stuff, the subpart
     assert parents.tolist() == [-1, -1, 0]  # part 2 has gone, its child belongs to the whole
 

@@ -1,6 +1,6 @@
 import numpy as np
 
-from sohes.evaluate.methods import METHODS, compare_methods
+from sohes.evaluate.methods import METHODS, Remembering, compare_settings
 from sohes.explore.label_image import make_extractor
 from sohes.masks import mask_set
 from sohes.params import load_params
@@ -16,9 +16,34 @@ def test_all_methods_see_the_same_photographs_and_each_gets_scores_and_seconds(r
         thing[8:24, 8 * i : 8 * i + 24] = True
         image[thing] = (210, 60, 40)
         photographs.append((ImageRecord(i, f"{i}.png", "", mask_set(thing[None])), image))
-    results = compare_methods(iter(photographs), make_extractor(params, tmp_path), params)
+    extract = make_extractor(params, tmp_path)
+    settings = {name: (extract, params.model_copy(update={"method": name})) for name in METHODS}
+    results = compare_settings(iter(photographs), settings)
     assert tuple(results) == METHODS
-    for scores, seconds in results.values():
-        assert set(scores.per_image) == {1, 2}
-        assert seconds > 0
-    assert results["sohes"][0].AR > 50
+    for outcome in results.values():
+        assert set(outcome.scores.per_image) == {1, 2}
+        assert outcome.cpu_seconds > 0
+        assert [record.image_id for record in outcome.records] == [1, 2]
+    assert results["sohes"].scores.AR > 50
+
+
+def test_features_of_the_same_pixels_are_computed_once_and_charged_again():
+    asked = []
+
+    def extract(images):
+        asked.append(len(images))
+        sum(range(100_000))
+        return [image.astype(np.float32) for image in images]
+
+    remembering = Remembering(extract)
+    image, other = np.zeros((8, 8, 3), np.uint8), np.ones((8, 8, 3), np.uint8)
+    first = remembering([image, other])
+    assert remembering.saved_seconds == 0
+    np.testing.assert_array_equal(remembering([image, other])[1], first[1])
+    assert asked == [2]
+    assert remembering.saved_seconds > 0
+    remembering([other, image])
+    remembering.forget()
+    remembering([image, other])
+    assert asked == [2, 2, 2]
+    assert remembering([]) == []

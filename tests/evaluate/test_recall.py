@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.evaluate.recall import ImageRecall, evaluate_masks, paired_bootstrap, per_image_of
+from sohes.evaluate.recall import RATIOS, ImageRecall, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.structures import ImageRecord
 
 FIGURES = ("AR", "AR_S", "AR_M", "AR_L", "AR_1", "AR_10", "AR_100", "AP", "AP50")
@@ -391,6 +391,27 @@ def test_details_survive_json():
     assert per_image_of(details) == scores.per_image
     assert details["AR"] == scores.row()["AR"] == scores.AR
     assert set(scores.row()) == {"AR", "AR_S", "AR_M", "AR_L", "AP"}
+
+
+def test_the_sums_over_images_make_the_figures():
+    truth, found = random_images(np.random.default_rng(5), images=12)
+    scores = evaluate_masks(truth, found)
+    assert list(scores.ratios) == list(RATIOS)
+    for name, ratio_N2 in scores.ratios.items():
+        above, below = ratio_N2.sum(0)
+        assert len(ratio_N2) == 12
+        assert getattr(scores, name) == (pytest.approx(100 * above / below) if below else None), name
+
+
+def test_ancestor_sums_are_those_of_the_pairs():
+    drawn = [row_of(0, 1, 2, 3), row_of(0, 1), row_of(5, 6)]
+    truth = [record(1, drawn, parents=[-1, 0, -1])]
+    scores = evaluate_masks(truth, [record(1, drawn, parents=[-1, 0, 0])])
+    assert scores.ratios["ancestor_f1"].tolist() == [[2, 3]]  # one right; two predicted and one annotated
+    assert scores.ancestor_f1 == pytest.approx(200 / 3)
+    flat = evaluate_masks([record(1, drawn)], [record(1, drawn, parents=[-1, 0, 0])])
+    assert flat.ratios["ancestor_f1"].tolist() == [[0, 0]]
+    assert flat.ancestor_f1 is None
 
 
 def test_bootstrap_of_a_run_with_itself_is_zero():

@@ -3,7 +3,7 @@ import pytest
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.evaluate.relations import relations_changed
+from sohes.evaluate.relations import relations_changed, relations_per_image, with_coverage
 from sohes.structures import ImageRecord
 
 DRAWN = np.zeros((4, 1, 8), bool)
@@ -26,3 +26,18 @@ def test_relations_gone_and_new_are_counted_against_those_before():
 def test_other_masks_do_not_compare():
     with pytest.raises(SohesError, match="the masks of image 1 differ"):
         relations_changed([record(-1, 0, 1, 2)], [record(-1, 0, 1, 2, drawn=DRAWN[::-1])])
+
+
+def test_forests_at_several_thresholds_of_coverage():
+    drawn = np.zeros((3, 1, 20), bool)
+    drawn[0, 0, :20] = drawn[1, 0, :10] = True
+    drawn[2, 0, 2:12] = True  # of its ten pixels eight are in the second, all in the first
+    drawn[2, 0, 11] = False
+    (loose,), (strict,) = with_coverage([record(-1, -1, -1, drawn=drawn)], [0.7, 0.9])
+    assert strict.masks.parents.tolist() == [-1, 0, 0]
+    assert loose.masks.parents.tolist() == [-1, 0, 0]  # more than 0.7 of the second lies in the third, too
+    drawn[2, 0, 2:5] = False
+    (loose,), (strict,) = with_coverage([record(-1, -1, -1, drawn=drawn)], [0.7, 0.9])
+    assert (loose.masks.parents.tolist(), relations_per_image([loose])) == ([-1, 0, 1], 3)
+    assert (strict.masks.parents.tolist(), relations_per_image([strict])) == ([-1, 0, 0], 2)
+    assert relations_changed([loose], [strict]) == 50

@@ -14,6 +14,7 @@ from sohes.explore.cluster import (
     region_masks,
     regions_at_thresholds,
     select_regions,
+    stability,
     tree_parents,
 )
 from sohes.masks import intersections, iou_from_intersections, nms_from_iou
@@ -315,3 +316,27 @@ def test_persistence_is_the_span_of_thresholds_that_record_a_node(tree):
     spans = persistence(tree, np.arange(len(tree.area_K)))
     np.testing.assert_allclose(spans, counts / 2000, atol=1 / 2000)
     assert spans.max() > 0.05
+
+
+def test_stability_is_the_persistence_of_all_that_is_about_the_same_region(tree):
+    nodes = np.arange(len(tree.area_K))
+    np.testing.assert_allclose(stability(tree, nodes, same_iou=1), persistence(tree, nodes))
+    longer = stability(tree, nodes, same_iou=0.8)
+    assert (longer >= persistence(tree, nodes) - 1e-12).all()
+    assert (longer <= 1).all()
+    assert (longer > persistence(tree, nodes)).any()
+
+
+def test_a_region_that_takes_in_patch_by_patch_is_stable():
+    """Ten alike patches, two that join one by one, and far from them the rest."""
+    tree = merge_tree(at_degrees(*[0.0] * 10, 20, 50, *[200.0] * 20))
+
+    def node_of_first(patches: int) -> int:
+        ranges = ((tree.start_K[k], tree.start_K[k] + tree.area_K[k]) for k in range(len(tree.area_K)))
+        owned = [set(tree.order_n[start:stop].tolist()) for start, stop in ranges]
+        return owned.index(set(range(patches)))
+
+    ten, twelve = node_of_first(10), node_of_first(12)
+    assert persistence(tree, [twelve])[0] < 0.7  # it is born where its mean meets the patch of 50 degrees
+    assert stability(tree, [twelve], same_iou=10 / 12)[0] == pytest.approx(1)  # as ten patches it was there before
+    assert stability(tree, [ten], same_iou=0.95)[0] == pytest.approx(1 - np.cos(np.deg2rad(20)), abs=0.01)

@@ -49,7 +49,7 @@ def test_a_house_and_its_door_are_found_at_the_images_own_size(params: ExplorePa
     np.testing.assert_array_equal(found.scores, np.ones(len(found)))
 
 
-@pytest.mark.parametrize("refiner", ["none", "guided"])
+@pytest.mark.parametrize("refiner", ["none", "guided", "densecrf"])
 def test_scenes_obey_the_rules(params: ExploreParams, refiner: str) -> None:
     params = params.model_copy(update={"refiner": refiner})
     image = render_scene(3, size=160, seed=0).image_HW3
@@ -87,6 +87,38 @@ def test_local_regions_replace_small_ones(params: ExploreParams) -> None:
     assert "local" not in without.sources
 
 
+def test_all_regions_may_be_looked_at_again(params: ExploreParams) -> None:
+    """A speck inside of a region that is not small, too small to be seen in the whole image."""
+    image = np.full((256, 256, 3), (60, 120, 200), np.uint8)
+    image[96:160, 96:160] = (200, 190, 60)
+    truth = np.zeros((256, 256), bool)
+    truth[120:136, 120:136] = True
+    image[truth] = (20, 20, 20)
+    values = {"image_size": 128, "crop_size": 64, "patch_size": 8, "theta_small": 0.0, "refiner": "none"}
+    small = params.model_copy(update=values)
+    every = small.model_copy(update={"recluster": "all"})
+    extract = make_extractor(params, None)
+    best = {
+        p.recluster: max(iou(m, truth) for m in masks.decode(label_image(image, extract, p))) for p in (small, every)
+    }
+    assert best["small"] < 0.3
+    assert best["all"] > 0.6
+    assert "local" in label_image(image, extract, every).sources
+
+
+def test_stable_regions_alone_with_their_stability_as_score(params: ExploreParams) -> None:
+    image, walls, door = house()
+    extract = make_extractor(params, None)
+    all_of_them = label_image(image, extract, params)
+    stable = label_image(image, extract, params.model_copy(update={"min_stability": 0.1}))
+    assert 0 < len(stable) <= len(all_of_them)
+    assert 0.1 <= stable.scores.min() <= stable.scores.max() <= 1
+    assert len(set(stable.scores.tolist())) > 1
+    drawn = masks.decode(stable)
+    assert max(iou(mask, door) for mask in drawn) > 0.9
+    assert max(iou(mask, walls & ~door) for mask in drawn) > 0.9
+
+
 def test_an_image_of_one_colour_is_one_region(params: ExploreParams) -> None:
     image = np.full((64, 96, 3), 128, np.uint8)
     found = label_image(image, make_extractor(params, None), params)
@@ -105,7 +137,7 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
                 np.stack([np.roll(before[0], 1, 0), np.roll(before[1], 2, 0), ~before[2] & before[2]]), size=(10, 10)
             )
 
-    found = Candidates(pack(before, size=(10, 10)), np.array(["a", "b", "c"]))
+    found = Candidates(pack(before, size=(10, 10)), np.array(["a", "b", "c"]), np.ones(3, np.float32))
     image = np.zeros((10, 10, 3), np.uint8)
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.6).sources.tolist() == ["a"]  # IoU 3 / 5
     assert phase1.refine(Shifted(), image, found, refine_min_iou=0.3).sources.tolist() == ["a", "b"]
@@ -118,7 +150,7 @@ def test_refinement_drops_what_it_changes_beyond_recognition() -> None:
 def test_duplicates_fall_to_earlier_candidates() -> None:
     alike = np.zeros((3, 10, 10), bool)
     alike[0, :9], alike[1, :10], alike[2, 5:] = True, True, True
-    found = Candidates(pack(alike, size=(10, 10)), np.array(["large", "duplicate", "other"]))
+    found = Candidates(pack(alike, size=(10, 10)), np.array(["large", "duplicate", "other"]), np.ones(3, np.float32))
     assert phase1.without_duplicates(found, nms_iou=0.85).sources.tolist() == ["large", "other"]
     assert len(phase1.without_duplicates(found, nms_iou=0.9)) == 3
 
@@ -138,3 +170,6 @@ def test_tokens_come_from_the_backbone_in_the_file(params: ExploreParams, reposi
     assert [map_.shape for map_ in features] == [(4, 4, 32), (4, 4, 32)]
     np.testing.assert_allclose(features[0], extract_features(backbone, [image])[0], rtol=1e-3, atol=1e-4)
     assert not np.allclose(features[0], features[1])
+    keys = make_extractor(params.model_copy(update={"features": "keys"}), tmp_path / "backbone.safetensors")
+    expected = extract_features(backbone, [image], kind="keys")[0]
+    np.testing.assert_allclose(keys([image])[0], expected, rtol=1e-3, atol=1e-4)

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.explore.local import crop_boxes, local_regions, place, square, touches_cut
+from sohes.explore.local import crop_boxes, local_regions, place, square, touches_cut, view_sides
 from sohes.params import ExploreParams, load_params
 
 
@@ -144,3 +144,10 @@ def test_without_small_regions_there_is_nothing_local(params: ExploreParams) -> 
     )
     assert found.masks.unpacked().shape == (0, 8, 8)
     assert len(found) == 0
+
+
+def test_larger_crops_are_looked_at_twice_as_closely_as_the_whole_image_or_not_at_all() -> None:
+    crops_M4 = np.array([[0, 0, 30, 30], [0, 0, 60, 60], [10, 10, 110, 130], [0, 0, 300, 300], [0, 0, 400, 400]])
+    sides = view_sides(crops_M4, 0.5, crop_size=64, image_size=200)
+    assert sides.tolist() == [64, 64, 128, 0, 0]  # seen 15, 30, 60, 150 and 200 pixels large there
+    assert view_sides(crops_M4, 0.5, crop_size=64, image_size=256).tolist() == [64, 64, 128, 256, 0]

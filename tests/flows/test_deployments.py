@@ -1,16 +1,31 @@
 """prefect.yaml on a real Prefect server, with a real worker that runs a deployment from it."""
 
+import contextlib
+import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
+import httpx
 import pytest
 import yaml
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
+from prefect.client.schemas.objects import TERMINAL_STATES
+from prefect.events.schemas.automations import AutomationCore
+from prefect.settings import PREFECT_API_URL, temporary_settings
 
 import flows.pipeline
+from sohes.params import Params
+from sohes.stages import explore, pull
 
 # Prefect and its server use what their dependencies have deprecated.
 pytestmark = [
@@ -40,6 +55,17 @@ def test_every_deployment_names_a_flow_a_profile_and_a_limit(deployments, reposi
     assert "gpus" in variables
 
 
+def test_a_dead_run_is_noticed_after_three_heartbeats_of_any_deployment(deployments, repository):
+    (automation,) = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())["automations"]
+    AutomationCore.model_validate(automation)
+    for deployment in deployments:
+        every = int(deployment["work_pool"]["job_variables"]["env"]["PREFECT_FLOWS_HEARTBEAT_FREQUENCY"])
+        assert automation["trigger"]["within"] == 3 * every
+    assert {state.value for state in TERMINAL_STATES} == {
+        event.rpartition(".")[2].upper() for event in automation["trigger"]["expect"] if "heartbeat" not in event
+    }
+
+
 def test_a_second_pipeline_in_the_same_folder_is_refused(tmp_path):
     from sohes.errors import SohesError
 
@@ -54,8 +80,6 @@ def test_a_second_pipeline_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_failure_is_posted_without_the_address_in_any_log(web, monkeypatch, capsys):
-    from types import SimpleNamespace
-
     flow, run = SimpleNamespace(name="sohes"), SimpleNamespace(name="brave-fox")
     state = SimpleNamespace(name="Failed", message="stage pull failed: no disk")
     posted = []
@@ -74,87 +98,168 @@ def test_a_failure_is_posted_without_the_address_in_any_log(web, monkeypatch, ca
     assert "secret" not in told
 
 
-@pytest.mark.slow
-@pytest.mark.usefixtures("prefect_server")
-def test_a_worker_runs_a_deployment_and_one_that_takes_over_from_a_killed_one(tmp_path, repository):
-    """The worker is killed with the flow in the middle of a stage; another worker finishes a second run."""
-    from prefect.client.orchestration import get_client
-    from prefect.settings import PREFECT_API_URL
-
-    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
-    for name in ("flows", "sohes", "infra", "prefect.yaml", "params.yaml"):
-        (tmp_path / name).symlink_to(repository / name)
-    subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    (tmp_path / "in.txt").write_text("x")
-    wait = "if [ ! -e started ]; then touch started; sleep 300; fi; cp in.txt out.txt"
-    (tmp_path / "dvc.yaml").write_text(
-        yaml.safe_dump({"stages": {"explore": {"cmd": wait, "deps": ["in.txt"], "outs": ["out.txt"]}}})
-    )
+@pytest.fixture
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A real server with all its services, on loopback; the environment of whoever talks to it."""
+    home = tmp_path_factory.mktemp("prefect")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PATH": path, "PYTHONPATH": str(tmp_path)}
-    environment |= {"PREFECT_HOME": str(tmp_path), "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    environment = {**os.environ, "PREFECT_HOME": str(home), "PATH": path, "PREFECT_WORKER_QUERY_SECONDS": "1"}
+    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    with (home / "server.log").open("ab") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    url = f"http://127.0.0.1:{port}/api"
+    try:
+        until(lambda: answers(f"{url}/health"), f"no server: {home / 'server.log'}", process)
+        with temporary_settings({PREFECT_API_URL: url}):
+            yield environment | {"PREFECT_API_URL": url}
+    finally:
+        end_group(process)
+
+
+@pytest.fixture
+def posts() -> Iterator[SimpleNamespace]:
+    """A webhook: `url`, and the `texts` that were posted to it."""
+    texts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hook = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{hook.server_port}/hook", texts=texts)
+    hook.shutdown()
+    thread.join()
+    hook.server_close()
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(url, timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def until(condition: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
+    deadline = time.monotonic() + 400
+    while not condition():
+        assert process is None or process.poll() is None, what
+        assert time.monotonic() < deadline, what
+        time.sleep(0.05)
+
+
+def end_group(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> None:
+    for sent in (number, signal.SIGKILL):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, sent)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+
+
+def published(root: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted((root / "data/pseudo_labels").iterdir())}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute of silence has to be waited for, besides the work
+def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the_same_labels(
+    server, posts, labelling, deployments, tiny_params, tmp_path_factory, repository, monkeypatch
+):
+    """kill -9 in the middle of `explore`: first of the flow, which its worker notices, then of all on the machine.
+
+    Of the second nobody is left to tell the server. The third run finishes.
+    """
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+    tiny_params["pull"]["scenes"]["train"] = 24
+    tiny_params["explore"]["images_per_shard"] = 1
+    undisturbed = tmp_path_factory.mktemp("undisturbed")
+    pull.run(Params.model_validate(tiny_params), undisturbed)
+    explore.run(Params.model_validate(tiny_params), undisturbed)
+    (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    (labelling / "flows").symlink_to(repository / "flows")
+    text = (repository / "prefect.yaml").read_text()
+    (labelling / "prefect.yaml").write_text(text.replace('FREQUENCY: "60"', 'FREQUENCY: "30"'))  # the least there is
+    automations = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())
+    automations["automations"][0]["trigger"]["within"] = 60
+    (labelling / "automations.yaml").write_text(yaml.safe_dump(automations))
+    environment = server | {"PYTHONPATH": str(labelling), "SOHES_WORKERS": "1", "SOHES_NOTIFY_URL": posts.url}
 
     def prefect(*arguments: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=tmp_path, env=environment,
+            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=labelling, env=environment,
             capture_output=True, text=True, check=False,
         )  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
 
     def start_worker() -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
-        return subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
+        return subprocess.Popen(command, cwd=labelling, env=environment, start_new_session=True)
 
-    def until(condition, what: str) -> None:
-        deadline = time.monotonic() + 120
-        while not condition():
-            assert time.monotonic() < deadline, what
-            time.sleep(0.3)
-
-    prefect("work-pool", "create", "sohes", "--type", "process")
-    prefect("deploy", "--name", "explore")
+    for pool, kind in (("sohes", "process"), ("sohes-slurm", "process"), ("sohes-kubernetes", "kubernetes")):
+        template = ("--base-job-template", "infra/kubernetes/work-pool.json") if kind == "kubernetes" else ()
+        prefect("work-pool", "create", pool, "--type", kind, *template)
+    prefect("deploy", "--all")
+    prefect("automation", "create", "--from-file", "automations.yaml")
     with get_client(sync_client=True) as client:
-        deployment = client.read_deployment_by_name("sohes-stage/explore")
+        deployment = client.read_deployment_by_name("sohes/local")
         assert deployment.global_concurrency_limit.limit == 1
-        worker = start_worker()
-        try:
-            client.create_flow_run_from_deployment(deployment.id)
-            until((tmp_path / "started").exists, "the stage does not start")
-        finally:
-            os.killpg(worker.pid, signal.SIGKILL)
-            worker.wait()
-        for pid in processes_with(f"PREFECT_HOME={tmp_path}"):
-            os.kill(pid, signal.SIGKILL)
-        assert not (tmp_path / "out.txt").exists()
-        # The dead run holds the deployment's only slot until its lease ends: minutes that the test does not wait.
-        from prefect.states import Crashed
-
-        for dead in client.read_flow_runs():
-            if dead.deployment_id == deployment.id and not dead.state.is_final():
-                client.set_flow_run_state(dead.id, Crashed(message="its worker was killed"), force=True)
+        assert len(client.read_deployments()) == len(deployments)
+        parts = lambda: len(list(labelling.glob(".sohes/explore/*/parts/*.json")))  # noqa: E731
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
-            until((tmp_path / "out.txt").exists, "the second run does not finish")
-            until(lambda: client.read_flow_run(run.id).state.is_final(), "the second run does not end")
-            assert client.read_flow_run(run.id).state.is_completed()
+            until(lambda: parts() > 0, "explore does not start", worker)
+            for pid in processes_with(f"PYTHONPATH={labelling}", "explore", "prefect.engine"):
+                os.kill(pid, signal.SIGKILL)
+            finished = parts()
+            until(lambda: client.read_flow_run(run.id).state.is_crashed(), "the worker does not notice", worker)
+            until(lambda: posts.texts, "nobody is told", worker)
+            assert posts.texts[0].startswith(f"sohes run {run.name} ended as Crashed")
+
+            run = client.create_flow_run_from_deployment(deployment.id)
+            until(lambda: parts() > finished, "explore does not start", worker)
         finally:
-            worker.send_signal(signal.SIGINT)
-            try:
-                worker.wait(30)
-            except subprocess.TimeoutExpired:
-                os.killpg(worker.pid, signal.SIGKILL)
-                worker.wait()
-    assert (tmp_path / "out.txt").read_text() == "x"
+            end_group(worker, signal.SIGKILL)
+            for pid in processes_with(f"PYTHONPATH={labelling}"):
+                os.kill(pid, signal.SIGKILL)
+        assert not (labelling / "data/pseudo_labels").exists()
+        assert client.read_flow_run(run.id).state.is_running()
+        until(lambda: client.read_flow_run(run.id).state.is_final(), "the dead run stays as it is")
+        assert client.read_flow_run(run.id).state.is_crashed()
+        assert "heartbeat stopped" in client.read_flow_run(run.id).state.message
+        for automation in client.read_automations_by_name("sohes-dead-runs"):
+            client.delete_automation(automation.id)  # so hasty a one could take a busy machine for a dead one
+        worker = start_worker()
+        try:
+            run = client.create_flow_run_from_deployment(deployment.id)
+            until(lambda: client.read_flow_run(run.id).state.is_final(), "the third run does not end", worker)
+            assert client.read_flow_run(run.id).state.is_completed()
+            only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
+            names = {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
+        finally:
+            end_group(worker, signal.SIGINT)
+    assert names == {"pull": "Cached", "explore": "Completed"}
+    assert published(labelling) == published(undisturbed)
 
 
-def processes_with(variable: str) -> list[int]:
-    """Living processes that were started with an environment variable."""
+def processes_with(variable: str, *words: str) -> list[int]:
+    """Living processes that were started with an environment variable and have one of the words in their command."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if variable in (folder / "environ").read_bytes().decode(errors="replace").split("\0"):
-                found.append(int(folder.name))
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
+        if variable in variables and (not words or any(word in command for word in words)):
+            found.append(int(folder.name))
     return found

@@ -12,6 +12,8 @@ import yaml
 
 import flows.pipeline
 from sohes.errors import SohesError
+from sohes.params import Params
+from sohes.stages import explore, pull
 
 # Prefect and its server use what their dependencies have deprecated.
 pytestmark = [
@@ -120,6 +122,33 @@ class TestOnAServer:
         with pytest.raises(SohesError, match=r"stage first failed: the cup is empty: fill it \(log: .*first.log\)"):
             state.result()
         assert flows.pipeline.main(["--root", str(small)]) == 1
+
+    @pytest.mark.slow
+    def test_of_two_pipelines_started_at_once_one_is_refused_and_labels_are_those_of_one(
+        self, labelling, tiny_params, tmp_path_factory, repository
+    ):
+        from prefect.settings import PREFECT_API_URL
+
+        quiet = tmp_path_factory.mktemp("quiet")
+        for root in (labelling, quiet):
+            (root / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+        params = Params.model_validate(tiny_params)
+        pull.run(params, quiet)
+        explore.run(params, quiet)
+        environment = {**os.environ, "PREFECT_API_URL": PREFECT_API_URL.value(), "PYTHONPATH": str(repository)}
+        environment["SOHES_WORKERS"] = "1"
+        command = [sys.executable, "-m", "flows.pipeline"]
+        both = [
+            subprocess.Popen(command, cwd=labelling, env=environment, stderr=subprocess.PIPE, text=True)
+            for _ in range(2)
+        ]
+        told = {process.returncode: said for process in both for _, said in [process.communicate(timeout=300)]}
+        assert set(told) == {0, 1}, told
+        assert f"sohes: another pipeline is running in {labelling}" in told[1]
+        labels = [
+            {p.name: p.read_bytes() for p in (root / "data/pseudo_labels").iterdir()} for root in (labelling, quiet)
+        ]
+        assert labels[0] == labels[1]
 
 
 def test_why_prefers_the_stages_own_words_to_dvcs():

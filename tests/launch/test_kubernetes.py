@@ -89,7 +89,9 @@ def test_names_are_dns_labels_and_differ():
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
     """A recorded API server: each Job is looked at `patience` times, then ends as `ends` says by a word in its name."""
-    state = SimpleNamespace(jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, patience=2, most=0)
+    state = SimpleNamespace(
+        jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, patience=2, most=0, lines={}, asked=[]
+    )
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, value: object, status: int = 200) -> None:
@@ -126,9 +128,20 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 return self.answer(state.jobs.pop(name))
             if path.endswith("/pods"):
                 job = query.partition("job-name%3D")[2].partition("&")[0]
-                return self.answer({"kind": "PodList", "items": [{"metadata": {"name": f"{job}-pod"}}]})
+                looks = state.looks.get(job, 0)
+                pods = [pod for pod, first, _ in state.lines.get(job[:12], [("pod", 0, [])]) if looks >= first]
+                made = [
+                    {"name": f"{job}-{pod}", "creationTimestamp": f"2026-01-01T00:00:0{i}Z"}
+                    for i, pod in enumerate(pods)
+                ]
+                return self.answer({"kind": "PodList", "items": [{"metadata": one} for one in made]})
             if path.endswith("/log"):
-                return self.answer(f"hello from {name}\n")
+                state.asked.append(query)
+                job, _, pod = name.rpartition("-")
+                for known, first, lines in state.lines.get(name[:12], ()):
+                    if known == pod:  # one line more at every look
+                        return self.answer("".join(f"{line}\n" for line in lines[: state.looks[job] - first + 1]))
+                return self.answer(f"2026-01-01T00:00:00.000000000Z hello from {name}\n")
             if name not in state.jobs:
                 return self.trouble(404)
             state.looks[name] = state.looks.get(name, 0) + 1
@@ -213,6 +226,60 @@ def test_an_interruption_removes_the_jobs_and_a_restarted_caller_finds_them(api,
         with pytest.raises(SystemExit):
             run_tasks(tasks(2), kind="shard", group="g", root=tmp_path, profile=there)
     assert api.jobs == {}
+
+
+def stamped(second: int, *words: str) -> list[str]:
+    return [f"2026-01-01T00:00:{second + n:02d}.000000000Z {word}" for n, word in enumerate(words)]
+
+
+def test_the_log_of_a_job_is_heard_while_it_runs_every_line_once_also_of_a_pod_that_replaces_another(
+    api, profile, tmp_path
+):
+    api.patience, api.ends = 5, {"sohes": "Failed"}
+    api.lines = {"sohes-explor": [("a", 0, stamped(0, "one", "two two")), ("b", 3, stamped(5, "three", "", "four"))]}
+    heard: list[tuple[str, int]] = []
+
+    def hear(line: str) -> None:
+        heard.append((line, max(api.looks.values())))
+
+    (outcome,) = run_tasks(
+        tasks(1), kind="whole", group="explore", root=tmp_path, profile=quick(profile, tmp_path), on_line=hear
+    )
+    assert [line for line, _ in heard] == ["one", "two two", "three", "", "four"]
+    assert [look for _, look in heard[:3]] == [1, 1, 3]  # at the first look and the third of six
+    assert outcome.log.read_text() == "one\ntwo two\nthree\n\nfour\n"
+    assert outcome.exit_code == 1
+    assert outcome.last_lines[-2:] == ("four", f"Kubernetes says DeadlineExceeded: too long of job {api.created[0]}")
+    assert sum("sinceSeconds" in query for query in api.asked) > 2  # not the whole log every time
+
+
+def test_whoever_stops_listening_leaves_no_job(api, profile, tmp_path):
+    api.patience = 50
+
+    def interrupt(line: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(tasks(1), kind="whole", group="g", root=tmp_path, profile=quick(profile, tmp_path), on_line=interrupt)
+    assert api.jobs == {}
+    assert not list((tmp_path / ".sohes/launch").iterdir())
+
+
+def test_an_api_that_no_longer_lets_go_of_jobs_leaves_their_names_for_the_next_caller(api, profile, tmp_path):
+    api.patience = 50
+
+    def interrupt(line: str) -> None:
+        api.faults = [403]  # the answer to the first deletion
+        raise KeyboardInterrupt
+
+    there = quick(profile, tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        run_tasks(tasks(1), kind="whole", group="g", root=tmp_path, profile=there, on_line=interrupt)
+    assert len(api.jobs) == 1
+    api.patience = 0
+    (outcome,) = run_tasks(tasks(1), kind="whole", group="g", root=tmp_path, profile=there)
+    assert outcome.exit_code == 0
+    assert (len(api.created), api.jobs) == (1, {})
 
 
 def test_what_the_api_refuses_is_one_sentence(api, profile, tmp_path):

@@ -11,11 +11,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import yaml
 
+from sohes.backbone.vit import build_backbone, save_backbone
 from sohes.data.images import ImageStore
 from sohes.data.labels import LabelStore, read_shard
 from sohes.errors import SohesError
+from sohes.explore import feature_server
 from sohes.masks import areas
 from sohes.params import Params, load_params
 from sohes.stages import explore, pull
@@ -88,6 +91,30 @@ def test_a_pool_gives_the_same_bytes(params: Params, root: Path, monkeypatch: py
     first = published(root)
     monkeypatch.setenv("SOHES_WORKERS", "2")
     explore.run(params, root)
+    assert published(root) == first
+
+
+@pytest.mark.slow
+def test_features_from_one_process_for_a_pool_give_the_same_bytes(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    params = changed(params, features="tokens", theta_merge=(0.9, 0.6, 0.3))
+    torch.manual_seed(0)
+    save_backbone(build_backbone(params.backbone), root / explore.BACKBONE, {})
+    explore.run(params, root)
+    first = published(root)
+    monkeypatch.setattr(feature_server, "_has_gpu", lambda: True)
+    served = []
+    answer = feature_server.make_extractor
+
+    def count(*arguments: object):
+        extract = answer(*arguments)
+        return lambda images: served.append(len(images)) or extract(images)
+
+    monkeypatch.setattr(feature_server, "make_extractor", count)
+    monkeypatch.setenv("SOHES_WORKERS", "3")
+    explore.run(params, root)
+    assert len(served) >= 5  # each of the five images at least once, in this process
     assert published(root) == first
 
 

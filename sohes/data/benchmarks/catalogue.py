@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol, cast
 
+import numpy as np
+
 from sohes.data.benchmarks import (
     ade20k,
     bsds500,
@@ -18,8 +20,11 @@ from sohes.data.benchmarks import (
     pascal_part,
     sa1b,
 )
+from sohes.data.images import decode_image
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
+
+MAX_MEGAPIXELS = 200.0  # more than any benchmark's photograph has
 
 
 class Benchmark(Protocol):
@@ -50,6 +55,18 @@ def benchmark(name: str) -> Benchmark:
     if name not in BENCHMARKS:
         raise SohesError(f"no benchmark is called {name}: there are {', '.join(BENCHMARKS)}")
     return BENCHMARKS[name]
+
+
+def read_photographs(name: str, root: Path, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
+    """The first so many annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
+    reader = benchmark(name)
+    for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
+        yield record, decode_photograph(reader.read_image(root, record.file_name))
+
+
+def decode_photograph(data: bytes) -> np.ndarray:
+    """(H, W, 3) uint8 pixels of what `read_image` gives, in the frame of the masks: as stored, EXIF not applied."""
+    return decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
 
 
 def describe(name: str) -> str:

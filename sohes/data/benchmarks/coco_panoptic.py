@@ -60,13 +60,13 @@ def read_content(
                 yield coco.record(image, [], [], SOURCE)
                 continue
             annotation = annotations[image["id"]]
-            ids_HW = _segment_ids(Path(path).with_suffix("") / annotation["file_name"], image)
+            ids_HW = segment_ids(Path(path).with_suffix("") / annotation["file_name"], image)
             segments = annotation["segments_info"]
             rles = encode(np.stack([ids_HW == segment["id"] for segment in segments])) if segments else ()
             yield coco.record(image, rles, [bool(segment.get("iscrowd")) for segment in segments], SOURCE)
 
 
-def _segment_ids(path: Path, image: dict[str, Any]) -> np.ndarray:
+def segment_ids(path: Path, image: dict[str, Any]) -> np.ndarray:
     """(H, W) int64 segment ids of a panoptic PNG."""
     try:
         with Image.open(path, formats=["PNG"]) as png:

@@ -19,8 +19,8 @@ DETECTRON2 = "coco_instances_results.json"  # what its evaluation leaves in a fo
 def read_predictions(paths: Sequence[Path], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
     """All records of the files and folders together, each with the image id of the truth's image that it is of.
 
-    A path is a COCO JSON file, a folder of our Parquet shards, a folder of SA-1B JSON, or one that detectron2 has
-    evaluated into. Records that carry a file name are matched by it, others by their image id.
+    A path is a COCO JSON file, one of our Parquet shards, a folder of them or of SA-1B JSON, or one that detectron2
+    has evaluated into. Records that carry a file name are matched by it, others by their image id.
     SohesError for a path of no known kind and for an image that the truth does not have.
     """
     sizes = {record.image_id: (record.masks.height, record.masks.width) for record in truth}
@@ -28,6 +28,8 @@ def read_predictions(paths: Sequence[Path], truth: Sequence[ImageRecord]) -> Ite
 
 
 def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
+    if path.is_file() and path.suffix == ".parquet":
+        return iter_records(path)
     if path.is_file():
         return coco_json.read(path, sizes)
     if not path.exists():
@@ -39,8 +41,8 @@ def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRec
     if any(path.glob("*.json")):
         return sa1b_json.read(path)
     raise SohesError(
-        f"{path} holds no predictions that can be read: name a COCO JSON file, or a folder of Parquet shards or of "
-        "SA-1B JSON"
+        f"{path} holds no predictions that can be read: name a COCO JSON file, a Parquet shard, or a folder of shards "
+        "or of SA-1B JSON"
     )
 
 

@@ -39,4 +39,4 @@ def peer_candidates(
         case _:
             raise ValueError(f"method must be maskcut, hassod, divide or threshold (got {params.method!r})")
     placed = place(regions, np.array([0, 0, *image_hw]), image_hw=image_hw, size=size)
-    return Candidates(placed, np.full(len(placed), params.method))
+    return Candidates(placed, np.full(len(placed), params.method), np.ones(len(placed), np.float32))

@@ -7,6 +7,8 @@ from typing import Protocol
 import numpy as np
 
 from sohes.explore.packed import PackedMasks
+from sohes.explore.refine.cascadepsp import CascadePspRefiner, load_cascadepsp
+from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
 
@@ -26,10 +28,14 @@ class Refiner(Protocol):
 
 def make_refiner(name: str, *, patch: float) -> Refiner:
     """The refiner that `explore.refiner` in the params names. patch: a patch's side in pixels, which the outlines of
-    unrefined masks are off by."""
+    unrefined masks are off by. SohesError if the refiner's package or weights are not here."""
     match name:
         case "none":
             return NoRefiner()
         case "guided":
             return GuidedRefiner(patch)
-    raise ValueError(f"refiner must be none or guided (got {name!r})")
+        case "densecrf":
+            return DenseCrfRefiner(patch)
+        case "cascadepsp":
+            return CascadePspRefiner(load_cascadepsp())
+    raise ValueError(f"refiner must be none, guided, densecrf or cascadepsp (got {name!r})")

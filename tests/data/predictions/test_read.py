@@ -34,7 +34,7 @@ def test_every_format_is_told_by_what_the_path_holds(tmp_path):
     export_coco(TRUTH, tmp_path / "annotated.json")
     export_sa1b(TRUTH, tmp_path / "sa1b")
     write_shard(tmp_path / "shards/shard-0.parquet", TRUTH)
-    for name in ("results.json", "inference", "annotated.json", "sa1b", "shards"):
+    for name in ("results.json", "inference", "annotated.json", "sa1b", "shards", "shards/shard-0.parquet"):
         found = list(read_predictions([tmp_path / name], TRUTH))
         assert ids(found) == [139, 285], name
         assert [r.masks.rles for r in found] == [r.masks.rles for r in TRUTH], name

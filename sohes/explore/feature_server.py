@@ -1,0 +1,111 @@
+"""Features from one process, which has the GPU, for a pool of processes that do the rest of phase 1 on the CPU.
+
+While one image is clustered and refined, the GPU works for another. A worker asks for the features of one image, or
+of one batch of its crops, and waits: so as many requests as workers are under way at most, which bounds memory, and a
+batch depends on one image alone, which makes the labels the same whatever the number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Client, Connection, Listener
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sohes.explore.label_image import make_extractor
+from sohes.explore.local import Extract
+from sohes.params import ExploreParams
+
+
+@dataclass
+class RemoteExtract:
+    """An extractor that asks a `FeatureServer`. It may be pickled into other processes; each connects by itself."""
+
+    address: Any
+    authkey: bytes
+    _connection: Connection | None = field(default=None, repr=False)
+
+    def __call__(self, images: list[np.ndarray]) -> list[np.ndarray]:
+        if self._connection is None:
+            self._connection = Client(self.address, authkey=self.authkey)
+        self._connection.send(images)
+        answer = self._connection.recv()
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    def close(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_connection": None}
+
+
+class FeatureServer:
+    """Computes features for all that have its `remote`, one request after the other, until it is closed."""
+
+    def __init__(self, extract: Extract) -> None:
+        self.extract = extract
+        self._turn = threading.Lock()
+        self._closing = False
+        authkey = os.urandom(32)
+        self._listener = Listener(authkey=authkey)
+        self.remote = RemoteExtract(self._listener.address, authkey)
+        self._accepting = threading.Thread(target=self._accept, daemon=True)
+        self._accepting.start()
+
+    def close(self) -> None:
+        """Take no new connection; those that are open end with their other sides."""
+        self._closing = True
+        with suppress(OSError):
+            Client(self._listener.address, authkey=self.remote.authkey).close()  # wakes the thread that waits for one
+        self._accepting.join()
+        self._listener.close()
+        self.remote.close()
+
+    def _accept(self) -> None:
+        while not self._closing:
+            with suppress(OSError, EOFError, AuthenticationError):  # of one that came and went, or had another key
+                connection = self._listener.accept()
+                threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: Connection) -> None:
+        with connection, suppress(EOFError, OSError):  # the worker is gone
+            while True:
+                images = connection.recv()
+                answer: list[np.ndarray] | Exception
+                with self._turn:
+                    try:
+                        answer = self.extract(images)
+                    except Exception as error:  # the worker's to raise: it knows of which image
+                        answer = error
+                connection.send(answer)
+
+
+@contextmanager
+def shared_extractor(params: ExploreParams, backbone: Path, *, workers: int) -> Iterator[Extract | None]:
+    """What a pool of `workers` gets its features from; None where each worker does better with a backbone of its own:
+    without a GPU, for one worker, and for handmade features."""
+    if params.features == "handmade" or workers <= 1 or not _has_gpu():
+        yield None
+        return
+    server = FeatureServer(make_extractor(params, backbone))
+    try:
+        yield server.remote
+    finally:
+        server.close()
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

@@ -1,0 +1,88 @@
+"""Refinement by a fully connected conditional random field of two labels (Kraehenbuehl and Koltun, 2011).
+
+Every pixel is drawn towards the label of all others, the more the nearer and the more alike in colour they are. The
+best labels are approached by mean-field steps, whose sums over all pairs are Gaussian filters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sohes.explore.lattice import Lattice, build_lattice
+from sohes.explore.packed import PackedMasks, join, pack
+
+
+@dataclass(frozen=True)
+class DenseCrfRefiner:
+    """patch: a patch's side in pixels.  doubt: how far from its outline a mask is uncertain, in patches.
+    appearance, spread, colours: weight and deviations of the kernel of place and colour, in patches and grey levels.
+    smoothness: weight of the kernel of place alone, whose deviation is a pixel. Measured: docs/log.md."""
+
+    patch: float
+    doubt: float = 0.4
+    appearance: float = 2.0
+    spread: float = 1.5
+    colours: float = 6.0
+    smoothness: float = 1.0
+    steps: int = 5
+    label_free = True
+
+    def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+        """The more probable label of each pixel. Only the mask's box and a margin round it are looked at; beyond it
+        the mask is certain to have no pixel."""
+        height, width = image_HW3.shape[:2]
+        ys, xs = np.mgrid[:height, :width] / (self.spread * self.patch)
+        lattice = build_lattice(np.dstack([ys, xs, image_HW3 / self.colours]))
+        whole = lattice.filter(np.ones((height, width), np.float32))
+        return join([self._refine_one(lattice, whole, masks, i) for i in range(len(masks))], size=masks.size)
+
+    def _refine_one(self, lattice: Lattice, whole_HW: np.ndarray, masks: PackedMasks, index: int) -> PackedMasks:
+        height, width = masks.size
+        margin = int(np.ceil(3 * self.doubt * self.patch))
+        row0, word0, row1, word1 = masks.boxes_N4[index].tolist()
+        y0, x0 = max(0, row0 - margin), max(0, 64 * word0 - margin)
+        y1, x1 = min(height, row1 + margin), min(width, 64 * word1 + margin)
+        mask = masks.window(index, (y0, x0, y1, x1))
+        labels = mean_field(
+            unary(mask, doubt=self.doubt * self.patch),
+            lattice.window((y0, x0, y1, x1)),
+            whole_HW[y0:y1, x0:x1],
+            appearance=self.appearance,
+            smoothness=self.smoothness,
+            steps=self.steps,
+        )
+        return pack((labels > 0.5)[None], size=masks.size, origin=(y0, x0))
+
+
+def unary(mask_hw: np.ndarray, *, doubt: float) -> np.ndarray:
+    """(h, w) float32 log odds of a mask with an outline that is off by about `doubt` pixels: certain on either side,
+    even on it, within [-3, 3]."""
+    soft = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), doubt, borderType=cv2.BORDER_REPLICATE)
+    soft = soft.clip(0.0474, 0.9526)  # odds of e^3: colour may outvote the mask, but not lightly
+    return np.log(soft / (1 - soft))
+
+
+def mean_field(
+    unary_hw: np.ndarray,
+    lattice: Lattice,
+    whole_hw: np.ndarray,
+    *,
+    appearance: float,
+    smoothness: float,
+    steps: int,
+) -> np.ndarray:
+    """(h, w) float32 probabilities of the mask after so many steps; each kernel's weights add up to one at a pixel.
+
+    unary_hw: log odds in the window that the lattice is of; outside of it there is no mask.
+    whole_hw: what the lattice of the whole picture makes of ones, in the window.
+    """
+    odds = unary_hw
+    for _ in range(steps):
+        probable = 1 / (1 + np.exp(-odds))
+        alike = lattice.filter(probable) / whole_hw
+        near = cv2.GaussianBlur(probable, (0, 0), 1, borderType=cv2.BORDER_REPLICATE)
+        odds = unary_hw + appearance * (2 * alike - 1) + smoothness * (2 * near - 1)
+    return 1 / (1 + np.exp(-odds))

@@ -1,0 +1,95 @@
+"""A stage by a launcher, then written into dvc.lock: with the launcher of this machine, which needs no cluster."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flows.cluster import run_elsewhere
+from flows.graph import is_fresh
+from sohes.errors import SohesError
+from sohes.launch import LocalProfile
+
+HERE = LocalProfile(launcher="local", environment={}, grace_seconds=1)
+
+# Two shards, then what makes one of them.
+WORK = """
+import pathlib, sys
+done = [pathlib.Path(f"shard-{n}") for n in range(2)]
+if sys.argv[1] == "shards":
+    print(",".join(str(n) for n in range(2) if not done[n].exists()))
+elif "--shard" in sys.argv:
+    if pathlib.Path(f"broken-{sys.argv[3]}").exists():
+        sys.exit("sohes: the disk is full")
+    done[int(sys.argv[3])].write_text(f"{sys.argv[3]} of {pathlib.Path('in.txt').read_text()}")
+else:
+    pathlib.Path("out.txt").write_text("".join(path.read_text() for path in done))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    (tmp_path / "work.py").write_text(WORK)
+    (tmp_path / "in.txt").write_text("x")
+    (tmp_path / "params.yaml").write_text("explore: {crops: 1}\nother: 1\n")
+    stage = {"cmd": "python work.py explore", "deps": ["work.py", "in.txt"], "params": ["explore"], "outs": ["out.txt"]}
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"explore": stage}}))
+    return tmp_path
+
+
+def run(root: Path, on_progress=lambda done, total: None):
+    told: list[str] = []
+    outcome = run_elsewhere("explore", root, HERE, environment={}, on_line=told.append, on_progress=on_progress)
+    return outcome, told
+
+
+def test_what_a_cluster_made_is_recorded_as_if_dvc_had_run_it(root):
+    outcome, told = run(root)
+    assert (outcome.exit_code, told[0]) == (0, "explore: 2 shards to do")
+    assert (root / "out.txt").read_text() == "0 of x1 of x"
+    assert is_fresh("explore", root)
+
+
+def test_a_shard_that_fails_is_done_alone_the_next_time(root):
+    (root / "broken-1").touch()
+    outcome, told = run(root)
+    assert outcome.exit_code == 1
+    assert outcome.last_lines == ("sohes: the disk is full",)
+    assert told[-1] == "explore: 1 of 2 shards failed; the others are kept"
+    assert not (root / "dvc.lock").exists()
+    (root / "broken-1").unlink()
+    outcome, told = run(root)
+    assert (outcome.exit_code, told[0]) == (0, "explore: 1 shards to do")
+    assert is_fresh("explore", root)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("work.py", f"{WORK}\n# another\n"),
+        ("in.txt", "another"),
+        ("params.yaml", "explore: {crops: 2}\nother: 1\n"),
+        ("dvc.yaml", None),
+    ],
+)
+def test_what_changed_while_it_ran_is_not_recorded(root, name, text):
+    if text is None:
+        text = (root / name).read_text().replace("python work.py", "python  work.py")
+
+    def change(done: int, total: int) -> None:
+        if done == 1:
+            (root / name).write_text(text)
+
+    with pytest.raises(SohesError, match="code, params or inputs of explore changed while it ran: not recorded"):
+        run(root, change)
+    assert not (root / "dvc.lock").exists()
+    assert not is_fresh("explore", root)
+
+
+def test_a_param_of_another_stage_may_change(root):
+    run(root, lambda done, total: (root / "params.yaml").write_text(f"explore: {{crops: 1}}\nother: {done + 1}\n"))
+    assert is_fresh("explore", root)
