@@ -74,10 +74,10 @@ def test_every_measurement_has_its_function_and_every_such_function_its_name(rep
 
 
 def test_a_measurement_ends_with_a_json_object_and_takes_its_functions_options(tmp_path):
-    done = sohes("bench", "launch", "--rounds", "1", "--lines", "5", cwd=tmp_path)
+    done = sohes("bench", "nms", "--repeats", "3", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout.splitlines()[-1])["launched_seconds"] > 0
-    wrong = sohes("bench", "launch", "--wheels", "4", cwd=tmp_path)
+    assert json.loads(done.stdout.splitlines()[-1])["seconds_median"] > 0
+    wrong = sohes("bench", "nms", "--wheels", "4", cwd=tmp_path)
     assert (wrong.returncode, "No such option: --wheels" in wrong.stderr) == (2, True)
 
 

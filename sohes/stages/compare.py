@@ -48,7 +48,14 @@ def table(
     params = list(dict.fromkeys(key for row in rows for key in row.params))
     metrics = [metric for metric in METRICS if any(metric in row.metrics for row in rows)]
     paper = [metric for metric in METRICS if any(metric in row.paper for row in rows)]
-    header = ["row", *params, *map(heading, metrics), "AR - baseline", "95 % interval", *(f"paper {heading(m)}" for m in paper)]
+    header = [
+        "row",
+        *params,
+        *map(heading, metrics),
+        "AR - baseline",
+        "95 % interval",
+        *(f"paper {heading(m)}" for m in paper),
+    ]
     body = []
     for row, (delta, low, high) in zip(rows, differences, strict=True):
         interval = "-" if low is None or row is baseline else f"{low:+.1f} to {high:+.1f}"

@@ -73,7 +73,9 @@ def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
         client = tracking_client(root)
         found = client.get_experiment_by_name(f"{PREFIX}{name.removeprefix(PREFIX)}")
         if found is None:
-            raise SohesError(f"no experiment {PREFIX + name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first")
+            raise SohesError(
+                f"no experiment {PREFIX + name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first"
+            )
         runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
         return found.tags.get("sohes.title", name), [_row(client, run) for run in runs]
 

@@ -49,7 +49,9 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     # A model of the pipeline has its stage's name; one from elsewhere can only be fetched again.
     stage = path.stem if path.stem in ("instruct", "correct") else None
     again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
-    first = f"run `sohes {stage}` first" if stage else "a model is a .safetensors file with its card, a .json, beside it"
+    first = (
+        f"run `sohes {stage}` first" if stage else "a model is a .safetensors file with its card, a .json, beside it"
+    )
     for needed in (path, card_path):
         if not needed.is_file():
             raise SohesError(f"no model at {needed}: {first}")

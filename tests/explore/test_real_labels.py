@@ -1,4 +1,4 @@
-"""The rules of the forest on photographs: acyclic, ancestors of ancestors are ancestors, parents larger than children."""
+"""The forest on photographs: acyclic, ancestors of ancestors are ancestors, parents larger than children."""
 
 from __future__ import annotations
 

@@ -1,14 +1,18 @@
 """prefect.yaml on a real Prefect server, with a real worker that runs a deployment from it."""
 
 import contextlib
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
@@ -76,8 +80,6 @@ def test_a_second_pipeline_in_the_same_folder_is_refused(tmp_path):
 
 
 def test_a_failure_is_posted_without_the_address_in_any_log(web, monkeypatch, capsys):
-    from types import SimpleNamespace
-
     flow, run = SimpleNamespace(name="sohes"), SimpleNamespace(name="brave-fox")
     state = SimpleNamespace(name="Failed", message="stage pull failed: no disk")
     posted = []
@@ -117,6 +119,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]
         end_group(process)
 
 
+@pytest.fixture
+def posts() -> Iterator[SimpleNamespace]:
+    """A webhook: `url`, and the `texts` that were posted to it."""
+    texts: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            texts.append(json.loads(self.rfile.read(int(self.headers["Content-Length"])))["text"])
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    hook = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.05})
+    thread.start()
+    yield SimpleNamespace(url=f"http://127.0.0.1:{hook.server_port}/hook", texts=texts)
+    hook.shutdown()
+    thread.join()
+    hook.server_close()
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(url, timeout=5).status_code == 200
@@ -145,10 +170,14 @@ def published(root: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)  # a minute of silence has to be waited for, besides the work
 def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the_same_labels(
-    server, labelling, tiny_params, tmp_path_factory, repository, monkeypatch
+    server, posts, labelling, deployments, tiny_params, tmp_path_factory, repository, monkeypatch
 ):
-    """kill -9 of everything on the worker's machine in the middle of `explore`; nobody is left to tell the server."""
+    """kill -9 in the middle of `explore`: first of the flow, which its worker notices, then of all on the machine.
+
+    Of the second nobody is left to tell the server. The third run finishes.
+    """
     monkeypatch.setenv("SOHES_WORKERS", "1")
     tiny_params["pull"]["scenes"]["train"] = 24
     tiny_params["explore"]["images_per_shard"] = 1
@@ -157,14 +186,12 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
     explore.run(Params.model_validate(tiny_params), undisturbed)
     (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     (labelling / "flows").symlink_to(repository / "flows")
-    often = (
-        (repository / "prefect.yaml").read_text().replace('FREQUENCY: "60"', 'FREQUENCY: "30"')
-    )  # the least there is
-    (labelling / "prefect.yaml").write_text(often)
+    text = (repository / "prefect.yaml").read_text()
+    (labelling / "prefect.yaml").write_text(text.replace('FREQUENCY: "60"', 'FREQUENCY: "30"'))  # the least there is
     automations = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())
     automations["automations"][0]["trigger"]["within"] = 60
     (labelling / "automations.yaml").write_text(yaml.safe_dump(automations))
-    environment = server | {"PYTHONPATH": str(labelling), "SOHES_WORKERS": "1"}
+    environment = server | {"PYTHONPATH": str(labelling), "SOHES_WORKERS": "1", "SOHES_NOTIFY_URL": posts.url}
 
     def prefect(*arguments: str) -> None:
         done = subprocess.run(
@@ -177,16 +204,29 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
         return subprocess.Popen(command, cwd=labelling, env=environment, start_new_session=True)
 
-    prefect("work-pool", "create", "sohes", "--type", "process")
-    prefect("deploy", "--name", "local")
+    for pool, kind in (("sohes", "process"), ("sohes-slurm", "process"), ("sohes-kubernetes", "kubernetes")):
+        template = ("--base-job-template", "infra/kubernetes/work-pool.json") if kind == "kubernetes" else ()
+        prefect("work-pool", "create", pool, "--type", kind, *template)
+    prefect("deploy", "--all")
     prefect("automation", "create", "--from-file", "automations.yaml")
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("sohes/local")
         assert deployment.global_concurrency_limit.limit == 1
+        assert len(client.read_deployments()) == len(deployments)
+        parts = lambda: len(list(labelling.glob(".sohes/explore/*/parts/*.json")))  # noqa: E731
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
-            until(lambda: any(labelling.glob(".sohes/explore/*/parts/*.json")), "explore does not start", worker)
+            until(lambda: parts() > 0, "explore does not start", worker)
+            for pid in processes_with(f"PYTHONPATH={labelling}", "explore", "prefect.engine"):
+                os.kill(pid, signal.SIGKILL)
+            finished = parts()
+            until(lambda: client.read_flow_run(run.id).state.is_crashed(), "the worker does not notice", worker)
+            until(lambda: posts.texts, "nobody is told", worker)
+            assert posts.texts[0].startswith(f"sohes run {run.name} ended as Crashed")
+
+            run = client.create_flow_run_from_deployment(deployment.id)
+            until(lambda: parts() > finished, "explore does not start", worker)
         finally:
             end_group(worker, signal.SIGKILL)
             for pid in processes_with(f"PYTHONPATH={labelling}"):
@@ -201,7 +241,7 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
         worker = start_worker()
         try:
             run = client.create_flow_run_from_deployment(deployment.id)
-            until(lambda: client.read_flow_run(run.id).state.is_final(), "the second run does not end", worker)
+            until(lambda: client.read_flow_run(run.id).state.is_final(), "the third run does not end", worker)
             assert client.read_flow_run(run.id).state.is_completed()
             only = FlowRunFilter(id=FlowRunFilterId(any_=[run.id]))
             names = {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
@@ -211,13 +251,15 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
     assert published(labelling) == published(undisturbed)
 
 
-def processes_with(variable: str) -> list[int]:
-    """Living processes that were started with an environment variable."""
+def processes_with(variable: str, *words: str) -> list[int]:
+    """Living processes that were started with an environment variable and have one of the words in their command."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         try:
-            if variable in (folder / "environ").read_bytes().decode(errors="replace").split("\0"):
-                found.append(int(folder.name))
+            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
+            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
         except OSError:
             continue
+        if variable in variables and (not words or any(word in command for word in words)):
+            found.append(int(folder.name))
     return found

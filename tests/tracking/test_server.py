@@ -109,9 +109,10 @@ def database() -> Iterator[str]:
 def server(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     folder, port = tmp_path_factory.mktemp("mlflow"), free_port()
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder / "artifacts")]
-    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with running(command, folder, env={**os.environ, **quiet}) as process:
+    command += ["--artifacts-destination", str(folder / "artifacts")]
+    # As in infra/docker/compose.yaml.
+    settings = {"MLFLOW_BACKEND_STORE_URI": database, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    with running(command, folder, env={**os.environ, **settings, "MLFLOW_DISABLE_TELEMETRY": "true"}) as process:
         wait_for(port, process, folder)
         yield f"http://127.0.0.1:{port}"
 
