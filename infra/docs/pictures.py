@@ -152,7 +152,7 @@ def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
 
 
 def _scenes(project: Path, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
-    """Held-out images, from the best recalled by phase 3 to the worst, with the masks of the truth and each phase."""
+    """Held-out images, from the one that phase 3 recalls best to the worst, with true and predicted masks."""
     details = json.loads((project / "metrics/evaluate_details.json").read_text())
     recalls = {int(k): recall for k, recall in details["correct"]["per_image"].items() if recall is not None}
     ranked = sorted(recalls, key=lambda i: (-recalls[i], i))

@@ -56,6 +56,7 @@ def bench_viewer(count: int = 1000, size: int = 1024, moves: int = 300) -> dict:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(address)
         page.wait_for_selector("body[data-ready=yes]")
+        page.locator("#score").fill("0")  # every mask, the weak ones too
         box = page.locator(".light").bounding_box()
         assert box is not None
         browser.start_tracing(page=page, categories=["devtools.timeline", "disabled-by-default-devtools.timeline"])

@@ -42,6 +42,7 @@ def recall_by_size(rows: Sequence[Mapping[str, object]]) -> str:
             axes.bar_label(bars, fmt="%.1f", fontsize=7, color=_GREY, padding=1)
         axes.set_xticks(range(len(columns)), columns)
         axes.set_ylabel("average recall, %")
+        _title(axes, "recall by size")
         axes.legend(fontsize=8)
         return _svg(figure)
 
@@ -56,6 +57,7 @@ def recall_by_iou(curves: Mapping[str, Mapping[str, float | None]]) -> str:
                 *zip(*points, strict=True), marker="o", markersize=3, label=phase, color=_colour({"phase": phase})
             )
         axes.set_xlabel("IoU threshold")
+        _title(axes, "recall by overlap")
         axes.set_ylabel("recall, %")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
@@ -73,8 +75,8 @@ def loss_curves(history: Sequence[Mapping[str, float]], *, title: str) -> str:
         axes.set_xlabel("step")
         axes.set_ylabel("loss")
         axes.set_yscale("log")
-        axes.set_title(title, fontsize=10, color=_GREY)
-        axes.legend(fontsize=8)
+        _title(axes, f"losses of {title}")
+        axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.22))  # the curves fill the plot
         return _svg(figure)
 
 
@@ -87,6 +89,7 @@ def score_threshold(areas: Sequence[float], thresholds: Sequence[float]) -> str:
         axes.set_ylim(0, 1)
         axes.set_xlabel("mask area / image area")
         axes.set_ylabel("score a teacher's mask needs")
+        _title(axes, "the threshold of phase 3")
         return _svg(figure)
 
 
@@ -100,6 +103,7 @@ def masks_per_threshold(thresholds: Sequence[float], counts: Sequence[float], *,
             axes.axvline(theta, color=PHASE_COLOURS["correct"], linewidth=0.8, linestyle="--", label=label)
         axes.set_xlabel("merging threshold")
         axes.set_ylabel("regions an image")
+        _title(axes, "regions of phase 1 (the paper's figure 8)")
         axes.set_ylim(bottom=0)
         axes.legend(fontsize=8)
         return _svg(figure)
@@ -131,6 +135,10 @@ def ablation(title: str, bars: Sequence[tuple[str, float | None, float, float, f
 
 def _colour(row: Mapping[str, object]) -> str:
     return PHASE_COLOURS.get(str(row["phase"]), _GREY)
+
+
+def _title(axes: plt.Axes, words: str) -> None:
+    axes.set_title(words, fontsize=10, color=_GREY)
 
 
 def _svg(figure: plt.Figure) -> str:

@@ -192,7 +192,9 @@ def _photo(
         panels.append(("ground truth", pictures.overlay(image, truth.record(image_id).masks)))
     for phase, store_of_phase in phases.items():
         found = store_of_phase.record(image_id).masks
-        panels.append((f"{phase}: {len(found)} masks", pictures.overlay(image, pictures.strongest(found))))
+        drawn = pictures.strongest(found)
+        words = f"{len(found)} masks" if len(drawn) == len(found) else f"best {len(drawn)} of {len(found)} masks"
+        panels.append((f"{phase}: {words}", pictures.overlay(image, drawn)))
     return {
         "name": store.entry(image_id).file_name,
         "note": "" if recall is None else f"{word}: recall of phase 3 is {recall:.1f}",

@@ -4,6 +4,7 @@ import { Tree } from "./tree.js";
 
 const $ = (id) => document.getElementById(id);
 const LEVELS = ["whole entities", "parts", "subparts"];
+const DRAWN = { score: 0.4, masks: 10 }; // at first, what the pictures of `sohes segment` show too
 // pointer: the pixel under it, in every panel; under: the panel that it is over.
 const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
 const tree = new Tree($("tree"), (i) => select(i), (i) => highlight(state.active, i));
@@ -19,6 +20,16 @@ async function start() {
   document.title = `SOHES: ${state.index.title}`;
   state.index.names.forEach((name, i) => $("picture").append(new Option(name, i)));
   await open(Number(location.hash.slice(1)) || 0);
+  if (state.panels.every(hasStrong)) {
+    $("score").value = DRAWN.score;
+    filter();
+  }
+}
+
+// Whether the panel keeps all of its masks, or enough, when the weak ones are left out.
+function hasStrong(panel) {
+  const strong = panel.masks.filter((mask) => mask.score >= DRAWN.score).length;
+  return strong >= Math.min(DRAWN.masks, panel.masks.length);
 }
 
 async function open(place) {
