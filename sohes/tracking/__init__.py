@@ -42,8 +42,17 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "evaluate": ("explore", "model", "evaluate"),
     # The page shows the whole profile.
     "report": (
-        "pull", "backbone", "explore", "model", "loss", "instruct", "correct", "evaluate", "downstream", "report",
-    ),  # fmt: skip
+        "pull",
+        "backbone",
+        "explore",
+        "model",
+        "loss",
+        "instruct",
+        "correct",
+        "evaluate",
+        "downstream",
+        "report",
+    ),
 }
 _PARAMS_PER_CALL = 100  # MLflow's limit for one batch
 
