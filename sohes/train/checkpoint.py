@@ -9,7 +9,8 @@ from typing import Any
 
 from pydantic import ValidationError
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
 
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
@@ -28,7 +29,7 @@ def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None
     path = Path(path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(weights, temporary)
+        temporary.write_bytes(serialise(weights))  # save_file lets nobody but the owner read its file
     facts = {
         "version": CARD_VERSION,
         "backbone": {"architecture": model.backbone.architecture, "arguments": model.backbone.arguments},

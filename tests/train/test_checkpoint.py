@@ -46,6 +46,7 @@ def test_a_segmenter_comes_back_with_its_card(segmenter, saved):
 def test_the_same_weights_give_the_same_bytes(segmenter, saved, tmp_path):
     save_checkpoint(tmp_path / "again.safetensors", segmenter, {})
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
+    assert saved.stat().st_mode == saved.with_suffix(".json").stat().st_mode  # whoever reads the card reads the weights
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".json"])
