@@ -8,6 +8,7 @@ batch depends on one image alone, which makes the labels the same whatever the n
 from __future__ import annotations
 
 import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -58,7 +59,7 @@ class FeatureServer:
         self._turn = threading.Lock()
         self._closing = False
         authkey = os.urandom(32)
-        self._listener = Listener(authkey=authkey)
+        self._listener = Listener(family="AF_UNIX", authkey=authkey)
         self.remote = RemoteExtract(self._listener.address, authkey)
         self._accepting = threading.Thread(target=self._accept, daemon=True)
         self._accepting.start()
@@ -66,8 +67,8 @@ class FeatureServer:
     def close(self) -> None:
         """Take no new connection; those that are open end with their other sides."""
         self._closing = True
-        with suppress(OSError):
-            Client(self._listener.address, authkey=self.remote.authkey).close()  # wakes the thread that waits for one
+        with socket.socket(socket.AF_UNIX) as nobody:  # wakes the thread that waits for a connection, if it still does
+            nobody.connect(self._listener.address)
         self._accepting.join()
         self._listener.close()
         self.remote.close()

@@ -41,7 +41,18 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "correct": ("model", "loss", "correct"),
     "evaluate": ("explore", "model", "evaluate"),
     # The page shows the whole profile.
-    "report": ("pull", "backbone", "explore", "model", "loss", "instruct", "correct", "evaluate", "report"),
+    "report": (
+        "pull",
+        "backbone",
+        "explore",
+        "model",
+        "loss",
+        "instruct",
+        "correct",
+        "evaluate",
+        "downstream",
+        "report",
+    ),
 }
 _PARAMS_PER_CALL = 100  # MLflow's limit for one batch
 

@@ -89,6 +89,14 @@ def test_a_worker_that_dies_does_not_stop_the_others(server) -> None:
     assert server.remote([picture(4)])[0][0, 0, 0] == 8
 
 
+def test_it_can_be_closed_in_the_very_moment_of_a_connection() -> None:
+    for _ in range(30):
+        server = FeatureServer(doubled)
+        server.remote([picture(1)])
+        server.close()
+        assert not server._accepting.is_alive()
+
+
 def test_a_stranger_without_the_key_gets_nothing(server) -> None:
     with pytest.raises(AuthenticationError):
         Client(server.remote.address, authkey=b"guess")
