@@ -206,7 +206,7 @@ def test_init_points_params_at_a_folder_and_keeps_everything_else(tmp_path, repo
 def test_init_takes_annotations_and_keeps_the_users_own_numbers(tmp_path, repository):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.jpg").touch()
-    (tmp_path / "truth.json").write_text("{}")
+    (tmp_path / "truth.json").write_text('{"images": [], "annotations": []}')
     (tmp_path / "params.yaml").write_text((repository / "params.yaml").read_text().replace("seed: 0", "seed: 41"))
     done = sohes("init", "--images", "photos", "--annotations", "truth.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
@@ -220,6 +220,7 @@ def test_init_takes_annotations_and_keeps_the_users_own_numbers(tmp_path, reposi
         (["--images", "absent"], "no such folder of photographs: absent"),
         (["--images", "empty"], "the folder empty is empty"),
         (["--images", ".", "--annotations", "absent.json"], "no such annotation file: absent.json"),
+        (["--images", ".", "--annotations", "one.jpg"], "one.jpg is not"),
     ],
 )
 def test_init_refuses_what_is_not_there_and_writes_nothing(tmp_path, arguments, message):

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
 from sohes.files import atomic_path
 from sohes.params import load_params
@@ -25,6 +26,8 @@ def run(images: Path, annotations: Path | None, params: Path) -> list[str]:
         raise SohesError(f"the folder {images} is empty: name one with photographs in it")
     if annotations is not None and not annotations.is_file():
         raise SohesError(f"no such annotation file: {annotations}")
+    if annotations is not None:
+        coco.load(annotations)  # a broken one is named now, not after the training
     source = params if params.exists() else TEMPLATE
     load_params(source)  # a broken file is named now, not overwritten
     yaml = YAML()
