@@ -5,12 +5,11 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from typing import Literal
 
 import numpy as np
 
+from sohes.bench.own_process import in_own_process
 from sohes.explore.cluster import merge_tree
 
 Pattern = Literal["structured", "giant", "noise", "constant"]
@@ -134,8 +133,7 @@ def bench_cluster(
     reference: also `brute_force_merge`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
     how much the memory of the process, one of its own, grows over the map itself.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, grid, dim, pattern, repeats, reference).result()
+    return in_own_process(_measure, grid, dim, pattern, repeats, reference)
 
 
 def _measure(grid: int, dim: int, pattern: Pattern, repeats: int, reference: bool) -> dict[str, str | float]:

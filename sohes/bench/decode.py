@@ -5,14 +5,13 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sohes import hierarchy, masks
+from sohes.bench.own_process import in_own_process
 from sohes.model.decode import decode
 from sohes.structures import MaskSet
 
@@ -40,8 +39,7 @@ def bench_decode(reference: bool = False) -> dict[str, str | float]:
     reference: the plain way instead, masks enlarged by `interpolate` and packed by pycocotools. peak_mb: by how much
     the memory of the process, one of its own, grows over the predictions themselves.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        seconds, cpu_seconds, peak = pool.submit(_measure, reference).result()
+    seconds, cpu_seconds, peak = in_own_process(_measure, reference)
     return {
         "name": "decode-plain" if reference else "decode",
         "seconds_median": round(seconds, 4),

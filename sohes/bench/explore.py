@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Literal
 
@@ -14,6 +12,7 @@ import numpy as np
 
 from sohes.bench.cluster import brute_force_merge
 from sohes.bench.memory import peak_gb
+from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
 from sohes.data.scenes import render_scene
 from sohes.explore.cluster import merge_tree
@@ -48,9 +47,7 @@ def bench_explore(
     reference: also `brute_force_merge` on all maps of the image; adds reference_cpu_seconds and ratio, over merge_tree.
     """
     values = load_params(params)
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        job = (size, features, dim, values.explore, values.backbone, repeats, reference)
-        return pool.submit(_measure, *job).result()
+    return in_own_process(_measure, size, features, dim, values.explore, values.backbone, repeats, reference)
 
 
 def _measure(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 
 from sohes.bench.memory import peak_gb
+from sohes.bench.own_process import in_own_process
 from sohes.explore.label_image import parents_by_coverage
 from sohes.explore.packed import pack
 
@@ -63,8 +62,7 @@ def bench_hierarchy(
     reference: also `boolean_parents`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
     how much the memory of the process, one of its own, grows over the masks themselves.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, masks, size, repeats, reference).result()
+    return in_own_process(_measure, masks, size, repeats, reference)
 
 
 def _measure(masks: int, size: int, repeats: int, reference: bool) -> dict[str, str | float]:

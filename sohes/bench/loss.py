@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import torch
 from torch import Tensor
 
 from sohes.bench.memory import peak_gb
+from sohes.bench.own_process import in_own_process
 from sohes.errors import SohesError
 from sohes.losses.criterion import criterion
 from sohes.params import LossParams
@@ -28,21 +27,16 @@ def bench_loss(reference: bool = False) -> dict[str, float]:
     `reference_peak_gb` and `ratio`, ours over transformers' CPU seconds. Each contender has a process of its own, so
     that neither pays for the other's memory. SohesError if the reference is wanted and transformers is missing.
     """
-    seconds, peak = _in_own_process(_measure_ours)
+    seconds, peak = in_own_process(_measure_ours)
     result = {"cpu_seconds": seconds, "peak_gb": peak}
     if reference:
-        seconds, peak = _in_own_process(_measure_transformers)
+        seconds, peak = in_own_process(_measure_transformers)
         result |= {
             "reference_cpu_seconds": seconds,
             "reference_peak_gb": peak,
             "ratio": result["cpu_seconds"] / seconds,
         }
     return {name: round(value, 3) for name, value in result.items()}
-
-
-def _in_own_process(measure: Callable[[], tuple[float, float]]) -> tuple[float, float]:
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(measure).result()
 
 
 def _measure_ours() -> tuple[float, float]:

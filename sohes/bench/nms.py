@@ -5,12 +5,11 @@ from __future__ import annotations
 import resource
 import statistics
 import time
-from concurrent.futures import ProcessPoolExecutor
-from multiprocessing import get_context
 
 import numpy as np
 
 from sohes.bench.cluster import pattern_features
+from sohes.bench.own_process import in_own_process
 from sohes.explore.cluster import MergeTree, merge_tree, region_masks, regions_at_thresholds, select_regions
 
 THETA_MERGE, NMS_IOU = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.9
@@ -41,8 +40,7 @@ def bench_nms(*, repeats: int = 51, reference: bool = False) -> dict[str, str | 
     reference: also `boolean_nms`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by how
     much the memory of the process, one of its own, grows over the tree.
     """
-    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        return pool.submit(_measure, repeats, reference).result()
+    return in_own_process(_measure, repeats, reference)
 
 
 def _measure(repeats: int, reference: bool) -> dict[str, str | float]:

@@ -130,7 +130,7 @@ def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
     context = multiprocessing.get_context("spawn")
     counter = context.Value("q", 0)
     others = set(multiprocessing.active_children())
-    with _environment(dict.fromkeys(_ONE_THREAD, "1")):  # read by the libraries when a worker imports them
+    with one_thread_each():
         pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
         try:
             yield pool, counter
@@ -153,9 +153,10 @@ def _start_worker(counter: Any) -> None:
 
 
 @contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
+def one_thread_each() -> Iterator[None]:
+    """Processes that are started meanwhile compute with one thread: their libraries read this when imported."""
+    before = {name: os.environ.get(name) for name in _ONE_THREAD}
+    os.environ.update(dict.fromkeys(_ONE_THREAD, "1"))
     try:
         yield
     finally:
