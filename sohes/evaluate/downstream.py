@@ -14,6 +14,9 @@ from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from sohes.data.downstream.examples import ClassSet, Example, in_square
 from sohes.model.probes import DetectionProbe, FoundBoxes, SemanticProbe, classes_at
 
+Boxes = tuple[np.ndarray, np.ndarray]  # boxes_T4 and labels_T of one image
+Detected = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes_K4, scores_K, labels_K of one image
+
 
 @torch.inference_mode()
 def score_semantic(network: SemanticProbe, data: ClassSet, *, image_size: int, batch_size: int) -> float:
@@ -51,21 +54,16 @@ def score_detection(network: DetectionProbe, data: ClassSet, *, image_size: int,
     Both sides are compared in the square that the network sees: IoU does not depend on the scale.
     """
     network.eval()
-    wanted: list[Example] = []
-    found: list[FoundBoxes] = []
+    wanted: list[Boxes] = []
+    found: list[Detected] = []
     for _, squares, _ in _batches(data, image_size, batch_size):
-        wanted += [
-            Example(np.zeros((1, 1, 3), np.uint8), s.classes_HW[:1, :1], s.boxes_T4, s.labels_T) for s in squares
-        ]
-        found += network.detect(network.backbone.normalise([square.image_HW3 for square in squares]))
-    return box_average_precision(
-        [(w.boxes_T4, w.labels_T) for w in wanted],
-        [tuple(part.float().cpu().numpy() for part in (f.boxes_K4, f.scores_K, f.labels_K)) for f in found],  # type: ignore[misc]
-    )
+        wanted += [(square.boxes_T4, square.labels_T) for square in squares]
+        found += map(_on_cpu, network.detect(network.backbone.normalise([square.image_HW3 for square in squares])))
+    return box_average_precision(wanted, found)
 
 
-Boxes = tuple[np.ndarray, np.ndarray]  # boxes_T4 and labels_T of one image
-Detected = tuple[np.ndarray, np.ndarray, np.ndarray]  # boxes_K4, scores_K, labels_K of one image
+def _on_cpu(found: FoundBoxes) -> Detected:
+    return found.boxes_K4.float().cpu().numpy(), found.scores_K.float().cpu().numpy(), found.labels_K.cpu().numpy()
 
 
 def box_average_precision(wanted: Sequence[Boxes], found: Sequence[Detected]) -> float:

@@ -34,7 +34,7 @@ class Remembering:
     def __init__(self, extract: Extract) -> None:
         self.extract = extract
         self.saved_seconds = 0.0  # what the features that were not computed again have cost the first time
-        self._known: dict[bytes, tuple[list[np.ndarray], float]] = {}
+        self._known: dict[tuple, tuple[list[np.ndarray], float]] = {}
 
     def forget(self) -> None:
         self._known.clear()
@@ -42,7 +42,8 @@ class Remembering:
     def __call__(self, images: list[np.ndarray]) -> list[np.ndarray]:
         if not images:
             return []
-        key = hashlib.blake2b(np.stack(images).tobytes()).digest()
+        pixels = np.stack(images)
+        key = pixels.shape, hashlib.blake2b(pixels.tobytes()).digest()
         if key in self._known:
             features, seconds = self._known[key]
             self.saved_seconds += seconds

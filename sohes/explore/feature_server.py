@@ -8,6 +8,7 @@ batch depends on one image alone, which makes the labels the same whatever the n
 from __future__ import annotations
 
 import os
+import pickle
 import socket
 import threading
 from collections.abc import Iterator
@@ -37,7 +38,10 @@ class RemoteExtract:
         if self._connection is None:
             self._connection = Client(self.address, authkey=self.authkey)
         self._connection.send(images)
-        answer = self._connection.recv()
+        try:
+            answer = self._connection.recv()
+        except EOFError:  # as an OSError, like that of `send`: the machine's trouble, not the image's
+            raise ConnectionResetError("the process that computes features has ended") from None
         if isinstance(answer, Exception):
             raise answer
         return answer
@@ -88,8 +92,17 @@ class FeatureServer:
                     try:
                         answer = self.extract(images)
                     except Exception as error:  # the worker's to raise: it knows of which image
-                        answer = error
+                        answer = _portable(error)
                 connection.send(answer)
+
+
+def _portable(error: Exception) -> Exception:
+    """The error as another process can raise it."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # a library's, with arguments or a part that does not travel
+        return RuntimeError(str(error) or type(error).__name__)
+    return error
 
 
 @contextmanager

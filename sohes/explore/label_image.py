@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 import cv2
@@ -79,7 +78,10 @@ def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> 
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
-    """The features that `explore.features` names: those of the backbone in a file, or colour alone."""
+    """The features that `explore.features` names: those of the backbone in a file, or colour alone.
+
+    MemoryError if the GPU is full: as any want of memory, it is no image's fault.
+    """
     if params.features == "handmade":
         from sohes.backbone.handmade import handmade_features
 
@@ -90,6 +92,12 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
     from sohes.backbone.vit import extract_features, load_backbone
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return partial(
-        extract_features, load_backbone(backbone).to(device), amp=params.amp, kind=params.features, block=params.block
-    )
+    loaded, kind = load_backbone(backbone).to(device), params.features
+
+    def extract(images: list[np.ndarray]) -> list[np.ndarray]:
+        try:
+            return extract_features(loaded, images, amp=params.amp, kind=kind, block=params.block)
+        except torch.OutOfMemoryError as error:
+            raise MemoryError(f"the GPU's memory is full: {str(error).splitlines()[0]}") from error
+
+    return extract

@@ -19,9 +19,13 @@ Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
 
 
 def depends_on(phase: str, params: Params, root: Path) -> dict[str, object]:
-    """All that a phase's masks of an image depend on. SohesError if its model is missing."""
+    """All that a phase's shards of masks depend on, beside the images. SohesError if its model is missing."""
     section = params.explore if phase == "explore" else params.evaluate
-    return {"params": section.model_dump(mode="json"), "model": _model_digest(phase, params, root)}
+    return {
+        "params": section.model_dump(mode="json"),
+        "images_per_shard": params.evaluate.images_per_shard,
+        "model": _model_digest(phase, params, root),
+    }
 
 
 def _model_digest(phase: str, params: Params, root: Path) -> str:

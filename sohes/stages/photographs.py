@@ -95,9 +95,11 @@ def _settings(
         kind = (params.features, params.block)
         if features == "handmade" and params.features != features:
             return
-        if any(params == other for _, other in settings.values()):
-            return  # two tables may name the same
-        settings[name] = extractors.setdefault(kind, make_extractor(params, backbone)), params
+        if name != BASELINE and any(params == other for _, other in settings.values()):
+            return  # two tables may name the same, and a row may set what the params say anyway
+        if kind not in extractors:
+            extractors[kind] = make_extractor(params, backbone)
+        settings[name] = extractors[kind], params
 
     for name, row in rows.items():
         add(name, changed(base, row.set))

@@ -84,7 +84,12 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
         for phase in PHASES:
             depends_on(phase, project.params, project.folder)  # what is missing is known before hours of work
     samples = [_sample(text) for text in benchmarks]
-    command = ["sohes results", *benchmarks, *(f"--project {shlex.quote(str(p))}" for p in projects), f"--out {out}"]
+    command = [
+        "sohes results",
+        *map(shlex.quote, benchmarks),
+        *(f"--project {shlex.quote(str(folder))}" for folder in projects),
+        f"--out {shlex.quote(str(out))}",
+    ]
     caps = " or ".join(str(cap) for cap in sorted({p.params.evaluate.max_masks for p in opened}))
     parts = [INTRODUCTION.format(command=" \\\n  ".join(command), max_masks=caps)]
     for project in opened:

@@ -47,3 +47,9 @@ def test_features_of_the_same_pixels_are_computed_once_and_charged_again():
     remembering([image, other])
     assert asked == [2, 2, 2]
     assert remembering([]) == []
+
+
+def test_images_of_equal_bytes_and_another_shape_have_features_of_their_own():
+    remembering = Remembering(lambda images: [image.astype(np.float32) for image in images])
+    assert len(remembering([np.zeros((16, 16, 3), np.uint8)])) == 1
+    assert len(remembering([np.zeros((8, 8, 3), np.uint8)] * 4)) == 4

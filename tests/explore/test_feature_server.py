@@ -5,7 +5,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from multiprocessing import AuthenticationError, get_context
-from multiprocessing.connection import Client
+from multiprocessing.connection import Client, Listener
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +87,37 @@ def test_a_worker_that_dies_does_not_stop_the_others(server) -> None:
     worker.kill()
     worker.join()
     assert server.remote([picture(4)])[0][0, 0, 0] == 8
+
+
+def test_a_server_that_dies_in_the_middle_is_no_fault_of_the_image() -> None:
+    """Its end has to be an OSError: phase 1 takes other errors for the image's, and would name it as rejected."""
+    listener = Listener(family="AF_UNIX", authkey=b"key")
+
+    def die() -> None:
+        with listener.accept() as connection:
+            connection.recv()
+
+    dying = threading.Thread(target=die)
+    dying.start()
+    remote = RemoteExtract(listener.address, b"key")
+    with pytest.raises(ConnectionError, match="has ended"):
+        remote([picture(1)])
+    dying.join()
+    listener.close()
+    remote.close()
+
+
+def test_an_error_that_cannot_travel_is_told_in_words() -> None:
+    class LocalError(Exception):
+        pass
+
+    def extract(images: list[np.ndarray]) -> list[np.ndarray]:
+        raise LocalError("out of order")
+
+    server = FeatureServer(extract)
+    with pytest.raises(RuntimeError, match="out of order"):
+        server.remote([picture(1)])
+    server.close()
 
 
 def test_it_can_be_closed_in_the_very_moment_of_a_connection() -> None:

@@ -47,6 +47,15 @@ def test_every_step_and_switch_has_its_row_on_the_page(shared_data, params, tmp_
             assert line.split("|")[8].strip() == ""  # no difference from itself
 
 
+def test_the_baseline_has_its_row_though_another_sets_the_same(params, tmp_path, repository) -> None:
+    explore = params.explore.model_copy(update={"refiner": "none"})
+    settings, _ = photographs._settings("handmade", explore, repository, tmp_path, ("coco_panoptic", tmp_path, 1))
+    assert settings[photographs.BASELINE][1].refiner == "none"
+    assert "local re-clustering" in settings
+    assert "no refiner" not in settings
+    assert len({id(extract) for extract, _ in settings.values()}) == 1
+
+
 def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
     with pytest.raises(SohesError, match="must be NAME=FOLDER"):
         page(params, tmp_path, repository, "coco_panoptic")

@@ -88,6 +88,14 @@ def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, mon
     assert out.read_text() == page
 
 
+def test_shards_of_another_size_are_not_taken_over(folder, root, tmp_path, tiny_params):
+    for images_per_shard in (2, 1):  # the second cut has one shard more
+        tiny_params["evaluate"] = {**tiny_params["evaluate"], "images_per_shard": images_per_shard}
+        (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+        results.run([f"coco={root}"], projects=[folder], out=tmp_path / f"{images_per_shard}.md")
+    assert (tmp_path / "1.md").read_text().replace("1.md", "2.md") == (tmp_path / "2.md").read_text()
+
+
 def test_what_was_trained_on_is_not_scored(folder, root, tmp_path):
     train_on(root / "val2017/000000000002.png", folder)
     results.run([f"coco={root}"], projects=[folder], out=tmp_path / "page.md")
