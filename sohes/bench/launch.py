@@ -47,8 +47,13 @@ def bench_launch(launch: str = "", shards: int = 20) -> dict[str, float | None]:
 
     Run it in the project's folder. launch: `local` or `slurm`; by default both, the second only where Slurm answers and
     else as null. Jobs ask for the least there is: one CPU, no GPU. A stage of a cluster is its shards as jobs, then one
-    more job; what a shard takes longer there is counted over the whole array, with all nodes at work.
+    more job; what a shard takes longer there is counted over the whole array, with all nodes at work. The throwaway
+    project lies in TMPDIR, which has to be shared by the nodes.
     """
+    if launch not in ("", "local", "slurm"):
+        raise SohesError(f"no launch profile {launch!r} to measure: name local or slurm")
+    if shards < 1:
+        raise SohesError(f"no median of {shards} shards: measure one at least")
     if not Path("flows/pipeline.py").exists():
         raise SohesError(f"no flows/pipeline.py in {Path.cwd()}: run in the project's folder")
     result: dict[str, float | None] = {}

@@ -23,6 +23,15 @@ def test_without_the_flows_it_says_where_to_run(tmp_path, monkeypatch):
         bench_launch()
 
 
+@pytest.mark.parametrize(
+    ("options", "words"), [({"launch": "kubernetes"}, "name local or slurm"), ({"shards": 0}, "one at least")]
+)
+def test_what_it_cannot_measure_is_refused(repository, monkeypatch, options, words):
+    monkeypatch.chdir(repository)
+    with pytest.raises(SohesError, match=words):
+        bench_launch(**options)
+
+
 @pytest.mark.slow
 def test_it_measures_the_real_flow_on_this_machine(repository, monkeypatch):
     monkeypatch.chdir(repository)

@@ -31,7 +31,6 @@ else:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
     (tmp_path / "work.py").write_text(WORK)
     (tmp_path / "in.txt").write_text("x")

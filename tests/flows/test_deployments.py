@@ -247,6 +247,8 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
             names = {task.name: task.state_name for task in client.read_task_runs(flow_run_filter=only)}
         finally:
             end_group(worker, signal.SIGINT)
+            for pid in processes_with(f"PYTHONPATH={labelling}"):  # none, unless the run did not end
+                os.kill(pid, signal.SIGKILL)
     assert names == {"pull": "Cached", "explore": "Completed"}
     assert published(labelling) == published(undisturbed)
 
