@@ -468,7 +468,7 @@ def doctor(
 @app.command(rich_help_panel=TOOLS)
 def label(
     folder: Annotated[Path, typer.Argument(help="Photographs, searched to its depth.")],
-    out: Annotated[Path, typer.Option(help="The Parquet file to write; rejected.jsonl goes beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The Parquet file to write; <name>.rejected.jsonl goes beside it.")] = Path(
         "labels.parquet"
     ),
     backbone: Annotated[Path, typer.Option(help="Where explore.features has tokens from.")] = Path(

@@ -51,8 +51,8 @@ class Job:
 def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
     """Label every photograph below `folder`; yields sentences on what was left out and what was written.
 
-    Writes `out` (one Parquet shard, ids from 1 in the order of names), and beside it `rejected.jsonl` and
-    `<name>.manifest.json`. backbone: where `explore.features` has its tokens from.
+    Writes `out` (one Parquet shard, ids from 1 in the order of names), and beside it `<name>.rejected.jsonl`
+    and `<name>.manifest.json`. backbone: where `explore.features` has its tokens from.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
     SohesError if there are none, if none can be used, and, with the labels of the others written, if more than
     `explore.max_rejected_fraction` of them cannot.
@@ -133,7 +133,8 @@ def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
                 yield record
 
     write_shard(out, records())
-    write_rejected(out.with_name("rejected.jsonl"), rejected)
+    rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
+    write_rejected(rejected_list, rejected)
     label_free = make_refiner(explore.refiner, patch=1).label_free
     write_json(
         out.with_name(f"{out.stem}.manifest.json"),
@@ -150,7 +151,7 @@ def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
     shutil.rmtree(job.work)
     yield (
         f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
-        f"({out.with_name('rejected.jsonl')}); label-free: {'yes' if label_free else 'no'}"
+        f"({rejected_list}); label-free: {'yes' if label_free else 'no'}"
     )
     if len(rejected) > explore.max_rejected_fraction * total:
         raise SohesError(

@@ -72,7 +72,7 @@ def test_every_photograph_is_labelled_as_phase_one_labels_it_or_named(params, ph
     for record in (records[3], records[-1]):
         image = decode_image((photos / record.file_name).read_bytes(), max_megapixels=1, apply_exif=True)
         assert record.masks.rles == label_image(image, extract, params.explore).rles
-    rejected = [json.loads(line) for line in (tmp_path / "out/rejected.jsonl").read_text().splitlines()]
+    rejected = [json.loads(line) for line in (tmp_path / "out/labels.rejected.jsonl").read_text().splitlines()]
     assert [image["file_name"] for image in rejected] == ["broken.jpg", "empty.png", "thin.png"]
     assert "the file is empty" in rejected[1]["reason"]
     manifest = json.loads((tmp_path / "out/labels.manifest.json").read_text())
