@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numba
 import numpy as np
 from pycocotools import mask as coco_mask
@@ -22,6 +23,20 @@ def decode(masks: MaskSet) -> np.ndarray:
     if not len(masks):
         return np.zeros((0, masks.height, masks.width), bool)
     return np.ascontiguousarray(coco_mask.decode(coco_rles(masks)).transpose(2, 0, 1)).view(bool)
+
+
+def sample(masks: MaskSet, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(len(rows), len(columns)) bool: one mask at these rows and columns, int64, each rising; nothing else is drawn."""
+    drawn = np.zeros((len(rows), len(columns)), bool)
+    first_row = np.searchsorted(rows, np.arange(masks.height + 1))
+    _draw_runs(np.frombuffer(masks.rles[index], np.uint8), masks.height, first_row, columns, drawn)
+    return drawn
+
+
+def nearest(side: int, wanted: int) -> np.ndarray:
+    """(wanted,) int64: which of `side` pixels stands for each of a resized picture's, as by INTER_NEAREST_EXACT."""
+    places = np.arange(side, dtype=np.float32)[:, None]
+    return cv2.resize(places, (1, wanted), interpolation=cv2.INTER_NEAREST_EXACT)[:, 0].astype(np.int64)
 
 
 def coco_rles(masks: MaskSet) -> list[dict]:
@@ -97,6 +112,39 @@ def _packed_rows(masks_NHW: np.ndarray) -> np.ndarray:
     if spare:
         bits = np.concatenate([bits, np.zeros((n, height, spare), np.uint8)], axis=2)
     return bits.view(np.uint64)
+
+
+@numba.njit(cache=True)
+def _draw_runs(letters, height, first_row, columns, drawn):
+    """COCO's letters: five bits each, low ones first, 32 for "more follows", 16 in the last for a negative number; from
+    the fourth run on a number is the difference from the run before the last."""
+    at, run, column = 0, 0, 0
+    start, last, before = np.int64(0), np.int64(0), np.int64(0)
+    while at < len(letters):
+        value, shift, more = np.int64(0), 0, True
+        while more and at < len(letters):
+            letter = np.int64(letters[at]) - 48
+            value |= (letter & 31) << shift
+            more = letter & 32 != 0
+            shift += 5
+            if not more and letter & 16:
+                value |= -1 << shift
+            at += 1
+        if run > 2:
+            value += before
+        before, last = last, value
+        end = start + value
+        if run % 2:
+            while column < len(columns) and (columns[column] + 1) * height <= start:
+                column += 1
+            c = column
+            while c < len(columns) and columns[c] * height < end:
+                top, bottom = max(0, start - columns[c] * height), min(height, end - columns[c] * height)
+                if top < bottom:
+                    drawn[first_row[top] : first_row[bottom], c] = True
+                c += 1
+        start = end
+        run += 1
 
 
 @numba.njit(cache=True)

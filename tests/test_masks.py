@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -29,6 +30,25 @@ def random_masks(draw: st.DrawFn) -> np.ndarray:
     found = rng.random((n, height, width)) < draw(st.sampled_from([0.02, 0.5, 1.0]))
     found[rng.random(n) < 0.2] = False
     return found
+
+
+@settings(deadline=None)  # the first call compiles
+@given(random_masks(), st.integers(1, 40), st.integers(1, 200))
+def test_a_sampled_mask_is_the_decoded_one_resized(found, height, width):
+    masks_of = masks.mask_set(found)
+    rows, columns = masks.nearest(found.shape[1], height), masks.nearest(found.shape[2], width)
+    for i, mask in enumerate(found):
+        resized = cv2.resize(mask.view(np.uint8), (width, height), interpolation=cv2.INTER_NEAREST_EXACT).view(bool)
+        assert np.array_equal(masks.sample(masks_of, i, rows, columns), resized)
+
+
+@settings(deadline=None)  # the first call compiles
+@given(random_masks())
+def test_a_sampled_window_is_that_of_the_decoded_mask(found):
+    masks_of = masks.mask_set(found)
+    rows, columns = np.arange(found.shape[1] // 3, found.shape[1]), np.arange(found.shape[2] // 4, found.shape[2])
+    for i, mask in enumerate(found):
+        assert np.array_equal(masks.sample(masks_of, i, rows, columns), mask[rows[0] :, columns[0] :])
 
 
 def test_a_mask_set_packs_and_unpacks() -> None:

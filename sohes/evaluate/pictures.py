@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sohes import hierarchy, masks
 from sohes.explore.label_image import fit
@@ -33,21 +32,25 @@ def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, 
     chosen = np.flatnonzero(areas)  # an empty mask has no outline
     if level is not None:
         chosen = chosen[hierarchy.levels(found.parents)[chosen] == level]
-    boxes, rles = masks.boxes_xywh(found).astype(int), masks.coco_rles(found)
-    # In its box and one after the other: sixty whole masks of a large photograph are slow to unpack.
-    dense = {i: np.ascontiguousarray(coco_mask.decode(rles[i])[_inside(boxes[i])]) for i in chosen.tolist()}
+    boxes = masks.boxes_xywh(found).astype(int)
+    dense = {i: _in_box(found, i, boxes[i]) for i in chosen.tolist()}
     drawn = image_HW3.copy()
     thickness = max(1, round(max(image_HW3.shape) / 700))
     for i in chosen[np.argsort(-areas[chosen], kind="stable")].tolist():
-        inside, mask = _inside(boxes[i]), dense[i].view(bool)
+        inside, mask = _inside(boxes[i]), dense[i]
         tint = (1 - opacity) * image_HW3[inside][mask] + opacity * palette[i].astype(np.float32)
         drawn[inside][mask] = tint.round().astype(np.uint8)
     for i in chosen.tolist():
         outlines, _ = cv2.findContours(
-            dense[i], cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(int(boxes[i, 0]), int(boxes[i, 1]))
+            dense[i].view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(int(boxes[i, 0]), int(boxes[i, 1]))
         )
         cv2.drawContours(drawn, outlines, -1, (palette[i] // 2).tolist(), thickness)
     return drawn
+
+
+def _in_box(found: MaskSet, index: int, box_xywh: np.ndarray) -> np.ndarray:
+    x, y, width, height = box_xywh.tolist()
+    return masks.sample(found, index, np.arange(y, y + height), np.arange(x, x + width))
 
 
 def _inside(box_xywh: np.ndarray) -> tuple[slice, slice]:
@@ -61,10 +64,10 @@ def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.
     if image is image_HW3:
         return image_HW3, found
     height, width = image.shape[:2]
+    rows, columns = masks.nearest(found.height, height), masks.nearest(found.width, width)
     rles: list[bytes] = []
-    for rle in masks.coco_rles(found):  # one after the other: a thousand of a large photograph do not fit into memory
-        small = cv2.resize(coco_mask.decode(rle), (width, height), interpolation=cv2.INTER_NEAREST_EXACT)
-        rles.extend(masks.encode(small[None]))
+    for i in range(len(found)):  # one after the other: a thousand of a large photograph do not fit into memory
+        rles.extend(masks.encode(masks.sample(found, i, rows, columns)[None]))
     return image, replace(found, height=height, width=width, rles=tuple(rles))
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import cv2
 import numpy as np
 
 from sohes import hierarchy, masks
@@ -54,12 +53,9 @@ def refine_masks(
 
 def _packed(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
     """The masks as bits of a picture of `size`, drawn one by one: hundreds of a large photograph fill gigabytes."""
-    parts = []
-    for i in range(len(found)):
-        (mask,) = masks.decode(hierarchy.select(found, np.array([i])))
-        small = cv2.resize(mask.view(np.uint8), size[::-1], interpolation=cv2.INTER_NEAREST_EXACT).view(bool)
-        parts.append(packed.pack(small[None], size=size))
-    return packed.join(parts, size=size)
+    rows, columns = masks.nearest(found.height, size[0]), masks.nearest(found.width, size[1])
+    drawn = (masks.sample(found, i, rows, columns) for i in range(len(found)))
+    return packed.join([packed.pack(mask[None], size=size) for mask in drawn], size=size)
 
 
 def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:
