@@ -54,6 +54,8 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "report",
     ),
 }
+# Of what is recorded alike and is no stage of the pipeline.
+BESIDE: dict[str, tuple[str, ...]] = {"downstream": ("model", "downstream")}
 _PARAMS_PER_CALL = 100  # MLflow's limit for one batch
 
 
@@ -351,9 +353,10 @@ def store_errors(uri: str) -> Iterator[None]:
 
 
 def _stage_params(stage: str, params: Params) -> dict[str, str]:
-    if stage not in SECTIONS:
-        raise ValueError(f"a stage must be one of {', '.join(SECTIONS)} (got {stage!r})")
-    return flatten(params.model_dump(mode="json", include={"seed", *SECTIONS[stage]}))
+    sections = SECTIONS | BESIDE
+    if stage not in sections:
+        raise ValueError(f"a stage must be one of {', '.join(sections)} (got {stage!r})")
+    return flatten(params.model_dump(mode="json", include={"seed", *sections[stage]}))
 
 
 def _git_tags(root: Path) -> dict[str, str]:

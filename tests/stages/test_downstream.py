@@ -49,6 +49,19 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, params, monkey
     assert downstream.run(params, root) == told
 
 
+def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, params, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    downstream.run(params, root)
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = [run for run in client.search_runs(experiments) if run.info.run_name == "downstream"]
+    assert (run.info.status, run.data.params["downstream.steps"]) == ("FINISHED", "3")
+    assert {"semantic/before", "detection/after"} <= set(run.data.metrics)
+
+
 def test_real_photographs(root, params, shared_data, tmp_path):
     sample = shared_data / "coco_panoptic_100"
     content = json.loads((sample / "panoptic.json").read_text())
