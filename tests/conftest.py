@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -259,3 +260,18 @@ def _spoiled(answer: Iterable[bytes], fault: str, faults: Faults) -> Iterator[by
     if fault == "stall":
         faults.released.wait(20)
     raise ConnectionAbortedError("as the test wants it")  # the rest that was announced never comes
+
+
+@pytest.fixture
+def kill_when() -> Callable[[Path, str, list[str], dict[str, str]], None]:
+    """Starts a command in a folder and kills it with -9 as soon as a file there fits the pattern."""
+
+    def run(folder: Path, pattern: str, command: list[str], environment: dict[str, str]) -> None:
+        process = subprocess.Popen(command, cwd=folder, env=environment)
+        while not list(folder.glob(pattern)):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.kill()
+        process.wait()
+
+    return run

@@ -139,16 +139,10 @@ class LabelDataset(Dataset):
 
     def _batch(self, samples: Sequence[Sample]) -> Batch:
         return Batch(
-            self._normalised([s.shown.image_HW3 for s in samples]),
+            normalised([s.shown.image_HW3 for s in samples], self.mean, self.std),
             tuple(targets_of(s.shown) for s in samples),
             tuple(s.image_id for s in samples),
         )
-
-    def _normalised(self, squares: Sequence[np.ndarray]) -> torch.Tensor:
-        """(B, 3, S, S) float32 for the backbone from uint8 squares."""
-        images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
-        mean, std = (255 * torch.tensor(part).view(3, 1, 1) for part in (self.mean, self.std))
-        return images.sub_(mean).div_(std).contiguous()
 
     def _candidates(self, stream: int, step: int, k: int) -> Iterator[int]:
         """Image ids from a position of the endless shuffled order on, as many as there are images."""
@@ -220,11 +214,18 @@ class PairDataset(LabelDataset):
         initial, pairs = zip(*samples, strict=True)
         batch = PairBatch(
             self._batch(initial),
-            self._normalised([p.weak_HW3 for p in pairs]),
-            self._normalised([p.strong.image_HW3 for p in pairs]),
+            normalised([p.weak_HW3 for p in pairs], self.mean, self.std),
+            normalised([p.strong.image_HW3 for p in pairs], self.mean, self.std),
             pairs,
         )
         return Loaded(batch, tuple(reason for s in (*initial, *pairs) for reason in s.skipped))
+
+
+def normalised(squares: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(B, 3, S, S) float32 for the backbone from uint8 squares; mean and std of RGB in [0, 1]."""
+    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
+    scaled_mean, scaled_std = (255 * torch.tensor(part).view(3, 1, 1) for part in (mean, std))
+    return images.sub_(scaled_mean).div_(scaled_std).contiguous()
 
 
 def targets_of(shown: Labelled) -> Targets:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from sohes.evaluate.intervals import interval, paired_interval
+from sohes.evaluate.intervals import DRAWS, SEED, interval, paired_interval
 from sohes.evaluate.recall import Scores
 from sohes.evaluate.tables import cell, markdown
 
-SEED, DRAWS = 0, 2000  # of the bootstrap: the interval's ends move by less than a tenth of its width
 HEADINGS = {"AR": "AR", "AR_S": "S", "AR_M": "M", "AR_L": "L", "AR_100": "AR@100", "ancestor_f1": "ancestor F1"}
 
 

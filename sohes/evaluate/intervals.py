@@ -10,6 +10,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
+SEED, DRAWS = 0, 2000  # of the bootstrap: the interval's ends move by less than a tenth of its width
+
 
 def interval(ratio_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, float] | None:
     """The ends of the interval about one figure, in percent; None if its denominators are all zero.

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from sohes.errors import SohesError
 from sohes.evaluate import plots
+from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.recall import paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading, markdown
 from sohes.files import atomic_path
 from sohes.tracking.ablations import RecordedRow, recorded_rows
 
 METRICS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "relations_changed", "masks_per_image", "seconds_per_image")
-DRAWS, SEED = 2000, 0  # of the bootstrap: the interval's ends move by less than a tenth of its width
 
 Difference = tuple[float | None, float | None, float | None]  # in AR, and the ends of its interval
 

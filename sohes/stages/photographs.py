@@ -9,6 +9,7 @@ from pathlib import Path
 from sohes.ablation import load_table
 from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.errors import SohesError
+from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import Outcome, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.evaluate.relations import relations_changed, relations_per_image, with_coverage
@@ -24,7 +25,6 @@ from sohes.params import ExploreParams, Params
 STEPS, SWITCHES, COVERAGE = "table-2", "improvements", "table-6b"  # of params/ablations
 BASELINE = "refined"  # the params as they are
 CALIBRATED_ON = 20  # images
-DRAWS = 2000  # of the bootstrap
 SPEECH = {"handmade": "handmade colour features", "tokens": "features of the small backbone"}
 
 Setting = tuple[Extract, ExploreParams]
@@ -142,7 +142,9 @@ def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting]) -> s
     for name, outcome in outcomes.items():
         scores = outcome.scores
         figures = (scores.AR, scores.AR_S, scores.AR_M, scores.AR_L, scores.masks_per_image)
-        gain, low, high = paired_bootstrap(scores.per_image, outcomes[BASELINE].scores.per_image, seed=0, draws=DRAWS)
+        gain, low, high = paired_bootstrap(
+            scores.per_image, outcomes[BASELINE].scores.per_image, seed=SEED, draws=DRAWS
+        )
         difference = "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
         label_free = "yes" if make_refiner(settings[name][1].refiner, patch=1).label_free else "no"
         cells = ["-" if figure is None else f"{figure:.1f}" for figure in figures]

@@ -13,6 +13,7 @@ from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.catalogue import is_published_protocol
 from sohes.data.predictions.read import read_predictions
 from sohes.errors import SohesError
+from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.published import published_on
 from sohes.evaluate.recall import Scores, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading
@@ -22,7 +23,6 @@ from sohes.structures import ImageRecord
 
 COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "AP50", "masks_per_image")
 FURTHER = ("AR_1", "AR_10", "AR_100", "AR_whole", "AR_part", "AR_subpart", "ancestor_f1")
-BOOTSTRAP_DRAWS = 2000
 
 
 def run(
@@ -122,7 +122,7 @@ def _cells(figures: dict) -> list[str]:
 
 
 def _print_difference(scores: Scores, other: dict, console: Console) -> None:
-    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other), seed=0, draws=BOOTSTRAP_DRAWS)
+    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other), seed=SEED, draws=DRAWS)
     verdict = "zero lies inside it" if low <= 0 <= high else "zero lies outside it"
     console.print(
         f"AR {gain:+.2f} points against {other['label']}, 95 % interval {low:+.2f} to {high:+.2f} "

@@ -40,19 +40,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "instruct": ("model", "loss", "instruct"),
     "correct": ("model", "loss", "correct"),
     "evaluate": ("explore", "model", "evaluate"),
-    # The page shows the whole profile.
-    "report": (
-        "pull",
-        "backbone",
-        "explore",
-        "model",
-        "loss",
-        "instruct",
-        "correct",
-        "evaluate",
-        "downstream",
-        "report",
-    ),
+    "report": tuple(name for name in Params.model_fields if name != "seed"),  # the page shows the whole profile
 }
 # Of what is recorded alike and is no stage of the pipeline.
 BESIDE: dict[str, tuple[str, ...]] = {"downstream": ("model", "downstream")}

@@ -4,9 +4,7 @@ import errno
 import json
 import os
 import shutil
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -208,19 +206,15 @@ def test_images_come_first(params: Params, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(params: Params, root: Path, tmp_path_factory) -> None:
+def test_a_killed_run_goes_on_to_the_same_bytes(params: Params, root: Path, tmp_path_factory, kill_when) -> None:
     """kill -9 after the first finished shard, as a node's death would."""
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(root / "data", undisturbed / "data")
     explore.run(params, undisturbed)
     (root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     environment = {**os.environ, "SOHES_WORKERS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen([sys.executable, "-m", "sohes", "explore"], cwd=root, env=environment)
-    while not list(root.glob(".sohes/explore/*/parts/shard-00000.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    command = [sys.executable, "-m", "sohes", "explore"]
+    kill_when(root, ".sohes/explore/*/parts/shard-00000.json", command, environment)
     assert not (root / "data/pseudo_labels").exists()
     explore.run(params, root)
     assert published(root) == published(undisturbed)

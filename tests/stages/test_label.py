@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -138,17 +137,12 @@ def test_what_was_stopped_goes_on_and_changed_photographs_and_params_are_labelle
 
 
 @pytest.mark.slow
-def test_a_killed_run_goes_on_to_the_same_bytes(params, photos, tmp_path):
+def test_a_killed_run_goes_on_to_the_same_bytes(params, photos, tmp_path, kill_when):
     label(params, photos, tmp_path / "undisturbed/labels.parquet")
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     command = [sys.executable, "-m", "sohes", "label", str(photos), "--out", "out/labels.parquet"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    process = subprocess.Popen(command, cwd=tmp_path, env=environment)
-    while not list(tmp_path.glob("out/.labels.parquet.parts/part-*.json")):
-        assert process.poll() is None
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
+    kill_when(tmp_path, "out/.labels.parquet.parts/part-*.json", command, environment)
     assert not (tmp_path / "out/labels.parquet").exists()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.downstream.examples import ClassSet, Example, example
 from sohes.errors import SohesError
 
@@ -42,4 +43,4 @@ def _read(key: tuple[str, str], *, root: Path) -> Example:
     photograph = layout.read_file(root, f"images/{split}", name=f"{name}.jpg")
     if numbers_HW.ndim != 2 or numbers_HW.max() > len(CLASSES):
         raise SohesError(f"{path} is no map of 150 classes: take annotations/ of the scene parsing challenge")
-    return example(photograph, classes_HW=numbers_HW - 1)
+    return example(decode_photograph(photograph), classes_HW=numbers_HW - 1)

@@ -14,6 +14,7 @@ import numpy as np
 
 from sohes.data.benchmarks import coco as reader
 from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.downstream.examples import ClassSet, Example, Key, example
 
 NAME = "coco"
@@ -57,4 +58,5 @@ def _split(boxes: list[tuple[list[float], int]]) -> tuple[np.ndarray, np.ndarray
 
 def read(key: Key, *, root: Path) -> Example:
     folder, name, boxes_T4, labels_T = key
-    return example(layout.read_file(root, folder, "images", name=name), boxes_T4=boxes_T4, labels_T=labels_T)
+    photograph = layout.read_file(root, folder, "images", name=name)
+    return example(decode_photograph(photograph), boxes_T4=boxes_T4, labels_T=labels_T)

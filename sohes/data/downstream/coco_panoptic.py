@@ -15,6 +15,7 @@ import numpy as np
 from sohes.data.benchmarks import coco as reader
 from sohes.data.benchmarks import coco_panoptic as panoptic
 from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.downstream.coco import categories
 from sohes.data.downstream.examples import VOID, ClassSet, Example, Key, example
 
@@ -52,4 +53,4 @@ def _read(key: Key, *, root: Path, path: Path, number: dict[int, tuple[int, bool
             boxes.append((x, y, x + w, y + h))
             labels.append(label)
     photograph = panoptic.read_image(root, image["file_name"])
-    return example(photograph, classes_HW=classes_HW, boxes_T4=boxes, labels_T=labels)
+    return example(decode_photograph(photograph), classes_HW=classes_HW, boxes_T4=boxes, labels_T=labels)

@@ -13,11 +13,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from sohes.data.images import decode_image
+from sohes.data.dataset import normalised
 from sohes.data.letterbox import letterbox
 
 VOID = -1  # a pixel of no class: neither learned nor counted
-MAX_MEGAPIXELS = 200.0
 Key = Any  # whatever a set's `read` finds an example by; it travels to worker processes
 
 
@@ -42,13 +41,12 @@ class ClassSet:
 
 
 def example(
-    data: bytes, *, classes_HW: np.ndarray | None = None, boxes_T4: object = (), labels_T: object = ()
+    image_HW3: np.ndarray, *, classes_HW: np.ndarray | None = None, boxes_T4: object = (), labels_T: object = ()
 ) -> Example:
-    """An example of an encoded photograph, whose pixels stay as stored: EXIF is not applied, as annotators saw it."""
-    image = decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
-    classes = np.full(image.shape[:2], VOID, np.int16) if classes_HW is None else classes_HW.astype(np.int16)
+    """An example, of which what a task does not need may be left out."""
+    classes = np.full(image_HW3.shape[:2], VOID, np.int16) if classes_HW is None else classes_HW.astype(np.int16)
     boxes = np.asarray(boxes_T4, np.float32).reshape(-1, 4)
-    return Example(image, classes, boxes, np.asarray(labels_T, np.int64))
+    return Example(image_HW3, classes, boxes, np.asarray(labels_T, np.int64))
 
 
 def in_square(shown: Example, image_size: int) -> tuple[Example, tuple[int, int]]:
@@ -123,11 +121,9 @@ class ExampleDataset(Dataset):
         return in_square(flipped(shown) if mirrored else shown, self.image_size)[0]
 
     def collate(self, examples: Sequence[Example]) -> LoadedExamples:
-        images = torch.from_numpy(np.stack([e.image_HW3 for e in examples])).permute(0, 3, 1, 2).float()
-        mean, std = (255 * torch.tensor(part).view(3, 1, 1) for part in (self.mean, self.std))
         return LoadedExamples(
             ExampleBatch(
-                images.sub_(mean).div_(std).contiguous(),
+                normalised([e.image_HW3 for e in examples], self.mean, self.std),
                 torch.from_numpy(np.stack([e.classes_HW for e in examples])).long(),
                 tuple(torch.from_numpy(e.boxes_T4) for e in examples),
                 tuple(torch.from_numpy(e.labels_T) for e in examples),

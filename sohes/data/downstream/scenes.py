@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import io
 from functools import partial
 
 import numpy as np
-from PIL import Image
 
 from sohes.data.downstream.examples import ClassSet, Example, example
 from sohes.data.scene_families import AIRBORNE, INDOORS, OUTDOORS
@@ -32,8 +30,6 @@ def _read(index: int, *, size: int, seed: int) -> Example:
         classes_HW[scene.masks_NHW[root]] = label
     entities = roots[labels > 0]
     y0, x0, y1, x1 = bounding_boxes(scene.masks_NHW[entities]).T
-    png = io.BytesIO()
-    Image.fromarray(scene.image_HW3).save(png, "PNG")
     return example(
-        png.getvalue(), classes_HW=classes_HW, boxes_T4=np.stack([x0, y0, x1, y1], axis=1), labels_T=labels[labels > 0]
+        scene.image_HW3, classes_HW=classes_HW, boxes_T4=np.stack([x0, y0, x1, y1], axis=1), labels_T=labels[labels > 0]
     )
