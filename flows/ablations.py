@@ -17,7 +17,7 @@ from flows.command import add_options, exit_code
 from sohes.ablation import load_table
 from sohes.errors import SohesError
 from sohes.launch import load_profile, run_task
-from sohes.stages import compare
+from sohes.stages import ablate, compare
 
 
 @task(name="row", task_run_name="{table}: {row}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
@@ -37,10 +37,16 @@ def run_row(table: str, row: str, params: Path, root: Path, launch: str | None) 
 
 @flow(name="ablation")
 def ablation(table: str, params: Path, root: Path, launch: str | None = None) -> None:
-    """The baseline first, then the other rows, one after the other: they share what DVC has cached."""
+    """The baseline first, then the other rows, one after the other: they share what DVC has cached.
+
+    Rows whose refiner is not on this machine are left out, with a warning that says what it lacks.
+    """
     loaded = load_table(table, root)
     for row in [loaded.baseline, *(name for name in loaded.rows if name != loaded.baseline)]:
-        run_row(table, row, params, root, launch)
+        if reason := ablate.row_lacks(loaded.rows[row]):
+            get_run_logger().warning("row %s is left out: %s", row, reason)
+        else:
+            run_row(table, row, params, root, launch)
     text, _ = compare.run(table, root)
     create_markdown_artifact(text, key=table, description=f"{loaded.title} ({loaded.source})")
 

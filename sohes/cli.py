@@ -502,13 +502,9 @@ def ablate_photographs(
 
     Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
     """
-    from sohes.params import load_params
     from sohes.stages import photographs as stage
 
-    command = " ".join(["sohes ablate-photographs", *benchmarks, *([] if images == 100 else ["--images", str(images)])])
-    for part in stage.run(
-        benchmarks, load_params(params), Path.cwd(), backbone=backbone, images=images, out=out, command=command
-    ):
+    for part in stage.run(benchmarks, params, Path.cwd(), backbone=backbone, images=images, out=out):
         print(part, flush=True)
 
 

@@ -145,7 +145,7 @@ class ExploreParams(Section):
     min_crop: Positive  # pixels of the original image
     recluster: Literal["small", "all"]  # what is looked at again; all regions, not only small ones: not in the paper
     min_stability: Fraction  # of a region, which then is its score; 0: all regions, of score 1, as in the paper
-    refiner: Literal["none", "guided", "densecrf", "cascadepsp"]  # the last one was trained on human masks
+    refiner: Literal["none", "guided", "densecrf", "cascadepsp", "crm"]  # the last two were trained on human masks
     refine_min_iou: Fraction
     images_per_shard: Positive
     max_rejected_fraction: Fraction

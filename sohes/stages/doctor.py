@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from sohes.errors import SohesError
+from sohes.explore.refine import what_it_lacks
 from sohes.model.detectron2_heads import require_detectron2
 from sohes.model.footprint import Footprint, training_footprint
 from sohes.model.sampling import SWITCH, compiled_operator
@@ -91,7 +92,7 @@ def _disk(root: Path) -> Finding:
 
 
 def _extras(params: Params) -> Iterator[Finding]:
-    """Packages that these params or the surroundings ask for and that are not here."""
+    """Packages and refiners that these params or the surroundings ask for and that are not here."""
     for wanted in (
         partial(compiled_operator, os.environ.get(SWITCH, "builtin")),
         require_detectron2 if params.model.head == "detectron2-cascade" else None,
@@ -101,6 +102,8 @@ def _extras(params: Params) -> Iterator[Finding]:
                 wanted()
         except SohesError as error:
             yield Finding("extras", State.broken, str(error))
+    if reason := what_it_lacks(params.explore.refiner):
+        yield Finding("refiner", State.broken, reason)
 
 
 def _training(params: Params, processes: int | None) -> Iterator[Finding]:

@@ -25,7 +25,7 @@ from sohes.errors import SohesError
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract
-from sohes.explore.refine import make_refiner
+from sohes.explore.refine import make_refiner, weights_digest
 from sohes.files import atomic_path, digest_file, write_json
 from sohes.params import ExploreParams, Params
 from sohes.structures import ImageRecord
@@ -83,12 +83,13 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
 
 
 def _key(params: Params, root: Path, backbone: Path) -> str:
-    """Changes with the images, the params and, where its tokens are used, the backbone."""
+    """Changes with the images, the params and the weights that are used: the backbone's, the refiner's."""
     depends = {
         "schema": SCHEMA_VERSION,
         "images": digest_file(root / "data/images/manifest.parquet"),  # which holds the digest of each
         "params": params.explore.model_dump(mode="json"),
         "backbone": digest_file(backbone) if params.explore.features != "handmade" else None,
+        "refiner": weights_digest(params.explore.refiner),
     }
     return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
 

@@ -26,7 +26,7 @@ from sohes.errors import SohesError
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract
-from sohes.explore.refine import make_refiner
+from sohes.explore.refine import make_refiner, weights_digest
 from sohes.files import digest_file, write_json
 from sohes.params import Params
 from sohes.stages.explore import SCHEMA_VERSION, label_each, write_rejected
@@ -76,6 +76,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
         "schema": SCHEMA_VERSION,
         "params": params.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
         "backbone": digest_file(backbone) if uses_backbone else None,
+        "refiner": weights_digest(params.explore.refiner),
         "upright": apply_exif,
         "max_megapixels": params.pull.max_megapixels,
     }

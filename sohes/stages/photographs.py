@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -18,9 +19,9 @@ from sohes.explore.calibrate import matched_thresholds
 from sohes.explore.cluster import MergeTree, merge_tree
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract, square
-from sohes.explore.refine import make_refiner
+from sohes.explore.refine import make_refiner, what_it_lacks
 from sohes.files import atomic_path
-from sohes.params import ExploreParams, Params
+from sohes.params import ExploreParams, load_params
 
 STEPS, SWITCHES, COVERAGE = "table-2", "improvements", "table-6b"  # of params/ablations
 BASELINE = "refined"  # the params as they are
@@ -31,20 +32,29 @@ Setting = tuple[Extract, ExploreParams]
 
 
 def run(
-    benchmarks: Sequence[str], params: Params, project: Path, *, backbone: Path, images: int, out: Path, command: str
+    benchmarks: Sequence[str], params: Path, project: Path, *, backbone: Path, images: int, out: Path
 ) -> Iterator[str]:
     """Write the page, anew after each of its tables; yields each table when it is done.
 
-    benchmarks: NAME=FOLDER, with the names that `sohes benchmark-info` knows. command: what the page says made it.
-    backbone: of the rows that are not handmade. SohesError for what cannot be read.
+    benchmarks: NAME=FOLDER, with the names that `sohes benchmark-info` knows. backbone: of the rows that are not
+    handmade. A row whose refiner is not on this machine is left out, and the page says so. SohesError for what cannot
+    be read.
     """
+    explore = load_params(params).explore
+    make_refiner(explore.refiner, patch=1)  # only the other rows can do without
     places = dict(_place(benchmark) for benchmark in benchmarks)
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
-    parts = [_introduction(command, images)]
+    command = [
+        "sohes ablate-photographs",
+        *map(shlex.quote, benchmarks),
+        *(f"--{name} {shlex.quote(str(value))}" for name, value in {"backbone": backbone, "params": params}.items()),
+        f"--images {images} --out {shlex.quote(str(out))}",
+    ]
+    parts = [_introduction(" ".join(command), images)]
     for name, folder in places.items():
         for features in SPEECH:
-            settings, notes = _settings(features, params.explore, project, backbone, (name, folder, images))
+            settings, notes = _settings(features, explore, project, backbone, (name, folder, images))
             outcomes = compare_settings(read_photographs(name, folder, images), settings)
             part = f"## {name}, {SPEECH[features]}\n\n{_rows(outcomes, settings)}\n"
             part += "".join(f"{note}\n\n" for note in notes)
@@ -71,11 +81,11 @@ def _introduction(command: str, images: int) -> str:
         f"difference in AR is from `{BASELINE}`, the params as they are, with a 95 % interval (paired bootstrap over "
         "images). Rows are those of `params/ablations/table-2.yaml` and `improvements.yaml`: the paper's steps come "
         "first, each threshold alone. `recalibrated` rows take thresholds at which as large a share of the merges is "
-        "done as with handmade features at the profile's thresholds. The backbone is the demo's: a small ViT that "
-        "trained for a minute on scenes, so its rows say what the switches do, not what DINO's features would "
-        "reach.\n\nThe weights of the dense CRF are the best of four by AR on the first 16 photographs of "
-        "`coco_panoptic`, which are among these; the stabilities were not chosen. With `theta_cover` 1 nothing is an "
-        "ancestor, since coverage has to exceed it.\n"
+        "done as with handmade features at the profile's thresholds. With a backbone that trained for a minute, such "
+        "as the demo's, rows say what the switches do, not what DINO's features would reach.\n\nThe dense CRF's "
+        "weights (`sohes/explore/refine/densecrf.py`) are the best of four by AR on the first 16 photographs of "
+        "`coco_panoptic_100`; the stabilities were not chosen. With `theta_cover` 1 nothing is an ancestor, since "
+        "coverage has to exceed it.\n"
     )
 
 
@@ -90,6 +100,7 @@ def _settings(
     rows = {**load_table(STEPS, project).rows, **load_table(SWITCHES, project).rows}
     extractors: dict[tuple[str, int], Extract] = {}
     settings: dict[str, Setting] = {}
+    notes: list[str] = []
 
     def add(name: str, params: ExploreParams) -> None:
         kind = (params.features, params.block)
@@ -97,6 +108,9 @@ def _settings(
             return
         if name != BASELINE and any(params == other for _, other in settings.values()):
             return  # two tables may name the same, and a row may set what the params say anyway
+        if reason := what_it_lacks(params.refiner):
+            notes.append(f"Left out, `{name}`: {reason}.")
+            return
         if kind not in extractors:
             extractors[kind] = make_extractor(params, backbone)
         settings[name] = extractors[kind], params
@@ -104,8 +118,7 @@ def _settings(
     for name, row in rows.items():
         add(name, changed(base, row.set))
     if features == "handmade":
-        return settings, []
-    notes = []
+        return settings, notes
     handmade = base.model_copy(update={"features": "handmade"})
     known = _trees(make_extractor(handmade, backbone), handmade, where)
     for name, (extract, params) in list(settings.items()):

@@ -15,12 +15,13 @@ TABLE = {
     "rows": {
         "low": {"set": {"explore.theta_cover": 0.6}, "paper": {"relations_changed": 9}},
         "high": {"set": {"explore.theta_cover": 0.9}, "paper": {"relations_changed": 0}},
+        "CRM": {"set": {"explore.refiner": "crm"}, "paper": {"relations_changed": 1}},
     },
 }  # fmt: skip
 
 
 def sohes(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "SOHES_TRACKING": "on", "SOHES_WORKERS": "1"}
+    environment = {**os.environ, "SOHES_TRACKING": "on", "SOHES_WORKERS": "1", "SOHES_CRM": "~/nowhere"}
     command = [sys.executable, "-m", "sohes", *arguments]
     done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, env=environment, check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
@@ -41,6 +42,7 @@ def test_rows_share_what_they_can_and_a_second_call_computes_nothing(project, ti
     (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     first = sohes("ablate", "cover", cwd=project)
     assert first.stdout.splitlines()[0].startswith("high: AR ")
+    assert first.stdout.splitlines()[1].startswith("CRM: left out, CRM's weights are not at ~/nowhere: fetch")
     assert first.stderr.count("Running stage 'pull'") == 1
     assert first.stderr.count("Running stage 'backbone'") == 1
     assert first.stderr.count("Running stage 'evaluate'") == 2
@@ -48,7 +50,7 @@ def test_rows_share_what_they_can_and_a_second_call_computes_nothing(project, ti
     shutil.rmtree(project / ".sohes/ablations")
     again = sohes("ablate", "cover", cwd=project)
     assert "Running stage" not in again.stderr
-    assert [line.endswith("(recorded before)") for line in again.stdout.splitlines()] == [True, True]
+    assert [line.endswith("(recorded before)") for line in again.stdout.splitlines()] == [True, False, True]
     told = sohes("compare", "cover", cwd=project).stdout
     assert "| low | 0.6 |" in told
     assert (project / "reports/ablations/cover.png").exists()

@@ -3,25 +3,30 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sohes.backbone.vit import build_backbone, save_backbone
 from sohes.errors import SohesError
+from sohes.explore.refine.network import RELEASES
 from sohes.params import Params
 from sohes.stages import photographs
 
 
 @pytest.fixture
-def params(tiny_params: dict, tmp_path: Path) -> Params:
-    """With a small backbone beside it."""
+def params(tiny_params: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Of `mine.yaml`, with a small backbone beside it and no refiner's weights anywhere."""
     params = Params.model_validate(tiny_params)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_params))
     save_backbone(build_backbone(params.backbone), tmp_path / "models/backbone.safetensors", {})
+    for release in RELEASES.values():
+        monkeypatch.setenv(release.variable, "~/nowhere")
     return params
 
 
 def page(params: Params, tmp_path: Path, repository: Path, *benchmarks: str) -> list[str]:
     run = photographs.run(
-        benchmarks, params, repository,
-        backbone=tmp_path / "models/backbone.safetensors", images=1, out=tmp_path / "page.md", command="as said",
+        benchmarks, tmp_path / "mine.yaml", repository,
+        backbone=tmp_path / "models/backbone.safetensors", images=1, out=tmp_path / "page.md",
     )  # fmt: skip
     return list(run)
 
@@ -41,7 +46,11 @@ def test_every_step_and_switch_has_its_row_on_the_page(shared_data, params, tmp_
     text = (tmp_path / "page.md").read_text()
     assert handmade.strip() in text
     assert backbone.strip() in text
-    assert "Made by `as said`: the first 1 annotated" in text
+    made_by = f"--backbone {tmp_path}/models/backbone.safetensors --params {tmp_path}/mine.yaml --images 1 --out"
+    assert made_by in text
+    for part in (handmade, backbone):  # a row that cannot be computed is named, with the remedy
+        assert "Left out, `CRM`: CRM's weights are not at ~/nowhere: fetch" in part
+        assert "Left out, `CascadePSP`: " in part
     for line in handmade.splitlines():
         if line.startswith("| refined"):
             assert line.split("|")[8].strip() == ""  # no difference from itself

@@ -6,10 +6,11 @@ from typing import Protocol
 
 import numpy as np
 
+from sohes.errors import SohesError
 from sohes.explore.packed import PackedMasks
-from sohes.explore.refine.cascadepsp import CascadePspRefiner, load_cascadepsp
 from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
+from sohes.explore.refine.network import RELEASES, NetworkRefiner
 from sohes.explore.refine.none import NoRefiner
 
 
@@ -37,5 +38,26 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
         case "densecrf":
             return DenseCrfRefiner(patch)
         case "cascadepsp":
-            return CascadePspRefiner(load_cascadepsp())
-    raise ValueError(f"refiner must be none, guided, densecrf or cascadepsp (got {name!r})")
+            from sohes.explore.refine.cascadepsp import load_cascadepsp
+
+            return NetworkRefiner(load_cascadepsp())
+        case "crm":
+            from sohes.explore.refine.crm import load_crm
+
+            return NetworkRefiner(load_crm())
+    raise ValueError(f"refiner must be none, guided, densecrf, cascadepsp or crm (got {name!r})")
+
+
+def what_it_lacks(name: str) -> str | None:
+    """The sentence of the error that `make_refiner` would raise on this machine; None where the refiner works."""
+    try:
+        make_refiner(name, patch=1)
+    except SohesError as error:
+        return str(error)
+    return None
+
+
+def weights_digest(name: str) -> str | None:
+    """Of the weights that a refiner brings along, which its masks depend on; None for one that brings none.
+    SohesError if they are not here."""
+    return RELEASES[name].digest() if name in RELEASES else None

@@ -1,0 +1,175 @@
+"""Refinement by CRM, the continuous refinement model (Shen et al., 2022): the third refiner of the paper's table 2.
+
+A ResNet-50 sees the image and the mask; its features are maps of half the input's side. What a pixel is, at any size of
+output, a small perceptron says from the four cells round it and where in them the pixel lies; the four answers are
+mixed as in bilinear interpolation. The mask that comes out goes in again, at the next larger size of the input.
+The network was trained on human masks.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from pickle import UnpicklingError
+
+import cv2
+import numpy as np
+import timm
+import torch
+from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+from torch import Tensor, nn
+from torch.nn import functional
+
+from sohes.errors import SohesError
+from sohes.explore.refine.network import RELEASES, Network
+
+SCALES = (0.125, 0.25, 0.5, 1.0)  # of the input, one after the other, as the authors evaluate it
+TRAINED_SIDE = 224  # the crops it was trained on; ours: no scale but the last makes a window smaller than that
+BORDER = 32  # mirrored pixels round the input, as the authors evaluate it
+CHANNELS = 256
+PIXELS_AT_ONCE = 2**17  # bounds the decoder's memory: 32 floats for each, a few times
+
+# The parts' names in the released file, and here. Its layer4 is not used.
+NAMES = {
+    "feats.": "encoder.",
+    "aspp_.aspp1_128.atrous_conv.": "levels.0.0.",
+    "aspp_.aspp1_128.bn.": "levels.0.1.",
+    "aspp_.bn1_128.": "levels.0.3.",
+    "aspp_.aspp1_256.atrous_conv.": "levels.1.0.",
+    "aspp_.aspp1_256.bn.": "levels.1.1.",
+    "aspp_.bn1_256.": "levels.1.3.",
+    "aspp_.aspp1_1024.atrous_conv.": "levels.2.0.",
+    "aspp_.aspp1_1024.bn.": "levels.2.1.",
+    "aspp_.bn1_1024.": "levels.2.3.",
+    "aspp_.last_conv.": "fuse.",
+    "imnet.layers.": "decoder.",
+}
+
+
+class CrmNetwork(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = timm.create_model(
+            "resnet50", pretrained=False, in_chans=4, output_stride=8, features_only=True, out_indices=(0, 1, 3)
+        )
+        self.levels = nn.ModuleList(_level(seen, kept) for seen, kept in ((64, 64), (256, 64), (1024, 128)))
+        self.fuse = nn.Sequential(
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()
+        )
+        hidden = [layer for _ in range(3) for layer in (nn.Linear(32, 32), nn.ReLU())]
+        self.decoder = nn.Sequential(nn.Linear(CHANNELS + 6, 32), nn.ReLU(), *hidden, nn.Linear(32, 1))
+
+    def encode(self, image_13HW: Tensor, mask_11HW: Tensor) -> Tensor:
+        """(1, 256, H/2, W/2): the features of a normalised image and a mask of -1 to 1."""
+        found = self.encoder(torch.cat([image_13HW, mask_11HW], 1))
+        narrow = [level(features) for level, features in zip(self.levels, found, strict=True)]
+        size = narrow[0].shape[-2:]
+        wide = [functional.interpolate(x, size=size, mode="bilinear", align_corners=True) for x in narrow[1:]]
+        return self.fuse(torch.cat([narrow[0], *wide], 1))
+
+    def decode(self, features_1Chw: Tensor, size: tuple[int, int]) -> Tensor:
+        """(H, W): the probability that a pixel of an output of `size` belongs to the mask.
+
+        The perceptron sees a cell's features, the pixel's offset from the cell (y, x), its place in the picture (y, x),
+        and a pixel's side in cells (y, x). Its first layer is linear, so each of these has its share of it: the
+        features' is computed once a cell and not four times a pixel, the others' once a row and once a column.
+        """
+        first, deeper = self.decoder[0], self.decoder[1:]
+        assert isinstance(first, nn.Linear)
+        cells_hw32 = functional.conv2d(features_1Chw, first.weight[:, :CHANNELS, None, None])[0].permute(1, 2, 0)
+        of_offset, of_place, of_side = first.weight[:, CHANNELS:].T.reshape(3, 2, 32).unbind()  # each (y and x, 32)
+        rows, columns = (
+            _neighbours(pixels, cells, features_1Chw.device)
+            for pixels, cells in zip(size, cells_hw32.shape[:2], strict=True)
+        )
+        row_shares, column_shares = (
+            offsets[..., None] * of_offset[axis] + places[:, None] * of_place[axis] + side * of_side[axis]
+            for axis, (_, offsets, places, side) in enumerate((rows, columns))
+        )
+        column_shares = column_shares + first.bias
+
+        done = []
+        for some in torch.arange(size[0], device=features_1Chw.device).split(max(1, PIXELS_AT_ONCE // size[1])):
+            mixed, total = torch.zeros(()), torch.zeros(())
+            for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                cells = cells_hw32[rows[0][i, some]][:, columns[0][j]]
+                answer = deeper(cells + row_shares[i, some, None] + column_shares[j])[..., 0]
+                nearness = (rows[1][1 - i, some, None] * columns[1][1 - j]).abs() + 1e-9  # the far corner's area
+                mixed, total = mixed + nearness * answer, total + nearness
+            done.append(torch.sigmoid(mixed / total))
+        return torch.cat(done)
+
+
+def _level(seen: int, kept: int) -> nn.Sequential:
+    """A map of the encoder, narrowed. It is normalised twice in the released network."""
+    return nn.Sequential(
+        nn.Conv2d(seen, kept, 1, bias=False), nn.BatchNorm2d(kept), nn.ReLU(), nn.BatchNorm2d(kept), nn.ReLU()
+    )
+
+
+def _neighbours(pixels: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Along one axis of `pixels` pixels over `cells` cells: (2, pixels) the two nearest cells of a pixel, (2, pixels)
+    how far it is from their centres in half cells, (pixels,) its place from -1 to 1, and its side in half cells."""
+    halves = 2 * torch.arange(pixels, device=device) + 1  # centres, in half pixels: whole numbers, so exact
+    places = halves / pixels - 1
+    lower = (halves * cells - pixels) // (2 * pixels)
+    nearest = torch.stack([lower, lower + 1]).clamp(0, cells - 1)
+    offsets = (places - ((2 * nearest + 1) / cells - 1)) * cells
+    return nearest, offsets, places, 2 * cells / pixels
+
+
+def refine_window(model: CrmNetwork, image_hw3: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
+    """(h, w) bool: the mask after a pass at each scale. Nothing stays nothing."""
+    device = next(model.parameters()).device
+    border = (BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT_101)
+    image = torch.from_numpy(cv2.copyMakeBorder(image_hw3, *border)).to(device).permute(2, 0, 1)[None] / 255
+    mean, std = (torch.tensor(x, device=device)[:, None, None] for x in (IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD))
+    image = (image - mean) / std
+    probable = torch.from_numpy(cv2.copyMakeBorder(mask_hw, *border)).to(device) / 255
+    size = probable.shape
+
+    with torch.inference_mode():
+        for scale in (s for s in SCALES if s == 1 or s * max(size) >= TRAINED_SIDE):
+            if 2 * probable.sum() < 2:
+                return np.zeros(mask_hw.shape, bool)
+            seen = [
+                functional.interpolate(
+                    x, size=[round(side * scale) for side in size], mode="bilinear", align_corners=True
+                )
+                for x in (image, 2 * probable[None, None] - 1)
+            ]
+            probable = model.decode(model.encode(*seen), (size[0], size[1]))
+    inside = slice(BORDER, -BORDER)
+    return (probable[inside, inside] > 0.5).cpu().numpy()
+
+
+def load_network(path: Path) -> CrmNetwork:
+    """The network with the weights of a file as the authors' code writes it. SohesError if the file is another."""
+    try:
+        released = torch.load(path, map_location="cpu", weights_only=True)
+        weights = {_renamed(name): tensor for name, tensor in released.items()}
+        model = CrmNetwork()
+        expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
+        if missing := sorted(expected - weights.keys()):
+            raise KeyError(f"{missing[0]} is missing")
+        model.load_state_dict({name: weights[name] for name in expected}, strict=False)
+    except (RuntimeError, AttributeError, KeyError, EOFError, UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise SohesError(f"{path} does not hold CRM's weights ({reason}): fetch {RELEASES['crm'].file} anew") from error
+    return model.eval().requires_grad_(False)
+
+
+def _renamed(name: str) -> str:
+    bare = name.removeprefix("module.")  # they saved it as it was in a DataParallel
+    for theirs, ours in NAMES.items():
+        if bare.startswith(theirs):
+            return ours + bare.removeprefix(theirs)
+    return bare
+
+
+@cache
+def load_crm() -> Network:
+    """The released network, on a GPU if there is one. SohesError if its weights are not here or are another's."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    model = load_network(RELEASES["crm"].path()).to(device)
+    return lambda image, mask: refine_window(model, image, mask)

@@ -1,0 +1,81 @@
+"""What refiners that are released networks share: they see a mask in a window round it; their weights are a file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sohes.errors import SohesError
+from sohes.explore.packed import PackedMasks, join, pack
+from sohes.files import digest_file
+
+MARGIN = 0.5  # of the box's longer side, and at least LEAST_MARGIN pixels: what is seen round a mask
+LEAST_MARGIN = 16
+
+# A (h, w, 3) uint8 RGB image and a (h, w) uint8 mask of 0 and 255 to the (h, w) bool mask that it should be.
+Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+class NetworkRefiner:
+    label_free = False  # the networks that have been released were trained on human masks
+
+    def __init__(self, network: Network) -> None:
+        self.network = network
+
+    def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
+        """Each mask by the network, which sees its box and a margin round it."""
+        return join([self._refine_one(image_HW3, masks, i) for i in range(len(masks))], size=masks.size)
+
+    def _refine_one(self, image_HW3: np.ndarray, masks: PackedMasks, index: int) -> PackedMasks:
+        row0, word0, row1, word1 = masks.boxes_N4[index].tolist()
+        x0 = 64 * word0
+        columns = np.flatnonzero(masks.window(index, (row0, x0, row1, 64 * word1)).any(0))
+        if not len(columns):
+            return masks[np.array([index])]
+        x0, x1 = x0 + int(columns[0]), x0 + int(columns[-1]) + 1
+        margin = max(LEAST_MARGIN, round(MARGIN * max(row1 - row0, x1 - x0)))
+        height, width = masks.size
+        y0, y1 = max(0, row0 - margin), min(height, row1 + margin)
+        x0, x1 = max(0, x0 - margin), min(width, x1 + margin)
+        mask = masks.window(index, (y0, x0, y1, x1))
+        refined = self.network(np.ascontiguousarray(image_HW3[y0:y1, x0:x1]), mask.astype(np.uint8) * 255)
+        return pack(refined[None], size=masks.size, origin=(y0, x0))
+
+
+@dataclass(frozen=True)
+class Release:
+    """A network's released weights: a file that its users fetch themselves, for its terms are its authors'.
+
+    default: where it is looked for below the home folder; variable: the environment's variable that names another file.
+    """
+
+    name: str
+    variable: str
+    default: str
+    file: str
+
+    def path(self) -> Path:
+        """Where the weights are. SohesError if there is no such file."""
+        named = os.environ.get(self.variable, f"~/{self.default}")
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise SohesError(
+                f"{self.name}'s weights are not at {named}: fetch {self.file} there, or name it in {self.variable}"
+            )
+        return path
+
+    def digest(self) -> str:
+        """Of the weights' bytes. SohesError if they are not there."""
+        return digest_file(self.path())
+
+
+RELEASES = {
+    "cascadepsp": Release(
+        "CascadePSP", "SOHES_CASCADEPSP", ".segmentation-refinement/model", "the file `model` of its release 1.0"
+    ),
+    "crm": Release("CRM", "SOHES_CRM", ".cache/sohes/crm", "the checkpoint of its authors' repository"),
+}

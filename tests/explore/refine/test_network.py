@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sohes.errors import SohesError
+from sohes.explore.packed import pack
+from sohes.explore.refine import weights_digest, what_it_lacks
+from sohes.explore.refine.network import LEAST_MARGIN, RELEASES, NetworkRefiner
+
+
+def test_each_mask_is_what_the_network_makes_of_it_in_its_place(drawn: np.ndarray) -> None:
+    seen = []
+
+    def network(image: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        seen.append((image, mask))
+        return np.roll(mask, -1, 1) > 0
+
+    image = np.random.default_rng(0).integers(0, 256, (80, 200, 3), np.uint8)
+    refined = NetworkRefiner(network).refine(image, pack(drawn, size=(80, 200))).unpacked()
+    np.testing.assert_array_equal(refined[0], np.roll(drawn[0], -1, 1))
+    np.testing.assert_array_equal(refined[1, :, :199], np.roll(drawn[1], -1, 1)[:, :199])
+    assert not refined[2].any()
+    assert len(seen) == 2  # nothing to refine in an empty one
+    np.testing.assert_array_equal(seen[0][0], image[0 : 20 + LEAST_MARGIN, 100 - LEAST_MARGIN : 120 + LEAST_MARGIN])
+    assert seen[0][1].sum() == 255 * drawn[0].sum()
+
+
+@pytest.mark.parametrize("refiner", ["cascadepsp", "crm"])
+def test_the_digest_is_that_of_the_weights(refiner: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    weights, variable = tmp_path / "model", RELEASES[refiner].variable
+    monkeypatch.setenv(variable, str(weights))
+    with pytest.raises(SohesError, match=rf"weights are not at {weights}: fetch .* there, or name it in {variable}"):
+        weights_digest(refiner)
+    assert variable in (what_it_lacks(refiner) or "") or refiner == "cascadepsp"  # whose package may be what it lacks
+    weights.write_bytes(b"one")
+    one = weights_digest(refiner)
+    weights.write_bytes(b"two")
+    assert weights_digest(refiner) != one
+    assert weights_digest("guided") is None
