@@ -127,6 +127,15 @@ def test_a_head_whose_package_is_not_here_is_broken(params, tmp_path, monkeypatc
     assert found["instruct"].state is State.ok  # what it would need is counted all the same
 
 
+def test_a_refiner_whose_weights_are_not_here_is_broken(params, tmp_path, monkeypatch):
+    monkeypatch.setenv("SOHES_CRM", "~/nowhere")
+    assert "refiner" not in looked_at(params, tmp_path)
+    explore = params.explore.model_copy(update={"refiner": "crm"})
+    found = looked_at(params.model_copy(update={"explore": explore}), tmp_path)["refiner"]
+    assert found.state is State.broken
+    assert "CRM's weights are not at ~/nowhere: fetch" in found.words
+
+
 def test_a_dvc_remote_is_named(params, tmp_path):
     (tmp_path / ".dvc").mkdir()
     config = tmp_path / ".dvc/config"
