@@ -401,6 +401,7 @@ class Bench(StrEnum):
     decode = "decode"
     launch = "launch"
     methods = "methods"
+    segment = "segment"
     viewer = "viewer"
 
 

@@ -42,7 +42,7 @@ else:
 """
 
 
-def bench_launch(launch: str = "", shards: int = 20) -> dict[str, float | None]:
+def bench_launch(launch: str = "", shards: int = 20) -> dict[str, str | float | None]:
     """Seconds of wall time that a stage and a shard take longer than their bare commands, by launch profile.
 
     Run it in the project's folder. launch: `local` or `slurm`; by default both, the second only where Slurm answers and
@@ -70,7 +70,7 @@ def bench_launch(launch: str = "", shards: int = 20) -> dict[str, float | None]:
             if launch == "slurm" or _slurm_answers():
                 found = overheads(_flow(_make_project(root / "slurm"), "slurm", shards), bare)
             result["slurm_stage_overhead_seconds"], result["slurm_shard_overhead_seconds"] = found
-    return {key: None if value is None else round(value, 3) for key, value in result.items()}
+    return {"name": "launch", **{key: None if value is None else round(value, 3) for key, value in result.items()}}
 
 
 def overheads(notes: Sequence[Note], bare: float) -> tuple[float, float | None]:

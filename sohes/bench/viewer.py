@@ -66,6 +66,7 @@ def bench_viewer(count: int = 1000, size: int = 1024, moves: int = 300) -> dict:
     script = _durations(trace, "FireAnimationFrame")
     tasks = _durations(trace, "RunTask", kind="tdur")
     return {
+        "name": "viewer",
         "masks": count,
         "moves": moves,
         "frames": len(script),

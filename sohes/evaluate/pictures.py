@@ -34,12 +34,14 @@ def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, 
         chosen = chosen[hierarchy.levels(found.parents)[chosen] == level]
     boxes = masks.boxes_xywh(found).astype(int)
     dense = {i: _in_box(found, i, boxes[i]) for i in chosen.tolist()}
-    drawn = image_HW3.copy()
-    thickness = max(1, round(max(image_HW3.shape) / 700))
+    topmost_HW = np.full(image_HW3.shape[:2], -1, np.int32)
     for i in chosen[np.argsort(-areas[chosen], kind="stable")].tolist():
-        inside, mask = _inside(boxes[i]), dense[i]
-        tint = (1 - opacity) * image_HW3[inside][mask] + opacity * palette[i].astype(np.float32)
-        drawn[inside][mask] = tint.round().astype(np.uint8)
+        np.copyto(topmost_HW[_inside(boxes[i])], i, where=dense[i])
+    drawn = image_HW3.copy()
+    if len(chosen):
+        tinted = cv2.addWeighted(image_HW3, 1 - opacity, palette[topmost_HW], opacity, 0)
+        cv2.copyTo(tinted, (topmost_HW >= 0).view(np.uint8), drawn)
+    thickness = max(1, round(max(image_HW3.shape) / 700))
     for i in chosen.tolist():
         outlines, _ = cv2.findContours(
             dense[i].view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE, offset=(int(boxes[i, 0]), int(boxes[i, 1]))
