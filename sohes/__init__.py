@@ -28,11 +28,10 @@ def load(model: Path | str, *, params: Path | str | None = None) -> Predictor:
     working folder). params: the file whose `evaluate` section says which masks are kept; the one that comes with the
     code otherwise. SohesError for a model that is missing or damaged.
     """
-    from sohes.params import load_params
+    from sohes.params import TEMPLATE, load_params
     from sohes.predictor import load_predictor
 
-    template = Path(__file__).parents[1] / "params.yaml"
-    evaluate = load_params(Path(params) if params else template).evaluate
+    evaluate = load_params(Path(params) if params else TEMPLATE).evaluate
     if str(model).startswith("mlflow:"):
         from sohes.tracking.registry import registered_model
 

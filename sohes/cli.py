@@ -174,10 +174,10 @@ def segment(
 
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
-    from sohes.params import load_params
+    from sohes.params import load_params_anywhere
     from sohes.stages import segment as stage
 
-    for file in stage.run(load_params(params), photos, model=model, out=out, explore=explore, root=Path.cwd()):
+    for file in stage.run(load_params_anywhere(params), photos, model=model, out=out, explore=explore, root=Path.cwd()):
         print(f"wrote {file}")
 
 
@@ -198,10 +198,10 @@ def view(
     from sohes.stages import view as stage
 
     def segment_first(photos: Sequence[Path]) -> list[Path]:
-        from sohes.params import load_params
+        from sohes.params import load_params_anywhere
         from sohes.stages import segment
 
-        values = load_params(params)
+        values = load_params_anywhere(params)
         return list(segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd()))
 
     stage.run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment_first)
@@ -482,10 +482,10 @@ def label(
 
     Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
     """
-    from sohes.params import load_params
+    from sohes.params import load_params_anywhere
     from sohes.stages import label as stage
 
-    for line in stage.run(load_params(params), folder, out, backbone=backbone, apply_exif=exif):
+    for line in stage.run(load_params_anywhere(params), folder, out, backbone=backbone, apply_exif=exif):
         print(line, flush=True)
 
 

@@ -335,6 +335,9 @@ class Params(Section):
     report: ReportParams
 
 
+TEMPLATE = Path(__file__).parents[1] / "params.yaml"  # of a checkout: the profile that comes with the code
+
+
 def load_params(path: Path) -> Params:
     """Read and validate a params file. SohesError names the file, the key and what is wrong with it."""
     try:
@@ -347,6 +350,11 @@ def load_params(path: Path) -> Params:
         return Params.model_validate(raw)
     except ValidationError as error:
         raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def load_params_anywhere(path: Path) -> Params:
+    """`load_params` for what needs no project: without a `params.yaml` in the folder, the profile beside the code."""
+    return load_params(TEMPLATE if path == Path(TEMPLATE.name) and not path.exists() and TEMPLATE.exists() else path)
 
 
 def _sentence(error: object) -> str:

@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 from sohes.errors import SohesError
-from sohes.params import load_params
+from sohes.params import TEMPLATE, load_params, load_params_anywhere
 
 ROOT = Path(__file__).parents[1]
 
@@ -52,3 +52,12 @@ def test_the_paper_profile_holds_the_papers_numbers():
     assert paper.explore.theta_small == 1 / 1024
     assert (paper.instruct.batch_size, paper.instruct.steps) == (128, 40000)
     assert (paper.correct.steps, paper.correct.teacher_momentum, paper.correct.gamma) == (5000, 0.9995, 200)
+
+
+def test_what_needs_no_project_finds_the_profile_beside_the_code(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_params_anywhere(Path("params.yaml")) == load_params(TEMPLATE)
+    with pytest.raises(SohesError, match=r"no params file at mine\.yaml"):
+        load_params_anywhere(Path("mine.yaml"))  # one that was named has to be there
+    (tmp_path / "params.yaml").write_text(TEMPLATE.read_text().replace("seed: 0", "seed: 7", 1))
+    assert load_params_anywhere(Path("params.yaml")).seed == 7

@@ -10,9 +10,7 @@ from ruamel.yaml import YAML
 from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
 from sohes.files import atomic_path
-from sohes.params import load_params
-
-TEMPLATE = Path(__file__).parents[2] / "params.yaml"
+from sohes.params import TEMPLATE, load_params
 
 
 def run(images: Path, annotations: Path | None, params: Path) -> list[str]:
