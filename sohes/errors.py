@@ -6,6 +6,15 @@ import errno
 from collections.abc import Iterator
 from pathlib import Path
 
+REMEDIES = {
+    errno.EACCES: "mend its permissions, or name another",
+    errno.EPERM: "mend its permissions, or name another",
+    errno.EROFS: "name a place that can be written to",
+    errno.ENOENT: "check its spelling, or make it first",
+    errno.ENOTDIR: "name a place inside a folder",
+    errno.EISDIR: "name a file",
+}
+
 
 class SohesError(Exception):
     """Something the user can mend: one sentence with the value that is wrong and the remedy."""
@@ -21,7 +30,8 @@ def sentence_of(error: BaseException) -> str | None:
         if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
             return f"the disk is full ({Path.cwd()}): free some space and run the same command again"
     if isinstance(error, OSError) and error.filename:  # about a file that somebody named, not about a socket of ours
-        return f"{error.filename}: {(error.strerror or 'cannot be used').lower()}"
+        fault = (error.strerror or "cannot be used").lower()
+        return f"{error.filename}: {fault}: {REMEDIES.get(error.errno or 0, 'mend it or name another')}"
     return None
 
 

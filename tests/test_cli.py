@@ -144,9 +144,18 @@ def test_a_full_disk_is_one_sentence(failing_stage, capsys, error):
     assert len(told.splitlines()) == 1
 
 
-def test_a_file_that_may_not_be_written_is_one_sentence(failing_stage, capsys):
-    assert failing_stage(PermissionError(errno.EACCES, "Permission denied", "models/x.safetensors")) == 1
-    assert capsys.readouterr().err == "sohes: models/x.safetensors: permission denied\n"
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.EACCES, "permission denied: mend its permissions, or name another"),
+        (errno.EROFS, "read-only file system: name a place that can be written to"),
+        (errno.ENOTDIR, "not a directory: name a place inside a folder"),
+        (errno.EIO, "input/output error: mend it or name another"),
+    ],
+)
+def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_stage, capsys, number, told):
+    assert failing_stage(OSError(number, os.strerror(number), "models/x.safetensors")) == 1
+    assert capsys.readouterr().err == f"sohes: models/x.safetensors: {told}\n"
 
 
 def test_ctrl_c_ends_with_130_and_a_word(failing_stage, capsys):
