@@ -491,7 +491,7 @@ def label(
 
 @app.command(name="ablate-photographs", rich_help_panel=TOOLS)
 def ablate_photographs(
-    benchmarks: Annotated[list[str], typer.Argument(help="NAME=FOLDER: sets that `sohes benchmark-info` knows.")],
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: sets that `sohes benchmark-info` knows.")],
     out: Annotated[Path, typer.Option(help="The page to write.")] = Path("docs/ablations.md"),
     images: Annotated[int, typer.Option(min=1, help="Of each set.")] = 100,
     backbone: Annotated[Path, typer.Option(help="Of the rows that are not handmade.")] = Path(

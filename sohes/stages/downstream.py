@@ -7,6 +7,7 @@ while all that it depends on is the same.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -151,13 +152,23 @@ def _depends_on(trial: _Trial, params: Params) -> str:
         {
             "task": trial.task,
             "data": params.pull.scenes.model_dump(mode="json") if trial.text == SCENES else trial.text,
-            "images": [len(trial.data.train), len(trial.data.val)],
+            "examples": _digest(trial.data),
             "seed": params.seed,
             "params": params.downstream.model_dump(mode="json"),
             "adapter": params.model.adapter.model_dump(mode="json"),
             "model": digest_file(trial.path),
         }
     )
+
+
+def _digest(data: ClassSet) -> str:
+    """Of the classes and of what names each example, its annotations where the set's lists hold them."""
+    digest = hashlib.sha256(repr(data.classes).encode())
+    for split in (data.train, data.val):
+        digest.update(f"{len(split)}".encode())
+        for key in split:
+            digest.update(repr(key).encode())
+    return digest.hexdigest()
 
 
 def _probe(task: str, backbone: Backbone, params: Params, classes: int) -> SemanticProbe | DetectionProbe:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sohes.ablation import load_table
 from sohes.data.benchmarks.catalogue import read_photographs
+from sohes.data.places import name_and_folder
 from sohes.errors import SohesError
 from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import Outcome, compare_settings
@@ -36,13 +37,13 @@ def run(
 ) -> Iterator[str]:
     """Write the page, anew after each of its tables; yields each table when it is done.
 
-    benchmarks: NAME=FOLDER, with the names that `sohes benchmark-info` knows. backbone: of the rows that are not
+    benchmarks: NAME=DIR, with the names that `sohes benchmark-info` knows. backbone: of the rows that are not
     handmade. A row whose refiner is not on this machine is left out, and the page says so. SohesError for what cannot
     be read.
     """
     explore = load_params(params).explore
     make_refiner(explore.refiner, patch=1)  # only the other rows can do without
-    places = dict(_place(benchmark) for benchmark in benchmarks)
+    places = dict(map(name_and_folder, benchmarks))
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
     command = [
@@ -64,13 +65,6 @@ def run(
             with atomic_path(out) as temporary:
                 temporary.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
             yield part
-
-
-def _place(benchmark: str) -> tuple[str, Path]:
-    name, equals, folder = benchmark.partition("=")
-    if not equals:
-        raise SohesError(f"a benchmark must be NAME=FOLDER, such as bsds500=photos/bsds500 (got {benchmark})")
-    return name, Path(folder).expanduser()
 
 
 def _introduction(command: str, images: int) -> str:

@@ -18,8 +18,8 @@ from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.images import ImageStore
 from sohes.data.labels import CROWD, iter_records, write_shard
+from sohes.data.places import name_and_folder
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
-from sohes.errors import SohesError
 from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.files import atomic_path
@@ -108,11 +108,8 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
 
 
 def _sample(text: str) -> Sample:
-    name, _, folder = text.partition("=")
+    name, root = name_and_folder(text)
     reader = find_benchmark(name)
-    if not folder:
-        raise SohesError(f"a benchmark is given as NAME=DIR, such as {name}=~/{name} (got {text})")
-    root = Path(folder).expanduser()
     truth = tuple(reader.read_benchmark(root))
     digests = (hashlib.sha256(reader.read_image(root, record.file_name)).hexdigest() for record in truth)
     return Sample(name, root, truth, tuple(f"sha256:{digest}" for digest in digests))

@@ -66,7 +66,7 @@ def test_the_baseline_has_its_row_though_another_sets_the_same(params, tmp_path,
 
 
 def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
-    with pytest.raises(SohesError, match="must be NAME=FOLDER"):
+    with pytest.raises(SohesError, match="is given as NAME=DIR"):
         page(params, tmp_path, repository, "coco_panoptic")
     with pytest.raises(SohesError, match="no benchmark is called coca"):
         page(params, tmp_path, repository, "coca=.")

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from sohes.data.downstream import ade20k, coco, coco_panoptic
 from sohes.data.downstream.examples import ClassSet
+from sohes.data.places import name_and_folder
 from sohes.errors import SohesError
 
 _OPEN: dict[str, dict[str, Callable[[Path], ClassSet]]] = {
@@ -18,12 +19,10 @@ TASKS = tuple(_OPEN)
 
 def open_class_set(task: str, text: str) -> ClassSet:
     """The data set that `NAME=DIR` names. SohesError lists the names there are, or says what DIR lacks."""
-    name, _, folder = text.partition("=")
+    name, folder = name_and_folder(text)
     if name not in _OPEN[task]:
         raise SohesError(f"no data set for {task} is called {name}: there are {', '.join(_OPEN[task])}, as NAME=DIR")
-    if not folder:
-        raise SohesError(f"a data set is given as NAME=DIR, such as {name}=~/{name} (got {text})")
-    found = _OPEN[task][name](Path(folder).expanduser())
+    found = _OPEN[task][name](folder)
     if not found.train or not found.val:
         raise SohesError(f"{folder} holds {len(found.train)} training and {len(found.val)} validation images: get both")
     return found
