@@ -17,12 +17,12 @@ from flows.command import add_options, exit_code
 from sohes.ablation import load_table
 from sohes.errors import SohesError
 from sohes.launch import load_profile, run_task
-from sohes.stages import ablate, compare
+from sohes.stages import compare
 
 
 @task(name="row", task_run_name="{table}: {row}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)
 def run_row(table: str, row: str, params: Path, root: Path, launch: str | None) -> None:
-    """`sohes ablate TABLE --row ROW`, where the launch profile says."""
+    """`sohes ablate TABLE --row ROW`, where the launch profile says. A row whose refiner is not there is left out."""
     logger = get_run_logger()
     outcome = run_task(
         [sys.executable, "-m", "sohes", "ablate", table, "--row", row, "--params", str(params)],
@@ -37,16 +37,10 @@ def run_row(table: str, row: str, params: Path, root: Path, launch: str | None) 
 
 @flow(name="ablation")
 def ablation(table: str, params: Path, root: Path, launch: str | None = None) -> None:
-    """The baseline first, then the other rows, one after the other: they share what DVC has cached.
-
-    Rows whose refiner is not on this machine are left out, with a warning that says what it lacks.
-    """
+    """The baseline first, then the other rows, one after the other: they share what DVC has cached."""
     loaded = load_table(table, root)
     for row in [loaded.baseline, *(name for name in loaded.rows if name != loaded.baseline)]:
-        if reason := ablate.row_lacks(loaded.rows[row]):
-            get_run_logger().warning("row %s is left out: %s", row, reason)
-        else:
-            run_row(table, row, params, root, launch)
+        run_row(table, row, params, root, launch)
     text, _ = compare.run(table, root)
     create_markdown_artifact(text, key=table, description=f"{loaded.title} ({loaded.source})")
 

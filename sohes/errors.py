@@ -16,6 +16,10 @@ REMEDIES = {
 }
 
 
+# How a want of memory is told: Python's exception, and the words of torch for GPU and CPU, and of OpenCV.
+_MEMORY = ("memoryerror", "out of memory", "outofmemory", "can't allocate memory", "insufficient memory")
+
+
 class SohesError(Exception):
     """Something the user can mend: one sentence with the value that is wrong and the remedy."""
 
@@ -25,6 +29,11 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, SohesError):
         return str(error)
     for link in chain(error):
+        if any(words in f"{type(link).__name__}: {link}".lower() for words in _MEMORY):
+            return (
+                f"there is not enough memory ({str(link).splitlines()[0] if str(link) else type(link).__name__}): take "
+                "fewer processes (SOHES_WORKERS), smaller images or a smaller batch, and run the same command again"
+            )
         full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
         # Arrow, SQLite and safetensors have their own exceptions for it, and keep the system's words.
         if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
@@ -33,6 +42,12 @@ def sentence_of(error: BaseException) -> str | None:
         fault = (error.strerror or "cannot be used").lower()
         return f"{error.filename}: {fault}: {REMEDIES.get(error.errno or 0, 'mend it or name another')}"
     return None
+
+
+def is_the_machines(error: BaseException) -> bool:
+    """Whether an error tells of the machine's trouble (no memory, a disk, a GPU) not of what was worked on."""
+    told = f"{type(error).__name__}: {error}".lower()
+    return isinstance(error, OSError) or any(words in told for words in (*_MEMORY, "cuda error"))
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -63,6 +63,20 @@ def test_a_reader_that_has_gone_is_no_success(tmp_path):
     assert "BrokenPipeError" in done.stderr
 
 
+def test_who_waited_from_before_the_start_is_called_too(tmp_path):
+    script = "import atexit\natexit.register(lambda: print('measured'))\n" + SCRIPT.format(ending="sys.exit(3)")
+    done = subprocess.run([sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 3
+    assert "measured" in done.stdout.splitlines()
+
+
+def test_a_closed_stream_is_no_fault(tmp_path):
+    command = f"{sys.executable} -m sohes --help >&- 2>{tmp_path}/told"
+    done = subprocess.run(["bash", "-c", command], cwd=tmp_path, check=False)
+    assert done.returncode == 0
+    assert (tmp_path / "told").read_text() == ""
+
+
 def test_both_ways_to_call_it_end_alike(repository):
     text = (repository / "pyproject.toml").read_text()
     assert 'sohes = "sohes.__main__:start"' in text

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
 from typing import Literal
 
 import numpy as np
 
+from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.explore.cluster import merge_tree
 
@@ -139,23 +137,8 @@ def bench_cluster(
 def _measure(grid: int, dim: int, pattern: Pattern, repeats: int, reference: bool) -> dict[str, str | float]:
     merge_tree(np.ones((4, 4, 8), np.float32))  # compiles what is to be compiled
     features = pattern_features(pattern, grid=grid, dim=dim)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        merge_tree(features)
-        seconds.append(time.perf_counter() - wall)
-        cpu_seconds.append(time.process_time() - cpu)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    result: dict[str, str | float] = {
-        "name": f"cluster-{pattern}-{grid}x{grid}x{dim}",
-        "seconds_median": round(statistics.median(seconds), 5),
-        "cpu_seconds_median": round(statistics.median(cpu_seconds), 5),
-        "peak_mb": round(peak, 1),
-    }
+    cost = cost_of(lambda: merge_tree(features), repeats=repeats)
+    result: dict[str, str | float] = {"name": f"cluster-{pattern}-{grid}x{grid}x{dim}", **cost.figures()}
     if reference:
-        cpu = time.process_time()
-        brute_force_merge(features)
-        result["reference_cpu_seconds"] = round(time.process_time() - cpu, 4)
-        result["ratio"] = round(result["reference_cpu_seconds"] / statistics.median(cpu_seconds), 1)  # type: ignore[operator]
+        result |= compared(cost, cost_of(lambda: brute_force_merge(features), repeats=1))
     return result

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sohes import hierarchy, masks
+from sohes.bench.cost import Cost, compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.model.decode import decode
 from sohes.structures import MaskSet
@@ -36,34 +33,26 @@ def blob_logits(count: int, side: int, seed: int = 0) -> Tensor:
 def bench_decode(reference: bool = False) -> dict[str, str | float]:
     """One image of 1024 x 1024 with 300 queries on one core; keys name, seconds_median, cpu_seconds_median, peak_mb.
 
-    reference: the plain way instead, masks enlarged by `interpolate` and packed by pycocotools. peak_mb: by how much
-    the memory of the process, one of its own, grows over the predictions themselves.
+    reference: also the plain way, masks enlarged by `interpolate` and packed by pycocotools; adds
+    reference_cpu_seconds, reference_peak_mb and ratio (reference over ours). Peaks: by how much the memory of the
+    process, one of its own for each way, grows over the predictions themselves.
     """
-    seconds, cpu_seconds, peak = in_own_process(_measure, reference)
-    return {
-        "name": "decode-plain" if reference else "decode",
-        "seconds_median": round(seconds, 4),
-        "cpu_seconds_median": round(cpu_seconds, 4),
-        "peak_mb": round(peak, 1),
-    }
+    cost = in_own_process(_measure, False)
+    result: dict[str, str | float] = {"name": "decode", **cost.figures()}
+    if reference:
+        plain = in_own_process(_measure, True)
+        result |= {**compared(cost, plain), "reference_peak_mb": round(plain.peak_mb, 1)}
+    return result
 
 
-def _measure(reference: bool, rounds: int = 5) -> tuple[float, float, float]:
+def _measure(reference: bool, rounds: int = 5) -> Cost:
     torch.set_num_threads(1)
     generator = torch.Generator().manual_seed(1)
     classes, logits = torch.randn(QUERIES, 2, generator=generator), blob_logits(QUERIES, SIZE // 4)
     ancestors = torch.randn(QUERIES, QUERIES, generator=generator) - 4
     once = _plain if reference else _ours
     once(classes, logits[:, :8, :8], ancestors, size=32)  # compiles what is to be compiled
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, cpu_seconds = [], []
-    for _ in range(rounds):
-        wall, cpu = time.perf_counter(), time.process_time()
-        once(classes, logits, ancestors)
-        seconds.append(time.perf_counter() - wall)
-        cpu_seconds.append(time.process_time() - cpu)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    return statistics.median(seconds), statistics.median(cpu_seconds), peak
+    return cost_of(lambda: once(classes, logits, ancestors), repeats=rounds)
 
 
 def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: Tensor, size: int = SIZE) -> MaskSet:

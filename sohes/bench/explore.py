@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from sohes.bench.cluster import brute_force_merge
-from sohes.bench.memory import peak_gb
+from sohes.bench.cost import peak_gb
 from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
 from sohes.data.scenes import render_scene

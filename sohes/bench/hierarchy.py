@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import statistics
-import time
-
 import numpy as np
 
-from sohes.bench.memory import peak_gb
+from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.explore.label_image import parents_by_coverage
 from sohes.explore.packed import pack
@@ -68,28 +65,13 @@ def bench_hierarchy(
 def _measure(masks: int, size: int, repeats: int, reference: bool) -> dict[str, str | float]:
     _parents(nested_discs(2, 16))  # compiles what is to be compiled
     masks_NHW = nested_discs(masks, size)
-    before = peak_gb()
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        parents = _parents(masks_NHW)
-        seconds.append(time.perf_counter() - wall)
-        cpu_seconds.append(time.process_time() - cpu)
-    peak = (peak_gb() - before) * 1000
-    result: dict[str, str | float] = {
-        "name": f"hierarchy-{masks}x{size}x{size}",
-        "seconds_median": round(statistics.median(seconds), 5),
-        "cpu_seconds_median": round(statistics.median(cpu_seconds), 5),
-        "peak_mb": round(peak, 1),
-        "parents": int((parents >= 0).sum()),
-    }
+    parents = _parents(masks_NHW)
+    cost = cost_of(lambda: _parents(masks_NHW), repeats=repeats)
+    found = int((parents >= 0).sum())
+    result: dict[str, str | float] = {"name": f"hierarchy-{masks}x{size}x{size}", **cost.figures(), "parents": found}
     if reference:
-        cpu = time.process_time()
-        plain = boolean_parents(masks_NHW, theta_cover=THETA_COVER)
-        reference_seconds = time.process_time() - cpu
-        assert np.array_equal(plain, parents)
-        result["reference_cpu_seconds"] = round(reference_seconds, 4)
-        result["ratio"] = round(reference_seconds / statistics.median(cpu_seconds), 1)
+        assert np.array_equal(boolean_parents(masks_NHW, theta_cover=THETA_COVER), parents)
+        result |= compared(cost, cost_of(lambda: boolean_parents(masks_NHW, theta_cover=THETA_COVER), repeats=1))
     return result
 
 

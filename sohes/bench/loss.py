@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sohes.bench.memory import peak_gb
+from sohes.bench.cost import Cost, cost_of, peak_gb
 from sohes.bench.own_process import in_own_process
 from sohes.errors import SohesError
 from sohes.losses.criterion import criterion
@@ -25,23 +24,21 @@ def bench_loss(reference: bool = False) -> dict[str, str | float]:
     """Forward and backward of one 1024 x 1024 image's loss: 200 targets, 200 queries, 12,544 points, 10 layers.
 
     Keys name, seconds_median, cpu_seconds_median, peak_mb (of the process); with `reference` also
-    reference_cpu_seconds, reference_peak_mb and ratio, ours over transformers' CPU seconds. Each contender has a
+    reference_cpu_seconds, reference_peak_mb and ratio, here ours over transformers' CPU seconds. Each contender has a
     process of its own, so that neither pays for the other's memory. SohesError if the reference is wanted and
     transformers is missing.
     """
-    wall, seconds, peak = in_own_process(_measure_ours)
-    result = {"seconds_median": wall, "cpu_seconds_median": seconds, "peak_mb": 1000 * peak}
+    ours = in_own_process(_measure_ours)
+    result: dict[str, str | float] = {"name": "loss", **ours.figures(3)}
     if reference:
-        _, seconds, peak = in_own_process(_measure_transformers)
-        result |= {
-            "reference_cpu_seconds": seconds,
-            "reference_peak_mb": 1000 * peak,
-            "ratio": result["cpu_seconds_median"] / seconds,
-        }
-    return {"name": "loss", **{name: round(value, 3) for name, value in result.items()}}
+        theirs = in_own_process(_measure_transformers)
+        result["reference_cpu_seconds"] = round(theirs.cpu_seconds, 3)
+        result["reference_peak_mb"] = round(theirs.peak_mb, 1)
+        result["ratio"] = round(ours.cpu_seconds / theirs.cpu_seconds, 3)
+    return result
 
 
-def _measure_ours() -> tuple[float, float, float]:
+def _measure_ours() -> Cost:
     params = LossParams(
         class_weight=2,
         mask_weight=5,
@@ -60,10 +57,10 @@ def _measure_ours() -> tuple[float, float, float]:
     auxiliary = [ModelOutput(c, m, None) for c, m in zip(class_logits[:-1], mask_logits[:-1], strict=True)]
     output = ModelOutput(class_logits[-1], mask_logits[-1], ancestor_logits_BQQ, tuple(auxiliary))
     targets = (Targets(masks_THW, ancestors_TT),)
-    return _median_of_rounds(lambda: criterion(output, targets, params)["loss"])
+    return _cost(lambda: criterion(output, targets, params)["loss"])
 
 
-def _measure_transformers() -> tuple[float, float, float]:
+def _measure_transformers() -> Cost:
     try:
         from transformers import Mask2FormerConfig
         from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss
@@ -86,7 +83,7 @@ def _measure_transformers() -> tuple[float, float, float]:
             weight * value for name, value in parts.items() for key, weight in weights.items() if name.startswith(key)
         )
 
-    return _median_of_rounds(loss)
+    return _cost(loss)
 
 
 def example() -> tuple[Tensor, list[Tensor], list[Tensor]]:
@@ -110,12 +107,6 @@ def example() -> tuple[Tensor, list[Tensor], list[Tensor]]:
     return masks_THW, class_logits, mask_logits
 
 
-def _median_of_rounds(loss: Callable[[], Tensor]) -> tuple[float, float, float]:
-    """Seconds on the clock, CPU seconds, and the most memory so far, 10^9 bytes."""
-    seconds, cpu_seconds = [], []
-    for _ in range(ROUNDS):
-        wall, cpu = time.perf_counter(), time.process_time()
-        loss().backward()
-        seconds.append(time.perf_counter() - wall)
-        cpu_seconds.append(time.process_time() - cpu)
-    return statistics.median(seconds), statistics.median(cpu_seconds), peak_gb()
+def _cost(loss: Callable[[], Tensor]) -> Cost:
+    """With all the memory of the process: the example is small beside what the loss takes."""
+    return replace(cost_of(lambda: loss().backward(), repeats=ROUNDS), peak_mb=1000 * peak_gb())

@@ -19,11 +19,11 @@ def bench_methods(
     methods: str = ",".join(METHODS),
     params: Path = Path("params.yaml"),
     backbone: Path = Path("models/backbone.safetensors"),
-) -> dict[str, dict[str, float | None]]:
+) -> dict[str, str | dict[str, dict[str, float | None]]]:
     """Score `methods` on the first `images` of a benchmark unpacked in `root`, with `params`' features and refiner.
 
-    For each: `AR`, `AR_S`, `AR_M`, `AR_L`, `masks_per_image`, `cpu_seconds` an image, and `gain` of the first method
-    over it with its 95 % interval (`gain_low`, `gain_high`), in points of AR.
+    Keys name, and methods: for each of these `AR`, `AR_S`, `AR_M`, `AR_L`, `masks_per_image`, `cpu_seconds` an image,
+    and `gain` of the first method over it with its 95 % interval (`gain_low`, `gain_high`), in points of AR.
     """
     explore = load_params(params).explore
     names = methods.split(",")
@@ -39,4 +39,4 @@ def bench_methods(
         figures |= {"masks_per_image": scores.masks_per_image, "cpu_seconds": outcome.cpu_seconds}
         figures |= {"gain": gain, "gain_low": low, "gain_high": high}
         rows[name] = {key: None if value is None else round(value, 3) for key, value in figures.items()}
-    return rows
+    return {"name": "methods", "methods": rows}

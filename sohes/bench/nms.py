@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import resource
-import statistics
-import time
-
 import numpy as np
 
 from sohes.bench.cluster import pattern_features
+from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.explore.cluster import MergeTree, merge_tree, region_masks, regions_at_thresholds, select_regions
 
@@ -46,24 +43,9 @@ def bench_nms(*, repeats: int = 51, reference: bool = False) -> dict[str, str | 
 def _measure(repeats: int, reference: bool) -> dict[str, str | float]:
     tree = merge_tree(pattern_features("structured", grid=128, dim=64))
     recorded = select_regions(tree, theta_merge=THETA_MERGE, nms_iou=1)  # compiles what is to be compiled
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    seconds, cpu_seconds = [], []
-    for _ in range(repeats):
-        wall, cpu = time.perf_counter(), time.process_time()
-        select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU)
-        seconds.append(time.perf_counter() - wall)
-        cpu_seconds.append(time.process_time() - cpu)
-    peak = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
-    result: dict[str, str | float] = {
-        "name": "nms",
-        "seconds_median": round(statistics.median(seconds), 6),
-        "cpu_seconds_median": round(statistics.median(cpu_seconds), 6),
-        "peak_mb": round(peak, 1),
-        "regions": len(recorded),
-    }
+    cost = cost_of(lambda: select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=repeats)
+    result: dict[str, str | float] = {"name": "nms", **cost.figures(6), "regions": len(recorded)}
     if reference:
-        cpu = time.process_time()
-        boolean_nms(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU)
-        result["reference_cpu_seconds"] = round(time.process_time() - cpu, 4)
-        result["ratio"] = round(result["reference_cpu_seconds"] / statistics.median(cpu_seconds), 1)  # type: ignore[operator]
+        plain = cost_of(lambda: boolean_nms(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=1)
+        result |= compared(cost, plain)
     return result

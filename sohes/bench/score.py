@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from sohes import masks
-from sohes.bench.memory import peak_gb
+from sohes.bench.cost import peak_gb
 from sohes.evaluate.recall import evaluate_masks
 from sohes.structures import ImageRecord, MaskSet
 

@@ -73,13 +73,19 @@ def report_images(count: int = 1) -> None:
 
 
 def run_shards(
-    worker: Callable[[Shard], Result], shards: Sequence[Shard], *, workers: int, description: str
+    worker: Callable[[Shard], Result],
+    shards: Sequence[Shard],
+    *,
+    workers: int,
+    description: str,
+    kept: bool = True,
 ) -> list[Result]:
     """What `worker((index, items))` returns for each shard, in their order, with a progress bar in images.
 
     workers: processes; with 0 or 1 the shards run in this process, one after the other. The worker must be picklable
-    (a module's function, or a `partial` of one) and write its shard itself. SohesError if a process dies or the user
-    interrupts; an error of a worker stops the others and is raised as it is. Finished shards stay in every case.
+    (a module's function, or a `partial` of one). SohesError if a process dies or the user interrupts; an error of a
+    worker stops the others and is raised as it is. kept: the worker writes its shard, which stays in every case; else
+    only what is returned counts, and nothing is left of a run that was stopped.
     """
     with _progress() as progress:
         bar = progress.add_task(description, total=sum(len(items) for _, items in shards))
@@ -101,15 +107,16 @@ def run_shards(
                     progress.update(bar, completed=max(images, counter.value))
                 return [future.result() for future in futures]
         except KeyboardInterrupt:
-            raise SohesError(f"{description}: stopped by the user; {_kept(finished, shards)}") from None
+            raise SohesError(f"{description}: stopped by the user; {_left(finished, shards, kept)}") from None
         except BrokenProcessPool:
-            raise SohesError(
-                f"{description}: a worker process died, most often for want of memory; {_kept(finished, shards)}, "
-                f"with fewer processes than {workers} (SOHES_WORKERS) if memory was short"
-            ) from None
+            reason = f"{description}: a worker process died, most often for want of memory"
+            remedy = f"with fewer processes than {workers} (SOHES_WORKERS) if memory was short"
+            raise SohesError(f"{reason}; {_left(finished, shards, kept)}, {remedy}") from None
 
 
-def _kept(finished: int, shards: Sequence[Shard]) -> str:
+def _left(finished: int, shards: Sequence[Shard], kept: bool) -> str:
+    if not kept:
+        return "run the same command again"
     return f"{finished} of {len(shards)} shards are finished and kept: run the same command again for the rest"
 
 

@@ -1,4 +1,4 @@
-"""Features from one process, which has the GPU, for a pool of processes that do the rest of phase 1 on the CPU.
+"""Features from one process, which has the GPU, for a pool of processes that do the rest of phase 1.
 
 While one image is clustered and refined, the GPU works for another. A worker asks for the features of one image, or
 of one batch of its crops, and waits: so as many requests as workers are under way at most, which bounds memory, and a

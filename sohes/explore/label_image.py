@@ -78,10 +78,7 @@ def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> 
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
-    """The features that `explore.features` names: those of the backbone in a file, or colour alone.
-
-    MemoryError if the GPU is full: as any want of memory, it is no image's fault.
-    """
+    """The features that `explore.features` names: those of the backbone in a file, or colour alone."""
     if params.features == "handmade":
         from sohes.backbone.handmade import handmade_features
 
@@ -94,10 +91,4 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     loaded, kind = load_backbone(backbone).to(device), params.features
 
-    def extract(images: list[np.ndarray]) -> list[np.ndarray]:
-        try:
-            return extract_features(loaded, images, amp=params.amp, kind=kind, block=params.block)
-        except torch.OutOfMemoryError as error:
-            raise MemoryError(f"the GPU's memory is full: {str(error).splitlines()[0]}") from error
-
-    return extract
+    return lambda images: extract_features(loaded, images, amp=params.amp, kind=kind, block=params.block)

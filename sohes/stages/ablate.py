@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sohes.ablation import Row, Table, folder_name, load_table, make_workspace
+from sohes.ablation import Table, folder_name, load_table, make_workspace
 from sohes.data.labels import iter_records
 from sohes.errors import SohesError
 from sohes.evaluate.relations import relations_changed
@@ -22,7 +22,7 @@ WORKSPACES = ".sohes/ablations"
 def run(name: str, params: Path, root: Path, *, row: str | None = None) -> Iterator[str]:
     """Compute and record the rows of `params/ablations/<name>.yaml`, or one of them; yields a sentence for each.
 
-    Of a whole table, rows whose refiner is not on this machine are left out, with a sentence that says so.
+    Rows whose refiner is not on this machine are left out, with a sentence that says so.
     SohesError if the table, a key or the row is unknown, or if a row's pipeline fails.
     """
     table = load_table(name, root)
@@ -30,15 +30,10 @@ def run(name: str, params: Path, root: Path, *, row: str | None = None) -> Itera
         raise SohesError(f"table {name} has no row {row!r} (it has: {', '.join(table.rows)})")
     wanted = [row] if row else [table.baseline, *(r for r in table.rows if r != table.baseline)]
     for each in wanted:
-        if row is None and (reason := row_lacks(table.rows[each])):
+        if reason := what_it_lacks(table.rows[each].set.get("explore.refiner", "none")):
             yield f"{each}: left out, {reason}"
         else:
             yield _one_row(name, table, each, params, root)
-
-
-def row_lacks(row: Row) -> str | None:
-    """What the refiner that a row sets lacks on this machine; None if nothing."""
-    return what_it_lacks(row.set.get("explore.refiner", "none"))
 
 
 def _one_row(name: str, table: Table, row: str, params: Path, root: Path) -> str:

@@ -162,7 +162,11 @@ def _depends_on(trial: _Trial, params: Params) -> str:
 
 
 def _digest(data: ClassSet) -> str:
-    """Of the classes and of what names each example, its annotations where the set's lists hold them."""
+    """Of the classes and of what names each example, with its annotations where the set's own lists hold them.
+
+    A photograph or a map of classes that is exchanged under the same name is not noticed: to read all of them takes as
+    long as a part of the training.
+    """
     digest = hashlib.sha256(repr(data.classes).encode())
     for split in (data.train, data.val):
         digest.update(f"{len(split)}".encode())

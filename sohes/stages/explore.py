@@ -21,11 +21,11 @@ from sohes import tracking
 from sohes.data.images import ImageStore, Rejected, new_folder
 from sohes.data.labels import write_shard
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_the_machines
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract
-from sohes.explore.refine import make_refiner, weights_digest
+from sohes.explore.refine import is_label_free, make_refiner, most_workers, require_refiner, weights_digest
 from sohes.files import atomic_path, digest_file, write_json
 from sohes.params import ExploreParams, Params
 from sohes.structures import ImageRecord
@@ -62,7 +62,7 @@ def _prepare(params: Params, root: Path) -> tuple[Job, ImageStore, list[Shard]]:
     backbone = root / BACKBONE
     if params.explore.features != "handmade" and not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
-    make_refiner(params.explore.refiner, patch=1)  # what it lacks is said now, not once an image
+    require_refiner(params.explore.refiner)  # what it lacks is said now, not once an image
     return Job(params, root, root / ".sohes/explore" / _key(params, root, backbone)), store, shards
 
 
@@ -107,7 +107,7 @@ def _part(job: Job, index: int) -> Path:
 
 def _label_missing(job: Job, missing: Sequence[Shard], *, description: str) -> None:
     """Label shards in a pool: one shard a process, or pieces of shards where there are fewer shards than processes."""
-    workers = default_workers()
+    workers = most_workers(job.params.explore.refiner, default_workers())
     if not missing:
         return
     with shared_extractor(job.params.explore, job.root / BACKBONE, workers=workers) as extract:
@@ -122,7 +122,7 @@ def _label_in_pool(job: Job, missing: Sequence[Shard], *, workers: int, descript
     for index, image_ids in missing:
         piece_size = -(-len(image_ids) * len(missing) // workers)
         pieces += [(index, piece) for piece in plan_shards(image_ids, piece_size)]
-    labelled = run_shards(partial(_label_images, job), pieces, workers=workers, description=description)
+    labelled = run_shards(partial(_label_images, job), pieces, workers=workers, description=description, kept=False)
     for index, _ in missing:
         of_shard = [result for (i, _), result in zip(pieces, labelled, strict=True) if i == index]
         records, rejected = ([item for part in parts for item in part] for parts in zip(*of_shard, strict=True))
@@ -152,15 +152,16 @@ def label_each(
 
     images: id, file name, and what gives the digest and the (H, W, 3) uint8 pixels.
     """
+    make_refiner(params.refiner, patch=1)  # a network that cannot be loaded is no image's fault
     records: list[ImageRecord] = []
     rejected: list[Rejected] = []
     for image_id, file_name, read in images:
         try:
             digest, image = read()
             found = label_image(image, extract, params)
-        except (MemoryError, OSError):
-            raise  # the machine's trouble, not the image's
         except Exception as error:  # one odd image must not end a run over millions; it is named in rejected.jsonl
+            if is_the_machines(error):
+                raise
             rejected.append(Rejected(file_name, str(error) or type(error).__name__))
         else:
             records.append(ImageRecord(image_id, file_name, digest, found))
@@ -209,7 +210,7 @@ def _finish(job: Job, shard_count: int) -> dict[str, float]:
                 "masks_by_source": found,
                 "rejected": len(rejected),
                 "params": job.params.explore.model_dump(mode="json"),
-                "label_free": make_refiner(job.params.explore.refiner, patch=1).label_free,
+                "label_free": is_label_free(job.params.explore.refiner),
             },
         )
     shutil.rmtree(job.root / ".sohes/explore")  # what is published is whole; another run starts afresh

@@ -26,7 +26,7 @@ from sohes.errors import SohesError
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract
-from sohes.explore.refine import make_refiner, weights_digest
+from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
 from sohes.files import digest_file, write_json
 from sohes.params import Params
 from sohes.stages.explore import SCHEMA_VERSION, label_each, write_rejected
@@ -67,7 +67,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
             f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
             "one with --backbone, or take the features `handmade`"
         )
-    make_refiner(params.explore.refiner, patch=1)  # what it lacks is said now, not once a photograph
+    require_refiner(params.explore.refiner)  # what it lacks is said now, not once a photograph
     source = FolderSource(folder, None, 0.0)
     plan = source.plan()
     yield from plan.notes
@@ -85,7 +85,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
     missing = [part for part in parts if not _done(job, part).exists()]
     if len(missing) < len(parts):
         yield f"{len(parts) - len(missing)} of {len(parts)} parts were finished before"
-    workers = default_workers()
+    workers = most_workers(params.explore.refiner, default_workers())
     with shared_extractor(params.explore, backbone, workers=workers) as extract:
         run_shards(partial(_label_part, replace(job, extract=extract)), missing, workers=workers, description="label")
     yield from _finish(job, parts, out)
@@ -136,7 +136,7 @@ def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
     write_shard(out, records())
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
-    label_free = make_refiner(explore.refiner, patch=1).label_free
+    label_free = is_label_free(explore.refiner)
     write_json(
         out.with_name(f"{out.stem}.manifest.json"),
         {

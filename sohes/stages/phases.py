@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from sohes.errors import SohesError
+from sohes.explore.refine import weights_digest
 from sohes.files import digest_file
 from sohes.params import Params
 from sohes.structures import MaskSet
@@ -25,6 +26,7 @@ def depends_on(phase: str, params: Params, root: Path) -> dict[str, object]:
         "params": section.model_dump(mode="json"),
         "images_per_shard": params.evaluate.images_per_shard,
         "model": _model_digest(phase, params, root),
+        "refiner": weights_digest(section.refiner),
     }
 
 

@@ -20,7 +20,7 @@ from sohes.explore.calibrate import matched_thresholds
 from sohes.explore.cluster import MergeTree, merge_tree
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract, square
-from sohes.explore.refine import make_refiner, what_it_lacks
+from sohes.explore.refine import is_label_free, require_refiner, what_it_lacks
 from sohes.files import atomic_path
 from sohes.params import ExploreParams, load_params
 
@@ -42,7 +42,7 @@ def run(
     be read.
     """
     explore = load_params(params).explore
-    make_refiner(explore.refiner, patch=1)  # only the other rows can do without
+    require_refiner(explore.refiner)  # only the other rows can do without
     places = dict(map(name_and_folder, benchmarks))
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
@@ -153,7 +153,7 @@ def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting]) -> s
             scores.per_image, outcomes[BASELINE].scores.per_image, seed=SEED, draws=DRAWS
         )
         difference = "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
-        label_free = "yes" if make_refiner(settings[name][1].refiner, patch=1).label_free else "no"
+        label_free = "yes" if is_label_free(settings[name][1].refiner) else "no"
         cells = ["-" if figure is None else f"{figure:.1f}" for figure in figures]
         body.append([name, *cells, f"{outcome.cpu_seconds:.3f}", difference, label_free])
     return markdown(header, body)

@@ -22,6 +22,7 @@ from sohes.data.places import name_and_folder
 from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
 from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.explore.refine import is_label_free
 from sohes.files import atomic_path
 from sohes.params import Params, load_params
 from sohes.stages.phases import PHASES, depends_on, make_predictor
@@ -156,7 +157,8 @@ def _facts(project: Project, first: Project) -> str:
     card = json.loads((project.folder / "models/correct.json").read_text("utf-8"))
     lines = [
         f"- Trained on {trained_on}.",
-        f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`.",
+        f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "
+        f"{'yes' if is_label_free(params.explore.refiner) else 'no'}.",
         f"- Network: {card['parameters'] / 1e6:.1f} million parameters, sees {params.model.image_size} pixels; "
         f"{params.instruct.steps} steps of {params.instruct.batch_size} images in phase 2, {params.correct.steps} in "
         "phase 3.",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sohes.ablation import Table
 from sohes.errors import SohesError
+from sohes.explore.refine import is_label_free
 from sohes.params import Params
 from sohes.tracking import flatten, store_errors, tracking_client, tracking_uri
 
@@ -24,10 +25,11 @@ PREFIX = "ablation "
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric."""
+    """A row as it was recorded. label_free: false if human masks trained its refiner. details: what `Scores.details` wrote. paper: the published figures by metric."""
 
     name: str
     baseline: bool
+    label_free: bool
     params: dict[str, str]
     metrics: dict[str, float]
     paper: dict[str, float]
@@ -55,7 +57,13 @@ def record_row(
         for run in runs:  # one run a row: an older one, of other params, stays in MLflow's trash
             client.delete_run(run.info.run_id)
         paper = {f"paper.{metric}": str(value) for metric, value in table.rows[row].paper.items()}
-        facts = {"sohes.row": row, "sohes.key": key, "sohes.baseline": str(row == table.baseline).lower()}
+        label_free = str(is_label_free(params.explore.refiner)).lower()
+        facts = {
+            "sohes.label_free": label_free,
+            "sohes.row": row,
+            "sohes.key": key,
+            "sohes.baseline": str(row == table.baseline).lower(),
+        }
         tags = {**facts, "sohes.phase": table.phase_of(row), "sohes.source": table.source, **paper}
         run_id = client.create_run(experiment, run_name=row, tags=tags).info.run_id
         for param in table.keys():  # noqa: SIM118 (a table, not a dictionary)
@@ -88,7 +96,9 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
     paper = {key.removeprefix("paper."): float(value) for key, value in tags.items() if key.startswith("paper.")}
     baseline = tags["sohes.baseline"] == "true"
     own = details[tags["sohes.phase"]]
-    return RecordedRow(tags["sohes.row"], baseline, dict(run.data.params), dict(run.data.metrics), paper, own)
+    label_free = tags.get("sohes.label_free") != "false"
+    figures = dict(run.data.metrics)
+    return RecordedRow(tags["sohes.row"], baseline, label_free, dict(run.data.params), figures, paper, own)
 
 
 def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:

@@ -36,5 +36,5 @@ def test_what_it_cannot_measure_is_refused(repository, monkeypatch, options, wor
 def test_it_measures_the_real_flow_on_this_machine(repository, monkeypatch):
     monkeypatch.chdir(repository)
     result = bench_launch(launch="local", shards=2)
-    assert set(result) == {"bare_shard_seconds", "local_stage_overhead_seconds", "local_shard_overhead_seconds"}
+    assert set(result) == {"name", "bare_shard_seconds", "local_stage_overhead_seconds", "local_shard_overhead_seconds"}
     assert result["local_stage_overhead_seconds"] > 0

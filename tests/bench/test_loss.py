@@ -1,6 +1,7 @@
 import pytest
 
 from sohes.bench import loss
+from sohes.bench.cost import Cost
 
 
 @pytest.fixture
@@ -11,10 +12,10 @@ def small(monkeypatch):
 
 @pytest.mark.parametrize("measure", [loss._measure_ours, loss._measure_transformers])
 def test_both_contenders_run_on_the_same_example(small, measure):
-    wall, seconds, peak = measure()
-    assert wall > 0
-    assert 0 < seconds < 5
-    assert 0 < peak < 4
+    cost = measure()
+    assert cost.seconds > 0
+    assert 0 < cost.cpu_seconds < 5
+    assert 0 < cost.peak_mb < 4000
 
 
 def test_the_example_holds_targets_and_predictions_near_them(small):
@@ -26,7 +27,7 @@ def test_the_example_holds_targets_and_predictions_near_them(small):
 
 
 def test_each_contender_has_a_process_of_its_own_and_the_ratio_is_of_cpu_seconds(monkeypatch):
-    figures = {"_measure_ours": (2.5, 2.0, 1.0), "_measure_transformers": (9.0, 8.0, 3.0)}
+    figures = {"_measure_ours": Cost(2.5, 2.0, 1000.0), "_measure_transformers": Cost(9.0, 8.0, 3000.0)}
     monkeypatch.setattr(loss, "in_own_process", lambda measure: figures[measure.__name__])
     assert loss.bench_loss() == {"name": "loss", "seconds_median": 2.5, "cpu_seconds_median": 2.0, "peak_mb": 1000.0}
     assert loss.bench_loss(reference=True) == {

@@ -88,6 +88,13 @@ def test_a_dead_worker_is_one_sentence_and_finished_shards_stay(workers, tmp_pat
     assert (tmp_path / "out/0").exists()
 
 
+def test_what_nobody_wrote_is_not_said_to_be_kept(workers, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    worker = partial(workers.dies, tmp_path / "out")
+    with pytest.raises(SohesError, match=r"a worker process died, .*; run the same command again, with fewer"):
+        run_shards(worker, [(k, [k]) for k in range(3)], workers=2, description="x", kept=False)
+
+
 @pytest.mark.parametrize("count", [0, 2])
 def test_an_error_of_a_worker_is_raised_as_it_is(workers, count: int) -> None:
     with pytest.raises(SohesError, match=r"shard \d has trouble"):

@@ -173,21 +173,3 @@ def test_tokens_come_from_the_backbone_in_the_file(params: ExploreParams, reposi
     keys = make_extractor(params.model_copy(update={"features": "keys"}), tmp_path / "backbone.safetensors")
     expected = extract_features(backbone, [image], kind="keys")[0]
     np.testing.assert_allclose(keys([image])[0], expected, rtol=1e-3, atol=1e-4)
-
-
-def test_a_full_gpu_is_want_of_memory(params: ExploreParams, repository, tmp_path, monkeypatch) -> None:
-    """Not an error that phase 1 would take for the image's."""
-    import torch
-
-    from sohes.backbone import vit
-
-    def full(*_: object, **__: object) -> None:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore")
-
-    vit.save_backbone(
-        vit.build_backbone(load_params(repository / "params.yaml").backbone), tmp_path / "b.safetensors", {}
-    )
-    monkeypatch.setattr(vit, "extract_features", full)
-    extract = make_extractor(params.model_copy(update={"features": "tokens"}), tmp_path / "b.safetensors")
-    with pytest.raises(MemoryError, match=r"the GPU's memory is full: CUDA out of memory. Tried to allocate 2 GiB.$"):
-        extract([np.zeros((64, 64, 3), np.uint8)])

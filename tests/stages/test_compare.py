@@ -56,6 +56,16 @@ def test_rows_are_recorded_once_and_compared_with_the_baseline_and_the_paper(tmp
     assert cv2.imread(str(written[2])).shape[1] == 1050
 
 
+def test_rows_whose_refiner_knows_human_masks_are_named(tmp_path, repository):
+    base = load_params(repository / "params.yaml")
+    crm = base.model_copy(update={"explore": base.explore.model_copy(update={"theta_cover": 0.7, "refiner": "crm"})})
+    record(tmp_path, base, "plain", [20.0, 40.0])
+    record(tmp_path, crm, "cover", [30.0, 50.0])
+    text, written = compare.run("t", tmp_path)
+    assert "label-free, since human masks trained the refiner: cover." in text
+    assert text in written[1].read_text()
+
+
 def test_what_was_not_recorded_is_one_sentence(tmp_path):
     with pytest.raises(SohesError, match="run `sohes ablate t` first"):
         compare.run("t", tmp_path)

@@ -20,6 +20,7 @@ from sohes.explore import feature_server
 from sohes.masks import areas
 from sohes.params import Params, load_params
 from sohes.stages import explore, pull
+from sohes.stages.phases import depends_on
 
 
 @pytest.fixture(autouse=True)
@@ -76,9 +77,7 @@ def test_the_same_images_give_the_same_bytes_however_the_work_is_cut(
     explore.run(params, root)
     first = published(root)
     monkeypatch.setenv("SOHES_WORKERS", "4")  # more than shards: these are cut into pieces
-    monkeypatch.setattr(
-        explore, "run_shards", lambda worker, shards, *, workers, description: [worker(shard) for shard in shards]
-    )
+    monkeypatch.setattr(explore, "run_shards", lambda worker, shards, **_: [worker(shard) for shard in shards])
     explore.run(params, root)
     assert published(root) == first
 
@@ -193,6 +192,54 @@ def test_too_many_failures_stop_the_stage_and_are_tried_again(
     monkeypatch.setattr(explore, "label_image", whole)
     explore.run(params, root)
     assert len(LabelStore(root / "data/pseudo_labels")) == 5
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("OpenCV(4.13) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+        MemoryError(),
+        RuntimeError("CUDA error: an illegal memory access was encountered"),
+        OSError(errno.EIO, "Input/output error"),
+    ],
+)
+def test_the_machines_trouble_is_no_images_fault(
+    params: Params, root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(explore, "label_image", fail)
+    with pytest.raises(type(error)):
+        explore.run(params, root)
+
+
+def test_other_weights_of_a_refiner_are_other_labels(
+    params: Params, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """For the stage, and for what `evaluate` and `results` keep of phase 1."""
+    weights = tmp_path / "crm"
+    monkeypatch.setenv("SOHES_CRM", str(weights))
+    save_backbone(build_backbone(params.backbone), root / "models/backbone.safetensors", {})
+    params = changed(params, refiner="crm")
+    with pytest.raises(SohesError, match="CRM's weights are not at"):
+        explore.missing_shards(params, root)
+    weights.write_bytes(b"one")
+    whole, depends = explore.label_image, depends_on("explore", params, root)
+    with pytest.raises(SohesError, match="does not hold CRM's weights"):
+        explore.run(params, root)  # and not every image rejected
+    monkeypatch.setattr(explore, "make_refiner", lambda *_, **__: None)
+    plain = changed(params, refiner="none").explore
+    monkeypatch.setattr(explore, "label_image", lambda image, extract, _: whole(image, extract, plain))
+    explore.run(params, root, shard=0)
+    assert explore.missing_shards(params, root) == [1, 2]
+    weights.write_bytes(b"two")
+    assert explore.missing_shards(params, root) == [0, 1, 2]
+    assert depends_on("explore", params, root) != depends
+    explore.run(params, root)
+    assert json.loads((root / "data/pseudo_labels/manifest.json").read_text())["label_free"] is False
 
 
 def test_tokens_need_a_backbone(params: Params, root: Path) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -134,6 +135,33 @@ def test_what_was_stopped_goes_on_and_changed_photographs_and_params_are_labelle
     assert len(seen) == 18
     records = read_shard(out)
     assert records[0].masks.rles == records[15].masks.rles
+
+
+def test_other_weights_of_a_refiner_are_other_labels(params, photos, tmp_path, monkeypatch):
+    weights, original, seen = tmp_path / "crm", explore.label_image, []
+    monkeypatch.setenv("SOHES_CRM", str(weights))
+    monkeypatch.setattr(explore, "make_refiner", lambda *_, **__: None)
+    refined = params.model_copy(update={"explore": params.explore.model_copy(update={"refiner": "crm"})})
+    out = tmp_path / "out/labels.parquet"
+
+    def labelled(content: bytes, *, until: int = 100) -> int:
+        def count(image: np.ndarray, extract: object, _: object):
+            if len(seen) == until:
+                raise OSError("the power failed")
+            seen.append(image)
+            return original(image, extract, params.explore)
+
+        weights.write_bytes(content)
+        monkeypatch.setattr(explore, "label_image", count)
+        seen.clear()
+        with suppress(OSError):
+            label(refined, photos, out)
+        return len(seen)
+
+    assert labelled(b"one", until=11) == 11
+    assert labelled(b"two", until=11) == 11  # nothing is taken over
+    assert labelled(b"two") == 10  # the first part of three, of eight photographs, was finished
+    assert json.loads(out.with_name("labels.manifest.json").read_text())["label_free"] is False
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from sohes.errors import SohesError
 from sohes.explore.packed import PackedMasks
 from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
-from sohes.explore.refine.network import RELEASES, NetworkRefiner
+from sohes.explore.refine.network import RELEASES, NetworkRefiner, fitting_processes
 from sohes.explore.refine.none import NoRefiner
 
 
@@ -38,20 +38,33 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
         case "densecrf":
             return DenseCrfRefiner(patch)
         case "cascadepsp":
+            weights = RELEASES[name].require()
             from sohes.explore.refine.cascadepsp import load_cascadepsp
 
-            return NetworkRefiner(load_cascadepsp())
+            return NetworkRefiner(load_cascadepsp(weights))
         case "crm":
+            weights = RELEASES[name].require()
             from sohes.explore.refine.crm import load_crm
 
-            return NetworkRefiner(load_crm())
+            return NetworkRefiner(load_crm(weights))
     raise ValueError(f"refiner must be none, guided, densecrf, cascadepsp or crm (got {name!r})")
 
 
+def is_label_free(name: str) -> bool:
+    """Whether a refiner was made without human masks."""
+    return name not in RELEASES
+
+
+def require_refiner(name: str) -> None:
+    """SohesError if what the refiner needs is not on this machine. Nothing is loaded."""
+    if name in RELEASES:
+        RELEASES[name].require()
+
+
 def what_it_lacks(name: str) -> str | None:
-    """The sentence of the error that `make_refiner` would raise on this machine; None where the refiner works."""
+    """The sentence of the error that `require_refiner` would raise; None where nothing is missing."""
     try:
-        make_refiner(name, patch=1)
+        require_refiner(name)
     except SohesError as error:
         return str(error)
     return None
@@ -61,3 +74,8 @@ def weights_digest(name: str) -> str | None:
     """Of the weights that a refiner brings along, which its masks depend on; None for one that brings none.
     SohesError if they are not here."""
     return RELEASES[name].digest() if name in RELEASES else None
+
+
+def most_workers(name: str, workers: int) -> int:
+    """How many of `workers` processes can refine at a time."""
+    return fitting_processes(workers) if name in RELEASES else workers

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from functools import cache
+from pathlib import Path
 
 from sohes.errors import SohesError
-from sohes.explore.refine.network import RELEASES, Network
+from sohes.explore.refine.network import Network
 
 
 @cache
-def load_cascadepsp() -> Network:
-    """The released network, on a GPU if there is one. SohesError if its package or its weights are not here."""
-    try:
-        from segmentation_refinement import Refiner
-    except ImportError:
-        raise SohesError(
-            "the refiner cascadepsp needs the package segmentation-refinement: install sohes[cascadepsp], or set "
-            "explore.refiner to guided"
-        ) from None
+def load_cascadepsp(weights: Path) -> Network:
+    """The released network, on a GPU if there is one. SohesError if the file is not called `model`."""
     import torch
+    from segmentation_refinement import Refiner
 
-    weights = RELEASES["cascadepsp"].path()
     if weights.name != "model":
         raise SohesError(f"the package wants the weights' file to be called model: rename {weights}")
     device = "cuda" if torch.cuda.is_available() else "cpu"

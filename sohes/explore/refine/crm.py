@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from functools import cache
 from pathlib import Path
-from pickle import UnpicklingError
 
 import cv2
 import numpy as np
@@ -20,13 +19,16 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_the_machines
 from sohes.explore.refine.network import RELEASES, Network
 
 SCALES = (0.125, 0.25, 0.5, 1.0)  # of the input, one after the other, as the authors evaluate it
 TRAINED_SIDE = 224  # the crops it was trained on; ours: no scale but the last makes a window smaller than that
 BORDER = 32  # mirrored pixels round the input, as the authors evaluate it
-CHANNELS = 256
+MAP_CHANNELS = (64, 256, 1024)  # of the encoder's three maps, and how many are kept of each:
+LEVEL_CHANNELS = (64, 64, 128)
+CHANNELS = sum(LEVEL_CHANNELS)
+STRIP = 64  # rows of cells that are fused at a time
 PIXELS_AT_ONCE = 2**17  # bounds the decoder's memory: 32 floats for each, a few times
 
 # The parts' names in the released file, and here. Its layer4 is not used.
@@ -52,34 +54,53 @@ class CrmNetwork(nn.Module):
         self.encoder = timm.create_model(
             "resnet50", pretrained=False, in_chans=4, output_stride=8, features_only=True, out_indices=(0, 1, 3)
         )
-        self.levels = nn.ModuleList(_level(seen, kept) for seen, kept in ((64, 64), (256, 64), (1024, 128)))
+        self.levels = nn.ModuleList(
+            _level(seen, kept) for seen, kept in zip((64, 256, 1024), LEVEL_CHANNELS, strict=True)
+        )
         self.fuse = nn.Sequential(
-            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU()
+            nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)
         )
         hidden = [layer for _ in range(3) for layer in (nn.Linear(32, 32), nn.ReLU())]
         self.decoder = nn.Sequential(nn.Linear(CHANNELS + 6, 32), nn.ReLU(), *hidden, nn.Linear(32, 1))
 
     def encode(self, image_13HW: Tensor, mask_11HW: Tensor) -> Tensor:
-        """(1, 256, H/2, W/2): the features of a normalised image and a mask of -1 to 1."""
-        found = self.encoder(torch.cat([image_13HW, mask_11HW], 1))
-        narrow = [level(features) for level, features in zip(self.levels, found, strict=True)]
-        size = narrow[0].shape[-2:]
-        wide = [functional.interpolate(x, size=size, mode="bilinear", align_corners=True) for x in narrow[1:]]
-        return self.fuse(torch.cat([narrow[0], *wide], 1))
+        """(H/2, W/2, 32): what the decoder sees of a normalised image and a mask of -1 to 1, in cells of 2 x 2 pixels.
 
-    def decode(self, features_1Chw: Tensor, size: tuple[int, int]) -> Tensor:
+        That is `project(fuse(maps))`. The maps of 256 channels are as large as all else together, so they are fused
+        strip by strip; a cell needs one row more on either side.
+        """
+        found = self.encoder(torch.cat([image_13HW, mask_11HW], 1))
+        height, width = found[0].shape[-2:]
+        maps_1Chw = found[0].new_empty(1, CHANNELS, height, width)
+        rooms = maps_1Chw.split(LEVEL_CHANNELS, 1)
+        for level, room in zip(self.levels, rooms, strict=True):
+            narrow = level(found.pop(0))
+            room.copy_(functional.interpolate(narrow, size=(height, width), mode="bilinear", align_corners=True))
+        cells_hw32 = maps_1Chw.new_empty(height, width, 32)
+        for top in range(0, height, STRIP):
+            above, end = max(0, top - 1), min(height, top + STRIP)
+            fused = self.fuse(maps_1Chw[:, :, above : end + 1])
+            cells_hw32[top:end] = self.project(fused[:, :, top - above : end - above])
+        return cells_hw32
+
+    def project(self, features_1Chw: Tensor) -> Tensor:
+        """(h, w, 32): the features' share of the decoder's first layer, which is linear."""
+        first = self.decoder[0]
+        assert isinstance(first, nn.Linear)
+        return functional.conv2d(features_1Chw, first.weight[:, :CHANNELS, None, None])[0].permute(1, 2, 0)
+
+    def decode(self, cells_hw32: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W): the probability that a pixel of an output of `size` belongs to the mask.
 
         The perceptron sees a cell's features, the pixel's offset from the cell (y, x), its place in the picture (y, x),
-        and a pixel's side in cells (y, x). Its first layer is linear, so each of these has its share of it: the
-        features' is computed once a cell and not four times a pixel, the others' once a row and once a column.
+        and a pixel's side in cells (y, x). Each of these has its share of the first layer: the features' (`project`) is
+        computed once a cell and not four times a pixel, the others' once a row and once a column.
         """
         first, deeper = self.decoder[0], self.decoder[1:]
         assert isinstance(first, nn.Linear)
-        cells_hw32 = functional.conv2d(features_1Chw, first.weight[:, :CHANNELS, None, None])[0].permute(1, 2, 0)
         of_offset, of_place, of_side = first.weight[:, CHANNELS:].T.reshape(3, 2, 32).unbind()  # each (y and x, 32)
         rows, columns = (
-            _neighbours(pixels, cells, features_1Chw.device)
+            _neighbours(pixels, cells, cells_hw32.device)
             for pixels, cells in zip(size, cells_hw32.shape[:2], strict=True)
         )
         row_shares, column_shares = (
@@ -89,7 +110,7 @@ class CrmNetwork(nn.Module):
         column_shares = column_shares + first.bias
 
         done = []
-        for some in torch.arange(size[0], device=features_1Chw.device).split(max(1, PIXELS_AT_ONCE // size[1])):
+        for some in torch.arange(size[0], device=cells_hw32.device).split(max(1, PIXELS_AT_ONCE // size[1])):
             mixed, total = torch.zeros(()), torch.zeros(())
             for i, j in ((0, 0), (0, 1), (1, 0), (1, 1)):
                 cells = cells_hw32[rows[0][i, some]][:, columns[0][j]]
@@ -103,7 +124,7 @@ class CrmNetwork(nn.Module):
 def _level(seen: int, kept: int) -> nn.Sequential:
     """A map of the encoder, narrowed. It is normalised twice in the released network."""
     return nn.Sequential(
-        nn.Conv2d(seen, kept, 1, bias=False), nn.BatchNorm2d(kept), nn.ReLU(), nn.BatchNorm2d(kept), nn.ReLU()
+        nn.Conv2d(seen, kept, 1, bias=False), nn.BatchNorm2d(kept), nn.ReLU(True), nn.BatchNorm2d(kept), nn.ReLU(True)
     )
 
 
@@ -145,17 +166,20 @@ def refine_window(model: CrmNetwork, image_hw3: np.ndarray, mask_hw: np.ndarray)
 
 def load_network(path: Path) -> CrmNetwork:
     """The network with the weights of a file as the authors' code writes it. SohesError if the file is another."""
+    model = CrmNetwork()
+    expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     try:
         released = torch.load(path, map_location="cpu", weights_only=True)
         weights = {_renamed(name): tensor for name, tensor in released.items()}
-        model = CrmNetwork()
-        expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
         if missing := sorted(expected - weights.keys()):
             raise KeyError(f"{missing[0]} is missing")
         model.load_state_dict({name: weights[name] for name in expected}, strict=False)
-    except (RuntimeError, AttributeError, KeyError, EOFError, UnpicklingError) as error:
+    except Exception as error:  # a damaged file ends in any of a dozen
+        if is_the_machines(error):
+            raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise SohesError(f"{path} does not hold CRM's weights ({reason}): fetch {RELEASES['crm'].file} anew") from error
+        remedy = f"fetch {RELEASES['crm'].file} anew"
+        raise SohesError(f"{path} does not hold CRM's weights ({reason}): {remedy}") from error
     return model.eval().requires_grad_(False)
 
 
@@ -168,8 +192,8 @@ def _renamed(name: str) -> str:
 
 
 @cache
-def load_crm() -> Network:
-    """The released network, on a GPU if there is one. SohesError if its weights are not here or are another's."""
+def load_crm(weights: Path) -> Network:
+    """The released network, on a GPU if there is one. SohesError if the file holds something else."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model = load_network(RELEASES["crm"].path()).to(device)
+    model = load_network(weights).to(device)
     return lambda image, mask: refine_window(model, image, mask)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,7 @@ from sohes.files import digest_file
 
 MARGIN = 0.5  # of the box's longer side, and at least LEAST_MARGIN pixels: what is seen round a mask
 LEAST_MARGIN = 16
+GPU_BYTES = 3e9  # of a process that refines windows of 1024 pixels: CUDA's context, the weights, the widest maps
 
 # A (h, w, 3) uint8 RGB image and a (h, w) uint8 mask of 0 and 255 to the (h, w) bool mask that it should be.
 Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -50,13 +52,15 @@ class NetworkRefiner:
 class Release:
     """A network's released weights: a file that its users fetch themselves, for its terms are its authors'.
 
-    default: where it is looked for below the home folder; variable: the environment's variable that names another file.
+    default: where it is looked for below the home folder; variable: the environment's variable that names another
+    file; file: which one it is, in words; package: what else has to be installed, by the name it is imported as.
     """
 
     name: str
     variable: str
     default: str
     file: str
+    package: str | None = None
 
     def path(self) -> Path:
         """Where the weights are. SohesError if there is no such file."""
@@ -68,14 +72,36 @@ class Release:
             )
         return path
 
+    def require(self) -> Path:
+        """`path`, where the package is here, too. SohesError if it is not."""
+        if self.package and find_spec(self.package) is None:
+            package, extra = self.package.replace("_", "-"), self.name.lower()
+            remedy = f"install sohes[{extra}], or set explore.refiner to guided"
+            raise SohesError(f"{self.name} needs the package {package}: {remedy}")
+        return self.path()
+
     def digest(self) -> str:
         """Of the weights' bytes. SohesError if they are not there."""
         return digest_file(self.path())
 
 
+def fitting_processes(workers: int) -> int:
+    """How many of `workers` processes, each with a network of its own, the GPU has memory for; all without a GPU."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return workers
+    free, _ = torch.cuda.mem_get_info()
+    return max(1, min(workers, int(free / GPU_BYTES)))
+
+
 RELEASES = {
     "cascadepsp": Release(
-        "CascadePSP", "SOHES_CASCADEPSP", ".segmentation-refinement/model", "the file `model` of its release 1.0"
+        "CascadePSP",
+        "SOHES_CASCADEPSP",
+        ".segmentation-refinement/model",
+        "the file `model` of its release 1.0",
+        package="segmentation_refinement",
     ),
     "crm": Release("CRM", "SOHES_CRM", ".cache/sohes/crm", "the checkpoint of its authors' repository"),
 }

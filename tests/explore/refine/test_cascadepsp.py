@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 from types import ModuleType
 
@@ -39,6 +40,7 @@ def package(monkeypatch: pytest.MonkeyPatch) -> list:
 
     module = ModuleType("segmentation_refinement")
     module.Refiner = Refiner
+    module.__spec__ = ModuleSpec("segmentation_refinement", None)
     monkeypatch.setitem(sys.modules, "segmentation_refinement", module)
     return made
 
@@ -68,5 +70,5 @@ def test_what_is_missing_is_named_with_the_remedy(package, tmp_path: Path, monke
     monkeypatch.setitem(sys.modules, "segmentation_refinement", None)  # as where it is not installed
     with pytest.raises(SohesError, match=r"install sohes\[cascadepsp\]"):
         make_refiner("cascadepsp", patch=8)
-    assert (what_it_lacks("cascadepsp") or "").startswith("the refiner cascadepsp needs the package")
+    assert (what_it_lacks("cascadepsp") or "").startswith("CascadePSP needs the package segmentation-refinement")
     assert what_it_lacks("guided") is None

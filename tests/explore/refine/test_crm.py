@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 from torchvision.models import resnet50
 
 from sohes.errors import SohesError
@@ -122,12 +124,79 @@ def test_a_pixel_is_the_mixture_of_what_its_four_cells_say(
                     areas.append(abs(offset[0] * offset[1]) + 1e-9)
                 mixed = np.dot(answers, areas[::-1]) / sum(areas)  # a cell weighs as much as the far one is far
                 expected[row, column] = 1 / (1 + np.exp(-mixed))
-        found = network.decode(features, size)
+        found = network.decode(network.project(features), size)
         monkeypatch.setattr("sohes.explore.refine.crm.PIXELS_AT_ONCE", 1)
-        row_by_row = network.decode(features, size)
+        row_by_row = network.decode(network.project(features), size)
     assert expected.std() > 0.01
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     torch.testing.assert_close(row_by_row, found)
+
+
+def test_maps_are_fused_strip_by_strip_as_they_would_be_whole(
+    network: CrmNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = torch.Generator().manual_seed(2)
+    image, mask = torch.randn(1, 3, 50, 70, generator=generator), torch.rand(1, 1, 50, 70, generator=generator)
+    with torch.inference_mode():
+        found = network.encoder(torch.cat([image, mask], 1))
+        narrow = [level(features) for level, features in zip(network.levels, found, strict=True)]
+        wide = [interpolate(x, size=(25, 35), mode="bilinear", align_corners=True) for x in narrow]
+        expected = network.project(network.fuse(torch.cat(wide, 1)))
+        for rows in (1, 7, 25, 64):
+            monkeypatch.setattr("sohes.explore.refine.crm.STRIP", rows)
+            torch.testing.assert_close(network.encode(image, mask), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("size", "scales"),
+    [((20, 30), [1.0]), ((100, 170), [1.0]), ((180, 390), [0.5, 1.0]), ((850, 40), [0.25, 0.5, 1.0])],
+)
+def test_the_mask_goes_in_again_at_each_larger_scale(
+    network: CrmNetwork, size: tuple[int, int], scales: list[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The authors' evaluation: 32 mirrored pixels round it, ImageNet's normalisation, a mask of -1 to 1."""
+    random = np.random.default_rng(3)
+    image = random.integers(0, 256, (*size, 3), np.uint8)
+    drawn = np.zeros(size, np.uint8)
+    drawn[size[0] // 4 : size[0] // 2, size[1] // 3 :] = 255
+
+    def border(x: np.ndarray) -> np.ndarray:  # mirrored again and again where the window is smaller than the border
+        return np.pad(x, ((32, 32), (32, 32), (0, 0)) if x.ndim == 3 else 32, mode="reflect")
+
+    seen = (border(image) / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
+    seen = torch.from_numpy(seen).float().permute(2, 0, 1)[None]
+    first_mask = torch.from_numpy(border(drawn) / 127.5 - 1).float()
+
+    def passes() -> Tensor:
+        mask = first_mask
+        for scale in scales:
+            shape = [round(side * scale) for side in mask.shape]
+            given = [interpolate(x, size=shape, mode="bilinear", align_corners=True) for x in (seen, mask[None, None])]
+            mask = 2 * network.decode(network.encode(*given), tuple(mask.shape)) - 1
+        return mask
+
+    network = copy.deepcopy(network)
+    bias = network.decoder[-1].bias
+    with torch.inference_mode():
+        for _ in range(3):  # so that a random network says yes to one half of the pixels
+            bias -= torch.logit((passes()[32:-32, 32:-32] + 1) / 2).median()
+        mask = passes()
+
+    sizes: list[tuple[int, ...]] = []
+    encode = network.encode
+
+    def spy(image_13HW: Tensor, mask_11HW: Tensor) -> Tensor:
+        sizes.append(tuple(mask_11HW.shape[-2:]))
+        return encode(image_13HW, mask_11HW)
+
+    monkeypatch.setattr(network, "encode", spy)
+    refined = refine_window(network, image, drawn)
+    assert sizes == [tuple(round(side * scale) for side in mask.shape) for scale in scales]
+    expected = mask[32:-32, 32:-32].numpy()
+    sure = np.abs(expected) > 1e-4  # elsewhere rounding decides
+    np.testing.assert_array_equal(refined[sure], (expected > 0)[sure])
+    assert 0.05 < refined.mean() < 0.95
+    assert sure.mean() > 0.9
 
 
 def test_a_network_that_passes_the_mask_on_changes_nothing_but_its_edge(tmp_path: Path) -> None:
@@ -162,6 +231,10 @@ def test_a_file_that_is_not_the_network_is_refused(tmp_path: Path) -> None:
         (weights | {"imnet.layers.8.bias": torch.zeros(3)}, "rror"),
         ([1, 2], "list"),
     ]
+    for content in (b"access denied", b"status 404", b"Rar!", b"crm_\xe9\xe9\xe9\xe9", b"PK\x03\x04"):
+        path.write_bytes(content)
+        with pytest.raises(SohesError, match="does not hold CRM's weights"):
+            load_network(path)
     for content, reason in broken:
         torch.save(content, path)
         with pytest.raises(SohesError, match=rf"{path} does not hold CRM's weights \(.*{reason}.*\): fetch"):

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 
 from sohes.errors import SohesError
 from sohes.explore.packed import pack
-from sohes.explore.refine import weights_digest, what_it_lacks
+from sohes.explore.refine import is_label_free, most_workers, weights_digest, what_it_lacks
 from sohes.explore.refine.network import LEAST_MARGIN, RELEASES, NetworkRefiner
 
 
@@ -34,9 +37,26 @@ def test_the_digest_is_that_of_the_weights(refiner: str, tmp_path: Path, monkeyp
     monkeypatch.setenv(variable, str(weights))
     with pytest.raises(SohesError, match=rf"weights are not at {weights}: fetch .* there, or name it in {variable}"):
         weights_digest(refiner)
-    assert variable in (what_it_lacks(refiner) or "") or refiner == "cascadepsp"  # whose package may be what it lacks
+    if package := RELEASES[refiner].package:  # as where it is installed
+        module = ModuleType(package)
+        module.__spec__ = ModuleSpec(package, None)
+        monkeypatch.setitem(sys.modules, package, module)
+    assert variable in (what_it_lacks(refiner) or "")
     weights.write_bytes(b"one")
+    assert what_it_lacks(refiner) is None  # nothing is loaded to say so
     one = weights_digest(refiner)
     weights.write_bytes(b"two")
     assert weights_digest(refiner) != one
     assert weights_digest("guided") is None
+    assert not is_label_free(refiner)
+    assert is_label_free("densecrf")
+
+
+def test_as_many_processes_refine_as_the_gpu_has_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert most_workers("crm", 16) == 16
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for free, workers in ((80e9, 16), (10e9, 3), (1e9, 1)):
+        monkeypatch.setattr("torch.cuda.mem_get_info", lambda free=free: (free, 80e9))
+        assert most_workers("crm", 16) == workers
+    assert most_workers("guided", 16) == 16

@@ -1,0 +1,62 @@
+"""What work costs: seconds on the clock, seconds of the processor, memory."""
+
+from __future__ import annotations
+
+import resource
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Medians over the repeats. peak_mb: by how much the most memory that the process ever held grew meanwhile."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_mb: float
+
+    def figures(self, digits: int = 5) -> dict[str, float]:
+        """As every benchmark prints them."""
+        return {
+            "seconds_median": round(self.seconds, digits),
+            "cpu_seconds_median": round(self.cpu_seconds, digits),
+            "peak_mb": round(self.peak_mb, 1),
+        }
+
+
+def cost_of(work: Callable[[], object], *, repeats: int) -> Cost:
+    """Of `work` done again and again in this process; what is to be compiled should be so by now."""
+    before = peak_gb()
+    seconds, cpu_seconds = [], []
+    for _ in range(repeats):
+        wall, cpu = time.perf_counter(), time.process_time()
+        work()
+        seconds.append(time.perf_counter() - wall)
+        cpu_seconds.append(time.process_time() - cpu)
+    return Cost(statistics.median(seconds), statistics.median(cpu_seconds), 1000 * (peak_gb() - before))
+
+
+def compared(ours: Cost, reference: Cost) -> dict[str, float]:
+    """The reference's CPU seconds, and how many times ours they are."""
+    return {
+        "reference_cpu_seconds": round(reference.cpu_seconds, 4),
+        "ratio": round(reference.cpu_seconds / ours.cpu_seconds, 3),
+    }
+
+
+def peak_gb() -> float:
+    """The most memory this process held so far, 10^9 bytes.
+
+    Linux's own count where there is one: what rusage says, a new process inherits from the one that started it.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        for line in status.read_text().splitlines():
+            if line.startswith("VmHWM"):
+                return int(line.split()[1]) * 1024 / 1e9
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
