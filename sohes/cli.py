@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import inspect
 import json
 import os
 import signal
@@ -54,7 +55,9 @@ def _options(
 
 @app.command(rich_help_panel=STAGES)
 def pull(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
-    """Fetch the images, or make them: data/images and data/eval.
+    """Fetch the images, or make them.
+
+    Writes data/images and data/eval.
 
     Example: sohes pull --params params.yaml
     """
@@ -63,7 +66,9 @@ def pull(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def backbone(params: ParamsFile = Path("params.yaml")) -> None:
-    """Pre-train or fetch the vision transformer: models/backbone.safetensors.
+    """Pre-train or fetch the vision transformer.
+
+    Writes models/backbone.safetensors.
 
     Example: sohes backbone
     """
@@ -72,7 +77,9 @@ def backbone(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def explore(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> None:
-    """Phase 1: pseudo-labels by clustering patch features: data/pseudo_labels.
+    """Phase 1: pseudo-labels by clustering patch features.
+
+    Writes data/pseudo_labels.
 
     Example: sohes explore            (one piece of it: sohes explore --shard 3)
     """
@@ -81,7 +88,9 @@ def explore(params: ParamsFile = Path("params.yaml"), shard: Shard = None) -> No
 
 @app.command(rich_help_panel=STAGES)
 def instruct(params: ParamsFile = Path("params.yaml")) -> None:
-    """Phase 2: train the segmenter on the pseudo-labels: models/instruct.safetensors.
+    """Phase 2: train the segmenter on the pseudo-labels.
+
+    Writes models/instruct.safetensors.
 
     Example: sohes instruct           (after a kill, the same command goes on)
     """
@@ -90,7 +99,9 @@ def instruct(params: ParamsFile = Path("params.yaml")) -> None:
 
 @app.command(rich_help_panel=STAGES)
 def correct(params: ParamsFile = Path("params.yaml")) -> None:
-    """Phase 3: let a teacher's masks correct the labels: models/correct.safetensors.
+    """Phase 3: let a teacher's masks correct the labels.
+
+    Writes models/correct.safetensors.
 
     Example: sohes correct            (after a kill, the same command goes on)
     """
@@ -103,7 +114,9 @@ def evaluate(
     shard: Shard = None,
     phase: Annotated[Phase | None, typer.Option(help="This phase alone; it needs no model of the others.")] = None,
 ) -> None:
-    """Predict and score the held-out images: predictions/ and metrics/.
+    """Predict and score the held-out images.
+
+    Writes predictions/ and metrics/.
 
     Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
     """
@@ -112,7 +125,7 @@ def evaluate(
 
 @app.command(rich_help_panel=STAGES)
 def report(params: ParamsFile = Path("params.yaml")) -> None:
-    """Tables, plots and pictures on one page: reports/index.html.
+    """Tables, plots and pictures: reports/index.html.
 
     Example: sohes report
     """
@@ -141,7 +154,9 @@ def init(
     annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Point params.yaml at your own photographs; everything else in it stays.
+    """Point params.yaml at your own photographs.
+
+    Everything else in it stays.
 
     Example: sohes init --images ~/photos
     """
@@ -153,7 +168,7 @@ def init(
 
 @app.command(rich_help_panel=TOOLS)
 def table() -> None:
-    """Print the table of the phases, and where the figures and pictures are.
+    """Print the phases' table, and where the pictures are.
 
     Example: sohes table
     """
@@ -168,6 +183,7 @@ def segment(
     model: Annotated[str, typer.Option(help="A model's file, or mlflow:/NAME@ALIAS.")] = "models/correct.safetensors",
     out: Annotated[Path, typer.Option(help="A folder for a JSON file and three pictures of each.")] = Path("segmented"),
     explore: Annotated[bool, typer.Option("--explore", help="Phase 1 instead, which needs no trained model.")] = False,
+    exif: Annotated[bool, typer.Option("--exif/--no-exif", help="Turn photographs upright; benchmarks do not.")] = True,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
     """Masks, scores and parents for any photograph.
@@ -177,7 +193,8 @@ def segment(
     from sohes.params import load_params_anywhere
     from sohes.stages import segment as stage
 
-    for file in stage.run(load_params_anywhere(params), photos, model=model, out=out, explore=explore, root=Path.cwd()):
+    values = load_params_anywhere(params)
+    for file in stage.run(values, photos, model=model, out=out, explore=explore, apply_exif=exif, root=Path.cwd()):
         print(f"wrote {file}")
 
 
@@ -191,7 +208,9 @@ def view(
     out: Annotated[Path, typer.Option(help="For photographs, as in segment.")] = Path("segmented"),
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Look at masks in the browser: hover, walk up to parents, compare the phases. Nothing leaves this machine.
+    """Look at masks in the browser.
+
+    Hover, walk up to parents, compare the phases. Nothing leaves this machine.
 
     Example: sohes view                 (this project's predictions; also: sohes view cat.jpg, sohes view segmented)
     """
@@ -213,7 +232,9 @@ def ablate(
     row: Annotated[str | None, typer.Option(help="This row alone.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Compute an ablation table row by row and record it in MLflow; rows that DVC has cached are not computed again.
+    """Compute the rows of an ablation table into MLflow.
+
+    What DVC has cached is not computed again.
 
     Example: sohes ablate table-6a && sohes compare table-6a
     """
@@ -225,7 +246,9 @@ def ablate(
 
 @app.command(rich_help_panel=TOOLS)
 def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes ablate` has recorded.")]) -> None:
-    """Print and plot an ablation beside the paper's figures: reports/ablations/*.csv, .md and .png.
+    """Print and plot an ablation beside the paper's figures.
+
+    Writes reports/ablations/*.csv, .md and .png.
 
     Example: sohes compare table-6a
     """
@@ -247,7 +270,9 @@ class Sharded(StrEnum):
 def shards(
     stage: Annotated[Sharded, typer.Argument(help="A stage that splits.")], params: ParamsFile = Path("params.yaml")
 ) -> None:
-    """Print the shards of a stage that are not done, as Slurm's arrays want them: 0-3,7. Nothing if all are.
+    """Print the shards of a stage that are not done.
+
+    As Slurm's arrays want them: 0-3,7. Nothing if all are.
 
     For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
     """
@@ -271,7 +296,7 @@ def export(
     ),
     format: Annotated[ExportFormat, typer.Option(help="Whose JSON.")] = ExportFormat.coco,
 ) -> None:
-    """Turn label or prediction shards into COCO's or SA-1B's JSON.
+    """Turn shards into COCO's or SA-1B's JSON.
 
     Example: sohes export predictions/correct --out correct.json
     """
@@ -285,15 +310,17 @@ def export(
 @app.command(rich_help_panel=TOOLS)
 def score(
     predictions: Annotated[list[Path], typer.Argument(help="COCO JSON, Parquet, or folders of Parquet or SA-1B JSON.")],
-    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
-    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures, image by image.")] = None,
-    compare: Annotated[Path | None, typer.Option(help="The --json of another run: gives an interval.")] = None,
-    label: Annotated[str | None, typer.Option(help="The name of the row.")] = None,
-    max_masks: Annotated[int, typer.Option(min=1, help="The most confident masks of an image that count.")] = 1000,
-    missing_as_empty: Annotated[bool, typer.Option(help="Images without prediction count as empty ones.")] = False,
+    benchmark: Annotated[str, typer.Option(help="One of `benchmark-info`.")],
+    root: Annotated[Path, typer.Option(help="Where it is unpacked.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another run's --json.")] = None,
+    label: Annotated[str | None, typer.Option(help="Name of the row.")] = None,
+    max_masks: Annotated[int, typer.Option(min=1, help="Of an image.")] = 1000,
+    missing_as_empty: Annotated[bool, typer.Option("--missing-as-empty", help="An image without any counts.")] = False,
 ) -> None:
-    """Score anybody's predictions: AR, AP, sizes, levels, beside the published figures.
+    """Score anybody's predictions.
+
+    AR, AP, sizes, levels, beside the published figures.
 
     Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
     """
@@ -317,7 +344,9 @@ def results(
     project: Annotated[list[Path] | None, typer.Option(help="A folder with params.yaml and models; several.")] = None,
     out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = Path("reports/results.md"),
 ) -> None:
-    """All phases on benchmarks of photographs, with 95 % intervals and what each phase gains, as one page.
+    """All phases on benchmarks of photographs, as one page.
+
+    With 95 % intervals, and what each phase gains.
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
@@ -333,7 +362,9 @@ def downstream(
     detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """What the backbone is worth in supervised tasks, before and after training: mean IoU and AP on the frozen ViT.
+    """What the backbone is worth in supervised tasks.
+
+    Before and after training: mean IoU and AP on the frozen ViT.
 
     Example: sohes downstream --semantic ade20k=~/ADEChallengeData2016 --detection coco=~/coco
 
@@ -347,7 +378,7 @@ def downstream(
 
 @app.command(rich_help_panel=TOOLS)
 def benchmark_info(name: Annotated[str | None, typer.Argument(help="Without it: the names.")] = None) -> None:
-    """What a benchmark counts, where to get it and what to put where.
+    """What a benchmark counts, and where to get it.
 
     Example: sohes benchmark-info coco
     """
@@ -367,7 +398,7 @@ def sam(
     pred_iou: Annotated[float, typer.Option(help="Masks of a lower predicted IoU are dropped.")] = 0.88,
     stability: Annotated[float, typer.Option(help="Masks of a lower stability score are dropped.")] = 0.95,
 ) -> None:
-    """SAM's masks on a benchmark's images, to be scored as a baseline.
+    """SAM's masks on a benchmark, to be scored as a baseline.
 
     Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
     """
@@ -411,7 +442,9 @@ class Bench(StrEnum):
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True, "allow_interspersed_args": False},
 )
 def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="What to measure.")]) -> None:
-    """Measure one part of the method; the last line is a JSON object. `sohes bench NAME --help` lists its options.
+    """Measure one part of the method.
+
+    The last line is a JSON object. `sohes bench NAME --help` lists its options.
 
     Example: sohes bench cluster --grid 128
     """
@@ -422,7 +455,9 @@ def bench(context: typer.Context, name: Annotated[Bench, typer.Argument(help="Wh
         print(json.dumps(measure(*arguments, **options)))
 
     tool = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    tool.command()(measure_and_print)
+    reference = " --reference" if "reference" in inspect.signature(measure).parameters else ""
+    example = f"Example: sohes bench {name.value}{reference}"
+    tool.command(epilog=example)(measure_and_print)
     tool(context.args, prog_name=f"sohes bench {name.value}")
 
 
@@ -434,7 +469,9 @@ def view_batch(
     samples: Annotated[int, typer.Option(min=1, help="At most so many of its batch.")] = 6,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """A picture of what training sees: augmented images with their masks and parents.
+    """A picture of what training sees.
+
+    Augmented images with their masks and parents.
 
     Example: sohes view-batch --step 100 --out batch.png
     """
@@ -452,7 +489,9 @@ def doctor(
         int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
     ] = None,
 ) -> None:
-    """What this machine has of all that a run needs, with the remedy, and whether the training fits into its memory.
+    """What this machine has of all that a run needs.
+
+    With the remedy, and whether the training fits into its memory.
 
     Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
     """
@@ -478,7 +517,9 @@ def label(
     exif: Annotated[bool, typer.Option("--exif/--no-exif", help="Turn photographs upright; benchmarks do not.")] = True,
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Phase 1 alone: pseudo-labels for a folder of photographs; killed, the same command goes on.
+    """Phase 1 alone: pseudo-labels for a folder.
+
+    After a kill, the same command goes on.
 
     Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
     """
@@ -499,7 +540,9 @@ def ablate_photographs(
     ),
     params: ParamsFile = Path("params.yaml"),
 ) -> None:
-    """Every step and switch of phase 1 on annotated photographs (tables 2 and 6b), as one page.
+    """Every step and switch of phase 1 on photographs.
+
+    Annotated ones: tables 2 and 6b, as one page.
 
     Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
     """

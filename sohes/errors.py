@@ -11,6 +11,7 @@ REMEDIES = {
     errno.EPERM: "mend its permissions, or name another",
     errno.EROFS: "name a place that can be written to",
     errno.ENOENT: "check its spelling, or make it first",
+    errno.EEXIST: "a folder is wanted there: name another, or remove the file",
     errno.ENOTDIR: "name a place inside a folder",
     errno.EISDIR: "name a file",
 }

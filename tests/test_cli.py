@@ -61,7 +61,8 @@ def test_importing_the_cli_imports_nothing_heavy(tmp_path):
 
 def test_every_stage_of_the_pipeline_is_a_command(repository, tmp_path):
     names = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
-    help_text = sohes("--help", cwd=tmp_path, COLUMNS="120").stdout
+    help_text = sohes("--help", cwd=tmp_path, COLUMNS="80").stdout
+    assert len(help_text.splitlines()) <= 40
     for name, stage in names.items():
         assert stage["cmd"] == f"python -m sohes {name}"
         assert f" {name} " in help_text
@@ -149,6 +150,7 @@ def test_a_full_disk_is_one_sentence(failing_stage, capsys, error):
     [
         (errno.EACCES, "permission denied: mend its permissions, or name another"),
         (errno.EROFS, "read-only file system: name a place that can be written to"),
+        (errno.EEXIST, "file exists: a folder is wanted there: name another, or remove the file"),
         (errno.ENOTDIR, "not a directory: name a place inside a folder"),
         (errno.EIO, "input/output error: mend it or name another"),
     ],

@@ -82,9 +82,13 @@ def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository)
 
     for command in cli.app.registered_commands:
         name = command.name or command.callback.__name__.replace("_", "-")
-        told = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "120"}).output
+        told = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "80"}).output
         assert len(told.splitlines()) <= 40, name
         assert "xample: " in told, name
+    for measurement in cli.Bench:
+        told = CliRunner().invoke(cli.app, ["bench", measurement.value, "--help"], env={"COLUMNS": "80"}).output
+        assert f"Example: sohes bench {measurement.value}" in told
+        assert len(told.splitlines()) <= 40, measurement
 
 
 @pytest.mark.slow

@@ -29,6 +29,7 @@ from sohes.errors import SohesError
 from sohes.files import atomic_path
 
 MIN_SIDE = 8  # pixels: a smaller image has no patch to look at
+MAX_SIDE = 65_500  # what a JPEG can hold, in which photographs are shown beside their masks
 MANIFEST_VERSION = "1"
 
 # Only these decoders run on a stranger's bytes: others of Pillow's start outside programs (EPS) or read drawings.
@@ -89,6 +90,8 @@ def decode_image(data: bytes, *, max_megapixels: float, apply_exif: bool) -> np.
 def _check_size(width: int, height: int, max_megapixels: float) -> None:
     if min(width, height) < MIN_SIDE:
         raise UnreadableImage(f"too small: {width} x {height} pixels, at least {MIN_SIDE} on each side are needed")
+    if max(width, height) > MAX_SIDE:
+        raise UnreadableImage(f"too long: {width} x {height} pixels, at most {MAX_SIDE} on each side can be shown")
     megapixels = width * height / 1e6
     if megapixels > max_megapixels:
         raise UnreadableImage(f"too large: {width} x {height} are {megapixels:.1f} megapixels (max {max_megapixels:g})")

@@ -14,22 +14,29 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sohes.data.images import UnreadableImage, decode_image
+from sohes.data.sources.folder import SUFFIXES, list_photographs
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.result import Result
-
-SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif"}
 
 SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 
 def run(
-    params: Params, photos: Sequence[Path | str], *, model: str | Path, out: Path, explore: bool, root: Path
+    params: Params,
+    photos: Sequence[Path | str],
+    *,
+    model: str | Path,
+    out: Path,
+    explore: bool,
+    root: Path,
+    apply_exif: bool = True,
 ) -> Iterator[Path]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
 
     photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, or `mlflow:/NAME@ALIAS`.
-    explore: phase 1 (no trained model) instead of the network.
+    explore: phase 1 (no trained model) instead of the network. apply_exif: turn photographs upright; benchmarks draw
+    their masks in stored pixels, without it.
     A photograph that cannot be read is told at once and the others go on; then SohesError names them all.
     SohesError if there is nothing to read or no model.
     """
@@ -43,7 +50,8 @@ def run(
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("segment", total=len(files))
         for chunk in _chunks(files, params.evaluate.batch_size):
-            read = {file: image for file in chunk if (image := _decode(file, params, unreadable)) is not None}
+            decoded = {file: _decode(file, params, unreadable, apply_exif) for file in chunk}
+            read = {file: image for file, image in decoded.items() if image is not None}
             for file, result in zip(read, segment_many(read.values()), strict=True):
                 yield result.save(out, names[file], file_name=file.name)
                 progress.advance(task)
@@ -58,6 +66,8 @@ def run(
 def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) -> list[Path]:
     """The image files that these files, folders and patterns name, each once, folders searched to their depth.
 
+    Hidden files and folders in them do not count; how many others were left out for their names goes to stderr.
+
     leave_out: a folder that is not searched, such as the one that results go to. SohesError for what does not exist.
     """
     found: dict[Path, Path] = {}
@@ -70,7 +80,11 @@ def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) 
 
 def _expand(photo: Path) -> list[Path]:
     if photo.is_dir():
-        return sorted(p for p in photo.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+        names, others = list_photographs(photo)
+        if others:
+            told = f"{photo}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"
+            print(f"sohes: {told}", file=sys.stderr)
+        return [photo / name for name in names]
     if photo.exists():
         return [photo]
     matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
@@ -101,9 +115,9 @@ def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
         yield files[start : start + size]
 
 
-def _decode(file: Path, params: Params, unreadable: list[Path]) -> np.ndarray | None:
+def _decode(file: Path, params: Params, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
     try:
-        return decode_image(file.read_bytes(), max_megapixels=params.pull.max_megapixels, apply_exif=True)
+        return decode_image(file.read_bytes(), max_megapixels=params.pull.max_megapixels, apply_exif=apply_exif)
     except (UnreadableImage, OSError) as error:
         print(f"sohes: cannot read {file}: {error}; going on with the others", file=sys.stderr)
         unreadable.append(file)

@@ -25,7 +25,10 @@ PREFIX = "ablation "
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """A row as it was recorded. label_free: false if human masks trained its refiner. details: what `Scores.details` wrote. paper: the published figures by metric."""
+    """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric.
+
+    label_free: false if human masks trained its refiner.
+    """
 
     name: str
     baseline: bool

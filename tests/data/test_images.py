@@ -171,6 +171,7 @@ def test_size_limits() -> None:
     assert "too small: 1 x 1" in why_not(encoded(Image.new("RGB", (1, 1))))
     assert "too small: 7 x 300" in why_not(encoded(Image.new("RGB", (7, 300))))
     assert decoded(encoded(Image.new("RGB", (8, 8)))).shape == (8, 8, 3)
+    assert "too long: 65501 x 8" in why_not(encoded(Image.new("1", (65501, 8))))
     assert "too large: 1001 x 1000" in why_not(encoded(Image.new("1", (1001, 1000))))
 
 

@@ -44,6 +44,34 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, phot
     assert (photos.parent / "out/deep_cat.png.overlay.png").exists()
 
 
+def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_count(segment, photos, capsys):
+    for name in ("IMG_1.HEIC", "._one.png", ".cache/icon.png", "notes.txt"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"no image")
+    (photos / "broken.jpg").unlink()
+    assert len(list(segment(photos))) == 4
+    assert "photos: 2 left out for a name that ends in none of .jpg, " in capsys.readouterr().err
+    with pytest.raises(SohesError, match=r"could not be read .*HEIC"):
+        list(segment(photos / "IMG_1.HEIC"))  # what was named is not left out
+
+
+def test_a_photograph_too_long_to_be_shown_does_not_stop_the_others(segment, photos, capsys):
+    Image.new("RGB", (70_000, 20)).save(photos / "broken.jpg", format="PNG")
+    with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read .*the others are done"):
+        list(segment(photos))
+    assert "too long: 70000 x 20 pixels" in capsys.readouterr().err
+
+
+def test_masks_for_a_benchmark_lie_in_stored_pixels(segment, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGE).save(photos / "turned.jpg", exif=exif)
+    for upright, size in ((True, (56, 40)), (False, (40, 56))):
+        (written,) = segment(photos / "turned.jpg", apply_exif=upright)
+        image = json.loads(written.read_text())["image"]
+        assert (image["height"], image["width"]) == size
+
+
 def test_phase_one_needs_no_model(segment, photos, tmp_path):
     (written,) = segment(photos / "one.png", explore=True, model="absent.safetensors")
     annotations = json.loads(written.read_text())["annotations"]
