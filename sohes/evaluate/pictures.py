@@ -22,16 +22,25 @@ def colours(count: int) -> np.ndarray:
     return np.array([colorsys.hsv_to_rgb(*c) for c in hsv]).reshape(-1, 3).dot(255).round().astype(np.uint8)
 
 
-def overlay(image_HW3: np.ndarray, found: MaskSet, *, level: int | None = None, opacity: float = 0.55) -> np.ndarray:
+def overlay(
+    image_HW3: np.ndarray,
+    found: MaskSet,
+    *,
+    level: int | None = None,
+    deeper: bool = False,
+    opacity: float = 0.55,
+) -> np.ndarray:
     """(H, W, 3) uint8: the photograph with its masks tinted and outlined, larger ones below.
 
-    level: draw one depth of the forest only (0 whole entities, 1 their parts, ...); None draws all.
+    level: draw one depth of the forest only (0 whole entities, 1 their parts, ...); None draws all. deeper: also what
+    lies below it.
     A part takes the hue of its place in the set, so the same mask has the same colour in every picture.
     """
     palette, areas = colours(len(found)), masks.areas(found)
     chosen = np.flatnonzero(areas)  # an empty mask has no outline
     if level is not None:
-        chosen = chosen[hierarchy.levels(found.parents)[chosen] == level]
+        levels_N = hierarchy.levels(found.parents)
+        chosen = chosen[(levels_N >= level if deeper else levels_N == level)[chosen]]
     boxes = masks.boxes_xywh(found).astype(int)
     dense = {i: _in_box(found, i, boxes[i]) for i in chosen.tolist()}
     topmost_HW = np.full(image_HW3.shape[:2], -1, np.int32)
@@ -74,9 +83,15 @@ def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.
 
 
 def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:
-    """Photograph, whole entities, parts, subparts side by side: (h, 4w + 3 gap, 3) uint8, h and w at most `longest`."""
+    """Photograph, whole entities, parts, and all below them, side by side, with their names and numbers of masks:
+    (h + the caption, 4w + 3 gap, 3) uint8, h and w at most `longest`."""
     image_HW3, found = reduced(image_HW3, found, longest=longest)
-    panels = [image_HW3, *(overlay(image_HW3, found, level=level) for level in range(len(LEVEL_NAMES)))]
+    levels_N = hierarchy.levels(found.parents)
+    panels = [captioned(image_HW3, "photograph")]
+    for level, name in enumerate(LEVEL_NAMES):
+        last = level == len(LEVEL_NAMES) - 1
+        count = int((levels_N >= level if last else levels_N == level).sum())
+        panels.append(captioned(overlay(image_HW3, found, level=level, deeper=last), f"{name}: {count or 'none'}"))
     return side_by_side(panels, gap=gap)
 
 

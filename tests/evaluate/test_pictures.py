@@ -22,7 +22,21 @@ def test_overlay_of_a_level_draws_that_level_only():
 
 
 def test_contact_sheet_has_four_panels():
-    assert pictures.contact_sheet(IMAGE, FOUND, gap=2).shape == (8, 4 * 8 + 3 * 2, 3)
+    assert pictures.contact_sheet(IMAGE, FOUND, gap=2).shape == (8 + 5, 4 * 8 + 3 * 2, 3)
+
+
+def test_the_last_panel_shows_whatever_lies_below_parts():
+    nested = np.zeros((5, 64, 64), bool)
+    for depth, mask in enumerate(nested):
+        mask[2 + depth : 60 - depth, 10 * depth + 2 : 60] = True
+    found = masks.mask_set(nested, scores=np.ones(5), parents=np.arange(-1, 4))
+    image = np.full((64, 64, 3), 100, np.uint8)
+    sheet = pictures.contact_sheet(image, found, gap=2)[:64]
+    whole, parts, below = (np.any(sheet[:, x : x + 64] != 100, axis=2) for x in (66, 132, 198))
+    for panel, mask in ((whole, nested[0]), (parts, nested[1]), (below, nested[2])):
+        np.testing.assert_array_equal(panel, mask)
+    exact = pictures.overlay(image, found, level=2)
+    assert (sheet[:, 198:] != exact).any()  # masks three and four are in it, too
 
 
 def test_strongest_keeps_the_ten_best_even_if_all_are_weak():
