@@ -79,8 +79,8 @@ def test_it_saves_json_and_pictures(result, tmp_path):
     saved = json.loads(written.read_text())
     assert saved["image"] == {"file_name": "cat.jpeg", "height": 6, "width": 8}
     assert [a["parent_id"] for a in saved["annotations"]] == [None, 1, 2]
-    for suffix in ("photo.jpg", "overlay.png", "levels.png"):
-        assert cv2.imread(str(tmp_path / f"new/cat.{suffix}")).shape[0] == 6
+    for suffix, height in (("photo.jpg", 6), ("overlay.png", 6), ("levels.png", 6 + 5)):  # of a caption
+        assert cv2.imread(str(tmp_path / f"new/cat.{suffix}")).shape[0] == height
 
 
 def test_an_empty_result_saves_too(tmp_path):
