@@ -36,7 +36,10 @@ def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: 
 
 
 def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) -> Gallery:
-    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first."""
+    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first.
+
+    SohesError if there are no predictions or results where they are expected, or if no photograph can be segmented.
+    """
     if not what:
         if (root / "predictions").exists():
             return ProjectGallery(root)
@@ -47,9 +50,13 @@ def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) ->
             return ProjectGallery(folder.parent)
         if (folder / "predictions").exists():
             return ProjectGallery(folder)
+    # A folder of photographs may hold JSON files of its own: annotations, a camera's or a web album's.
     results = [file for path in what for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    results = [file for file in results if is_result(file)]
     if results and all(path.is_dir() or path.suffix == ".json" for path in what):
-        return ResultGallery([file for file in results if is_result(file)])
+        return ResultGallery(results)
+    if all(path.suffix == ".json" and not path.is_dir() for path in what):
+        raise SohesError(f"no result of `sohes segment` in {', '.join(map(str, what))}: name the folder that it wrote")
     return ResultGallery(_done(segment(what)))
 
 

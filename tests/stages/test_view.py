@@ -36,6 +36,15 @@ def test_photographs_are_segmented_first(results, tmp_path):
     assert asked == [tmp_path / "cat.jpg"]
 
 
+def test_a_folder_of_photographs_may_hold_json_files_of_its_own(results, tmp_path):
+    photos = tmp_path / "takeout"
+    photos.mkdir()
+    (photos / "cat.jpg.json").write_text("{}")
+    assert open_gallery([photos], root=tmp_path, segment=lambda _: [results / "a.json"]).names == ["a"]
+    with pytest.raises(SohesError, match=r"no result .* in .*cat\.jpg\.json"):
+        open_gallery([photos / "cat.jpg.json"], root=tmp_path, segment=refuse)
+
+
 def left_out(files):
     """As `segment.run` with a photograph that it cannot read."""
     yield from files
