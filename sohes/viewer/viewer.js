@@ -4,6 +4,7 @@ import { Tree } from "./tree.js";
 
 const $ = (id) => document.getElementById(id);
 const LEVELS = ["whole entities", "parts", "subparts"];
+const TRUTH = "ground truth"; // the first layer, where there is one
 const DRAWN = { score: 0.4, masks: 10 }; // at first, what the pictures of `sohes segment` show too
 // pointer: the pixel under it, in every panel; under: the panel that it is over.
 const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
@@ -56,6 +57,7 @@ async function open(place) {
   }
   $("panels").replaceChildren(...state.panels.map((panel) => panel.element));
   $("layers").replaceChildren(...(state.panels.length > 1 ? state.panels.map(layerSwitch) : []));
+  $("truth-help").hidden = !truthSwitch();
   state.panels.forEach(listen);
   const depth = Math.max(0, ...state.panels.flatMap((panel) => panel.masks.map((mask) => mask.level)));
   $("level").max = depth;
@@ -74,6 +76,10 @@ function layerSwitch(panel) {
   });
   label.append(box, ` ${panel.name}`);
   return label;
+}
+
+function truthSwitch() {
+  return state.panels[0]?.name === TRUTH ? $("layers").querySelector("input") : null;
 }
 
 function showLayers() {
@@ -97,7 +103,7 @@ function filter() {
   $("level-value").textContent = level < 0 ? "all" : LEVELS[level] ?? `depth ${level}`;
   // An annotation has no score of its own: the slider leaves the ground truth as it is.
   for (const panel of state.panels) {
-    const keep = (mask) => (panel.name === "ground truth" || mask.score >= least) && (level < 0 || mask.level === level);
+    const keep = (mask) => (panel.name === TRUTH || mask.score >= least) && (level < 0 || mask.level === level);
     panel.filter(keep, Number($("tint").value));
     panel.draw();
   }
@@ -204,28 +210,30 @@ $("previous").addEventListener("click", () => open(state.place - 1));
 $("next").addEventListener("click", () => open(state.place + 1));
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input[type=range]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // a letter chooses there
+  if (SLIDES.test(event.key) && event.target.closest("input[type=range]")) return;
   const action = KEYS[event.key];
   if (!action) return;
   event.preventDefault();
   action();
 });
 
+const SLIDES = /^(Arrow|Page|Home$|End$)/; // the keys that a slider needs itself
 const KEYS = {
-  ArrowUp: () => step((panel, i) => shownParent(panel, i)),
+  ArrowUp: () => step((panel, i) => (shownParent(panel, i) < 0 ? i : shownParent(panel, i))),
   ArrowDown: () => step((panel, i) => panel.masks[i].children.find((child) => panel.shown.has(child)) ?? i),
   ArrowRight: () => step((panel, i) => neighbour(i, 1)),
   ArrowLeft: () => step((panel, i) => neighbour(i, -1)),
   Escape: () => select(-1),
   n: () => open(state.place + 1),
   p: () => open(state.place - 1),
-  t: () => $("layers").querySelector("input")?.click(), // the first layer is the ground truth, where there is one
+  t: () => truthSwitch()?.click(),
 };
 
 function step(next) {
   const panel = state.active;
   if (!panel) return;
-  select(panel.selected < 0 ? neighbour(-1, 1) : Math.max(-1, next(panel, panel.selected)));
+  select(panel.selected < 0 ? neighbour(-1, 1) : next(panel, panel.selected));
 }
 
 // The mask of the next or previous row of the tree.

@@ -150,6 +150,39 @@ def test_the_keyboard_walks_the_forest_and_turns_the_pages(open_page):
     page.wait_for_selector(".panel:nth-child(3)")
 
 
+def test_parent_of_a_whole_entity_is_itself(open_page):
+    page = open_page()
+    page.locator(".row").last.click()
+    for _ in range(2):
+        page.keyboard.press("ArrowUp")
+        assert selected(page) == ["whole 4"]
+
+
+def test_a_slider_keeps_its_own_keys_and_leaves_the_others_to_the_page(open_page):
+    page = open_page()
+    page.locator(".row").last.click()
+    page.locator("#score").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#score-value").inner_text() == "0.01"
+    assert selected(page) == ["whole 4"]
+    page.keyboard.press("Escape")
+    assert selected(page) == []
+    page.keyboard.press("t")
+    assert not page.locator(".panel", has_text="ground truth").is_visible()
+    page.keyboard.press("n")
+    page.wait_for_selector(".panel:only-child")
+
+
+def test_the_key_for_the_ground_truth_is_named_where_there_is_one(open_page):
+    page = open_page()
+    assert page.locator(".help").inner_text().endswith("pictures, t the ground truth.")
+    page.keyboard.press("n")
+    page.wait_for_selector(".panel:only-child")
+    assert page.locator(".help").inner_text().endswith("pictures.")
+    page.keyboard.press("t")
+    assert page.locator(".panel").is_visible()
+
+
 def test_the_sliders_take_masks_away_but_no_ground_truth_by_score(open_page):
     page = open_page()
     page.locator("#score").fill("0.55")
