@@ -86,6 +86,22 @@ function showLayers() {
   for (const panel of state.panels) panel.element.hidden = state.hidden.has(panel.name);
   const visible = state.panels.filter((panel) => !panel.element.hidden);
   activate(visible.includes(state.active) ? state.active : visible.at(-1));
+  arrange();
+}
+
+// The rows in which the panels are largest, few before many; the style knows how much of the window is theirs.
+function arrange() {
+  const visible = state.panels.filter((panel) => !panel.element.hidden);
+  if (!visible.length) return;
+  const { style } = $("panels");
+  style.setProperty("--aspect", visible[0].width / visible[0].height);
+  const widthIn = (rows) => {
+    style.setProperty("--rows", rows);
+    style.setProperty("--columns", Math.ceil(visible.length / rows));
+    return visible[0].element.getBoundingClientRect().width;
+  };
+  const widths = visible.map((_, i) => widthIn(i + 1));
+  widthIn(1 + widths.indexOf(Math.max(...widths)));
 }
 
 function activate(panel) {
@@ -205,6 +221,7 @@ function describe(panel, i) {
 // ---------------------------------------------------------------- controls and keys
 
 for (const id of ["score", "level", "tint"]) $(id).addEventListener("input", filter);
+window.addEventListener("resize", arrange);
 $("picture").addEventListener("change", () => open(Number($("picture").value)));
 $("previous").addEventListener("click", () => open(state.place - 1));
 $("next").addEventListener("click", () => open(state.place + 1));

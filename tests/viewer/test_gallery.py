@@ -35,7 +35,9 @@ def test_a_saved_result_is_read_back(saved):
     assert list(picture.layers) == ["masks"]
 
 
-@pytest.mark.parametrize("content", ["no json", "[]", '{"image": {}}', '{"image": {"height": 1}, "annotations": [1]}', RAGGED])
+@pytest.mark.parametrize(
+    "content", ["no json", "[]", '{"image": {}}', '{"image": {"height": 1}, "annotations": [1]}', RAGGED]
+)
 def test_what_is_no_result_is_one_sentence(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(SohesError, match="is not a result"):

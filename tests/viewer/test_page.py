@@ -24,6 +24,16 @@ def layer(scores=(0.9, 0.6, 0.3, 0.5)):
     return masks.mask_set(drawn, scores=np.array(scores), parents=np.array([-1, WHOLE, PART, -1]))
 
 
+class Four:
+    """One picture with ground truth and all phases."""
+
+    names = ("four",)
+
+    def read(self, place):
+        found = dict.fromkeys(("ground truth", "explore", "instruct", "correct"), layer())
+        return Picture(np.full((SIZE, SIZE, 3), 128, np.uint8), found)
+
+
 class Phases:
     """Two pictures: one with ground truth and two phases, one with a single layer."""
 
@@ -213,6 +223,18 @@ def test_layers_are_side_by_side_and_can_be_switched_off(open_page):
     assert page.locator(".panel:visible").bounding_box()["width"] > 1.5 * boxes[0]["width"]  # as the height allows
     page.keyboard.press("t")
     assert page.locator(".panel", has_text="ground truth").is_visible()
+
+
+def test_panels_take_two_rows_where_that_makes_them_larger(open_page):
+    with serving(Four(), title="four") as address:
+        page = open_page(address, viewport={"width": 1280, "height": 900})
+        boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
+        assert (len({box["x"] for box in boxes}), len({box["y"] for box in boxes})) == (2, 2)
+        assert min(box["width"] for box in boxes) > 300  # 234 in a row
+        assert page.locator(".pictures").evaluate("(e) => e.scrollHeight <= e.clientHeight")
+        page.set_viewport_size({"width": 1600, "height": 700})
+        settle(page)
+        assert len({panel.bounding_box()["y"] for panel in page.locator(".panel").all()}) == 1
 
 
 def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_page):
