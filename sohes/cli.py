@@ -14,7 +14,7 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -218,12 +218,12 @@ def view(
     """
     from sohes.stages import view as stage
 
-    def segment_first(photos: Sequence[Path]) -> list[Path]:
+    def segment_first(photos: Sequence[Path]) -> Iterator[Path]:
         from sohes.params import load_params_anywhere
         from sohes.stages import segment
 
         values = load_params_anywhere(params)
-        return list(segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd()))
+        return segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd())
 
     stage.run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment_first)
 

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import sys
 import webbrowser
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from sohes.errors import SohesError
 from sohes.viewer.gallery import Gallery, ProjectGallery, ResultGallery, is_result
 from sohes.viewer.server import make_server
 
-SegmentPhotos = Callable[[Sequence[Path]], list[Path]]
+SegmentPhotos = Callable[[Sequence[Path]], Iterable[Path]]
 
 
 def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: SegmentPhotos) -> None:
     """Serve the viewer on 127.0.0.1 until Ctrl-C.
 
-    what: as `open_gallery` takes it. segment: writes the results of photographs and returns their JSON files.
+    what: as `open_gallery` takes it. segment: writes the results of photographs and yields their JSON files; SohesError
+    at its end for photographs that it left out. SohesError if there is nothing to show.
     """
     gallery = open_gallery(what, root=root, segment=segment)
     if not gallery.names:
@@ -34,7 +36,10 @@ def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: 
 
 
 def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) -> Gallery:
-    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first."""
+    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first.
+
+    SohesError if there are no predictions or results where they are expected, or if no photograph can be segmented.
+    """
     if not what:
         if (root / "predictions").exists():
             return ProjectGallery(root)
@@ -45,7 +50,24 @@ def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) ->
             return ProjectGallery(folder.parent)
         if (folder / "predictions").exists():
             return ProjectGallery(folder)
+    # A folder of photographs may hold JSON files of its own: annotations, a camera's or a web album's.
     results = [file for path in what for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
+    results = [file for file in results if is_result(file)]
     if results and all(path.is_dir() or path.suffix == ".json" for path in what):
-        return ResultGallery([file for file in results if is_result(file)])
-    return ResultGallery(segment(what))
+        return ResultGallery(results)
+    if all(path.suffix == ".json" and not path.is_dir() for path in what):
+        raise SohesError(f"no result of `sohes segment` in {', '.join(map(str, what))}: name the folder that it wrote")
+    return ResultGallery(_done(segment(what)))
+
+
+def _done(written: Iterable[Path]) -> list[Path]:
+    """The files that are written before a SohesError, which is told on stderr; if there are none, it is raised."""
+    done: list[Path] = []
+    try:
+        for file in written:  # one by one: a list made at once is lost with the error
+            done.append(file)
+    except SohesError as error:
+        if not done:
+            raise
+        print(f"sohes: {error}", file=sys.stderr)
+    return done

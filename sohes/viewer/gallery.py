@@ -77,12 +77,12 @@ class ProjectGallery:
 
 
 def read_result(file: Path) -> MaskSet:
-    """The masks of one JSON file of `sohes segment`. SohesError if it is none."""
+    """The masks of one JSON file of `sohes segment`. SohesError if it is none, or if its parents form a cycle."""
     try:
         content = json.loads(file.read_text())
         size, annotations = content["image"], content["annotations"]
         places = {a["id"]: i for i, a in enumerate(annotations)}
-        return MaskSet(
+        found = MaskSet(
             size["height"],
             size["width"],
             tuple(a["segmentation"]["counts"].encode("ascii") for a in annotations),
@@ -90,8 +90,12 @@ def read_result(file: Path) -> MaskSet:
             np.array([-1 if a["parent_id"] is None else places[a["parent_id"]] for a in annotations], np.int64),
             ("",) * len(annotations),
         )
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError, AttributeError):
-        raise SohesError(f"{file} is not a result of `sohes segment`: name the folder that it wrote") from None
+        hierarchy.levels(found.parents)  # ValueError for a cycle, which the page would walk for ever
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise SohesError(
+            f"{file} is not a result of `sohes segment` ({error}): name the folder that it wrote, or segment again"
+        ) from None
+    return found
 
 
 def is_result(file: Path) -> bool:

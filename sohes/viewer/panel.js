@@ -11,7 +11,6 @@ export class Panel {
     this.stencils = new Map();
     this.element = document.createElement("figure");
     this.element.className = "panel";
-    this.element.style.setProperty("--aspect", width / height); // as wide as the window's height allows
     this.stage = document.createElement("div");
     this.stage.className = "stage";
     const picture = photo.cloneNode();

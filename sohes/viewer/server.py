@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from functools import lru_cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -37,9 +38,17 @@ def make_server(gallery: Gallery, *, title: str, port: int = 0) -> ThreadingHTTP
 
     index = json.dumps({"title": title, "names": gallery.names}).encode()
     try:
-        return ThreadingHTTPServer((HOST, port), partial(_Handler, index, shown, len(gallery.names)))
+        return _Server((HOST, port), partial(_Handler, index, shown, len(gallery.names)))
     except OSError as error:
         raise SohesError(f"port {port} of {HOST} cannot be used ({error.strerror}): name another with --port") from None
+
+
+class _Server(ThreadingHTTPServer):
+    """Prints no traceback for a browser that hangs up: it does so whenever somebody turns the page quickly."""
+
+    def handle_error(self, request, client_address) -> None:
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -53,7 +62,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         # A page of somebody else's that has made its name point here must not read the user's photographs.
-        if self.headers.get("Host", "").rpartition(":")[0] not in (HOST, "localhost"):
+        # The port does not matter: it is another one behind `ssh -L`, and browsers leave out port 80.
+        if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             return self._send(HTTPStatus.FORBIDDEN, b"this page answers on 127.0.0.1 only", "text/plain")
         path = urlsplit(self.path).path
         if path in PAGES:
@@ -66,7 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(HTTPStatus.NOT_FOUND, b"no such page", "text/plain")
         try:
             photo, content = self.shown(int(place))
-        except (SohesError, OSError) as error:
+        except (SohesError, OSError, ValueError) as error:  # ValueError: a damaged shard, or a cycle in its parents
             return self._send(HTTPStatus.INTERNAL_SERVER_ERROR, str(error).encode(), "text/plain; charset=utf-8")
         if kind == "jpg":
             return self._send(HTTPStatus.OK, photo, "image/jpeg")

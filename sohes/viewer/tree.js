@@ -11,7 +11,7 @@ export class Tree {
 
   show(panel) {
     this.rows.clear();
-    this.marked = this.current = null;
+    this.marked = null;
     const list = document.createDocumentFragment();
     const add = (i, depth) => {
       const { masks, shown } = panel;
@@ -21,6 +21,8 @@ export class Tree {
     const roots = panel.masks.flatMap((mask, i) => (mask.parent < 0 ? [i] : []));
     for (const root of bySize(panel.masks, roots)) add(root, 0);
     this.element.replaceChildren(list);
+    this.current = this.rows.get(panel.selected) ?? null; // a slider has made the rows anew, the selection stays
+    this.current?.setAttribute("aria-selected", "true");
     this.element.setAttribute("aria-label", `Masks of ${panel.name}, each below the one that it is a part of`);
   }
 

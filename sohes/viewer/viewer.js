@@ -4,6 +4,7 @@ import { Tree } from "./tree.js";
 
 const $ = (id) => document.getElementById(id);
 const LEVELS = ["whole entities", "parts", "subparts"];
+const TRUTH = "ground truth"; // the first layer, where there is one
 const DRAWN = { score: 0.4, masks: 10 }; // at first, what the pictures of `sohes segment` show too
 // pointer: the pixel under it, in every panel; under: the panel that it is over.
 const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
@@ -56,6 +57,7 @@ async function open(place) {
   }
   $("panels").replaceChildren(...state.panels.map((panel) => panel.element));
   $("layers").replaceChildren(...(state.panels.length > 1 ? state.panels.map(layerSwitch) : []));
+  $("truth-help").hidden = !truthSwitch();
   state.panels.forEach(listen);
   const depth = Math.max(0, ...state.panels.flatMap((panel) => panel.masks.map((mask) => mask.level)));
   $("level").max = depth;
@@ -76,10 +78,30 @@ function layerSwitch(panel) {
   return label;
 }
 
+function truthSwitch() {
+  return state.panels[0]?.name === TRUTH ? $("layers").querySelector("input") : null;
+}
+
 function showLayers() {
   for (const panel of state.panels) panel.element.hidden = state.hidden.has(panel.name);
   const visible = state.panels.filter((panel) => !panel.element.hidden);
   activate(visible.includes(state.active) ? state.active : visible.at(-1));
+  arrange();
+}
+
+// The rows in which the panels are largest, few before many; the style knows how much of the window is theirs.
+function arrange() {
+  const visible = state.panels.filter((panel) => !panel.element.hidden);
+  if (!visible.length) return;
+  const { style } = $("panels");
+  style.setProperty("--aspect", visible[0].width / visible[0].height);
+  const widthIn = (rows) => {
+    style.setProperty("--rows", rows);
+    style.setProperty("--columns", Math.ceil(visible.length / rows));
+    return visible[0].element.getBoundingClientRect().width;
+  };
+  const widths = visible.map((_, i) => widthIn(i + 1));
+  widthIn(1 + widths.indexOf(Math.max(...widths)));
 }
 
 function activate(panel) {
@@ -97,7 +119,7 @@ function filter() {
   $("level-value").textContent = level < 0 ? "all" : LEVELS[level] ?? `depth ${level}`;
   // An annotation has no score of its own: the slider leaves the ground truth as it is.
   for (const panel of state.panels) {
-    const keep = (mask) => (panel.name === "ground truth" || mask.score >= least) && (level < 0 || mask.level === level);
+    const keep = (mask) => (panel.name === TRUTH || mask.score >= least) && (level < 0 || mask.level === level);
     panel.filter(keep, Number($("tint").value));
     panel.draw();
   }
@@ -199,33 +221,36 @@ function describe(panel, i) {
 // ---------------------------------------------------------------- controls and keys
 
 for (const id of ["score", "level", "tint"]) $(id).addEventListener("input", filter);
+window.addEventListener("resize", arrange);
 $("picture").addEventListener("change", () => open(Number($("picture").value)));
 $("previous").addEventListener("click", () => open(state.place - 1));
 $("next").addEventListener("click", () => open(state.place + 1));
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input[type=range]")) return;
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // a letter chooses there
+  if (SLIDES.test(event.key) && event.target.closest("input[type=range]")) return;
   const action = KEYS[event.key];
   if (!action) return;
   event.preventDefault();
   action();
 });
 
+const SLIDES = /^(Arrow|Page|Home$|End$)/; // the keys that a slider needs itself
 const KEYS = {
-  ArrowUp: () => step((panel, i) => shownParent(panel, i)),
+  ArrowUp: () => step((panel, i) => (shownParent(panel, i) < 0 ? i : shownParent(panel, i))),
   ArrowDown: () => step((panel, i) => panel.masks[i].children.find((child) => panel.shown.has(child)) ?? i),
   ArrowRight: () => step((panel, i) => neighbour(i, 1)),
   ArrowLeft: () => step((panel, i) => neighbour(i, -1)),
   Escape: () => select(-1),
   n: () => open(state.place + 1),
   p: () => open(state.place - 1),
-  t: () => $("layers").querySelector("input")?.click(), // the first layer is the ground truth, where there is one
+  t: () => truthSwitch()?.click(),
 };
 
 function step(next) {
   const panel = state.active;
   if (!panel) return;
-  select(panel.selected < 0 ? neighbour(-1, 1) : Math.max(-1, next(panel, panel.selected)));
+  select(panel.selected < 0 ? neighbour(-1, 1) : next(panel, panel.selected));
 }
 
 // The mask of the next or previous row of the tree.

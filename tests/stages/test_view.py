@@ -36,6 +36,29 @@ def test_photographs_are_segmented_first(results, tmp_path):
     assert asked == [tmp_path / "cat.jpg"]
 
 
+def test_a_folder_of_photographs_may_hold_json_files_of_its_own(results, tmp_path):
+    photos = tmp_path / "takeout"
+    photos.mkdir()
+    (photos / "cat.jpg.json").write_text("{}")
+    assert open_gallery([photos], root=tmp_path, segment=lambda _: [results / "a.json"]).names == ["a"]
+    with pytest.raises(SohesError, match=r"no result .* in .*cat\.jpg\.json"):
+        open_gallery([photos / "cat.jpg.json"], root=tmp_path, segment=refuse)
+
+
+def left_out(files):
+    """As `segment.run` with a photograph that it cannot read."""
+    yield from files
+    raise SohesError("1 photograph could not be read (torn.jpg): mend or remove it")
+
+
+def test_an_unreadable_photograph_is_named_and_the_others_are_shown(results, tmp_path, capsys):
+    gallery = open_gallery([tmp_path / "*.jpg"], root=tmp_path, segment=lambda _: left_out([results / "a.json"]))
+    assert gallery.names == ["a"]
+    assert "torn.jpg" in capsys.readouterr().err
+    with pytest.raises(SohesError, match=r"torn\.jpg"):
+        open_gallery([tmp_path / "torn.jpg"], root=tmp_path, segment=lambda _: left_out([]))
+
+
 def test_without_predictions_the_way_on_is_named(tmp_path):
     with pytest.raises(SohesError, match="run `sohes evaluate`"):
         open_gallery([], root=tmp_path, segment=refuse)

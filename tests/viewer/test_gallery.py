@@ -12,6 +12,10 @@ DRAWN = np.zeros((2, 8, 10), bool)
 DRAWN[0, 1:5, 1:7] = True
 DRAWN[1, 2:4, 2:5] = True
 FOUND = masks.mask_set(DRAWN, scores=np.array([0.5, 0.25]), parents=np.array([-1, 0]))
+RAGGED = (  # a list of scores where one is due
+    '{"image": {"height": 1, "width": 1}, "annotations": '
+    '[{"id": 1, "score": [0, 1], "parent_id": null, "segmentation": {"counts": "01"}}]}'
+)
 
 
 @pytest.fixture
@@ -31,11 +35,21 @@ def test_a_saved_result_is_read_back(saved):
     assert list(picture.layers) == ["masks"]
 
 
-@pytest.mark.parametrize("content", ["no json", "[]", '{"image": {}}', '{"image": {"height": 1}, "annotations": [1]}'])
+@pytest.mark.parametrize(
+    "content", ["no json", "[]", '{"image": {}}', '{"image": {"height": 1}, "annotations": [1]}', RAGGED]
+)
 def test_what_is_no_result_is_one_sentence(tmp_path, content):
     (tmp_path / "x.json").write_text(content)
     with pytest.raises(SohesError, match="is not a result"):
         read_result(tmp_path / "x.json")
+
+
+def test_parents_in_a_circle_are_one_sentence_that_names_the_file(saved):
+    content = json.loads(saved.read_text())
+    content["annotations"][0]["parent_id"] = content["annotations"][1]["id"]
+    saved.write_text(json.dumps(content))
+    with pytest.raises(SohesError, match=r"cat\.json is not a result .*cycle"):
+        read_result(saved)
 
 
 def test_a_result_has_its_photograph_beside_it(saved):

@@ -24,6 +24,16 @@ def layer(scores=(0.9, 0.6, 0.3, 0.5)):
     return masks.mask_set(drawn, scores=np.array(scores), parents=np.array([-1, WHOLE, PART, -1]))
 
 
+class Four:
+    """One picture with ground truth and all phases."""
+
+    names = ("four",)
+
+    def read(self, place):
+        found = dict.fromkeys(("ground truth", "explore", "instruct", "correct"), layer())
+        return Picture(np.full((SIZE, SIZE, 3), 128, np.uint8), found)
+
+
 class Phases:
     """Two pictures: one with ground truth and two phases, one with a single layer."""
 
@@ -150,6 +160,39 @@ def test_the_keyboard_walks_the_forest_and_turns_the_pages(open_page):
     page.wait_for_selector(".panel:nth-child(3)")
 
 
+def test_parent_of_a_whole_entity_is_itself(open_page):
+    page = open_page()
+    page.locator(".row").last.click()
+    for _ in range(2):
+        page.keyboard.press("ArrowUp")
+        assert selected(page) == ["whole 4"]
+
+
+def test_a_slider_keeps_its_own_keys_and_leaves_the_others_to_the_page(open_page):
+    page = open_page()
+    page.locator(".row").last.click()
+    page.locator("#score").focus()
+    page.keyboard.press("ArrowRight")
+    assert page.locator("#score-value").inner_text() == "0.01"
+    assert selected(page) == ["whole 4"]
+    page.keyboard.press("Escape")
+    assert selected(page) == []
+    page.keyboard.press("t")
+    assert not page.locator(".panel", has_text="ground truth").is_visible()
+    page.keyboard.press("n")
+    page.wait_for_selector(".panel:only-child")
+
+
+def test_the_key_for_the_ground_truth_is_named_where_there_is_one(open_page):
+    page = open_page()
+    assert page.locator(".help").inner_text().endswith("pictures, t the ground truth.")
+    page.keyboard.press("n")
+    page.wait_for_selector(".panel:only-child")
+    assert page.locator(".help").inner_text().endswith("pictures.")
+    page.keyboard.press("t")
+    assert page.locator(".panel").is_visible()
+
+
 def test_the_sliders_take_masks_away_but_no_ground_truth_by_score(open_page):
     page = open_page()
     page.locator("#score").fill("0.55")
@@ -180,6 +223,18 @@ def test_layers_are_side_by_side_and_can_be_switched_off(open_page):
     assert page.locator(".panel:visible").bounding_box()["width"] > 1.5 * boxes[0]["width"]  # as the height allows
     page.keyboard.press("t")
     assert page.locator(".panel", has_text="ground truth").is_visible()
+
+
+def test_panels_take_two_rows_where_that_makes_them_larger(open_page):
+    with serving(Four(), title="four") as address:
+        page = open_page(address, viewport={"width": 1280, "height": 900})
+        boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
+        assert (len({box["x"] for box in boxes}), len({box["y"] for box in boxes})) == (2, 2)
+        assert min(box["width"] for box in boxes) > 300  # 234 in a row
+        assert page.locator(".pictures").evaluate("(e) => e.scrollHeight <= e.clientHeight")
+        page.set_viewport_size({"width": 1600, "height": 700})
+        settle(page)
+        assert len({panel.bounding_box()["y"] for panel in page.locator(".panel").all()}) == 1
 
 
 def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_page):

@@ -1,6 +1,10 @@
 import http.client
 import json
+import socket
+import struct
+import threading
 from importlib import resources
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -13,13 +17,16 @@ from sohes.viewer.server import PAGES, make_server
 
 
 class OneGood:
-    """Two pictures, the second of which cannot be read."""
+    """Three pictures, of which the second cannot be read and the third's parents form a cycle."""
 
-    names = ("good", "bad")
+    names = ("good", "bad", "cycle")
 
     def read(self, place):
-        if place:
+        if place == 1:
             raise SohesError("the shard is gone: pull again")
+        if place == 2:
+            circle = masks.mask_set(np.ones((2, 4, 5), bool), parents=np.array([1, 0]))
+            return Picture(np.zeros((4, 5, 3), np.uint8), {"masks": circle})
         return Picture(np.zeros((4, 5, 3), np.uint8), {"masks": masks.mask_set(np.ones((1, 4, 5), bool))})
 
 
@@ -39,7 +46,7 @@ def get():
 
 
 def test_it_serves_its_pages_and_the_pictures(get):
-    assert json.loads(get("/index.json")[1]) == {"title": "test", "names": ["good", "bad"]}
+    assert json.loads(get("/index.json")[1]) == {"title": "test", "names": ["good", "bad", "cycle"]}
     content = json.loads(get("/picture/0.json")[1])
     assert (content["name"], content["height"], content["width"]) == ("good", 4, 5)
     assert get("/picture/0.jpg")[0].getheader("Content-Type") == "image/jpeg"
@@ -58,17 +65,48 @@ def test_every_file_of_the_page_is_served(repository):
 def test_a_picture_that_cannot_be_read_says_why(get):
     answer, body = get("/picture/1.json")
     assert (answer.status, body.decode()) == (500, "the shard is gone: pull again")
+    answer, body = get("/picture/2.json")
+    assert (answer.status, body.decode()) == (500, "the parents form a cycle through mask 0")
+
+
+class Large:
+    """A picture whose file no socket takes at once."""
+
+    names = ("noise",)
+
+    def read(self, place):
+        noise = np.random.default_rng(0).integers(0, 256, (1024, 1024, 3), np.uint8)
+        return Picture(noise, {"masks": masks.empty_mask_set(1024, 1024)})
+
+
+def test_a_browser_that_hangs_up_leaves_no_traceback(capsys):
+    with serving(Large(), title="test") as address:
+        with socket.create_connection(urlsplit(address).netloc.split(":"), timeout=10) as browser:
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close() resets
+            browser.sendall(b"GET /picture/0.jpg HTTP/1.1\r\nHost: 127.0.0.1:1\r\n\r\n")
+            assert browser.recv(100).startswith(b"HTTP/1.1 200")
+        for thread in threading.enumerate():
+            if thread.name.startswith("Thread-") and "process_request" in thread.name:
+                thread.join(timeout=10)
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.parametrize(
-    "path", ["/picture/2.json", "/picture/-1.json", "/picture/x.jpg", "/../cli.py", "/server.py", "/x"]
+    "path", ["/picture/3.json", "/picture/-1.json", "/picture/x.jpg", "/../cli.py", "/server.py", "/x"]
 )
 def test_nothing_else_is_there(get, path):
     assert get(path)[0].status == 404
 
 
 def test_a_strangers_name_for_this_address_gets_nothing(get):
+    assert get("/index.json", Host="evil.example")[0].status == 403
     assert get("/index.json", Host="evil.example:80")[0].status == 403
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:9000"])
+def test_its_own_names_are_let_in_with_any_port_and_without_one(get, host):
+    assert get("/index.json", Host=host)[0].status == 200
 
 
 def test_it_only_reads(get):
