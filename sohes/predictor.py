@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sohes.data.images import decode_image
+from sohes.data.images import decode_image, rgb_pixels
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
 from sohes.model.build import Network
@@ -37,7 +37,7 @@ class Predictor:
         """The masks, scores and forest of one photograph (paper 3.2, inference).
 
         photo: (H, W, 3) uint8 RGB pixels, a Pillow image, or an image file, which is turned upright by its EXIF.
-        ValueError for an array of another kind, UnreadableImage for a file that cannot be decoded.
+        ValueError for an array of another kind, UnreadableImage for a file or Pillow image that cannot be used.
         """
         return next(self.segment_many([photo]))
 
@@ -73,13 +73,17 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
 
 
 def as_pixels(photo: Photo) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. ValueError for an array that is not such an image, UnreadableImage for a broken file."""
+    """(H, W, 3) uint8 RGB; a Pillow image is converted as its file would be, but keeps its orientation.
+
+    ValueError for an array that is not such an image, UnreadableImage for a file or Pillow image that cannot be used.
+    """
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
             raise ValueError(f"a photograph must be (H, W, 3) uint8 RGB (got {photo.shape} {photo.dtype})")
         return photo
     if isinstance(photo, Image.Image):
-        return np.asarray(photo.convert("RGB"))
+        # Not turned upright: its masks have to lie on what the caller sees as np.asarray(photo).
+        return rgb_pixels(photo, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
     path = Path(photo)
     if not path.is_file():
         raise SohesError(f"no such photograph: {path}")

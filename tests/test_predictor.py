@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 import sohes
+from sohes.data.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.predictor import as_pixels
 
@@ -64,6 +65,32 @@ def test_the_params_file_says_which_masks_are_kept(tiny_model, tiny_params, tmp_
 def test_what_is_no_photograph_is_refused(wrong):
     with pytest.raises(ValueError, match="uint8 RGB"):
         as_pixels(wrong)
+
+
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "L", "1"])
+def test_a_pillow_image_has_the_pixels_of_its_file(mode, tmp_path):
+    if mode == "I;16":
+        image = Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(np.dstack([IMAGE, IMAGE[..., :1]])).convert(mode)
+    assert image.mode == mode
+    image.save(tmp_path / "photo.png")
+    assert np.array_equal(as_pixels(image), as_pixels(tmp_path / "photo.png"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "colour", "reason"),
+    [
+        ("F", (16, 16), 0.5, "floating-point pixels"),
+        ("I", (16, 16), 70_000, "integer pixels from 70000"),
+        ("RGB", (7, 16), 0, "too small: 7 x 16"),
+        ("L", (1000, 1001), 0, "too large: 1000 x 1001"),
+    ],
+)
+def test_a_pillow_image_is_refused_as_its_file_is(mode, size, colour, reason, monkeypatch):
+    monkeypatch.setattr("sohes.predictor.MAX_MEGAPIXELS", 1)
+    with pytest.raises(UnreadableImage, match=reason):
+        as_pixels(Image.new(mode, size, colour))
 
 
 def test_a_missing_model_or_photograph_is_one_sentence(predictor, tmp_path):
