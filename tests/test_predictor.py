@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -94,7 +95,33 @@ def test_a_pillow_image_is_refused_as_its_file_is(mode, size, colour, reason, mo
 
 
 def test_a_missing_model_or_photograph_is_one_sentence(predictor, tmp_path):
-    with pytest.raises(SohesError, match="no trained model at"):
-        sohes.load(tmp_path / "absent.safetensors")
+    # Words for the shell and for Python.
+    with pytest.raises(
+        SohesError, match=r"no trained model at nope: name a \.safetensors file .*`sohes segment --explore`"
+    ):
+        sohes.load("nope")
+    with pytest.raises(SohesError, match=r"\. is not a \.safetensors model"):
+        sohes.load(".")
     with pytest.raises(SohesError, match="no such photograph"):
         predictor.segment(tmp_path / "absent.jpg")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(None, "None"), (b"\xff\xd8", "xd8"), pytest.param(bytes(100), "bytes", id="long"), (7, "7")]
+)
+def test_what_is_neither_file_nor_image_is_one_sentence(predictor, wrong, told):
+    with pytest.raises(SohesError, match=rf"\(got .*{told}'?\): for the bytes of a file, give PIL"):
+        predictor.segment(wrong)
+
+
+@pytest.mark.parametrize("one", ["cat.jpg", b"cat", Path("cat.jpg"), None])
+def test_one_photograph_is_not_several(predictor, one):
+    with pytest.raises(SohesError, match=r"several photographs \(got .*\): give it a list"):
+        next(predictor.segment_many(one))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_here_is_one_sentence(predictor, device):
+    with pytest.raises(SohesError, match=rf"no device {device} \(.*\): name cpu, or a GPU"):
+        predictor.to(device)
+    assert len(predictor.to("cpu").segment(IMAGE)) > 0
