@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sohes.errors import SohesError
 from sohes.files import atomic_path
-from sohes.params import Params, load_params
+from sohes.params import Params, load_params, read_mapping
 
 FOLDER = "params/ablations"
 Phase = Literal["explore", "instruct", "correct"]
@@ -64,9 +64,7 @@ def load_table(name: str, root: Path) -> Table:
     if name not in tables:
         raise SohesError(f"no table {name!r} in {root / FOLDER} (there is: {', '.join(tables) or 'none'})")
     try:
-        return Table.model_validate(yaml.safe_load(tables[name].read_text()))
-    except yaml.YAMLError as error:
-        raise SohesError(f"{tables[name]} is not valid YAML: {' '.join(str(error).split())}") from None
+        return Table.model_validate(read_mapping(tables[name]))
     except ValidationError as error:
         found = error.errors()[0]
         raise SohesError(f"{tables[name]}: {'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}") from None
@@ -78,7 +76,7 @@ def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
     SohesError for a key that is not there. Paths in it are made absolute: a workspace lies elsewhere.
     """
     load_params(base)  # a file that is wrong by itself is not the table's fault
-    values = copy.deepcopy(yaml.safe_load(base.read_text()))
+    values = read_mapping(base)
     folder = values["pull"]["folder"]
     for key in ("images", "annotations"):
         if folder[key] is not None:
