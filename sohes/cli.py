@@ -456,10 +456,10 @@ def doctor(
 
     Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
     """
-    from sohes.params import load_params
+    from sohes.params import load_params_anywhere
     from sohes.stages import doctor as stage
 
-    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    findings = stage.run(load_params_anywhere(params), Path.cwd(), processes=processes)
     for found in findings:
         print(f"{found.state:8}{found.what:9}{found.words}")
     if any(found.state is stage.State.broken for found in findings):
