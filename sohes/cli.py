@@ -41,9 +41,20 @@ class Phase(StrEnum):
     correct = "correct"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import sohes
+
+        print(f"sohes {sohes.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["SOHES_DEBUG"] = "1"

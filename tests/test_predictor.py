@@ -1,6 +1,7 @@
 import pickle
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +31,15 @@ def test_importing_sohes_imports_nothing_heavy():
     code = f"import sohes, sys; sohes.load; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_package_says_its_version_and_has_types(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())
+    assert sohes.__version__ == project["project"]["version"]
+    assert (Path(sohes.__file__).parent / "py.typed").exists()
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["sohes"]
+    with pytest.raises(AttributeError, match="no attribute 'verzion'"):
+        _ = sohes.verzion
 
 
 def test_array_file_and_pillow_image_give_the_same_masks(predictor, tmp_path):
