@@ -58,16 +58,24 @@ class Table(BaseModel):
         return list(dict.fromkeys(key for row in self.rows.values() for key in row.set))
 
 
-def load_table(name: str, root: Path) -> Table:
-    """The table `params/ablations/<name>.yaml`. SohesError names those that exist, or what is wrong in the file."""
+def table_file(name: str, root: Path) -> Path:
+    """The file `params/ablations/<name>.yaml`. SohesError names the tables that exist."""
     tables = {path.stem: path for path in sorted((root / FOLDER).glob("*.yaml"))}
     if name not in tables:
-        raise SohesError(f"no table {name!r} in {root / FOLDER} (there is: {', '.join(tables) or 'none'})")
+        raise SohesError(
+            f"no table {name!r} in {root / FOLDER} (there is: {', '.join(tables) or 'none'}): name another"
+        )
+    return tables[name]
+
+
+def load_table(name: str, root: Path) -> Table:
+    """The table `params/ablations/<name>.yaml`. SohesError names those that exist, or what is wrong in the file."""
+    path = table_file(name, root)
     try:
-        return Table.model_validate(read_mapping(tables[name]))
+        return Table.model_validate(read_mapping(path))
     except ValidationError as error:
         found = error.errors()[0]
-        raise SohesError(f"{tables[name]}: {'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}") from None
+        raise SohesError(f"{path}: {'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}") from None
 
 
 def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
