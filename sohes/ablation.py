@@ -62,9 +62,8 @@ def table_file(name: str, root: Path) -> Path:
     """The file `params/ablations/<name>.yaml`. SohesError names the tables that exist."""
     tables = {path.stem: path for path in sorted((root / FOLDER).glob("*.yaml"))}
     if name not in tables:
-        raise SohesError(
-            f"no table {name!r} in {root / FOLDER} (there is: {', '.join(tables) or 'none'}): name another"
-        )
+        there, remedy = (", ".join(tables), "name one of them") if tables else ("none", "run in the project's folder")
+        raise SohesError(f"no table {name!r} in {root / FOLDER} (there is: {there}): {remedy}")
     return tables[name]
 
 

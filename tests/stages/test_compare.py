@@ -68,14 +68,16 @@ def test_rows_whose_refiner_knows_human_masks_are_named(tmp_path, repository):
 
 
 def test_what_was_not_recorded_is_one_sentence(tmp_path):
-    with pytest.raises(SohesError, match=r"no table 'nope' in .*params/ablations \(there is: none\)"):
+    with pytest.raises(
+        SohesError, match=r"no table 'nope' in .*params/ablations \(there is: none\): run in the project's folder"
+    ):
         compare.run("nope", tmp_path)
     (tmp_path / FOLDER).mkdir(parents=True)
     (tmp_path / FOLDER / "t.yaml").touch()
     for name in ("t", "ablation t"):
         with pytest.raises(SohesError, match=r"no experiment 'ablation t' at .*: run `sohes ablate t` first"):
             compare.run(name, tmp_path)
-    with pytest.raises(SohesError, match=r"no table 'nope' in .* \(there is: t\)"):
+    with pytest.raises(SohesError, match=r"no table 'nope' in .* \(there is: t\): name one of them"):
         compare.run("nope", tmp_path)
     assert not (tmp_path / "mlflow.db").exists()  # it was only read from
     tracking_client(tmp_path).create_experiment("another")
