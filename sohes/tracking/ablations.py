@@ -25,10 +25,9 @@ PREFIX = "ablation "
 
 @dataclass(frozen=True)
 class RecordedRow:
-    """A row as it was recorded.
+    """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric.
 
-    label_free: false if human masks trained its refiner. details: what `Scores.details` wrote. paper: the published
-    figures by metric.
+    label_free: false if human masks trained its refiner.
     """
 
     name: str
