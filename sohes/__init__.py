@@ -17,7 +17,18 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sohes.predictor import Predictor
 
-__all__ = ["load"]
+    __version__: str
+else:  # hidden from type checkers, to which every name would be one of the package's
+
+    def __getattr__(name: str) -> str:
+        if name != "__version__":
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from importlib.metadata import version
+
+        return version("sohes")
+
+
+__all__ = ["__version__", "load"]
 
 
 def load(model: Path | str, *, params: Path | str | None = None) -> Predictor:

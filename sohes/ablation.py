@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from sohes.errors import SohesError
 from sohes.files import atomic_path
-from sohes.params import Params, load_params
+from sohes.params import Params, load_params, read_mapping
 
 FOLDER = "params/ablations"
 Phase = Literal["explore", "instruct", "correct"]
@@ -58,18 +58,23 @@ class Table(BaseModel):
         return list(dict.fromkeys(key for row in self.rows.values() for key in row.set))
 
 
-def load_table(name: str, root: Path) -> Table:
-    """The table `params/ablations/<name>.yaml`. SohesError names those that exist, or what is wrong in the file."""
+def table_file(name: str, root: Path) -> Path:
+    """The file `params/ablations/<name>.yaml`. SohesError names the tables that exist."""
     tables = {path.stem: path for path in sorted((root / FOLDER).glob("*.yaml"))}
     if name not in tables:
-        raise SohesError(f"no table {name!r} in {root / FOLDER} (there is: {', '.join(tables) or 'none'})")
+        there, remedy = (", ".join(tables), "name one of them") if tables else ("none", "run in the project's folder")
+        raise SohesError(f"no table {name!r} in {root / FOLDER} (there is: {there}): {remedy}")
+    return tables[name]
+
+
+def load_table(name: str, root: Path) -> Table:
+    """The table `params/ablations/<name>.yaml`. SohesError names those that exist, or what is wrong in the file."""
+    path = table_file(name, root)
     try:
-        return Table.model_validate(yaml.safe_load(tables[name].read_text()))
-    except yaml.YAMLError as error:
-        raise SohesError(f"{tables[name]} is not valid YAML: {' '.join(str(error).split())}") from None
+        return Table.model_validate(read_mapping(path))
     except ValidationError as error:
         found = error.errors()[0]
-        raise SohesError(f"{tables[name]}: {'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}") from None
+        raise SohesError(f"{path}: {'.'.join(map(str, found['loc'])) or 'the file'}: {found['msg']}") from None
 
 
 def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
@@ -78,7 +83,7 @@ def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
     SohesError for a key that is not there. Paths in it are made absolute: a workspace lies elsewhere.
     """
     load_params(base)  # a file that is wrong by itself is not the table's fault
-    values = copy.deepcopy(yaml.safe_load(base.read_text()))
+    values = read_mapping(base)
     folder = values["pull"]["folder"]
     for key in ("images", "annotations"):
         if folder[key] is not None:

@@ -42,9 +42,20 @@ class Phase(StrEnum):
     correct = "correct"
 
 
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        import sohes
+
+        print(f"sohes {sohes.__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def _options(
     debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Show the traceback of errors.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
+    ] = False,
 ) -> None:
     if debug:
         os.environ["SOHES_DEBUG"] = "1"
@@ -497,10 +508,10 @@ def doctor(
 
     Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
     """
-    from sohes.params import load_params
+    from sohes.params import load_params_anywhere
     from sohes.stages import doctor as stage
 
-    findings = stage.run(load_params(params), Path.cwd(), processes=processes)
+    findings = stage.run(load_params_anywhere(params), Path.cwd(), processes=processes)
     for found in findings:
         print(f"{found.state:8}{found.what:9}{found.words}")
     if any(found.state is stage.State.broken for found in findings):

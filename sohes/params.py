@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -341,15 +341,25 @@ TEMPLATE = Path(__file__).parents[1] / "params.yaml"  # of a checkout: the profi
 def load_params(path: Path) -> Params:
     """Read and validate a params file. SohesError names the file, the key and what is wrong with it."""
     try:
-        raw = yaml.safe_load(path.read_text())
+        return Params.model_validate(read_mapping(path))
     except FileNotFoundError:
         raise SohesError(f"no params file at {path}: run in the project's folder or name one with --params") from None
-    except yaml.YAMLError as error:
-        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    try:
-        return Params.model_validate(raw)
     except ValidationError as error:
         raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file. SohesError if it is not UTF-8 text, not YAML, empty or something else."""
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
+    except yaml.YAMLError as error:
+        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
+        raise SohesError(f"{path} is {found}: mend it, or copy one that comes with the code")
+    return raw
 
 
 def load_params_anywhere(path: Path) -> Params:

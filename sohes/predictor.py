@@ -7,9 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from PIL import Image
 
-from sohes.data.images import decode_image
+from sohes.data.images import decode_image, rgb_pixels
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
 from sohes.model.build import Network
@@ -37,12 +38,18 @@ class Predictor:
         """The masks, scores and forest of one photograph (paper 3.2, inference).
 
         photo: (H, W, 3) uint8 RGB pixels, a Pillow image, or an image file, which is turned upright by its EXIF.
-        ValueError for an array of another kind, UnreadableImage for a file that cannot be decoded.
+        ValueError for an array of another kind, UnreadableImage for a file or Pillow image that cannot be used,
+        SohesError for a file that is not there and for anything else.
         """
         return next(self.segment_many([photo]))
 
     def segment_many(self, photos: Iterable[Photo]) -> Iterator[Result]:
-        """`segment` for each photograph, in order; on a GPU `evaluate.batch_size` of them at once."""
+        """`segment` for each photograph, in order; on a GPU `evaluate.batch_size` of them at once.
+
+        SohesError for one photograph instead of several, and as `segment`, when its turn comes.
+        """
+        if isinstance(photos, str | bytes) or not isinstance(photos, Iterable):
+            raise SohesError(f"segment_many takes several photographs (got {_shown(photos)}): give it a list of them")
         size = self.params.batch_size if device_of(self.network).type == "cuda" else 1
         params = self.params.model_copy(update={"batch_size": size})
         waiting: list[np.ndarray] = []
@@ -56,7 +63,15 @@ class Predictor:
             yield Result(waiting.pop(0), found)
 
     def to(self, device: str) -> Predictor:
-        """The same on another device, such as `cpu` or `cuda:1`; the network is moved, not copied."""
+        """The same on another device, such as `cpu` or `cuda:1`; the network is moved, not copied.
+
+        SohesError for a device that is not here; the network then stays where it is.
+        """
+        try:
+            torch.empty(0, device=device)
+        except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
+            detail = str(error).splitlines()[0].partition(". ")[0]
+            raise SohesError(f"no device {device} ({detail}): name cpu, or a GPU that this machine has") from None
         return replace(self, network=self.network.to(device))
 
 
@@ -64,8 +79,8 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
     """The model that `save_checkpoint` wrote, on the best device. SohesError if it is missing or damaged."""
     if not model.exists():
         raise SohesError(
-            f"no trained model at {model}: run `make demo`, name one with --model, or use --explore "
-            "for phase 1, which needs none"
+            f"no trained model at {model}: name a .safetensors file that is there, train one (`make demo`), or take "
+            "phase 1, which needs none (`sohes segment --explore`)"
         )
     network, _ = load_checkpoint(model)
     network.eval().to(best_device())
@@ -73,14 +88,29 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
 
 
 def as_pixels(photo: Photo) -> np.ndarray:
-    """(H, W, 3) uint8 RGB. ValueError for an array that is not such an image, UnreadableImage for a broken file."""
+    """(H, W, 3) uint8 RGB; a Pillow image is converted as its file would be, but keeps its orientation.
+
+    ValueError for an array that is not such an image, UnreadableImage for a file or Pillow image that cannot be used,
+    SohesError for a file that is not there and for anything else.
+    """
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
             raise ValueError(f"a photograph must be (H, W, 3) uint8 RGB (got {photo.shape} {photo.dtype})")
         return photo
     if isinstance(photo, Image.Image):
-        return np.asarray(photo.convert("RGB"))
+        # Not turned upright: its masks have to lie on what the caller sees as np.asarray(photo).
+        return rgb_pixels(photo, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
+    if not isinstance(photo, str | Path):
+        raise SohesError(
+            f"a photograph is a file's name, a Pillow image or an array (got {_shown(photo)}): for the bytes of a "
+            "file, give PIL.Image.open(io.BytesIO(data))"
+        )
     path = Path(photo)
     if not path.is_file():
-        raise SohesError(f"no such photograph: {path}")
+        raise SohesError(f"no such photograph: {path}: check its spelling")
     return decode_image(path.read_bytes(), max_megapixels=MAX_MEGAPIXELS, apply_exif=True)
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else type(value).__name__

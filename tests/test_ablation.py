@@ -64,13 +64,15 @@ def test_a_workspace_shares_the_projects_cache_and_code(tmp_path):
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
+        ("", "is empty: mend it"),
+        ("title: \udcfc", "is not UTF-8 text"),
         ("title: x", "source: Field required"),
         ("{title: x, source: y, phase: explore, baseline: z, rows: {a: {set: {}}}}", "the baseline must be a row"),
     ],
 )
 def test_what_is_wrong_with_a_table_is_one_sentence(tmp_path, text, message):
     (tmp_path / FOLDER).mkdir(parents=True)
-    (tmp_path / FOLDER / "mine.yaml").write_text(text)
+    (tmp_path / FOLDER / "mine.yaml").write_text(text, errors="surrogateescape")
     with pytest.raises(SohesError, match=message):
         load_table("mine", tmp_path)
     with pytest.raises(SohesError, match=r"no table 'theirs' in .* \(there is: mine\)"):

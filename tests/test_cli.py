@@ -52,6 +52,13 @@ def failing_stage(monkeypatch, tmp_path, repository):
     return fail_with
 
 
+def test_the_version_is_that_of_the_package(monkeypatch, capsys):
+    import sohes as package
+
+    assert run_main(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"sohes {package.__version__}\n"
+
+
 def test_importing_the_cli_imports_nothing_heavy(tmp_path):
     heavy = ["torch", "mlflow", "cv2", "matplotlib", "numba", "numpy", "pydantic", "pyarrow", "prefect", "sohes.params"]
     code = f"import sohes.cli, sys; print([m for m in {heavy} if m in sys.modules])"

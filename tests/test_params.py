@@ -46,6 +46,21 @@ def test_no_file_and_no_yaml_are_sentences(tmp_path):
         load_params(tmp_path / "params.yaml")
 
 
+@pytest.mark.parametrize(
+    ("data", "sentence"),
+    [
+        ("seed: 0  # f\u00fcr".encode("latin-1"), "is not UTF-8 text \\(byte 12\\): save it as UTF-8"),
+        (b"", "is empty: mend it"),
+        (b"# nothing but a comment\n", "is empty: mend it"),
+        (b"- seed", "is a list and not a mapping of keys to values: mend it"),
+    ],
+)
+def test_a_file_that_holds_no_keys_is_a_sentence(tmp_path, data, sentence):
+    (tmp_path / "params.yaml").write_bytes(data)
+    with pytest.raises(SohesError, match=sentence):
+        load_params(tmp_path / "params.yaml")
+
+
 def test_the_paper_profile_holds_the_papers_numbers():
     paper = load_params(ROOT / "params/paper.yaml")
     assert paper.explore.theta_merge == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)

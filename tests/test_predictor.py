@@ -1,12 +1,15 @@
 import pickle
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
 import sohes
+from sohes.data.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.predictor import as_pixels
 
@@ -28,6 +31,15 @@ def test_importing_sohes_imports_nothing_heavy():
     code = f"import sohes, sys; sohes.load; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_package_says_its_version_and_has_types(repository):
+    project = tomllib.loads((repository / "pyproject.toml").read_text())
+    assert sohes.__version__ == project["project"]["version"]
+    assert (Path(sohes.__file__).parent / "py.typed").exists()
+    assert "py.typed" in project["tool"]["setuptools"]["package-data"]["sohes"]
+    with pytest.raises(AttributeError, match="no attribute 'verzion'"):
+        _ = sohes.verzion
 
 
 def test_array_file_and_pillow_image_give_the_same_masks(predictor, tmp_path):
@@ -66,8 +78,60 @@ def test_what_is_no_photograph_is_refused(wrong):
         as_pixels(wrong)
 
 
+@pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "L", "1"])
+def test_a_pillow_image_has_the_pixels_of_its_file(mode, tmp_path):
+    if mode == "I;16":
+        image = Image.fromarray(IMAGE[..., 0].astype(np.uint16) * 257)
+    else:
+        image = Image.fromarray(np.dstack([IMAGE, IMAGE[..., :1]])).convert(mode)
+    assert image.mode == mode
+    image.save(tmp_path / "photo.png")
+    assert np.array_equal(as_pixels(image), as_pixels(tmp_path / "photo.png"))
+
+
+@pytest.mark.parametrize(
+    ("mode", "size", "colour", "reason"),
+    [
+        ("F", (16, 16), 0.5, "floating-point pixels"),
+        ("I", (16, 16), 70_000, "integer pixels from 70000"),
+        ("RGB", (7, 16), 0, "too small: 7 x 16"),
+        ("L", (1000, 1001), 0, "too large: 1000 x 1001"),
+    ],
+)
+def test_a_pillow_image_is_refused_as_its_file_is(mode, size, colour, reason, monkeypatch):
+    monkeypatch.setattr("sohes.predictor.MAX_MEGAPIXELS", 1)
+    with pytest.raises(UnreadableImage, match=reason):
+        as_pixels(Image.new(mode, size, colour))
+
+
 def test_a_missing_model_or_photograph_is_one_sentence(predictor, tmp_path):
-    with pytest.raises(SohesError, match="no trained model at"):
-        sohes.load(tmp_path / "absent.safetensors")
+    # Words for the shell and for Python.
+    with pytest.raises(
+        SohesError, match=r"no trained model at nope: name a \.safetensors file .*`sohes segment --explore`"
+    ):
+        sohes.load("nope")
+    with pytest.raises(SohesError, match=r"\. is not a \.safetensors model"):
+        sohes.load(".")
     with pytest.raises(SohesError, match="no such photograph"):
         predictor.segment(tmp_path / "absent.jpg")
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"), [(None, "None"), (b"\xff\xd8", "xd8"), pytest.param(bytes(100), "bytes", id="long"), (7, "7")]
+)
+def test_what_is_neither_file_nor_image_is_one_sentence(predictor, wrong, told):
+    with pytest.raises(SohesError, match=rf"\(got .*{told}'?\): for the bytes of a file, give PIL"):
+        predictor.segment(wrong)
+
+
+@pytest.mark.parametrize("one", ["cat.jpg", b"cat", Path("cat.jpg"), None])
+def test_one_photograph_is_not_several(predictor, one):
+    with pytest.raises(SohesError, match=r"several photographs \(got .*\): give it a list"):
+        next(predictor.segment_many(one))
+
+
+@pytest.mark.parametrize("device", ["cuda:99", "nonsense"])
+def test_a_device_that_is_not_here_is_one_sentence(predictor, device):
+    with pytest.raises(SohesError, match=rf"no device {device} \(.*\): name cpu, or a GPU"):
+        predictor.to(device)
+    assert len(predictor.to("cpu").segment(IMAGE)) > 0

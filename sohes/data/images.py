@@ -71,13 +71,25 @@ def decode_image(data: bytes, *, max_megapixels: float, apply_exif: bool) -> np.
     """
     if not data:
         raise UnreadableImage("the file is empty")
+    with _faults_named(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+        return rgb_pixels(image, max_megapixels=max_megapixels, apply_exif=apply_exif)
+
+
+def rgb_pixels(image: Image.Image, *, max_megapixels: float, apply_exif: bool) -> np.ndarray:
+    """(H, W, 3) uint8 RGB pixels of a Pillow image, converted as `decode_image` says. UnreadableImage says why not."""
+    _check_size(*image.size, max_megapixels)
+    with _faults_named():
+        image.load()
+        return np.array(_rgb(_upright(image) if apply_exif else image))
+
+
+@contextmanager
+def _faults_named() -> Iterator[None]:
+    """Whatever a decoder raises becomes an UnreadableImage."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns about odd metadata; whether the pixels decode is what counts
         try:
-            with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-                _check_size(*image.size, max_megapixels)
-                image.load()
-                return np.array(_rgb(_upright(image) if apply_exif else image))
+            yield
         except UnreadableImage:
             raise
         except UnidentifiedImageError:

@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
 
 from sohes.errors import SohesError
+from sohes.params import read_mapping
 
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
@@ -103,9 +103,7 @@ def load_profile(folder: Path, name: str | None = None) -> Profile:
             f"no launch profile {name!r} in {folder} (there is: {existing}): mend SOHES_LAUNCH or --launch"
         )
     try:
-        return _ANY.validate_python(yaml.safe_load(profiles[name].read_text()))
-    except yaml.YAMLError as error:
-        raise SohesError(f"{profiles[name]} is not valid YAML: {' '.join(str(error).split())}") from None
+        return _ANY.validate_python(read_mapping(profiles[name]))
     except ValidationError as error:
         wrong = "; ".join(f"{'.'.join(map(str, e['loc'])) or 'the file'}: {e['msg']}" for e in error.errors())
         raise SohesError(f"{profiles[name]}: {wrong}") from None

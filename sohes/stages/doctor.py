@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import json
 import os
 import platform
 import shutil
@@ -10,7 +11,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
@@ -169,9 +170,28 @@ def _room() -> tuple[str, float]:
 
 
 def _weights(params: Params, root: Path) -> Finding:
-    made, wanted = root / "models/backbone.safetensors", params.backbone.pretrained
-    if made.exists():
+    made = root / "models/backbone.safetensors"
+    if not made.exists():
+        return _source(params)
+    if _is_made_of(made, params):
         return Finding("weights", State.ok, f"{made}")
+    source = _source(params)
+    return replace(source, words=f"{source.words}; {made} is there, but its card does not name these params")
+
+
+def _is_made_of(backbone: Path, params: Params) -> bool:
+    """Whether its card has what stage `backbone` would write there for these params."""
+    try:
+        card = json.loads(backbone.with_suffix(".json").read_text("utf-8"))
+    except (OSError, ValueError):  # none, or a damaged one: the stage makes both anew
+        return False
+    wanted = {"seed": params.seed, "params": params.backbone.model_dump(mode="json")}
+    return isinstance(card, dict) and wanted.items() <= card.items()
+
+
+def _source(params: Params) -> Finding:
+    """Where stage `backbone` would have the weights from."""
+    wanted = params.backbone.pretrained
     if wanted == "train":
         return Finding("weights", State.ok, "none needed: `sohes backbone` trains them (backbone.pretrained: train)")
     if Path(wanted).suffix:

@@ -163,6 +163,12 @@ def tracking_uri(root: Path) -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{(root / 'mlflow.db').resolve()}"
 
 
+def has_store(root: Path) -> bool:
+    """False if the store is a sqlite file that is not there; MLflow's client would make it, also for who only reads."""
+    kind, _, path = tracking_uri(root).partition(":///")
+    return not kind.startswith("sqlite") or Path(path.partition("?")[0]).exists()
+
+
 def pipeline_id(params: Params) -> str:
     """The name by which the stages of one pipeline run find each other."""
     digest = hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()

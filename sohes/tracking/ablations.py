@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes.ablation import Table
+from sohes.ablation import Table, table_file
 from sohes.errors import SohesError
 from sohes.explore.refine import is_label_free
 from sohes.params import Params
-from sohes.tracking import flatten, store_errors, tracking_client, tracking_uri
+from sohes.tracking import flatten, has_store, store_errors, tracking_client, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -79,11 +79,16 @@ def record_row(
 
 
 def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
-    """The title of a table's experiment and its rows, oldest first. SohesError if nothing was recorded."""
+    """The title of a table's experiment and its rows, oldest first.
+
+    SohesError if nothing was recorded, or if there is no such table; then it names those there are.
+    """
     with store_errors(tracking_uri(root)):
-        client = tracking_client(root)
-        found = client.get_experiment_by_name(f"{PREFIX}{name.removeprefix(PREFIX)}")
-        if found is None:
+        name = name.removeprefix(PREFIX)
+        client = tracking_client(root) if has_store(root) else None
+        found = client.get_experiment_by_name(f"{PREFIX}{name}") if client else None
+        if client is None or found is None:
+            table_file(name, root)  # only a table that exists can be computed
             raise SohesError(
                 f"no experiment {PREFIX + name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first"
             )

@@ -82,12 +82,17 @@ def registered_model(name: str, root: Path) -> Path:
 
     SohesError if the registry cannot be reached or has no such model.
     """
-    from sohes.tracking import store_errors, tracking_client, tracking_uri
+    from sohes.tracking import has_store, store_errors, tracking_client, tracking_uri
 
     model, at, alias = name.removeprefix("mlflow:").strip("/").partition("@")
     model, slash, number = (model, "", "") if at else model.partition("/")
     if not model or not (alias or number):
         raise SohesError(f"{name} is no name in the registry: write mlflow:/NAME@ALIAS or mlflow:/NAME/VERSION")
+    if not has_store(root):
+        raise SohesError(
+            f"no MLflow database at {tracking_uri(root)}: run in the folder of a project where `sohes evaluate` "
+            "has run, or name another store with MLFLOW_TRACKING_URI"
+        )
     with store_errors(tracking_uri(root)):
         client = tracking_client(root)
         from mlflow.exceptions import MlflowException

@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 from typing import Any
 
-import numpy as np
 import pandas as pd
 from mlflow.models import set_model
 from mlflow.pyfunc import PythonModel
@@ -25,7 +24,7 @@ class ServedModel(PythonModel):
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """One row an image. masks: COCO's compressed run lengths; parents: -1 for a whole entity."""
-        photos = [np.asarray(Image.open(io.BytesIO(data)).convert("RGB")) for data in model_input["image"]]
+        photos = [Image.open(io.BytesIO(data)) for data in model_input["image"]]
         rows = [
             {
                 "height": result.found.height,

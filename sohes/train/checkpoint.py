@@ -46,16 +46,19 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     SohesError if a file is missing, damaged, of another version, or not what the card says.
     """
     path = Path(path)
-    card_path = path.with_suffix(".json")
     # A model of the pipeline has its stage's name; one from elsewhere can only be fetched again.
     stage = path.stem if path.stem in ("instruct", "correct") else None
     again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
-    first = (
-        f"run `sohes {stage}` first" if stage else "a model is a .safetensors file with its card, a .json, beside it"
-    )
-    for needed in (path, card_path):
-        if not needed.is_file():
-            raise SohesError(f"no model at {needed}: {first}")
+    if path.suffix != ".safetensors":  # before the card is looked for: a photograph may have a .json of its own
+        raise SohesError(f"{path} is not a .safetensors model: name one, with its card, a .json, beside it")
+    if not path.is_file():
+        first = (
+            f"run `sohes {stage}` first" if stage else "name a .safetensors file that has its card, a .json, beside it"
+        )
+        raise SohesError(f"no model at {path}: {first}")
+    card_path = path.with_suffix(".json")
+    if not card_path.is_file():
+        raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
     try:
         card = json.loads(card_path.read_text())
         version, backbone, digest = card["version"], card["backbone"], card["digest"]

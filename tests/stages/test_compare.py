@@ -3,11 +3,12 @@ import csv
 import cv2
 import pytest
 
-from sohes.ablation import Row, Table
+from sohes.ablation import FOLDER, Row, Table
 from sohes.errors import SohesError
 from sohes.files import write_json
 from sohes.params import load_params
 from sohes.stages import compare
+from sohes.tracking import tracking_client
 from sohes.tracking.ablations import record_row, recorded_rows
 
 pytestmark = [
@@ -67,5 +68,18 @@ def test_rows_whose_refiner_knows_human_masks_are_named(tmp_path, repository):
 
 
 def test_what_was_not_recorded_is_one_sentence(tmp_path):
+    with pytest.raises(
+        SohesError, match=r"no table 'nope' in .*params/ablations \(there is: none\): run in the project's folder"
+    ):
+        compare.run("nope", tmp_path)
+    (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / "t.yaml").touch()
+    for name in ("t", "ablation t"):
+        with pytest.raises(SohesError, match=r"no experiment 'ablation t' at .*: run `sohes ablate t` first"):
+            compare.run(name, tmp_path)
+    with pytest.raises(SohesError, match=r"no table 'nope' in .* \(there is: t\): name one of them"):
+        compare.run("nope", tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()  # it was only read from
+    tracking_client(tmp_path).create_experiment("another")
     with pytest.raises(SohesError, match="run `sohes ablate t` first"):
         compare.run("t", tmp_path)

@@ -8,6 +8,7 @@ import pytest
 from typer.testing import CliRunner
 
 from sohes import cli
+from sohes.files import write_json
 from sohes.model.footprint import Footprint
 from sohes.params import Params, load_params
 from sohes.stages import doctor
@@ -88,10 +89,30 @@ def test_the_hub_matters_if_its_weights_are_wanted(params, tmp_path, monkeypatch
     wanted = params.model_copy(update={"backbone": params.backbone.model_copy(update={"pretrained": pretrained})})
     found = looked_at(wanted, tmp_path)
     assert (found["weights"].state, found["hub"].state) == (weights, hub)
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/backbone.safetensors").touch()
+    made = tmp_path / "models/backbone.safetensors"
+    write_json(made.with_suffix(".json"), {"seed": wanted.seed, "params": wanted.backbone.model_dump(mode="json")})
+    made.touch()
     found = looked_at(wanted, tmp_path)
     assert (found["weights"].state, found["hub"].state) == (State.ok, State.missing)
+    assert found["weights"].words == str(made)
+
+
+@pytest.mark.parametrize("card", ["the demo's", "{", "[]", None])
+def test_another_profiles_backbone_is_no_weights_for_this_one(params, repository, tmp_path, monkeypatch, card):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", lambda *_: None)
+    made = tmp_path / "models/backbone.safetensors"
+    write_json(made.with_suffix(".json"), {"seed": params.seed, "params": params.backbone.model_dump(mode="json")})
+    made.touch()
+    assert looked_at(params, tmp_path)["weights"].words == str(made)
+    if card is None:
+        made.with_suffix(".json").unlink()
+    elif card != "the demo's":
+        made.with_suffix(".json").write_text(card)
+    found = looked_at(load_params(repository / "params/paper.yaml"), tmp_path)
+    assert (found["weights"].state, found["hub"].state) == (State.missing, State.broken)
+    assert "vit_base_patch8_224.dino is not here yet" in found["weights"].words
+    assert f"{made} is there, but its card does not name these params" in found["weights"].words
 
 
 def test_a_training_that_does_not_fit_is_named_with_the_remedies(params):
@@ -153,3 +174,5 @@ def test_the_command_ends_with_1_if_something_needed_is_broken(repository, tmp_p
         done = CliRunner().invoke(cli.app, ["doctor", "--params", str(repository / profile)])
         assert done.exit_code == code
         assert len(done.stdout.splitlines()) == 12
+    # Outside a project, the profile that comes with the code.
+    assert CliRunner().invoke(cli.app, ["doctor"]).exit_code == 0

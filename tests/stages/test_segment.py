@@ -80,7 +80,7 @@ def test_phase_one_needs_no_model(segment, photos, tmp_path):
 
 
 def test_without_a_model_the_way_on_is_named(segment, photos):
-    with pytest.raises(SohesError, match="or use --explore"):
+    with pytest.raises(SohesError, match="or take phase 1, which needs none"):
         next(segment(photos, model="absent.safetensors"))
 
 

@@ -96,6 +96,16 @@ def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
         registered_model("mlflow:/sohes", tmp_path)
 
 
+@pytest.mark.parametrize("address", [None, "sqlite:///{}/other.db?timeout=3"])
+def test_looking_into_a_registry_makes_none(tmp_path, monkeypatch, address):
+    monkeypatch.chdir(tmp_path)
+    if address:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", address.format(tmp_path))
+    with pytest.raises(SohesError, match=r"no MLflow database at sqlite:///.*\.db.*: run in the folder of a project"):
+        sohes.load("mlflow:/sohes@champion")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_registry_that_fails_costs_the_record_and_not_the_work(tiny_params, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("SOHES_TRACKING", "on")
     with tracking.stage_run("evaluate", Params.model_validate(tiny_params), tmp_path) as recorder:

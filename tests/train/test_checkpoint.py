@@ -1,4 +1,5 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -49,11 +50,30 @@ def test_the_same_weights_give_the_same_bytes(segmenter, saved, tmp_path):
     assert saved.stat().st_mode == saved.with_suffix(".json").stat().st_mode  # whoever reads the card reads the weights
 
 
-@pytest.mark.parametrize("suffix", [".safetensors", ".json"])
-def test_a_missing_file_names_the_stage_to_run(saved, suffix):
-    saved.with_suffix(suffix).unlink()
-    with pytest.raises(SohesError, match=rf"instruct\{suffix}: run `sohes instruct` first"):
+def test_a_missing_file_names_the_stage_to_run(saved):
+    saved.with_suffix(".json").unlink()
+    with pytest.raises(
+        SohesError, match=r"the card .*instruct\.json beside instruct\.safetensors is missing: run `sohes"
+    ):
         load_checkpoint(saved)
+    saved.unlink()
+    with pytest.raises(SohesError, match=r"no model at .*instruct\.safetensors: run `sohes instruct` first"):
+        load_checkpoint(saved)
+
+
+def test_a_model_from_elsewhere_is_named_as_it_was_given(saved, tmp_path):
+    lone = saved.rename(tmp_path / "lone.safetensors")
+    with pytest.raises(
+        SohesError, match=r"the card .*lone\.json beside lone\.safetensors is missing: copy the weights"
+    ):
+        load_checkpoint(lone)
+    for name in ("photo.jpg", "photo.json"):
+        (tmp_path / name).write_text("{}")
+        with pytest.raises(SohesError, match=rf"{name} is not a \.safetensors model: name one"):
+            load_checkpoint(tmp_path / name)
+    for folder in (Path(), tmp_path):
+        with pytest.raises(SohesError, match=r"is not a \.safetensors model"):
+            load_checkpoint(folder)
 
 
 def test_damaged_weights_are_refused(saved):
