@@ -329,7 +329,7 @@ def score(
     compare: Annotated[Path | None, typer.Option(help="Another run's --json.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the row.")] = None,
     max_masks: Annotated[int, typer.Option(min=1, help="Of an image.")] = 1000,
-    missing_as_empty: Annotated[bool, typer.Option("--missing-as-empty", help="An image without any counts.")] = False,
+    missing_as_empty: Annotated[bool, typer.Option("--missing-as-empty", help="Images it lacks are empty.")] = False,
 ) -> None:
     """Score anybody's predictions.
 

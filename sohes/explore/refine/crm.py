@@ -54,9 +54,7 @@ class CrmNetwork(nn.Module):
         self.encoder = timm.create_model(
             "resnet50", pretrained=False, in_chans=4, output_stride=8, features_only=True, out_indices=(0, 1, 3)
         )
-        self.levels = nn.ModuleList(
-            _level(seen, kept) for seen, kept in zip((64, 256, 1024), LEVEL_CHANNELS, strict=True)
-        )
+        self.levels = nn.ModuleList(map(_level, MAP_CHANNELS, LEVEL_CHANNELS))
         self.fuse = nn.Sequential(
             nn.Conv2d(CHANNELS, CHANNELS, 3, padding=1, bias=False), nn.BatchNorm2d(CHANNELS), nn.ReLU(inplace=True)
         )
