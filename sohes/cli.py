@@ -52,7 +52,7 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Show the traceback of errors.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Tracebacks of errors.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and end.")
     ] = False,

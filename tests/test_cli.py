@@ -167,6 +167,24 @@ def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_st
     assert capsys.readouterr().err == f"sohes: models/x.safetensors: {told}\n"
 
 
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (MemoryError(), "MemoryError"),
+        (
+            RuntimeError("CUDA out of memory. Tried to allocate 2 GiB.\nMore"),
+            "CUDA out of memory. Tried to allocate 2 GiB.",
+        ),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_want_of_memory_is_one_sentence_with_a_remedy(failing_stage, capsys, error, reason):
+    assert failing_stage(error) == 1
+    told = capsys.readouterr().err
+    assert told.startswith(f"sohes: there is not enough memory ({reason}): take fewer processes (SOHES_WORKERS)")
+    assert len(told.splitlines()) == 1
+
+
 def test_ctrl_c_ends_with_130_and_a_word(failing_stage, capsys):
     assert failing_stage(KeyboardInterrupt()) == 130
     assert capsys.readouterr().err.strip() == "sohes: interrupted"
