@@ -10,7 +10,7 @@ import pytest
 
 from sohes.errors import SohesError
 from sohes.explore.packed import pack
-from sohes.explore.refine import is_label_free, most_workers, weights_digest, what_it_lacks
+from sohes.explore.refine import is_label_free, make_refiner, most_workers, weights_digest, what_it_lacks
 from sohes.explore.refine.network import LEAST_MARGIN, RELEASES, NetworkRefiner
 
 
@@ -49,7 +49,9 @@ def test_the_digest_is_that_of_the_weights(refiner: str, tmp_path: Path, monkeyp
     assert weights_digest(refiner) != one
     assert weights_digest("guided") is None
     assert not is_label_free(refiner)
-    assert is_label_free("densecrf")
+    for name in ("none", "guided", "densecrf"):
+        assert is_label_free(name) == make_refiner(name, patch=8).label_free
+    assert is_label_free(refiner) == NetworkRefiner.label_free
 
 
 def test_as_many_processes_refine_as_the_gpu_has_memory_for(monkeypatch: pytest.MonkeyPatch) -> None:
