@@ -30,7 +30,7 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, SohesError):
         return str(error)
     for link in chain(error):
-        if any(words in f"{type(link).__name__}: {link}".lower() for words in _MEMORY):
+        if _tells_of(link, _MEMORY):
             return (
                 f"there is not enough memory ({str(link).splitlines()[0] if str(link) else type(link).__name__}): take "
                 "fewer processes (SOHES_WORKERS), smaller images or a smaller batch, and run the same command again"
@@ -47,8 +47,12 @@ def sentence_of(error: BaseException) -> str | None:
 
 def is_the_machines(error: BaseException) -> bool:
     """Whether an error tells of the machine's trouble (no memory, a disk, a GPU) not of what was worked on."""
+    return isinstance(error, OSError) or _tells_of(error, (*_MEMORY, "cuda error"))
+
+
+def _tells_of(error: BaseException, words: tuple[str, ...]) -> bool:
     told = f"{type(error).__name__}: {error}".lower()
-    return isinstance(error, OSError) or any(words in told for words in (*_MEMORY, "cuda error"))
+    return any(word in told for word in words)
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:

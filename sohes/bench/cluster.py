@@ -137,8 +137,9 @@ def bench_cluster(
 def _measure(grid: int, dim: int, pattern: Pattern, repeats: int, reference: bool) -> dict[str, str | float]:
     merge_tree(np.ones((4, 4, 8), np.float32))  # compiles what is to be compiled
     features = pattern_features(pattern, grid=grid, dim=dim)
-    cost = cost_of(lambda: merge_tree(features), repeats=repeats)
+    cost, _ = cost_of(lambda: merge_tree(features), repeats=repeats)
     result: dict[str, str | float] = {"name": f"cluster-{pattern}-{grid}x{grid}x{dim}", **cost.figures()}
     if reference:
-        result |= compared(cost, cost_of(lambda: brute_force_merge(features), repeats=1))
+        plain, _ = cost_of(lambda: brute_force_merge(features), repeats=1)
+        result |= compared(cost, plain)
     return result

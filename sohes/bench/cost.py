@@ -9,6 +9,9 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
+
+Outcome = TypeVar("Outcome")
 
 
 @dataclass(frozen=True)
@@ -28,16 +31,17 @@ class Cost:
         }
 
 
-def cost_of(work: Callable[[], object], *, repeats: int) -> Cost:
-    """Of `work` done again and again in this process; what is to be compiled should be so by now."""
+def cost_of(work: Callable[[], Outcome], *, repeats: int) -> tuple[Cost, Outcome]:
+    """Of `work` done again and again in this process, and what it returned last; what is to be compiled should be so
+    by now."""
     before = peak_gb()
     seconds, cpu_seconds = [], []
     for _ in range(repeats):
         wall, cpu = time.perf_counter(), time.process_time()
-        work()
+        outcome = work()
         seconds.append(time.perf_counter() - wall)
         cpu_seconds.append(time.process_time() - cpu)
-    return Cost(statistics.median(seconds), statistics.median(cpu_seconds), 1000 * (peak_gb() - before))
+    return Cost(statistics.median(seconds), statistics.median(cpu_seconds), 1000 * (peak_gb() - before)), outcome
 
 
 def compared(ours: Cost, reference: Cost) -> dict[str, float]:

@@ -52,7 +52,7 @@ def _measure(reference: bool, rounds: int = 5) -> Cost:
     ancestors = torch.randn(QUERIES, QUERIES, generator=generator) - 4
     once = _plain if reference else _ours
     once(classes, logits[:, :8, :8], ancestors, size=32)  # compiles what is to be compiled
-    return cost_of(lambda: once(classes, logits, ancestors), repeats=rounds)
+    return cost_of(lambda: once(classes, logits, ancestors), repeats=rounds)[0]
 
 
 def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: Tensor, size: int = SIZE) -> MaskSet:

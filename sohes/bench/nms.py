@@ -43,9 +43,9 @@ def bench_nms(*, repeats: int = 51, reference: bool = False) -> dict[str, str | 
 def _measure(repeats: int, reference: bool) -> dict[str, str | float]:
     tree = merge_tree(pattern_features("structured", grid=128, dim=64))
     recorded = select_regions(tree, theta_merge=THETA_MERGE, nms_iou=1)  # compiles what is to be compiled
-    cost = cost_of(lambda: select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=repeats)
+    cost, _ = cost_of(lambda: select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=repeats)
     result: dict[str, str | float] = {"name": "nms", **cost.figures(6), "regions": len(recorded)}
     if reference:
-        plain = cost_of(lambda: boolean_nms(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=1)
+        plain, _ = cost_of(lambda: boolean_nms(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=1)
         result |= compared(cost, plain)
     return result

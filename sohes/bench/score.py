@@ -6,11 +6,12 @@ import contextlib
 import io
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
 from sohes import masks
-from sohes.bench.cost import peak_gb
+from sohes.bench.cost import cost_of, peak_gb
 from sohes.evaluate.recall import evaluate_masks
 from sohes.structures import ImageRecord, MaskSet
 
@@ -28,24 +29,22 @@ def bench_score(reference: bool = False, images: int = 40, masks_per_image: int 
     """
     truth, found = _scenes(TRUTHS, seed=0), _scenes(masks_per_image, seed=1)
     evaluate_masks(_records(truth, 1), _records(found, 1))  # the matching is compiled here
-    wall, cpu = time.perf_counter(), time.process_time()
-    scores = evaluate_masks(_records(truth, images), _records(found, images), max_masks=MAX_MASKS)
-    seconds, wall = time.process_time() - cpu, time.perf_counter() - wall
-    result = {
-        "seconds_median": wall,
-        "cpu_seconds_median": seconds,
-        "peak_mb": 1000 * peak_gb(),
-        "ms_per_image": 1000 * seconds / images,
-        "AR": scores.AR or 0.0,
+    cost, scores = cost_of(
+        lambda: evaluate_masks(_records(truth, images), _records(found, images), max_masks=MAX_MASKS), repeats=1
+    )
+    figures = {
+        **replace(cost, peak_mb=1000 * peak_gb()).figures(4),
+        "ms_per_image": round(1000 * cost.cpu_seconds / images, 4),
+        "AR": round(scores.AR or 0.0, 4),
     }
     if reference:
-        reference_seconds, average_recall = _pycocotools(truth, found, images)
-        result |= {
-            "reference_cpu_seconds": reference_seconds,
-            "reference_AR": average_recall,
-            "ratio": reference_seconds / seconds,
+        seconds, average_recall = _pycocotools(truth, found, images)
+        figures |= {
+            "reference_cpu_seconds": round(seconds, 4),
+            "reference_AR": round(average_recall, 4),
+            "ratio": round(seconds / cost.cpu_seconds, 4),
         }
-    return {"name": "score", **{name: round(value, 4) for name, value in result.items()}}
+    return {"name": "score", **figures}
 
 
 def _scenes(count: int, *, seed: int) -> list[MaskSet]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -89,6 +90,6 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
     from sohes.backbone.vit import extract_features, load_backbone
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    loaded, kind = load_backbone(backbone).to(device), params.features
-
-    return lambda images: extract_features(loaded, images, amp=params.amp, kind=kind, block=params.block)
+    return partial(
+        extract_features, load_backbone(backbone).to(device), amp=params.amp, kind=params.features, block=params.block
+    )

@@ -34,23 +34,28 @@ def run(params: Params, root: Path) -> None:
     section = params.backbone
     torch.manual_seed(params.seed)
     backbone = build_backbone(section)
-    made_of = {"seed": params.seed, "params": section.model_dump(mode="json")}
+    card = made_of(params)
     path = root / "models/backbone.safetensors"
     if section.pretrained != "train":
         with tracking.stage_run("backbone", params, root) as recorder:
-            save_backbone(backbone, path, made_of)
+            save_backbone(backbone, path, card)
             recorder.artifact(path.with_suffix(".json"))
         return
     manifest = root / "data/images/manifest.parquet"
     if not manifest.exists():
         raise SohesError(f"no images at {manifest}: run `sohes pull` first")
-    made_of["images"] = digest_file(manifest)
-    state = ResumableState(root / ".sohes/backbone", fingerprint(made_of))
+    card["images"] = digest_file(manifest)
+    state = ResumableState(root / ".sohes/backbone", fingerprint(card))
     with tracking.stage_run("backbone", params, root, resume_id=state.run_id) as recorder:
         state.begin(recorder.run_id)
-        save_backbone(_train(backbone, params, root, state, recorder), path, made_of)
+        save_backbone(_train(backbone, params, root, state, recorder), path, card)
         recorder.artifact(path.with_suffix(".json"))
         state.remove()  # last: until here a kill continues at the end
+
+
+def made_of(params: Params) -> dict[str, object]:
+    """What the card says of the params; of a backbone that was trained here it names the images, too."""
+    return {"seed": params.seed, "params": params.backbone.model_dump(mode="json")}
 
 
 def _train(

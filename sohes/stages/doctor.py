@@ -22,6 +22,7 @@ from sohes.model.detectron2_heads import require_detectron2
 from sohes.model.footprint import Footprint, training_footprint
 from sohes.model.sampling import SWITCH, compiled_operator
 from sohes.params import CorrectParams, InstructParams, Params
+from sohes.stages.backbone import made_of
 from sohes.tracking import tracking_uri
 
 PYTHON = ((3, 11), (3, 13))
@@ -185,8 +186,7 @@ def _is_made_of(backbone: Path, params: Params) -> bool:
         card = json.loads(backbone.with_suffix(".json").read_text("utf-8"))
     except (OSError, ValueError):  # none, or a damaged one: the stage makes both anew
         return False
-    wanted = {"seed": params.seed, "params": params.backbone.model_dump(mode="json")}
-    return isinstance(card, dict) and wanted.items() <= card.items()
+    return isinstance(card, dict) and made_of(params).items() <= card.items()
 
 
 def _source(params: Params) -> Finding:

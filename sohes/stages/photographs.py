@@ -46,13 +46,9 @@ def run(
     places = dict(map(name_and_folder, benchmarks))
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
-    command = [
-        "sohes ablate-photographs",
-        *map(shlex.quote, benchmarks),
-        *(f"--{name} {shlex.quote(str(value))}" for name, value in {"backbone": backbone, "params": params}.items()),
-        f"--images {images} --out {shlex.quote(str(out))}",
-    ]
-    parts = [_introduction(" ".join(command), images)]
+    options = {"backbone": backbone, "params": params, "images": images, "out": out}
+    given = chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
+    parts = [_introduction(shlex.join(["sohes", "ablate-photographs", *benchmarks, *given]), images)]
     for name, folder in places.items():
         for features in SPEECH:
             settings, notes = _settings(features, explore, project, backbone, (name, folder, images))

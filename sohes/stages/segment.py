@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sohes.data.images import UnreadableImage, decode_image
-from sohes.data.sources.folder import SUFFIXES, list_photographs
+from sohes.data.sources.folder import left_out, list_photographs
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.result import Result
@@ -72,25 +72,24 @@ def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) 
     """
     found: dict[Path, Path] = {}
     for photo in map(Path, photos):
-        for file in _expand(photo):
+        for file in _expand(photo, leave_out):
             if leave_out is None or photo.is_file() or not file.resolve().is_relative_to(leave_out.resolve()):
                 found.setdefault(file.resolve(), file)
     return list(found.values())
 
 
-def _expand(photo: Path) -> list[Path]:
+def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
     if photo.is_dir():
-        names, others = list_photographs(photo)
+        names, others = list_photographs(photo, leave_out=leave_out)
         if others:
-            told = f"{photo}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"
-            print(f"sohes: {told}", file=sys.stderr)
+            print(f"sohes: {left_out(photo, others)}", file=sys.stderr)
         return [photo / name for name in names]
     if photo.exists():
         return [photo]
     matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
     if not matches:
         raise SohesError(f"no such photograph: {photo}")
-    return [file for path in matches for file in (_expand(path) if path.is_dir() else [path])]
+    return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

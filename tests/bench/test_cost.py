@@ -8,7 +8,8 @@ from sohes.bench.cost import Cost, compared, cost_of
 def test_waiting_is_no_work_and_memory_is_what_grew(monkeypatch):
     peaks = iter([1.5, 1.75])
     monkeypatch.setattr("sohes.bench.cost.peak_gb", lambda: next(peaks))
-    cost = cost_of(lambda: time.sleep(0.02), repeats=3)
+    cost, outcome = cost_of(lambda: time.sleep(0.02) or "done", repeats=3)
+    assert outcome == "done"
     assert cost.seconds >= 0.02
     assert cost.cpu_seconds < cost.seconds
     assert cost.peak_mb == 250

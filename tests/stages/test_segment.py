@@ -55,6 +55,13 @@ def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_
         list(segment(photos / "IMG_1.HEIC"))  # what was named is not left out
 
 
+def test_its_own_results_are_neither_segmented_nor_counted(segment, photos, capsys):
+    (photos / "broken.jpg").unlink()
+    for _ in range(2):
+        assert len(list(segment(photos, out=photos / "deep/out"))) == 4
+        assert "left out" not in capsys.readouterr().err
+
+
 def test_a_photograph_too_long_to_be_shown_does_not_stop_the_others(segment, photos, capsys):
     Image.new("RGB", (70_000, 20)).save(photos / "broken.jpg", format="PNG")
     with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read .*the others are done"):

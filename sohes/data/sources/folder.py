@@ -43,11 +43,7 @@ class FolderSource:
 
     def plan(self) -> Plan:
         names, others = list_photographs(self.images)
-        notes = (
-            [f"{self.images}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"]
-            if others
-            else []
-        )
+        notes = [left_out(self.images, others)] if others else []
         if self.annotations is None:
             photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(names, 1)]
         else:
@@ -106,16 +102,19 @@ class FolderSource:
         return reader.read_content(content, self.annotations, set(image_ids))
 
 
-def list_photographs(folder: Path) -> tuple[list[str], int]:
+def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[list[str], int]:
     """The names of the image files below a folder, relative, sorted, and how many other files there are.
 
-    Links to folders are followed, each folder once, so a link back up does no harm.
+    leave_out: a folder that is not looked into. Links to folders are followed, each folder once, so a link back up does
+    no harm.
     """
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: mend pull.folder.images")
     names: list[str] = []
     others = 0
-    visited: set[str] = set()
+    visited = {os.path.realpath(leave_out)} if leave_out else set()
+    if os.path.realpath(folder) in visited:
+        return [], 0
     for current, folders, files in os.walk(folder, followlinks=True):
         visited.add(os.path.realpath(current))
         visible = sorted(name for name in folders if not name.startswith("."))
@@ -128,6 +127,11 @@ def list_photographs(folder: Path) -> tuple[list[str], int]:
             else:
                 others += 1
     return sorted(_printable(name) for name in names), others
+
+
+def left_out(folder: Path, others: int) -> str:
+    """What a user is told of the files below a folder that do not count."""
+    return f"{folder}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"
 
 
 def _is_new(folder: Path, visited: set[str]) -> bool:

@@ -27,6 +27,14 @@ class Refiner(Protocol):
         ...
 
 
+_KINDS: dict[str, type[Refiner]] = {
+    "none": NoRefiner,
+    "guided": GuidedRefiner,
+    "densecrf": DenseCrfRefiner,
+    **dict.fromkeys(RELEASES, NetworkRefiner),
+}
+
+
 def make_refiner(name: str, *, patch: float) -> Refiner:
     """The refiner that `explore.refiner` in the params names. patch: a patch's side in pixels, which the outlines of
     unrefined masks are off by. SohesError if the refiner's package or weights are not here."""
@@ -51,8 +59,8 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
 
 
 def is_label_free(name: str) -> bool:
-    """Whether a refiner was made without human masks."""
-    return name not in RELEASES
+    """Whether a refiner was made without human masks, as its class says: nothing is loaded."""
+    return _KINDS[name].label_free
 
 
 def require_refiner(name: str) -> None:
