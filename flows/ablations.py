@@ -15,9 +15,9 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.command import add_options, exit_code
 from sohes.ablation import load_table
+from sohes.commands import compare
 from sohes.errors import SohesError
 from sohes.launch import load_profile, run_task
-from sohes.stages import compare
 
 
 @task(name="row", task_run_name="{table}: {row}", retries=1, retry_delay_seconds=10, cache_policy=NO_CACHE)

@@ -16,9 +16,9 @@ from pathlib import Path
 import yaml
 
 from flows.graph import DVC
-from sohes.data.shards import from_ranges
 from sohes.errors import SohesError
 from sohes.launch import Kind, Outcome, Profile, Task, run_tasks
+from sohes.work.pool import from_ranges
 
 SHARDED = ("pull", "explore", "evaluate")
 TRAINED = ("backbone", "instruct", "correct")

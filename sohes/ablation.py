@@ -16,8 +16,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
-from sohes.files import atomic_path
 from sohes.params import Params, load_params, read_mapping
+from sohes.work.files import atomic_path
 
 FOLDER = "params/ablations"
 Phase = Literal["explore", "instruct", "correct"]

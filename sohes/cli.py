@@ -144,8 +144,8 @@ def report(params: ParamsFile = Path("params.yaml")) -> None:
 
 
 def _run_stage(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
-    from sohes.cost import measured
     from sohes.params import load_params
+    from sohes.work.cost import measured
 
     values = load_params(params)
     run = importlib.import_module(f"sohes.stages.{stage}").run
@@ -171,7 +171,7 @@ def init(
 
     Example: sohes init --images ~/photos
     """
-    from sohes.stages import init as stage
+    from sohes.commands import init as stage
 
     for line in stage.run(images, annotations, params):
         print(line)
@@ -183,7 +183,7 @@ def table() -> None:
 
     Example: sohes table
     """
-    from sohes.stages import table as stage
+    from sohes.commands import table as stage
 
     stage.run(Path.cwd())
 
@@ -201,8 +201,8 @@ def segment(
 
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
+    from sohes.commands import segment as stage
     from sohes.params import load_params_anywhere
-    from sohes.stages import segment as stage
 
     # Before torch is imported: threads that spin while they wait take up to a quarter more CPU time on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
@@ -227,11 +227,11 @@ def view(
 
     Example: sohes view                 (this project's predictions; also: sohes view cat.jpg, sohes view segmented)
     """
-    from sohes.stages import view as stage
+    from sohes.commands import view as stage
 
     def segment_first(photos: Sequence[Path]) -> Iterator[Path]:
+        from sohes.commands import segment
         from sohes.params import load_params_anywhere
-        from sohes.stages import segment
 
         values = load_params_anywhere(params)
         return segment.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd())
@@ -251,7 +251,7 @@ def ablate(
 
     Example: sohes ablate table-6a && sohes compare table-6a
     """
-    from sohes.stages import ablate as stage
+    from sohes.commands import ablate as stage
 
     for line in stage.run(table, params, Path.cwd(), row=row):
         print(line, flush=True)
@@ -265,7 +265,7 @@ def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes 
 
     Example: sohes compare table-6a
     """
-    from sohes.stages import compare as stage
+    from sohes.commands import compare as stage
 
     text, written = stage.run(experiment, Path.cwd())
     print(text)
@@ -289,8 +289,8 @@ def shards(
 
     For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
     """
-    from sohes.data.shards import as_ranges
     from sohes.params import load_params
+    from sohes.work.pool import as_ranges
 
     missing = importlib.import_module(f"sohes.stages.{stage.value}").missing_shards(load_params(params), Path.cwd())
     print(as_ranges(missing))
@@ -313,7 +313,7 @@ def export(
 
     Example: sohes export predictions/correct --out correct.json
     """
-    from sohes.data import labels
+    from sohes.data.store import labels
 
     write = {ExportFormat.coco: labels.export_coco, ExportFormat.sa1b: labels.export_sa1b}[format]
     write(folder, out)
@@ -337,7 +337,7 @@ def score(
 
     Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
     """
-    from sohes.stages import score as stage
+    from sohes.commands import score as stage
 
     stage.run(
         predictions,
@@ -363,7 +363,7 @@ def results(
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
-    from sohes.stages import results as stage
+    from sohes.commands import results as stage
 
     stage.run(benchmarks, projects=project or [Path()], out=out)
     print(f"wrote {out}")
@@ -383,8 +383,8 @@ def downstream(
 
     Without data: both tasks on the embedded scenes. After a kill, the same command goes on. metrics/downstream.json
     """
+    from sohes.commands import downstream as stage
     from sohes.params import load_params
-    from sohes.stages import downstream as stage
 
     print(stage.run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
 
@@ -415,7 +415,7 @@ def sam(
 
     Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
     """
-    from sohes.stages import sam as stage
+    from sohes.commands import sam as stage
 
     images = stage.run(
         model,
@@ -488,8 +488,8 @@ def view_batch(
 
     Example: sohes view-batch --step 100 --out batch.png
     """
+    from sohes.commands import view_batch as stage
     from sohes.params import load_params
-    from sohes.stages import view_batch as stage
 
     stage.run(load_params(params), Path.cwd(), out=out, phase=phase.value, step=step, samples=samples)
     print(f"wrote {out}")
@@ -508,8 +508,8 @@ def doctor(
 
     Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
     """
+    from sohes.commands import doctor as stage
     from sohes.params import load_params_anywhere
-    from sohes.stages import doctor as stage
 
     findings = stage.run(load_params_anywhere(params), Path.cwd(), processes=processes)
     for found in findings:
@@ -536,8 +536,8 @@ def label(
 
     Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
     """
+    from sohes.commands import label as stage
     from sohes.params import load_params_anywhere
-    from sohes.stages import label as stage
 
     for line in stage.run(load_params_anywhere(params), folder, out, backbone=backbone, apply_exif=exif):
         print(line, flush=True)
@@ -559,7 +559,7 @@ def ablate_photographs(
 
     Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
     """
-    from sohes.stages import photographs as stage
+    from sohes.commands import ablate_photographs as stage
 
     for part in stage.run(benchmarks, params, Path.cwd(), backbone=backbone, images=images, out=out):
         print(part, flush=True)

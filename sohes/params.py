@@ -28,7 +28,7 @@ class Section(BaseModel):
 
 
 class ScenesParams(Section):
-    """The embedded generator (`sohes.data.scenes`)."""
+    """The embedded generator (`sohes.data.scenes.render`)."""
 
     size: Positive  # pixels, square
     train: Positive  # images
@@ -119,7 +119,7 @@ class BackboneParams(Section):
 
 
 class PeersParams(Section):
-    """What phase 1 is compared with (`sohes.explore.methods`), at its authors' numbers; the last are ours."""
+    """What phase 1 is compared with (`sohes.explore.peers`), at its authors' numbers; the last are ours."""
 
     maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches of a higher cosine are alike
     maskcut_cuts: Positive  # objects of an image, at most; `divide` starts from them

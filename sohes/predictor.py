@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sohes.data.images import decode_image, rgb_pixels
+from sohes.data.store.images import decode_image, rgb_pixels
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
+from sohes.evaluate.result import Result
 from sohes.model.build import Network
+from sohes.model.checkpoint import load_checkpoint
 from sohes.params import EvaluateParams
-from sohes.result import Result
-from sohes.train.checkpoint import load_checkpoint
 
 MAX_MEGAPIXELS = 200  # of one photograph: its pixels and those of its masks have to fit into memory
 

@@ -110,9 +110,9 @@ def tiny_model(tiny_params: dict, tmp_path: Path) -> Path:
     import torch
 
     from sohes.backbone.vit import Backbone
+    from sohes.model.checkpoint import save_checkpoint
     from sohes.model.network import Segmenter
     from sohes.params import Params
-    from sohes.train.checkpoint import save_checkpoint
 
     params = Params.model_validate(tiny_params)
     shape = {"patch_size": 16, "embed_dim": 32, "depth": 2, "num_heads": 2, "img_size": 64}

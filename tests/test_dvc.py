@@ -7,9 +7,13 @@ import grimp
 import pytest
 import yaml
 
-STAGES = ("pull", "backbone", "explore", "instruct", "correct", "evaluate", "report")
+from sohes.pipeline import STAGES
+
 # They check, write and record; what a stage computes does not depend on them. Params are watched by value.
-WITHOUT_EFFECT = {"sohes", "sohes.cost", "sohes.errors", "sohes.files", "sohes.params", "sohes.tracking"}
+WITHOUT_EFFECT = {
+    "sohes", "sohes.errors", "sohes.params", "sohes.pipeline", "sohes.project", "sohes.tracking", "sohes.work.cost",
+    "sohes.work.files",
+}  # fmt: skip
 # Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
 ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
 
@@ -39,7 +43,13 @@ def used_files(stage: str, imports: grimp.ImportGraph, repository: Path) -> set[
 
 
 def test_the_stages_are_the_projects_words_in_their_order(stages):
-    assert tuple(stages) == STAGES
+    assert list(stages) == list(STAGES)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stages_command_and_sections_are_those_of_the_table(stage, stages):
+    assert stages[stage]["cmd"] == f"python -m sohes {stage}"
+    assert stages[stage]["params"] == ["seed", *STAGES[stage].sections]
 
 
 @pytest.mark.parametrize("stage", STAGES)

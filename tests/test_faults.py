@@ -19,7 +19,7 @@ import yaml
 from PIL import Image
 
 from sohes.data.sources import s3 as s3_source
-from sohes.data.transfer import Patience
+from sohes.data.sources.transfer import Patience
 from sohes.params import Params
 from sohes.stages import explore, pull
 

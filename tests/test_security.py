@@ -26,7 +26,7 @@ ALLOWED = {
         "sohes/explore/feature_server.py",
         "pickle.loads",
     ),  # of what it has just pickled itself, to see whether that works
-    ("sohes/stages/init.py", "yaml.load"),
+    ("sohes/commands/init.py", "yaml.load"),
 }
 
 

@@ -18,16 +18,16 @@ from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_mask
 
 from sohes import masks
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures, plots
-from sohes.explore.cluster import merge_tree, regions_at_thresholds
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract, square
-from sohes.files import atomic_path
+from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, load_params
 from sohes.structures import MaskSet
 from sohes.train.threshold import theta_score
+from sohes.work.files import atomic_path
 
 FOLDER = Path(__file__).parents[2] / "docs/pictures"
 LEVELS = ("photograph", "whole entities", "parts", "subparts")

@@ -27,12 +27,12 @@ from flows.ui import commands
 from infra.docs.pictures import FOLDER, photographs
 from sohes.bench.viewer import chromium, serving
 from sohes.errors import SohesError
+from sohes.evaluate.result import Result
 from sohes.explore.label_image import label_image, make_extractor
-from sohes.files import atomic_path
 from sohes.params import load_params
-from sohes.result import Result
 from sohes.tracking import tracking_client
 from sohes.viewer.gallery import ResultGallery
+from sohes.work.files import atomic_path
 
 TABLE = "ablation table-2"
 

@@ -26,8 +26,8 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.errors import SohesError
-from sohes.files import atomic_path, digest_file, write_json
 from sohes.params import BackboneParams
+from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
 Kind = Literal["tokens", "keys", "values"]

@@ -8,7 +8,7 @@ import numpy as np
 
 from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
-from sohes.explore.cluster import merge_tree
+from sohes.explore.merge.tree import merge_tree
 
 Pattern = Literal["structured", "giant", "noise", "constant"]
 
@@ -66,7 +66,7 @@ def brute_force_merge(features_hwC: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Children (M, 2) and similarities (M,) of the merge tree, the plain way, in float64.
 
     Keeps the similarity of every edge in one table, scans all of it for each merge, and computes all similarities
-    of the merged region anew. Numbers and ties as in `sohes.explore.cluster.merge_tree`.
+    of the merged region anew. Numbers and ties as in `sohes.explore.merge.tree.merge_tree`.
     """
     height, width, channels = features_hwC.shape
     n = height * width

@@ -6,9 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sohes import hierarchy, masks
+from sohes import masks
 from sohes.bench.cost import Cost, compared, cost_of
 from sohes.bench.own_process import in_own_process
+from sohes.masks import forest
 from sohes.model.decode import decode
 from sohes.structures import MaskSet
 
@@ -80,5 +81,5 @@ def _plain(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ:
     kept = masks.nms_from_iou(masks.iou_from_intersections(shared), order, nms_iou=NMS_IOU)
     probability = ancestor_logits_QQ.sigmoid().numpy()[kept][:, kept]
     areas = shared.diagonal()[kept]
-    parents = hierarchy.forest_from_probabilities(probability, areas, threshold=ANCESTOR_THRESHOLD)
+    parents = forest.forest_from_probabilities(probability, areas, threshold=ANCESTOR_THRESHOLD)
     return masks.mask_set(inside.numpy()[kept], scores=scores.numpy()[kept], parents=parents, sources="bench")

@@ -7,7 +7,7 @@ import numpy as np
 from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.explore.label_image import parents_by_coverage
-from sohes.explore.packed import pack
+from sohes.masks.packed import pack
 
 THETA_COVER = 0.9
 
@@ -30,7 +30,7 @@ def nested_discs(count: int, size: int, seed: int = 0) -> np.ndarray:
 def boolean_parents(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
     """(N,) parents, the plain way: the pixels shared by each pair are counted one pair after the other.
 
-    Numbers and ties as in `sohes.hierarchy`.
+    Numbers and ties as in `sohes.masks.forest`.
     """
     n = len(masks_NHW)
     area = np.array([np.count_nonzero(mask) for mask in masks_NHW])

@@ -7,7 +7,7 @@ import numpy as np
 from sohes.bench.cluster import pattern_features
 from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
-from sohes.explore.cluster import MergeTree, merge_tree, region_masks, regions_at_thresholds, select_regions
+from sohes.explore.merge.tree import MergeTree, merge_tree, region_masks, regions_at_thresholds, select_regions
 
 THETA_MERGE, NMS_IOU = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.9
 

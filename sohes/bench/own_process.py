@@ -7,7 +7,7 @@ from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TypeVar
 
-from sohes.data.shards import one_thread_each
+from sohes.work.pool import one_thread_each
 
 Result = TypeVar("Result")
 

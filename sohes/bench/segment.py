@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 
 from sohes.bench.cost import Cost, compared
-from sohes.data.scenes import render_scene
+from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
 from sohes.evaluate.pictures import encode_jpeg
 

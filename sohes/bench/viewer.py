@@ -13,7 +13,7 @@ import numpy as np
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.hierarchy import ancestors_from_intersections, parents_from_ancestors
+from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
 from sohes.structures import MaskSet
 from sohes.viewer.gallery import Gallery, Picture
 from sohes.viewer.server import make_server

@@ -8,8 +8,9 @@ from dataclasses import replace
 import cv2
 import numpy as np
 
-from sohes import hierarchy, masks
+from sohes import masks
 from sohes.explore.label_image import fit
+from sohes.masks import forest
 from sohes.structures import MaskSet
 
 LEVEL_NAMES = ("whole", "parts", "subparts")
@@ -39,7 +40,7 @@ def overlay(
     palette, areas = colours(len(found)), masks.areas(found)
     chosen = np.flatnonzero(areas)  # an empty mask has no outline
     if level is not None:
-        levels_N = hierarchy.levels(found.parents)
+        levels_N = forest.levels(found.parents)
         chosen = chosen[(levels_N >= level if deeper else levels_N == level)[chosen]]
     boxes = masks.boxes_xywh(found).astype(int)
     dense = {i: _in_box(found, i, boxes[i]) for i in chosen.tolist()}
@@ -86,7 +87,7 @@ def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longes
     """Photograph, whole entities, parts, and all below them, side by side, with their names and numbers of masks:
     (h + the caption, 4w + 3 gap, 3) uint8, h and w at most `longest`."""
     image_HW3, found = reduced(image_HW3, found, longest=longest)
-    levels_N = hierarchy.levels(found.parents)
+    levels_N = forest.levels(found.parents)
     panels = [captioned(image_HW3, "photograph")]
     for level, name in enumerate(LEVEL_NAMES):
         last = level == len(LEVEL_NAMES) - 1
@@ -141,4 +142,4 @@ def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> M
     """The masks worth drawing: those above `min_score`, or the ten best where fewer pass."""
     order = np.argsort(-found.scores, kind="stable")
     passing = int((found.scores >= min_score).sum())
-    return hierarchy.select(found, np.sort(order[: min(at_most, max(10, passing))]))
+    return forest.select(found, np.sort(order[: min(at_most, max(10, passing))]))

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 import torch
 
-from sohes.data.letterbox import letterbox
+from sohes.data.imaging import letterbox
 from sohes.evaluate.refine import refine_masks
 from sohes.model.build import Network
 from sohes.model.decode import STRIDE as MASK_STRIDE

@@ -10,11 +10,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from sohes import hierarchy, masks
-from sohes.explore import packed, runs
+from sohes import masks
 from sohes.explore.label_image import fit
-from sohes.explore.packed import PackedMasks
 from sohes.explore.refine import make_refiner
+from sohes.masks import forest, packed, runs
+from sohes.masks.packed import PackedMasks
 from sohes.structures import MaskSet
 
 
@@ -48,7 +48,7 @@ def refine_masks(
     rles = tuple(new if same else old for new, old, same in zip(enlarged, found.rles, alike, strict=True))
     refined = replace(found, rles=rles)
     refined = replace(refined, parents=_larger_parents(found.parents, masks.areas(refined)))
-    return hierarchy.select(refined, packed.suppress(settled, nms_iou=nms_iou))
+    return forest.select(refined, packed.suppress(settled, nms_iou=nms_iou))
 
 
 def _packed(found: MaskSet, size: tuple[int, int]) -> PackedMasks:

@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from sohes.errors import SohesError
-from sohes.hierarchy import ancestors_from_intersections, forest_ancestors, parents_from_ancestors
 from sohes.masks import decode, intersections
+from sohes.masks.forest import ancestors_from_intersections, forest_ancestors, parents_from_ancestors
 from sohes.structures import ImageRecord
 
 

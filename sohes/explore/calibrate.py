@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from sohes.explore.cluster import MergeTree, merges_before
+from sohes.explore.merge.tree import MergeTree, merges_before
 
 APART = 1e-4  # thresholds fall by at least so much
 

@@ -8,13 +8,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sohes.explore import packed
 from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
-from sohes.explore.methods import peer_candidates
-from sohes.explore.packed import PackedMasks
+from sohes.explore.peers import peer_candidates
 from sohes.explore.refine import Refiner, make_refiner
-from sohes.explore.runs import encode
-from sohes.hierarchy import ancestors_from_intersections, parents_from_ancestors
+from sohes.masks import packed
+from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
+from sohes.masks.packed import PackedMasks
+from sohes.masks.runs import encode
 from sohes.params import ExploreParams
 from sohes.structures import MaskSet
 

@@ -9,8 +9,8 @@ import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.explore.cluster import merge_tree, region_masks, select_regions, stability, unit_features
-from sohes.explore.packed import PackedMasks, join, lay
+from sohes.explore.merge.tree import merge_tree, region_masks, select_regions, stability, unit_features
+from sohes.masks.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
 # Square uint8 RGB images, all of one size, to the (h, w, C) float32 features of their patches.

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from sohes.errors import SohesError
-from sohes.files import write_json
 from sohes.launch.task import Task
+from sohes.work.files import write_json
 
 
 @dataclass(frozen=True)

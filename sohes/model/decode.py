@@ -13,8 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sohes import hierarchy
-from sohes.masks import intersections, iou_from_intersections, nms_from_iou
+from sohes.masks import forest, intersections, iou_from_intersections, nms_from_iou
 from sohes.structures import MaskSet
 
 STRIDE = 4  # input pixels to a cell of the mask map
@@ -61,12 +60,12 @@ def decode(
     best, areas = best[there], areas[there]
     if ancestor_logits_QQ is None:
         places = kept[:max_masks][there]
-        covering_NN = hierarchy.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
-        parents = hierarchy.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
+        covering_NN = forest.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
+        parents = forest.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
     else:
         index = torch.from_numpy(best)
         probability_NN = ancestor_logits_QQ.detach().float().cpu()[index][:, index].sigmoid().numpy()
-        parents = hierarchy.forest_from_probabilities(probability_NN, areas, threshold=ancestor_threshold)
+        parents = forest.forest_from_probabilities(probability_NN, areas, threshold=ancestor_threshold)
     rles = tuple(enlarged[i][0].tobytes() for i in there)
     return MaskSet(*image_hw, rles, scores_Q.numpy()[best], parents, (source,) * len(best))
 

@@ -1,6 +1,6 @@
 """detectron2's own Cascade Mask R-CNN as a detector on our maps: `model.head: detectron2-cascade`.
 
-Only this file and `sohes.integrations.detectron2` import detectron2, and only when they are used.
+Only this file and `sohes.model.detectron2_data` import detectron2, and only when they are used.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def require_detectron2() -> ModuleType:
         import detectron2
     except ImportError as error:
         raise SohesError(
-            f"model.head: detectron2-cascade and sohes.integrations.detectron2 need detectron2 ({error}), which is on "
+            f"model.head: detectron2-cascade and sohes.model.detectron2_data need detectron2 ({error}), which is on "
             "no package index: install it from its source, the GitHub repository facebookresearch/detectron2, as its "
             "INSTALL.md says, or take model.head: cascade, the same network out of torchvision's parts"
         ) from None

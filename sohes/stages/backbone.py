@@ -12,15 +12,15 @@ import numpy as np
 import torch
 
 from sohes import tracking
-from sohes.backbone.dino import pretrain
 from sohes.backbone.vit import Backbone, build_backbone, save_backbone
-from sohes.data.images import ImageStore
+from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
-from sohes.files import digest_file
 from sohes.params import Params
+from sohes.train.dino import pretrain
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState, fingerprint
 from sohes.train.stopping import asked_to_stop, exit_status
+from sohes.work.files import digest_file
 
 LOG_EVERY = 10  # steps: what is recorded are means over that many
 CACHED_BYTES = 2**29  # of decoded images: the demo's are read once, a large collection's each time anew

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sohes.data.dataset import PairDataset
 from sohes.errors import SohesError
+from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params
 from sohes.stages.training import input_digests, open_dataset, run_training, validator
-from sohes.train.checkpoint import load_checkpoint
 from sohes.train.correct import correct
+from sohes.train.dataset import PairDataset
 from sohes.train.world import join_world
 
 

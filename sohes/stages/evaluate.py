@@ -15,15 +15,15 @@ from functools import partial
 from pathlib import Path
 
 from sohes import tracking
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore, iter_records, write_shard
-from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore, iter_records, write_shard
 from sohes.errors import SohesError
+from sohes.evaluate.phases import PHASES, UNTRAINED, depends_on, make_predictor
 from sohes.evaluate.recall import Scores, evaluate_masks
-from sohes.files import digest_file, write_json
 from sohes.params import Params
-from sohes.stages.phases import PHASES, UNTRAINED, depends_on, make_predictor
 from sohes.structures import ImageRecord
+from sohes.work.files import digest_file, write_json
+from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
 
 
 @dataclass(frozen=True)

@@ -18,17 +18,17 @@ from pathlib import Path
 import numpy as np
 
 from sohes import tracking
-from sohes.data.images import ImageStore, Rejected, new_folder
-from sohes.data.labels import write_shard
-from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.data.store.images import ImageStore, Rejected, new_folder
+from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError, is_the_machines
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract
 from sohes.explore.refine import is_label_free, make_refiner, most_workers, require_refiner, weights_digest
-from sohes.files import atomic_path, digest_file, write_json
 from sohes.params import ExploreParams, Params
 from sohes.structures import ImageRecord
+from sohes.work.files import atomic_path, digest_file, write_json
+from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
 
 SCHEMA_VERSION = 1
 BACKBONE = "models/backbone.safetensors"

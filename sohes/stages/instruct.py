@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 
 from sohes.backbone.vit import load_backbone
-from sohes.data.dataset import LabelDataset
 from sohes.model.build import build_network
 from sohes.params import Params
 from sohes.stages.training import input_digests, open_dataset, run_training, validator
+from sohes.train.dataset import LabelDataset
 from sohes.train.instruct import instruct
 from sohes.train.world import join_world
 

@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import cast
 
 from sohes import tracking
-from sohes.data.images import (
+from sohes.data.sources.archives import ArchivesSource
+from sohes.data.sources.folder import FolderSource
+from sohes.data.sources.s3 import S3Source
+from sohes.data.sources.sa1b import Sa1bSource
+from sohes.data.sources.scenes import ScenesSource
+from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
+from sohes.data.sources.transfer import check_disk
+from sohes.data.store.images import (
     Candidate,
     ImageEntry,
     ImageStore,
@@ -31,19 +38,12 @@ from sohes.data.images import (
     shard_name,
     write_manifest,
 )
-from sohes.data.labels import write_shard
-from sohes.data.shards import Shard, default_workers, plan_shards, report_images, run_shards
-from sohes.data.sources.archives import ArchivesSource
-from sohes.data.sources.folder import FolderSource
-from sohes.data.sources.s3 import S3Source
-from sohes.data.sources.sa1b import Sa1bSource
-from sohes.data.sources.scenes import ScenesSource
-from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
-from sohes.data.transfer import check_disk
+from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
-from sohes.files import write_json
 from sohes.params import Params
 from sohes.structures import ImageRecord, MaskSet
+from sohes.work.files import write_json
+from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
 
 SPLITS = ("images", "eval")
 

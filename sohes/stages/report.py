@@ -13,17 +13,17 @@ import numpy as np
 import yaml
 
 from sohes import tracking
-from sohes.cost import read_costs
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.evaluate import pictures, plots, published, tables
-from sohes.explore.cluster import merge_tree, regions_at_thresholds
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import square
-from sohes.files import atomic_path, digest_file
+from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, without_secrets
 from sohes.train.threshold import theta_score
+from sohes.work.cost import read_costs
+from sohes.work.files import atomic_path, digest_file
 
 THRESHOLDS = tuple(k / 20 for k in range(2, 18))  # of the plot of figure 8: 0.1 to 0.85
 

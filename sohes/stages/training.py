@@ -9,18 +9,18 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sohes import tracking
-from sohes.data.dataset import LabelDataset
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore, iter_records
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore, iter_records
 from sohes.errors import SohesError
-from sohes.files import digest_file, write_json
 from sohes.model.build import Network
+from sohes.model.checkpoint import save_checkpoint
 from sohes.params import CorrectParams, InstructParams, Params
 from sohes.structures import ImageRecord
-from sohes.train.checkpoint import save_checkpoint
+from sohes.train.dataset import LabelDataset
 from sohes.train.loop import Learner, Recorder
 from sohes.train.state import ResumableState, fingerprint
 from sohes.train.world import World
+from sohes.work.files import digest_file, write_json
 
 Dataset = TypeVar("Dataset", bound=LabelDataset)
 Teach = Callable[[ResumableState, Recorder], tuple[Network, list[dict[str, float]]]]

@@ -15,8 +15,8 @@ import yaml
 from PIL import Image
 
 from sohes.errors import SohesError
-from sohes.files import digest_file
 from sohes.params import Params
+from sohes.work.files import digest_file
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion

@@ -6,6 +6,7 @@ MLflow runs this file by itself (a model from code); the package never imports i
 from __future__ import annotations
 
 import io
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -18,9 +19,11 @@ class ServedModel(PythonModel):
     """Rows with the bytes of an image file in `image`; over HTTP they are base64."""
 
     def load_context(self, context: Any) -> None:
-        import sohes
+        from sohes.params import load_params
+        from sohes.predictor import load_predictor
 
-        self.predictor = sohes.load(context.artifacts["model"], params=context.artifacts["params"])
+        evaluate = load_params(Path(context.artifacts["params"])).evaluate
+        self.predictor = load_predictor(Path(context.artifacts["model"]), evaluate)
 
     def predict(self, context: Any, model_input: pd.DataFrame, params: dict | None = None) -> pd.DataFrame:
         """One row an image. masks: COCO's compressed run lengths; parents: -1 for a whole entity."""

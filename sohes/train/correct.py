@@ -8,12 +8,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sohes import hierarchy
-from sohes.data import augment
-from sohes.data.dataset import Pair, PairBatch, PairDataset
+from sohes.masks import forest
 from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
+from sohes.train import augment
+from sohes.train.dataset import Pair, PairBatch, PairDataset
 from sohes.train.lesson import Lesson, teach
 from sohes.train.loop import Learner, Recorder, train
 from sohes.train.objective import losses_of
@@ -35,11 +35,11 @@ def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
     visible = moved & ~pasted.any(0) if len(pasted) else moved
     before, after = torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]).cpu().numpy()
     shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
-    kept = shows[augment.distinct(after[shows], hierarchy.relink(lesson.parents_K, shows))]
+    kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
     above = pair.strong.parents_N
-    parents = np.concatenate([hierarchy.relink(lesson.parents_K, kept), np.where(above >= 0, above + len(kept), -1)])
+    parents = np.concatenate([forest.relink(lesson.parents_K, kept), np.where(above >= 0, above + len(kept), -1)])
     targets = torch.cat([visible[torch.from_numpy(kept).to(device)], pasted])
-    return Targets(targets, torch.from_numpy(hierarchy.forest_ancestors(parents)).to(device))
+    return Targets(targets, torch.from_numpy(forest.forest_ancestors(parents)).to(device))
 
 
 class Correction(Learner):

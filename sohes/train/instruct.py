@@ -7,10 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from sohes.data.dataset import LabelDataset
 from sohes.model.build import Network
 from sohes.params import InstructParams, LossParams
 from sohes.structures import Batch
+from sohes.train.dataset import LabelDataset
 from sohes.train.loop import Learner, Recorder, train
 from sohes.train.objective import losses_of
 from sohes.train.state import ResumableState

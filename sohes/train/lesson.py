@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sohes import hierarchy, masks
-from sohes.data import augment
-from sohes.data.augment import View
+from sohes import masks
+from sohes.masks import forest
 from sohes.params import CorrectParams
+from sohes.train import augment
+from sohes.train.augment import View
 from sohes.train.threshold import theta_score
 
 _UPSAMPLED_AT_ONCE = 32  # masks: 1024 x 1024 floats of all would be gigabytes
@@ -61,12 +62,12 @@ def teach(
     kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
     kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
     shared_KK = shared_KK[np.ix_(kept, kept)]
-    ancestors_KK = hierarchy.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
+    ancestors_KK = forest.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
     chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device)
     masks_KSS = _grow(mask_logits_Qhw[chosen], size)
     masks_KSS[:, bottom:] = False
     masks_KSS[:, :, right:] = False
-    parents_K = hierarchy.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
+    parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
     return Lesson(masks_KSS, parents_K, fractions[sure[kept]])
 
 

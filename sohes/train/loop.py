@@ -20,10 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from sohes.data.dataset import TrainingSet, load, positions
 from sohes.errors import SohesError
 from sohes.model.build import Network
 from sohes.params import CorrectParams, DownstreamParams, InstructParams
+from sohes.train.dataset import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sohes import hierarchy, masks
-from sohes.data import augment
-from sohes.data.augment import View
+from sohes import masks
+from sohes.masks import forest
 from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
+from sohes.train import augment
+from sohes.train.augment import View
 from sohes.train.lesson import Lesson, teach
 
 _STRIDE = 4  # overlaps are counted on every fourth pixel of both axes, as fine as the network's own mask map
@@ -84,13 +85,13 @@ def _joined(masks_NSS: Tensor, known: int, weak: View, params: CorrectParams, *,
     areas = masks_NSS[torch.from_numpy(all_kept).to(masks_NSS.device)].sum((1, 2)).cpu().numpy()
     chosen = augment.sample_across_scales(areas, params.max_targets, rng=rng)
     all_kept, areas = all_kept[chosen], areas[chosen]
-    ancestors = hierarchy.ancestors_from_intersections(
+    ancestors = forest.ancestors_from_intersections(
         shared_NN[np.ix_(all_kept, all_kept)], theta_cover=params.theta_cover
     )
     y0, x0, y1, x1 = weak.window
     return Lesson(
         masks_NSS[torch.from_numpy(all_kept).to(masks_NSS.device)],
-        hierarchy.parents_from_ancestors(ancestors, areas),
+        forest.parents_from_ancestors(ancestors, areas),
         areas / ((y1 - y0) * (x1 - x0)),
     )
 

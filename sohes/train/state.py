@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from sohes.files import atomic_path, write_json
+from sohes.work.files import atomic_path, write_json
 
 
 def fingerprint(depends: Mapping[str, Any]) -> str:

@@ -10,11 +10,12 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from sohes import hierarchy, masks
-from sohes.data.images import ImageStore, decode_image
-from sohes.data.labels import LabelStore
+from sohes import masks
+from sohes.data.store.images import ImageStore, decode_image
+from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
+from sohes.masks import forest
 from sohes.structures import MaskSet
 
 TRUTH = "ground truth"
@@ -90,7 +91,7 @@ def read_result(file: Path) -> MaskSet:
             np.array([-1 if a["parent_id"] is None else places[a["parent_id"]] for a in annotations], np.int64),
             ("",) * len(annotations),
         )
-        hierarchy.levels(found.parents)  # ValueError for a cycle, which the page would walk for ever
+        forest.levels(found.parents)  # ValueError for a cycle, which the page would walk for ever
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise SohesError(
             f"{file} is not a result of `sohes segment` ({error}): name the folder that it wrote, or segment again"
@@ -116,7 +117,7 @@ def as_shown(picture: Picture) -> tuple[bytes, dict[str, Any]]:
 
 
 def _masks(found: MaskSet) -> list[dict[str, Any]]:
-    areas, levels = masks.areas(found).tolist(), hierarchy.levels(found.parents).tolist()
+    areas, levels = masks.areas(found).tolist(), forest.levels(found.parents).tolist()
     return [
         {
             "counts": found.rles[i].decode("ascii"),

@@ -5,7 +5,7 @@ import pytest
 
 from sohes.bench.explore import bench_explore, label_in_steps
 from sohes.bench.places import place_tokens, places_image
-from sohes.data.scenes import render_scene
+from sohes.data.scenes.render import render_scene
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.params import load_params
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from sohes.bench.cluster import pattern_features
 from sohes.bench.nms import NMS_IOU, THETA_MERGE, bench_nms, boolean_nms
-from sohes.explore.cluster import merge_tree, select_regions
+from sohes.explore.merge.tree import merge_tree, select_regions
 
 
 def test_the_plain_way_keeps_the_same_regions():

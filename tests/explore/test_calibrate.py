@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sohes.explore.calibrate import matched_thresholds
-from sohes.explore.cluster import MergeTree, merge_tree, merges_before
+from sohes.explore.merge.tree import MergeTree, merge_tree, merges_before
 
 THETA_MERGE = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
 

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 
 from sohes import masks
-from sohes.data.scenes import render_scene
+from sohes.data.scenes.render import render_scene
 from sohes.explore import label_image as phase1
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Candidates
-from sohes.explore.packed import PackedMasks, pack
-from sohes.hierarchy import forest_ancestors
+from sohes.masks.forest import forest_ancestors
+from sohes.masks.packed import PackedMasks, pack
 from sohes.params import ExploreParams, load_params
 
 

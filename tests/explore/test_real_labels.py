@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from sohes import masks
-from sohes.data.images import decode_image
+from sohes.data.store.images import decode_image
 from sohes.evaluate.relations import relations_per_image, with_coverage
 from sohes.explore.label_image import label_image, make_extractor
-from sohes.hierarchy import forest_ancestors
+from sohes.masks.forest import forest_ancestors
 from sohes.params import ExploreParams, load_params
 from sohes.structures import ImageRecord, MaskSet
 

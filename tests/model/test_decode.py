@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 
 from sohes import masks
-from sohes.hierarchy import forest_ancestors
+from sohes.masks.forest import forest_ancestors
 from sohes.model.decode import decode
 
 RULES = {

@@ -8,9 +8,9 @@ import pytest
 
 from sohes.backbone.vit import load_backbone
 from sohes.errors import SohesError
-from sohes.files import digest_file
 from sohes.params import Params
 from sohes.stages import backbone, pull
+from sohes.work.files import digest_file
 
 
 @pytest.fixture

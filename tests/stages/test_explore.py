@@ -13,14 +13,14 @@ import torch
 import yaml
 
 from sohes.backbone.vit import build_backbone, save_backbone
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore, read_shard
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore, read_shard
 from sohes.errors import SohesError
+from sohes.evaluate.phases import depends_on
 from sohes.explore import feature_server
 from sohes.masks import areas
 from sohes.params import Params, load_params
 from sohes.stages import explore, pull
-from sohes.stages.phases import depends_on
 
 
 @pytest.fixture(autouse=True)

@@ -9,10 +9,10 @@ import yaml
 from PIL import Image
 
 from sohes import cli
-from sohes.data.images import ImageStore, UnreadableImage
-from sohes.data.labels import LabelStore
-from sohes.data.scenes import EVAL_OFFSET, render_scene
+from sohes.data.scenes.render import EVAL_OFFSET, render_scene
 from sohes.data.sources.folder import FolderSource
+from sohes.data.store.images import ImageStore, UnreadableImage
+from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import encode
 from sohes.params import Params, load_params

@@ -10,11 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data import transfer
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore
-from sohes.data.sources import archives, s3, sa1b
-from sohes.data.transfer import Patience
+from sohes.data.sources import archives, s3, sa1b, transfer
+from sohes.data.sources.transfer import Patience
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.params import Params, load_params
 from sohes.stages import pull

@@ -19,15 +19,16 @@ from safetensors.torch import load_file
 
 from sohes import masks
 from sohes.backbone.vit import Backbone, save_backbone
-from sohes.data.images import pack_images
-from sohes.data.labels import write_shard
+from sohes.commands import segment
+from sohes.data.store.images import pack_images
+from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.model.cascade import CascadeSegmenter
+from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
-from sohes.stages import correct, evaluate, instruct, segment
+from sohes.stages import correct, evaluate, instruct
 from sohes.stages.training import validator
 from sohes.structures import ImageRecord
-from sohes.train.checkpoint import load_checkpoint
 
 IMAGES = 8
 
@@ -75,7 +76,7 @@ def start(root: Path, params: Params, stage: str, **environment: str) -> subproc
     code = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         f"from sohes.stages import {stage} as stage; from sohes.params import Params\n"
-        "from sohes.data.dataset import LabelDataset; sample_for = LabelDataset.sample_for\n"
+        "from sohes.train.dataset import LabelDataset; sample_for = LabelDataset.sample_for\n"
         "def noted(dataset, at, k): (root / 'begun').write_text(str(at)); return sample_for(dataset, at, k)\n"
         "LabelDataset.sample_for = noted\n"
         "root = Path(sys.argv[1]); stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)\n"
@@ -222,7 +223,7 @@ def test_kill_9_then_the_same_command_is_one_mlflow_run(tmp_path, repository):
 
 def _run_until(root: Path, params: Params, stage: str, step: int) -> None:
     """Run the stage here and ask it to stop, as a cluster does, when it draws the samples of `step`."""
-    from sohes.data.dataset import LabelDataset
+    from sohes.train.dataset import LabelDataset
 
     sample_for = LabelDataset.sample_for
 

@@ -38,7 +38,7 @@ def another(model, tmp_path, name):
     copy.parent.mkdir()
     save_file(load_file(model), copy, metadata={"name": name})
     card = json.loads(model.with_suffix(".json").read_text())
-    from sohes.files import digest_file
+    from sohes.work.files import digest_file
 
     copy.with_suffix(".json").write_text(json.dumps(card | {"digest": digest_file(copy)}))
     return copy

@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sohes import masks
-from sohes.data.dataset import LabelDataset
 from sohes.params import AugmentParams, CorrectParams, InstructParams, LossParams, OptimParams
 from sohes.structures import ImageRecord, ModelOutput
+from sohes.train.dataset import LabelDataset
 from sohes.train.state import ResumableState
 from sohes.train.world import World
 

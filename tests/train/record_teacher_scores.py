@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from sohes.data.images import ImageStore
-from sohes.data.labels import LabelStore
-from sohes.data.letterbox import letterbox_masks
+from sohes.data.imaging import letterbox_masks
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import LabelStore
 from sohes.masks import decode
-from sohes.train.checkpoint import load_checkpoint
+from sohes.model.checkpoint import load_checkpoint
 
 SCENES = 32
 OUT = Path(__file__).with_name("teacher_scores.npz")

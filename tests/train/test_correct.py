@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from sohes.data import augment
-from sohes.data.augment import Labelled, View
-from sohes.data.dataset import Pair, PairDataset
+from sohes.train import augment
+from sohes.train.augment import Labelled, View
 from sohes.train.correct import Correction, correct, into_strong_view, teacher_masks_per_image
+from sohes.train.dataset import Pair, PairDataset
 from sohes.train.lesson import Lesson
 
 

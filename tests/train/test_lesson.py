@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from sohes.data.augment import View
+from sohes.train.augment import View
 from sohes.train.lesson import teach
 
 

@@ -5,9 +5,9 @@ import signal
 import pytest
 import torch
 
-from sohes.data.dataset import PairDataset
 from sohes.errors import SohesError
 from sohes.train.correct import correct
+from sohes.train.dataset import PairDataset
 from sohes.train.instruct import Instruction, instruct
 from sohes.train.loop import LOG_EVERY, Meter, train
 

@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.backbone.vit import Backbone
-from sohes.data.scenes import render_scene
+from sohes.data.scenes.render import render_scene
 from sohes.evaluate.predict import segment_images
 from sohes.evaluate.recall import evaluate_masks
-from sohes.hierarchy import forest_ancestors
 from sohes.losses.criterion import criterion
 from sohes.losses.points import area_targets
+from sohes.masks.forest import forest_ancestors
 from sohes.model.decode import decode
 from sohes.model.network import Segmenter
 from sohes.params import EvaluateParams, LossParams, ModelParams, OptimParams

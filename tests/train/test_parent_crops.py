@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from sohes.data.augment import View
-from sohes.data.dataset import PairDataset
 from sohes.structures import ModelOutput
+from sohes.train.augment import View
 from sohes.train.correct import Correction
+from sohes.train.dataset import PairDataset
 from sohes.train.lesson import Lesson
 from sohes.train.parent_crops import with_children
 

@@ -5,7 +5,7 @@ import pytest
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.result import Result
+from sohes.evaluate.result import Result
 from sohes.viewer.gallery import Picture, ResultGallery, as_shown, is_result, read_result
 
 DRAWN = np.zeros((2, 8, 10), bool)

@@ -19,10 +19,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes.data.benchmarks import layout
-from sohes.data.labels import CROWD
+from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
-from sohes.hierarchy import relink
 from sohes.masks import areas
+from sohes.masks.forest import relink
 from sohes.structures import ImageRecord, MaskSet
 
 NAME = SOURCE = "coco"

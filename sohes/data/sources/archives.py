@@ -13,13 +13,13 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from sohes.data.benchmarks import coco
-from sohes.data.images import UnreadableImage
 from sohes.data.sources.folder import SUFFIXES
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
-from sohes.data.transfer import PATIENCE, Patience, fetch
-from sohes.data.unpack import iter_members
+from sohes.data.sources.transfer import PATIENCE, Patience, fetch
+from sohes.data.sources.unpack import iter_members
+from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
-from sohes.files import atomic_path
+from sohes.work.files import atomic_path
 
 MAX_JSON_BYTES = 2**32  # COCO's largest has 450 MB
 _JSON = "annotations.json"

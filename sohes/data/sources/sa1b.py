@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks import coco
-from sohes.data.images import UnreadableImage
 from sohes.data.sources.source import Member, Pack, Plan, held_out_by_name, read_digests
-from sohes.data.transfer import PATIENCE, LinkRefused, Patience, fetch
-from sohes.data.unpack import iter_members
+from sohes.data.sources.transfer import PATIENCE, LinkRefused, Patience, fetch
+from sohes.data.sources.unpack import iter_members
+from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import MaskSet
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from sohes.data.scenes import EVAL_OFFSET, render_scene
+from sohes.data.scenes.render import EVAL_OFFSET, render_scene
 from sohes.data.sources.source import Photograph, Plan
 from sohes.errors import SohesError
 from sohes.masks import mask_set

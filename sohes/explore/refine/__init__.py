@@ -7,11 +7,11 @@ from typing import Protocol
 import numpy as np
 
 from sohes.errors import SohesError
-from sohes.explore.packed import PackedMasks
 from sohes.explore.refine.densecrf import DenseCrfRefiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.network import RELEASES, NetworkRefiner, fitting_processes
 from sohes.explore.refine.none import NoRefiner
+from sohes.masks.packed import PackedMasks
 
 
 class Refiner(Protocol):

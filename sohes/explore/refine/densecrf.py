@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from sohes.explore.lattice import Lattice, build_lattice
-from sohes.explore.packed import PackedMasks, join, pack
+from sohes.explore.refine.lattice import Lattice, build_lattice
+from sohes.masks.packed import PackedMasks, join, pack
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import cv2
 import numba
 import numpy as np
 
-from sohes.explore.packed import PackedMasks, join, pack
+from sohes.masks.packed import PackedMasks, join, pack
 
 WORKING_RADIUS = 4  # pixels: the coefficients are smooth, so they are found on the image reduced to about this radius
 

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from sohes.errors import SohesError
-from sohes.explore.packed import PackedMasks, join, pack
-from sohes.files import digest_file
+from sohes.masks.packed import PackedMasks, join, pack
+from sohes.work.files import digest_file
 
 MARGIN = 0.5  # of the box's longer side, and at least LEAST_MARGIN pixels: what is seen round a mask
 LEAST_MARGIN = 16

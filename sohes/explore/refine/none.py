@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sohes.explore.packed import PackedMasks
+from sohes.masks.packed import PackedMasks
 
 
 class NoRefiner:

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes import hierarchy
 from sohes.data.benchmarks.catalogue import BENCHMARKS, benchmark, describe
 from sohes.errors import SohesError
 from sohes.evaluate.recall import evaluate_masks
+from sohes.masks import forest
 from sohes.structures import ImageRecord
 
 NAMES = ["coco", "lvis", "ade20k", "entityseg", "sa1b", "partimagenet", "paco", "coco_panoptic", "pascal_part",
@@ -29,7 +29,7 @@ def name_of(sample: str) -> str:
 def shuffled(records: list[ImageRecord]) -> list[ImageRecord]:
     random = np.random.default_rng(0)
     return [
-        ImageRecord(r.image_id, r.file_name, r.digest, hierarchy.select(r.masks, random.permutation(len(r.masks))))
+        ImageRecord(r.image_id, r.file_name, r.digest, forest.select(r.masks, random.permutation(len(r.masks))))
         for r in (records[i] for i in random.permutation(len(records)))
     ]
 

@@ -7,7 +7,7 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from sohes.data.benchmarks import coco
-from sohes.data.labels import CROWD
+from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.masks import decode
 

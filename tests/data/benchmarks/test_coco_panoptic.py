@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 
 from sohes.data.benchmarks import coco, coco_panoptic
-from sohes.data.labels import CROWD
+from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.masks import areas, decode
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.downstream import scenes
-from sohes.data.downstream.catalogue import open_class_set
-from sohes.data.downstream.examples import VOID
+from sohes.downstream.sets import scenes
+from sohes.downstream.sets.catalogue import open_class_set
+from sohes.downstream.sets.examples import VOID
 from sohes.errors import SohesError
 from sohes.params import ScenesParams
 

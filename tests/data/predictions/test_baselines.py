@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
-from sohes.data.predictions.read import read_predictions
+from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.masks import decode, mask_set
 from sohes.structures import ImageRecord
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from sohes.data.images import UnreadableImage
 from sohes.data.sources.folder import FolderSource, held_out_keys, list_photographs
 from sohes.data.sources.source import Photograph
+from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 
 

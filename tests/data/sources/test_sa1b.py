@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.images import UnreadableImage
 from sohes.data.sources.sa1b import Sa1bSource, read_links, read_packs
-from sohes.data.transfer import Patience
+from sohes.data.sources.transfer import Patience
+from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks import areas, encode
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.images import decode_image
-from sohes.data.scenes import EVAL_OFFSET, render_scene
+from sohes.data.scenes.render import EVAL_OFFSET, render_scene
 from sohes.data.sources.scenes import ScenesSource
+from sohes.data.store.images import decode_image
 from sohes.errors import SohesError
 from sohes.masks import encode
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sohes.explore.label_image import label_image, make_extractor
-from sohes.explore.methods import peer_candidates
+from sohes.explore.peers import peer_candidates
 from sohes.masks import decode
 from sohes.params import load_params
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from sohes.errors import SohesError
-from sohes.explore.packed import pack
 from sohes.explore.refine import make_refiner, what_it_lacks
 from sohes.explore.refine.cascadepsp import load_cascadepsp
 from sohes.explore.refine.network import RELEASES
+from sohes.masks.packed import pack
 
 WEIGHTS = RELEASES["cascadepsp"].variable
 

@@ -13,10 +13,10 @@ from torch.nn.functional import interpolate
 from torchvision.models import resnet50
 
 from sohes.errors import SohesError
-from sohes.explore.packed import pack
 from sohes.explore.refine import make_refiner
 from sohes.explore.refine.crm import CrmNetwork, load_crm, load_network, refine_window
 from sohes.explore.refine.network import RELEASES
+from sohes.masks.packed import pack
 
 NORM = ("weight", "bias", "running_mean", "running_var")
 

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sohes.explore.lattice import build_lattice
-from sohes.explore.packed import pack
 from sohes.explore.refine import make_refiner
 from sohes.explore.refine.densecrf import DenseCrfRefiner, mean_field, unary
+from sohes.explore.refine.lattice import build_lattice
+from sohes.masks.packed import pack
 
 
 def iou(a: np.ndarray, b: np.ndarray) -> float:

@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sohes.explore.packed import pack
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
+from sohes.masks.packed import pack
 
 
 def disc(size: int, centre: tuple[float, float], radius: float) -> np.ndarray:

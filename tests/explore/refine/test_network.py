@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from sohes.errors import SohesError
-from sohes.explore.packed import pack
 from sohes.explore.refine import is_label_free, make_refiner, most_workers, weights_digest, what_it_lacks
 from sohes.explore.refine.network import LEAST_MARGIN, RELEASES, NetworkRefiner
+from sohes.masks.packed import pack
 
 
 def test_each_mask_is_what_the_network_makes_of_it_in_its_place(drawn: np.ndarray) -> None:

@@ -1,0 +1,161 @@
+"""`sohes label`: phase 1 alone for a folder of photographs, as one file of labels.
+
+The photographs are read where they lie. Finished parts wait in a hidden folder beside the output, so what was killed
+goes on where it was; the same photographs and params give the same bytes, whatever the number of processes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from sohes.data.sources.folder import FolderSource
+from sohes.data.sources.source import Photograph
+from sohes.data.store.images import Rejected, decode_image
+from sohes.data.store.labels import iter_records, write_shard
+from sohes.errors import SohesError
+from sohes.explore.feature_server import shared_extractor
+from sohes.explore.label_image import make_extractor
+from sohes.explore.local import Extract
+from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
+from sohes.params import Params
+from sohes.stages.explore import SCHEMA_VERSION, label_each, write_rejected
+from sohes.structures import ImageRecord
+from sohes.work.files import digest_file, write_json
+from sohes.work.pool import Shard, default_workers, plan_shards, run_shards
+
+PHOTOGRAPHS_PER_PART = 8  # what a kill costs a process at most
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs. `work`: the folder of finished parts."""
+
+    params: Params
+    source: FolderSource
+    backbone: Path
+    apply_exif: bool
+    work: Path
+    depends: str  # on what the labels depend beside the photographs
+    extract: Extract | None = None  # where features come from if not from a backbone of the worker's own
+
+
+def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
+    """Label every photograph below `folder`; yields sentences on what was left out and what was written.
+
+    Writes `out` (one Parquet shard, ids from 1 in the order of names), and beside it `<name>.rejected.jsonl`
+    and `<name>.manifest.json`. backbone: where `explore.features` has its tokens from.
+    apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
+    SohesError if there are none, if none can be used, and, with the labels of the others written, if more than
+    `explore.max_rejected_fraction` of them cannot.
+    """
+    if out.suffix != ".parquet" or out.is_dir():
+        raise SohesError(f"--out must name a .parquet file (got {out})")
+    if not folder.is_dir():
+        raise SohesError(f"there is no folder of photographs at {folder}: name one")
+    uses_backbone = params.explore.features != "handmade"
+    if uses_backbone and not backbone.exists():
+        raise SohesError(
+            f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
+            "one with --backbone, or take the features `handmade`"
+        )
+    require_refiner(params.explore.refiner)  # what it lacks is said now, not once a photograph
+    source = FolderSource(folder, None, 0.0)
+    plan = source.plan()
+    yield from plan.notes
+
+    depends = {
+        "schema": SCHEMA_VERSION,
+        "params": params.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
+        "backbone": digest_file(backbone) if uses_backbone else None,
+        "refiner": weights_digest(params.explore.refiner),
+        "upright": apply_exif,
+        "max_megapixels": params.pull.max_megapixels,
+    }
+    job = Job(params, source, backbone, apply_exif, out.with_name(f".{out.name}.parts"), json.dumps(depends))
+    parts = list(enumerate(plan_shards(plan.train, PHOTOGRAPHS_PER_PART)))
+    missing = [part for part in parts if not _done(job, part).exists()]
+    if len(missing) < len(parts):
+        yield f"{len(parts) - len(missing)} of {len(parts)} parts were finished before"
+    workers = most_workers(params.explore.refiner, default_workers())
+    with shared_extractor(params.explore, backbone, workers=workers) as extract:
+        run_shards(partial(_label_part, replace(job, extract=extract)), missing, workers=workers, description="label")
+    yield from _finish(job, parts, out)
+
+
+def _label_part(job: Job, part: Shard) -> None:
+    def read(photograph: Photograph) -> tuple[str, np.ndarray]:
+        data = job.source.read(photograph)
+        image = decode_image(data, max_megapixels=job.params.pull.max_megapixels, apply_exif=job.apply_exif)
+        return f"sha256:{hashlib.sha256(data).hexdigest()}", image
+
+    named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in part[1])
+    extract = job.extract or make_extractor(job.params.explore, job.backbone)
+    records, rejected = label_each(named, extract, job.params.explore)
+    write_shard(_labels(job, part), records)
+    write_json(_done(job, part), [asdict(image) for image in rejected])
+
+
+def _labels(job: Job, part: Shard) -> Path:
+    return _done(job, part).with_suffix(".parquet")
+
+
+def _done(job: Job, part: Shard) -> Path:
+    """Written last: the photographs of a part that were rejected. Named after all that the part depends on."""
+    photographs: Sequence[Photograph] = part[1]
+    stamps = [(photograph.image_id, photograph.file_name, photograph.stamp) for photograph in photographs]
+    key = hashlib.sha256(f"{job.depends}{json.dumps(stamps)}".encode()).hexdigest()[:16]
+    return job.work / f"part-{key}.json"
+
+
+def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
+    """Join the parts into the output and remove them."""
+    rejected = [Rejected(**image) for part in parts for image in json.loads(_done(job, part).read_text("utf-8"))]
+    total = sum(len(photographs) for _, photographs in parts)
+    images, explore = total - len(rejected), job.params.explore
+    first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])
+    if not images:
+        shutil.rmtree(job.work)
+        raise SohesError(f"none of {total} photographs could be labelled: mend them or name others. The first: {first}")
+    found: Counter[str] = Counter()
+
+    def records() -> Iterator[ImageRecord]:
+        for part in parts:
+            for record in iter_records(_labels(job, part)):
+                found.update(record.masks.sources)
+                yield record
+
+    write_shard(out, records())
+    rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
+    write_rejected(rejected_list, rejected)
+    label_free = is_label_free(explore.refiner)
+    write_json(
+        out.with_name(f"{out.stem}.manifest.json"),
+        {
+            "version": SCHEMA_VERSION,
+            "images": images,
+            "masks": found.total(),
+            "masks_by_source": found,
+            "rejected": len(rejected),
+            "label_free": label_free,
+            **json.loads(job.depends),
+        },
+    )
+    shutil.rmtree(job.work)
+    yield (
+        f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
+        f"({rejected_list}); label-free: {'yes' if label_free else 'no'}"
+    )
+    if len(rejected) > explore.max_rejected_fraction * total:
+        raise SohesError(
+            f"{len(rejected)} of {total} photographs could not be labelled, more than explore.max_rejected_fraction "
+            f"({explore.max_rejected_fraction:g}) allows; the labels of the others are written. The first: {first}"
+        )

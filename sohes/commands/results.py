@@ -1,0 +1,210 @@
+"""`sohes results`: all phases of one or more projects on benchmarks of photographs, as one page with intervals.
+
+The masks lie in `.sohes/results/` of each project, in shards that are never predicted again while model, params and
+photographs are the same.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
+from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.benchmarks.places import name_and_folder
+from sohes.data.store.images import ImageStore
+from sohes.data.store.labels import CROWD, iter_records, write_shard
+from sohes.evaluate.comparison import comparison_markdown
+from sohes.evaluate.phases import PHASES, depends_on, make_predictor
+from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.explore.refine import is_label_free
+from sohes.params import Params, load_params
+from sohes.structures import ImageRecord
+from sohes.work.files import atomic_path
+from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
+
+TITLES = {"explore": "phase 1, pseudo-labels", "instruct": "phase 2", "correct": "phase 3"}
+INTRODUCTION = """\
+# Results on photographs
+
+This page is what one command wrote:
+
+```bash
+{command}
+```
+
+Class-agnostic average recall in percent, up to {max_masks} masks an image, IoU 0.50 to 0.95; what counts as an entity
+is what `sohes benchmark-info NAME` prints. In brackets the 95 % interval over images (bootstrap). The last rows are
+differences on the same images (paired bootstrap), in points, bold where zero lies outside the interval. Annotations
+are only scored against: no phase is trained on them. A benchmark is left out for a project that was trained on one
+of its photographs.
+"""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One benchmark as it lies on this machine: its annotations, and a digest of each photograph's file."""
+
+    name: str
+    root: Path
+    truth: tuple[ImageRecord, ...]
+    digests: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Project:
+    """A folder with params.yaml and trained models."""
+
+    folder: Path
+    params: Params
+
+
+@dataclass(frozen=True)
+class Job:
+    """One phase's masks of one benchmark, and where they are kept."""
+
+    phase: str
+    project: Project
+    benchmark: str
+    root: Path
+    folder: Path
+
+
+def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> None:
+    """Predict what is missing, score, and write the page `out`. benchmarks: `NAME=DIR` each.
+
+    SohesError for an unknown name, a folder that does not hold it, or a project whose models are not all there.
+    """
+    opened = [Project(folder, load_params(folder / "params.yaml")) for folder in projects]
+    for project in opened:
+        for phase in PHASES:
+            depends_on(phase, project.params, project.folder)  # what is missing is known before hours of work
+    samples = [_sample(text) for text in benchmarks]
+    command = [
+        "sohes results",
+        *map(shlex.quote, benchmarks),
+        *(f"--project {shlex.quote(str(folder))}" for folder in projects),
+        f"--out {shlex.quote(str(out))}",
+    ]
+    caps = " or ".join(str(cap) for cap in sorted({p.params.evaluate.max_masks for p in opened}))
+    parts = [INTRODUCTION.format(command=" \\\n  ".join(command), max_masks=caps)]
+    for project in opened:
+        parts += [f"## Project `{project.folder}`\n", _facts(project, opened[0])]
+        for sample in samples:
+            seen = _trained_on(project, sample)
+            parts += [_heading(sample), _seen_words(seen, sample)]
+            if not seen:
+                scores = {TITLES[phase]: _score(phase, project, sample) for phase in PHASES}
+                parts.append(comparison_markdown(scores))
+    with atomic_path(out) as temporary:
+        temporary.write_text("\n".join(parts), encoding="utf-8")
+
+
+# ---------------------------------------------------------------- predict and score
+
+
+def _sample(text: str) -> Sample:
+    name, root = name_and_folder(text)
+    reader = find_benchmark(name)
+    truth = tuple(reader.read_benchmark(root))
+    digests = (hashlib.sha256(reader.read_image(root, record.file_name)).hexdigest() for record in truth)
+    return Sample(name, root, truth, tuple(f"sha256:{digest}" for digest in digests))
+
+
+def _score(phase: str, project: Project, sample: Sample) -> Scores:
+    depends = {"images": sample.digests, **depends_on(phase, project.params, project.folder)}
+    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+    folder = project.folder / ".sohes/results" / f"{sample.name}-{phase}-{key}"
+    job = Job(phase, project, sample.name, sample.root, folder)
+    photographs = [(r.image_id, r.file_name, d) for r, d in zip(sample.truth, sample.digests, strict=True)]
+    shards = list(enumerate(plan_shards(photographs, project.params.evaluate.images_per_shard)))
+    missing = [shard for shard in shards if not _path(job, shard[0]).exists()]
+    # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
+    workers = default_workers() if phase == "explore" else 0
+    run_shards(partial(_predict, job), missing, workers=workers, description=f"{sample.name}, {TITLES[phase]}")
+    return evaluate_masks(sample.truth, iter_records(folder), max_masks=project.params.evaluate.max_masks)
+
+
+def _path(job: Job, index: int) -> Path:
+    return job.folder / f"shard-{index:05d}.parquet"
+
+
+def _predict(job: Job, shard: Shard) -> None:
+    index, photographs = shard
+    reader: Benchmark = find_benchmark(job.benchmark)
+    predict = make_predictor(job.phase, job.project.params, job.project.folder)
+    images = (decode_photograph(reader.read_image(job.root, name)) for _, name, _ in photographs)
+    records = []
+    for (image_id, name, digest), found in zip(photographs, predict(images), strict=True):
+        records.append(ImageRecord(image_id, name, digest, found))
+        report_images()
+    write_shard(_path(job, index), records)
+
+
+# ---------------------------------------------------------------- words
+
+
+def _facts(project: Project, first: Project) -> str:
+    params, store = project.params, _training_images(project)
+    count = params.pull.scenes.train if store is None else len(store)
+    drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
+    trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
+    card = json.loads((project.folder / "models/correct.json").read_text("utf-8"))
+    lines = [
+        f"- Trained on {trained_on}.",
+        f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "
+        f"{'yes' if is_label_free(params.explore.refiner) else 'no'}.",
+        f"- Network: {card['parameters'] / 1e6:.1f} million parameters, sees {params.model.image_size} pixels; "
+        f"{params.instruct.steps} steps of {params.instruct.batch_size} images in phase 2, {params.correct.steps} in "
+        "phase 3.",
+    ]
+    if project is not first:
+        changed = sorted(_changes(first.params.model_dump(mode="json"), params.model_dump(mode="json")))
+        lines.append(f"- Its params differ from those of `{first.folder}` in {', '.join(changed) or 'nothing'}.")
+    return "\n".join(lines) + "\n"
+
+
+def _features(params: Params) -> str:
+    kind = "handmade features" if params.explore.features == "handmade" else f"features of {params.backbone.pretrained}"
+    return f"{kind} at {params.explore.image_size} pixels"
+
+
+def _changes(first: dict, other: dict, prefix: str = "") -> Iterator[str]:
+    """`key: value` of every leaf that differs from `first`."""
+    for key, value in other.items():
+        if isinstance(value, dict):
+            yield from _changes(first[key], value, f"{prefix}{key}.")
+        elif first[key] != value:
+            yield f"`{prefix}{key}: {value}`"
+
+
+def _training_images(project: Project) -> ImageStore | None:
+    folder = project.folder / "data/images"
+    return ImageStore(folder) if folder.exists() else None
+
+
+def _heading(sample: Sample) -> str:
+    entities = sum(source != CROWD for record in sample.truth for source in record.masks.sources)
+    return f"### {sample.name}: {len(sample.truth)} photographs, {entities:,} annotated entities\n"
+
+
+def _trained_on(project: Project, sample: Sample) -> int | None:
+    """How many of the photographs the project was trained on; None if it no longer says."""
+    store = _training_images(project)
+    if store is None:
+        return None
+    known = {store.entry(image_id).digest for image_id in store.image_ids}
+    return sum(digest in known for digest in sample.digests)
+
+
+def _seen_words(seen: int | None, sample: Sample) -> str:
+    if seen is None:
+        return "Whether these photographs were trained on cannot be told: the project holds no `data/images`.\n"
+    if seen:
+        return f"**Not scored**: {seen} of {len(sample.digests)} were trained on, if without their annotations.\n"
+    return "Not one of these photographs was trained on.\n"

@@ -1,0 +1,72 @@
+"""`sohes sam`: SAM's masks on a benchmark's images, for its row in the table of `sohes score`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from rich.progress import track
+
+from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
+from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.store.labels import write_shard
+from sohes.errors import SohesError
+from sohes.evaluate.predict import best_device
+from sohes.evaluate.sam import make_sam
+from sohes.structures import ImageRecord, MaskSet
+from sohes.work.files import write_json
+from sohes.work.pool import plan_shards
+
+IMAGES_PER_SHARD = 16
+
+
+def run(
+    model: Path,
+    *,
+    benchmark: str,
+    root: Path,
+    out: Path,
+    points_per_side: int,
+    points_per_batch: int,
+    pred_iou: float,
+    stability: float,
+) -> int:
+    """Write `out/shard-*.parquet` with the masks of every image of the benchmark; the number of images.
+
+    A finished shard is never predicted again, so a run that was stopped goes on. SohesError if the shards in `out`
+    are another run's.
+    """
+    reader = find_benchmark(benchmark)
+    truth = list(reader.read_benchmark(root))
+    settings = {"points_per_side": points_per_side, "pred_iou": pred_iou, "stability": stability}
+    _claim(out, {"model": str(Path(model).resolve()), "benchmark": benchmark, "images": len(truth), **settings})
+    segment = make_sam(model, device=str(best_device()), points_per_batch=points_per_batch, **settings)  # type: ignore[arg-type]
+    shards = list(enumerate(plan_shards(truth, IMAGES_PER_SHARD)))
+    for index, records in track(shards, description="sam"):
+        path = out / f"shard-{index:05d}.parquet"
+        if not path.exists():
+            write_shard(path, _predict(records, segment, reader, root))
+    return len(truth)
+
+
+def _claim(out: Path, settings: dict[str, object]) -> None:
+    """Write down what the shards depend on, or refuse a folder of shards that depend on something else."""
+    path = out / "settings.json"
+    if path.exists() and json.loads(path.read_text("utf-8")) != settings:
+        raise SohesError(
+            f"{out} holds the masks of another run (see its settings.json): name another folder with --out"
+        )
+    write_json(path, settings)
+
+
+def _predict(
+    records: Sequence[ImageRecord], segment: Callable[[np.ndarray], MaskSet], reader: Benchmark, root: Path
+) -> list[ImageRecord]:
+    found = []
+    for record in records:
+        image_HW3 = decode_photograph(reader.read_image(root, record.file_name))
+        found.append(replace(record, masks=segment(image_HW3)))
+    return found

@@ -1,0 +1,132 @@
+"""`sohes score`: anybody's predictions against a benchmark, beside what was published, never mixed up with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.benchmarks.catalogue import is_published_protocol
+from sohes.data.benchmarks.predictions.read import read_predictions
+from sohes.errors import SohesError
+from sohes.evaluate.intervals import DRAWS, SEED
+from sohes.evaluate.published import published_on
+from sohes.evaluate.recall import Scores, evaluate_masks, paired_bootstrap, per_image_of
+from sohes.evaluate.tables import cell, heading
+from sohes.masks import empty_mask_set
+from sohes.structures import ImageRecord
+from sohes.work.files import write_json
+
+COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "AP50", "masks_per_image")
+FURTHER = ("AR_1", "AR_10", "AR_100", "AR_whole", "AR_part", "AR_subpart", "ancestor_f1")
+
+
+def run(
+    predictions: Sequence[Path],
+    *,
+    benchmark: str,
+    root: Path,
+    json_out: Path | None = None,
+    compare: Path | None = None,
+    label: str | None = None,
+    max_masks: int = 1000,
+    missing_as_empty: bool = False,
+    console: Console | None = None,
+) -> dict[str, object]:
+    """Score, print the table, and write everything to `json_out`; returns what is written.
+
+    compare: the JSON of an earlier run on the same ground truth; the difference in AR gets a 95 % interval.
+    missing_as_empty: images that the predictions lack count as images without a mask, and are counted in the result.
+    SohesError if the sets of images differ (without `missing_as_empty`), and for anything that cannot be read.
+    """
+    other = None if compare is None else _read_result(compare, benchmark)
+    truth = list(find_benchmark(benchmark).read_benchmark(root))
+    found: Iterable[ImageRecord] = read_predictions(predictions, truth)
+    lacking: list[int] = []
+    if missing_as_empty:
+        found = _with_empty(found, truth, lacking)
+    scores = evaluate_masks(truth, found, max_masks=max_masks)
+    result: dict[str, object] = {
+        "label": label or ", ".join(map(str, predictions)),
+        "benchmark": benchmark,
+        "max_masks": max_masks,
+        "images": len(truth),
+        "images_counted_as_empty": len(lacking),
+        **scores.details(),
+    }
+    if json_out is not None:
+        write_json(json_out, result)
+    _print(result, other, scores, is_published_protocol(benchmark, root), console or Console())
+    return result
+
+
+def _with_empty(
+    found: Iterable[ImageRecord], truth: Sequence[ImageRecord], lacking: list[int]
+) -> Iterator[ImageRecord]:
+    """The predictions, then a record without masks for every image that they lack, whose id goes into `lacking`."""
+    seen = set()
+    for record in found:
+        seen.add(record.image_id)
+        yield record
+    for record in truth:
+        if record.image_id not in seen:
+            lacking.append(record.image_id)
+            masks = empty_mask_set(record.masks.height, record.masks.width)
+            yield ImageRecord(record.image_id, record.file_name, "", masks)
+
+
+def _read_result(path: Path, benchmark: str) -> dict:
+    try:
+        result = json.loads(path.read_text("utf-8"))
+        per_image_of(result)
+        on = result["benchmark"]
+    except (KeyError, TypeError, AttributeError, ValueError):
+        raise SohesError(f"{path} is no result of `sohes score --json`: write one with it first") from None
+    if on != benchmark:
+        raise SohesError(f"{path} was scored on {on}, not on {benchmark}: compare runs on the same benchmark")
+    return result
+
+
+def _print(result: dict, other: dict | None, scores: Scores, with_published: bool, console: Console) -> None:
+    title = f"{result['benchmark']}: {result['images']} images, at most {result['max_masks']} masks each, percent"
+    table = Table(title=title)
+    table.add_column("predictions", overflow="fold")
+    table.add_column("figures")
+    for column in COLUMNS:
+        table.add_column(heading(column), justify="right")
+    table.add_row(str(result["label"]), "measured here", *_cells(result))
+    if other is not None:
+        table.add_row(str(other["label"]), "measured before", *_cells(other))
+    table.add_section()
+    rows = published_on(str(result["benchmark"])) if with_published else []
+    for row in rows:
+        table.add_row(row.method, f"published: {row.source}", *_cells(vars(row)))
+    console.print(table)
+    further = [f"{name} {result[name]:.1f}" for name in FURTHER if result[name] is not None]
+    console.print(f"also measured: {', '.join(further)}", soft_wrap=True, highlight=False)
+    if not rows:
+        console.print("no published figures on this set", highlight=False)
+    if result["images_counted_as_empty"]:
+        count = f"{result['images_counted_as_empty']} of {result['images']}"
+        console.print(f"{count} images had no prediction and count as empty, which lowers AR", highlight=False)
+    if other is not None:
+        _print_difference(scores, other, console)
+
+
+def _cells(figures: dict) -> list[str]:
+    return [cell(column, figures.get(column)) for column in COLUMNS]
+
+
+def _print_difference(scores: Scores, other: dict, console: Console) -> None:
+    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other), seed=SEED, draws=DRAWS)
+    verdict = "zero lies inside it" if low <= 0 <= high else "zero lies outside it"
+    console.print(
+        f"AR {gain:+.2f} points against {other['label']}, 95 % interval {low:+.2f} to {high:+.2f} "
+        f"(paired bootstrap over images): {verdict}",
+        soft_wrap=True,
+        highlight=False,
+    )

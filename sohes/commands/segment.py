@@ -1,0 +1,140 @@
+"""`sohes segment`: masks, scores and parents for anybody's photographs, as JSON and pictures."""
+
+from __future__ import annotations
+
+import glob
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import Progress
+
+from sohes.data.sources.folder import left_out, list_photographs
+from sohes.data.store.images import UnreadableImage, decode_image
+from sohes.errors import SohesError
+from sohes.evaluate.result import Result
+from sohes.params import Params
+
+SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
+
+
+def run(
+    params: Params,
+    photos: Sequence[Path | str],
+    *,
+    model: str | Path,
+    out: Path,
+    explore: bool,
+    root: Path,
+    apply_exif: bool = True,
+) -> Iterator[Path]:
+    """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
+
+    photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, or `mlflow:/NAME@ALIAS`.
+    explore: phase 1 (no trained model) instead of the network. apply_exif: turn photographs upright; benchmarks draw
+    their masks in stored pixels, without it.
+    A photograph that cannot be read is told at once and the others go on; then SohesError names them all.
+    SohesError if there is nothing to read or no model.
+    """
+    files = find_photos(photos, leave_out=out)
+    if not files:
+        raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
+    segment_many = _phase_one(params, root) if explore else _trained(params, model, root)
+    names = dict(zip(files, output_names(files), strict=True))
+    unreadable: list[Path] = []
+    console = Console(stderr=True)  # standard output is for the files' names
+    with Progress(console=console, disable=not console.is_terminal) as progress:
+        task = progress.add_task("segment", total=len(files))
+        for chunk in _chunks(files, params.evaluate.batch_size):
+            decoded = {file: _decode(file, params, unreadable, apply_exif) for file in chunk}
+            read = {file: image for file, image in decoded.items() if image is not None}
+            for file, result in zip(read, segment_many(read.values()), strict=True):
+                yield result.save(out, names[file], file_name=file.name)
+                progress.advance(task)
+            progress.advance(task, len(chunk) - len(read))
+    if unreadable:
+        raise SohesError(
+            f"{len(unreadable)} of {len(files)} photographs could not be read ({', '.join(map(str, unreadable))}): "
+            f"{'the others are done; ' if len(unreadable) < len(files) else ''}mend or remove these"
+        )
+
+
+def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) -> list[Path]:
+    """The image files that these files, folders and patterns name, each once, folders searched to their depth.
+
+    Hidden files and folders in them do not count; how many others were left out for their names goes to stderr.
+
+    leave_out: a folder that is not searched, such as the one that results go to. SohesError for what does not exist.
+    """
+    found: dict[Path, Path] = {}
+    for photo in map(Path, photos):
+        for file in _expand(photo, leave_out):
+            if leave_out is None or photo.is_file() or not file.resolve().is_relative_to(leave_out.resolve()):
+                found.setdefault(file.resolve(), file)
+    return list(found.values())
+
+
+def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
+    if photo.is_dir():
+        names, others = list_photographs(photo, leave_out=leave_out)
+        if others:
+            print(f"sohes: {left_out(photo, others)}", file=sys.stderr)
+        return [photo / name for name in names]
+    if photo.exists():
+        return [photo]
+    matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
+    if not matches:
+        raise SohesError(f"no such photograph: {photo}")
+    return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
+
+
+def output_names(files: Sequence[Path]) -> list[str]:
+    """A name for each file's results: its stem, or, where two would share it, the shortest thing that tells them apart.
+
+    Upper and lower case count as the same, as some file systems do. What holds for a file does not depend on the order.
+    """
+    home = os.path.commonpath([file.resolve().parent for file in files])
+    choices = [(f.stem, f.name, "_".join(f.resolve().relative_to(home).parts)) for f in files]
+    uses = Counter(name for choice in choices for name in {c.casefold() for c in choice})
+    names = [next((c for c in choice if uses[c.casefold()] == 1), choice[-1]) for choice in choices]
+    taken: Counter[str] = Counter()
+    for i, name in enumerate(names):  # only `a/b.jpg` beside `a_b.jpg` gets as far as a number
+        taken[name.casefold()] += 1
+        if taken[name.casefold()] > 1:
+            names[i] = f"{name}-{taken[name.casefold()]}"
+    return names
+
+
+def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
+    for start in range(0, len(files), size):
+        yield files[start : start + size]
+
+
+def _decode(file: Path, params: Params, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
+    try:
+        return decode_image(file.read_bytes(), max_megapixels=params.pull.max_megapixels, apply_exif=apply_exif)
+    except (UnreadableImage, OSError) as error:
+        print(f"sohes: cannot read {file}: {error}; going on with the others", file=sys.stderr)
+        unreadable.append(file)
+        return None
+
+
+def _phase_one(params: Params, root: Path) -> SegmentMany:
+    from sohes.explore.label_image import label_image, make_extractor
+
+    extract = make_extractor(params.explore, root / "models/backbone.safetensors")
+    return lambda images: (Result(image, label_image(image, extract, params.explore)) for image in images)
+
+
+def _trained(params: Params, model: str | Path, root: Path) -> SegmentMany:
+    from sohes.predictor import load_predictor
+
+    if str(model).startswith("mlflow:"):
+        from sohes.tracking.registry import registered_model
+
+        return load_predictor(registered_model(str(model), root), params.evaluate).segment_many
+    return load_predictor(Path(model), params.evaluate).segment_many

@@ -1,0 +1,74 @@
+"""Whatever holds predictions, read and brought to a benchmark's image ids."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from sohes.data.benchmarks.predictions import coco_json, sa1b_json
+from sohes.data.store.labels import iter_records
+from sohes.errors import SohesError
+from sohes.structures import ImageRecord
+
+DETECTRON2 = "coco_instances_results.json"  # what its evaluation leaves in a folder
+
+
+def read_predictions(paths: Sequence[Path], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
+    """All records of the files and folders together, each with the image id of the truth's image that it is of.
+
+    A path is a COCO JSON file, one of our Parquet shards, a folder of them or of SA-1B JSON, or one that detectron2
+    has evaluated into. Records that carry a file name are matched by it, others by their image id.
+    SohesError for a path of no known kind and for an image that the truth does not have.
+    """
+    sizes = {record.image_id: (record.masks.height, record.masks.width) for record in truth}
+    return match(itertools.chain.from_iterable(_read(Path(path), sizes) for path in paths), truth)
+
+
+def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
+    if path.is_file() and path.suffix == ".parquet":
+        return iter_records(path)
+    if path.is_file():
+        return coco_json.read(path, sizes)
+    if not path.exists():
+        raise SohesError(f"there are no predictions at {path}: mend the path")
+    if any(path.glob("[!.]*.parquet")):
+        return iter_records(path)
+    if (path / DETECTRON2).is_file():
+        return coco_json.read(path / DETECTRON2, sizes)
+    if any(path.glob("*.json")):
+        return sa1b_json.read(path)
+    raise SohesError(
+        f"{path} holds no predictions that can be read: name a COCO JSON file, a Parquet shard, or a folder of shards "
+        "or of SA-1B JSON"
+    )
+
+
+def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
+    """Each prediction with its benchmark's image id: by the whole file name, else by its last part if that is unique,
+    suffixes aside; without a file name by id. SohesError for an image that is not the benchmark's."""
+    whole = {_whole(record.file_name): record.image_id for record in truth}
+    stems = Counter(_stem(record.file_name) for record in truth)
+    last = {_stem(r.file_name): r.image_id for r in truth if stems[_stem(r.file_name)] == 1}
+    ids = {record.image_id for record in truth}
+    for record in predictions:
+        name = record.file_name
+        image_id = whole.get(_whole(name), last.get(_stem(name))) if name else record.image_id
+        if image_id is None or image_id not in ids:
+            several = stems[_stem(name)] > 1 if name else False
+            raise SohesError(
+                f"the predictions hold {name or f'image {record.image_id}'}, "
+                + ("which is the name of several of the benchmark's images" if several else "which the benchmark lacks")
+                + ": predict the benchmark's own images, under their own names or ids"
+            )
+        yield record if record.image_id == image_id else dataclasses.replace(record, image_id=image_id)
+
+
+def _whole(name: str) -> str:
+    return str(PurePosixPath(name).with_suffix("")) if name else ""
+
+
+def _stem(name: str) -> str:
+    return PurePosixPath(name).stem

@@ -1,0 +1,1 @@
+"""Images and labels as shards on disk."""

@@ -1,0 +1,279 @@
+"""Label and prediction shards: Parquet, one row per image, masks as run lengths with their forest.
+
+A mask's `id` is its place in the image's list, from 0, and `parent` is such an id, or -1 for a whole entity. `rle` is
+COCO's compressed run lengths, which are ASCII. A mask whose `source` is `CROWD` is ground truth that covers many
+objects at once: evaluation neither asks for it nor punishes a prediction inside it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, TextIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sohes.errors import SohesError
+from sohes.masks import areas, boxes_xywh
+from sohes.masks.forest import levels
+from sohes.structures import ImageRecord, MaskSet
+from sohes.work.files import atomic_path, write_json
+
+CROWD = "crowd"
+SCHEMA_VERSION = "1"
+ROWS_PER_GROUP = 16  # one image read at random costs one group: small groups keep that near a millisecond
+
+_MASK = pa.struct(
+    [
+        ("id", pa.int32()),
+        ("rle", pa.string()),
+        ("area", pa.int64()),
+        ("bbox_xywh", pa.list_(pa.float64())),
+        ("score", pa.float32()),
+        ("parent", pa.int32()),
+        ("level", pa.int32()),
+        ("source", pa.string()),
+    ]
+)
+_SCHEMA = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("digest", pa.string()),
+        ("masks", pa.list_(_MASK)),
+    ],
+    metadata={"sohes_labels": SCHEMA_VERSION},
+)
+
+
+# ---------------------------------------------------------------- shards
+
+
+def write_shard(path: Path, records: Iterable[ImageRecord]) -> None:
+    """Write records as one Parquet file, in their order: whole or absent, the same bytes for the same records."""
+    rows = iter(records)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+        while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
+            writer.write_table(pa.Table.from_pylist([_row(record) for record in group], _SCHEMA))
+
+
+def read_shard(path: Path) -> list[ImageRecord]:
+    """All records of one shard. SohesError if the file is not a label shard of this version."""
+    return list(_iter_shard(path))
+
+
+def iter_records(folder: Path) -> Iterator[ImageRecord]:
+    """The records of all shards of a folder, or of one shard, one row group in memory at a time, in the order of the
+    shards' names."""
+    return itertools.chain.from_iterable(map(_iter_shard, _shards(folder)))
+
+
+def _iter_shard(path: Path) -> Iterator[ImageRecord]:
+    with _open(path) as file:
+        for group in range(file.num_row_groups):
+            table = file.read_row_group(group, use_threads=False)
+            yield from (_record(table, row) for row in range(len(table)))
+
+
+class LabelStore:
+    """The records of a folder of shards by image id; only the ids stay in memory, and the last row group read.
+
+    It may be pickled into worker processes: it holds no open file. SohesError for a folder without shards, a shard of
+    another version, or an image id that occurs twice.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = Path(folder)
+        self._places: dict[int, tuple[Path, int, int]] = {}  # image id -> file, row group, row in the group
+        for path in _shards(self.folder):
+            self._index(path)
+        self._cached: tuple[tuple[Path, int], pa.Table] | None = None
+
+    def _index(self, path: Path) -> None:
+        with _open(path) as file:
+            for group in range(file.num_row_groups):
+                ids = file.read_row_group(group, columns=["image_id"], use_threads=False)["image_id"].to_pylist()
+                for row, image_id in enumerate(ids):
+                    if image_id in self._places:
+                        raise SohesError(f"{self.folder} holds image {image_id} twice: remove its stale shards")
+                    self._places[image_id] = (path, group, row)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __contains__(self, image_id: int) -> bool:
+        return image_id in self._places
+
+    @property
+    def image_ids(self) -> list[int]:
+        return list(self._places)
+
+    def record(self, image_id: int) -> ImageRecord:
+        """One image's record. SohesError if the store has no such image."""
+        try:
+            path, group, row = self._places[image_id]
+        except KeyError:
+            raise SohesError(f"{self.folder} has no labels for image {image_id} (it has {len(self)} images)") from None
+        if self._cached is None or self._cached[0] != (path, group):
+            with _open(path) as file:
+                self._cached = (path, group), file.read_row_group(group, use_threads=False)
+        return _record(self._cached[1], row)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_cached": None}
+
+
+def _shards(folder: Path) -> list[Path]:
+    if Path(folder).is_file():
+        return [Path(folder)]
+    # A name with a dot in front is what a killed writer left behind.
+    paths = sorted(path for path in Path(folder).glob("*.parquet") if not path.name.startswith("."))
+    if not paths:
+        raise SohesError(f"no label shards (*.parquet) in {folder}: run the stage that writes them first")
+    return paths
+
+
+def _open(path: Path) -> pq.ParquetFile:
+    try:
+        file = pq.ParquetFile(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
+    found = (file.schema_arrow.metadata or {}).get(b"sohes_labels", b"none").decode()
+    if found != SCHEMA_VERSION:
+        file.close()
+        raise SohesError(
+            f"{path} has label schema version {found} but this program reads version {SCHEMA_VERSION}: "
+            "write it again with this version, or read it with the one that wrote it"
+        )
+    return file
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+
+
+def _row(record: ImageRecord) -> dict[str, Any]:
+    masks = record.masks
+    columns = zip(
+        masks.rles, areas(masks), boxes_xywh(masks), masks.scores, masks.parents, levels(masks.parents), masks.sources,
+        strict=True,
+    )  # fmt: skip
+    return {
+        "image_id": record.image_id,
+        "file_name": record.file_name,
+        "height": masks.height,
+        "width": masks.width,
+        "digest": record.digest,
+        "masks": [
+            {
+                "id": i,
+                "rle": rle.decode("ascii"),
+                "area": int(area),
+                "bbox_xywh": box.tolist(),
+                "score": float(score),
+                "parent": int(parent),
+                "level": int(level),
+                "source": source,
+            }
+            for i, (rle, area, box, score, parent, level, source) in enumerate(columns)
+        ],
+    }
+
+
+def _record(table: pa.Table, row: int) -> ImageRecord:
+    image = table.slice(row, 1)
+    masks = image["masks"].combine_chunks().flatten()
+    rles, scores, parents, sources = (masks.field(name) for name in ("rle", "score", "parent", "source"))
+    return ImageRecord(
+        image["image_id"][0].as_py(),
+        image["file_name"][0].as_py(),
+        image["digest"][0].as_py(),
+        MaskSet(
+            image["height"][0].as_py(),
+            image["width"][0].as_py(),
+            tuple(rle.encode("ascii") for rle in rles.to_pylist()),
+            scores.to_numpy(zero_copy_only=False).astype(np.float32),
+            parents.to_numpy(zero_copy_only=False).astype(np.int64),
+            tuple(sources.to_pylist()),
+        ),
+    )
+
+
+# ---------------------------------------------------------------- export
+
+
+def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
+    """Write a folder of shards, one shard, or records, as one COCO JSON file of the single category `entity`.
+
+    Annotation ids start at 1 (pycocotools takes 0 for "unmatched"). Beyond COCO's keys each annotation has `score`,
+    `parent` (an annotation id, null for a whole entity), `level` and `source`. Streams: one image in memory at a time.
+    """
+    images: list[dict[str, Any]] = []
+    next_id = 1
+    with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write('{"info": {"description": "sohes labels"}, "categories": [{"id": 1, "name": "entity"}],\n')
+        file.write('"annotations": [')
+        for record in _records(records):
+            images.append(_image_entry(record, "id"))
+            annotations = _annotations(record, next_id)
+            _write_items(file, annotations, first=next_id == 1)
+            next_id += len(annotations)
+        file.write('],\n"images": [')
+        _write_items(file, images, first=True)
+        file.write("]}\n")
+
+
+def export_sa1b(records: Path | Iterable[ImageRecord], folder: Path) -> None:
+    """Write a folder of shards, one shard, or records, as SA-1B JSON, one file `sa_<image id>.json` per image.
+
+    `predicted_iou` holds the mask's score. SA-1B's prompt and stability keys are left out: these masks have neither.
+    Beyond SA-1B's keys: `parent` (an annotation id of the same file, null for a whole entity), `level`, `source`.
+    """
+    for record in _records(records):
+        annotations = _annotations(record, 1)
+        for annotation in annotations:
+            annotation["predicted_iou"] = annotation.pop("score")
+            del annotation["image_id"], annotation["category_id"], annotation["iscrowd"]
+        image = _image_entry(record, "image_id")
+        write_json(Path(folder) / f"sa_{record.image_id}.json", {"image": image, "annotations": annotations})
+
+
+def _records(records: Path | Iterable[ImageRecord]) -> Iterable[ImageRecord]:
+    return iter_records(Path(records)) if isinstance(records, str | Path) else records
+
+
+def _image_entry(record: ImageRecord, id_key: str) -> dict[str, Any]:
+    masks = record.masks
+    return {id_key: record.image_id, "file_name": record.file_name, "height": masks.height, "width": masks.width}
+
+
+def _annotations(record: ImageRecord, first_id: int) -> list[dict[str, Any]]:
+    masks = _row(record)["masks"]
+    return [
+        {
+            "id": first_id + mask["id"],
+            "image_id": record.image_id,
+            "category_id": 1,
+            "segmentation": {"size": [record.masks.height, record.masks.width], "counts": mask["rle"]},
+            "area": mask["area"],
+            "bbox": mask["bbox_xywh"],
+            "iscrowd": int(mask["source"] == CROWD),
+            "score": mask["score"],
+            "parent": None if mask["parent"] < 0 else first_id + mask["parent"],
+            "level": mask["level"],
+            "source": mask["source"],
+        }
+        for mask in masks
+    ]
+
+
+def _write_items(file: TextIO, items: list[dict[str, Any]], *, first: bool) -> None:
+    for item in items:
+        file.write(("\n" if first else ",\n") + json.dumps(item))
+        first = False

@@ -1,0 +1,62 @@
+"""COCO 2017's boxes of 80 classes: train2017 to learn from, val2017 to be scored on (paper figure 6: AP).
+
+Crowd regions are left out on both sides, and so are boxes without area.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sohes.data.benchmarks import coco as reader
+from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.catalogue import decode_photograph
+from sohes.downstream.sets.examples import ClassSet, Example, Key, example
+
+NAME = "coco"
+INFO = """Get `2017 Train images`, `2017 Val images` and `2017 Train/Val annotations` from cocodataset.org. DIR holds:
+  annotations/instances_train2017.json    train2017/000000000009.jpg ...
+  annotations/instances_val2017.json      val2017/000000000139.jpg ..."""
+
+
+def open_set(root: Path) -> ClassSet:
+    """SohesError if a split is missing."""
+    splits: list[tuple[Key, ...]] = []
+    classes: tuple[str, ...] = ()
+    for split in ("train2017", "val2017"):
+        path = layout.find(root, f"annotations/instances_{split}.json", name="COCO 2017 with both splits")
+        content = reader.load(path)
+        classes = tuple(category["name"] for category in categories(content))
+        splits.append(boxes_of(content, split))
+    return ClassSet(classes, train=splits[0], val=splits[1], read=partial(read, root=Path(root)))
+
+
+def categories(content: dict[str, Any]) -> list[dict[str, Any]]:
+    """By rising id: a class is a category's place in this list."""
+    return sorted(content["categories"], key=lambda category: category["id"])
+
+
+def boxes_of(content: dict[str, Any], folder: str) -> tuple[Key, ...]:
+    """(folder, file name, boxes_T4, labels_T) of each image."""
+    places = {category["id"]: place for place, category in enumerate(categories(content))}
+    found = defaultdict(list)
+    for annotation in content["annotations"]:
+        if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
+            found[annotation["image_id"]].append((annotation["bbox"], places[annotation["category_id"]]))
+    return tuple((folder, image["file_name"], *_split(found[image["id"]])) for image in content["images"])
+
+
+def _split(boxes: list[tuple[list[float], int]]) -> tuple[np.ndarray, np.ndarray]:
+    xywh_T4 = np.array([box for box, _ in boxes], np.float32).reshape(-1, 4)
+    xyxy_T4 = np.concatenate([xywh_T4[:, :2], xywh_T4[:, :2] + xywh_T4[:, 2:]], axis=1)
+    return xyxy_T4, np.array([label for _, label in boxes], np.int64)
+
+
+def read(key: Key, *, root: Path) -> Example:
+    folder, name, boxes_T4, labels_T = key
+    photograph = layout.read_file(root, folder, "images", name=name)
+    return example(decode_photograph(photograph), boxes_T4=boxes_T4, labels_T=labels_T)

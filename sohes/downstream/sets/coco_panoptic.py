@@ -1,0 +1,56 @@
+"""A folder in COCO's panoptic format, for trying both tasks on a few photographs (ours; the paper has no such figure).
+
+Every second photograph, by id, is for training and the others are held out. Classes are all categories of the JSON,
+things and stuff; boxes are those of things. Crowds are void and have no box.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sohes.data.benchmarks import coco as reader
+from sohes.data.benchmarks import coco_panoptic as panoptic
+from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.catalogue import decode_photograph
+from sohes.downstream.sets.coco import categories
+from sohes.downstream.sets.examples import VOID, ClassSet, Example, Key, example
+
+NAME = panoptic.NAME
+INFO = panoptic.INFO
+
+
+def open_set(root: Path) -> ClassSet:
+    """SohesError if the folder does not hold the JSON."""
+    places = ("annotations/panoptic_val2017.json", "panoptic_val2017.json", "panoptic.json")
+    path = layout.find(root, *places, name=NAME)
+    content = reader.load(path)
+    segments = {annotation["image_id"]: annotation for annotation in content["annotations"]}
+    images = sorted((image for image in content["images"] if image["id"] in segments), key=lambda image: image["id"])
+    keys = [(image, segments[image["id"]]) for image in images]
+    classes = categories(content)
+    number = {category["id"]: (place, bool(category["isthing"])) for place, category in enumerate(classes)}
+    read = partial(_read, root=Path(root), path=path, number=number)
+    return ClassSet(tuple(category["name"] for category in classes), keys[::2], keys[1::2], read)
+
+
+def _read(key: Key, *, root: Path, path: Path, number: dict[int, tuple[int, bool]]) -> Example:
+    image, annotation = key
+    ids_HW = panoptic.segment_ids(path.with_suffix("") / annotation["file_name"], image)
+    classes_HW = np.full(ids_HW.shape, VOID, np.int16)
+    boxes: list[Any] = []
+    labels: list[int] = []
+    for segment in annotation["segments_info"]:
+        label, is_thing = number[segment["category_id"]]
+        if segment.get("iscrowd"):
+            continue
+        classes_HW[ids_HW == segment["id"]] = label
+        x, y, w, h = segment["bbox"]
+        if is_thing and w > 0 and h > 0:
+            boxes.append((x, y, x + w, y + h))
+            labels.append(label)
+    photograph = panoptic.read_image(root, image["file_name"])
+    return example(decode_photograph(photograph), classes_HW=classes_HW, boxes_T4=boxes, labels_T=labels)

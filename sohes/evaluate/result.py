@@ -1,0 +1,143 @@
+"""What segmenting one photograph yields: masks with scores and a forest, and the ways out of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sohes import masks
+from sohes.errors import SohesError
+from sohes.evaluate import pictures
+from sohes.masks import forest
+from sohes.structures import MaskSet
+from sohes.work.files import atomic_path
+
+if TYPE_CHECKING:
+    import supervision
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """One photograph's masks, best first where a model found them. It may be pickled.
+
+    image: (H, W, 3) uint8 RGB, the photograph that the masks are for.
+    found: the masks as run lengths; `masks` unpacks them, which takes N x H x W bytes.
+    """
+
+    image: np.ndarray
+    found: MaskSet
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __repr__(self) -> str:
+        return f"Result({len(self)} masks of {self.found.width} x {self.found.height} pixels)"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"image": self.image, "found": self.found}  # not what can be worked out again from them
+
+    @cached_property
+    def masks(self) -> np.ndarray:
+        """(N, H, W) bool."""
+        return masks.decode(self.found)
+
+    @property
+    def scores(self) -> np.ndarray:
+        """(N,) float32 in [0, 1]."""
+        return self.found.scores
+
+    @property
+    def parents(self) -> np.ndarray:
+        """(N,) int64: the index of the mask that each is a part of, -1 for a whole entity."""
+        return self.found.parents
+
+    @cached_property
+    def levels(self) -> np.ndarray:
+        """(N,) int64: 0 for a whole entity, 1 for its parts, 2 for their parts, ..."""
+        return forest.levels(self.parents)
+
+    @cached_property
+    def areas(self) -> np.ndarray:
+        """(N,) int64 pixels."""
+        return masks.areas(self.found)
+
+    @cached_property
+    def boxes_xywh(self) -> np.ndarray:
+        """(N, 4) float64 pixels."""
+        return masks.boxes_xywh(self.found)
+
+    def to_json(self, file_name: str = "") -> dict[str, Any]:
+        """SA-1B's JSON of one image with `score` and `parent_id` (null for a whole entity) added; ids from 1."""
+        image = {"file_name": file_name, "height": self.found.height, "width": self.found.width}
+        return {"image": image, "annotations": [self._annotation(i) for i in range(len(self))]}
+
+    def to_coco(self, file_name: str = "", *, image_id: int = 1) -> dict[str, Any]:
+        """COCO's JSON of the single category `entity`, which pycocotools reads; `score` and `parent_id` are added."""
+        image = {"id": image_id, "file_name": file_name, "height": self.found.height, "width": self.found.width}
+        of_image = {"image_id": image_id, "category_id": 1, "iscrowd": 0}
+        return {
+            "images": [image],
+            "categories": [{"id": 1, "name": "entity"}],
+            "annotations": [self._annotation(i) | of_image for i in range(len(self))],
+        }
+
+    def to_supervision(self) -> supervision.Detections:
+        """Roboflow's `supervision.Detections`: one class, `parent` and `level` in `data`. SohesError without it."""
+        try:
+            from supervision import Detections
+        except ImportError:
+            raise SohesError("to_supervision needs the package supervision: pip install supervision") from None
+        corners = self.boxes_xywh.copy()
+        corners[:, 2:] += corners[:, :2]
+        return Detections(
+            xyxy=corners.astype(np.float32),
+            mask=self.masks,
+            confidence=self.scores,
+            class_id=np.zeros(len(self), int),
+            data={"parent": self.parents, "level": self.levels},
+        )
+
+    def plot(self, *, level: int | None = None, min_score: float = 0.4) -> np.ndarray:
+        """(H, W, 3) uint8: the photograph with its masks tinted; those above min_score, at least the ten best.
+
+        level: one depth of the forest only, 0 for whole entities.
+        """
+        return pictures.overlay(self.image, pictures.strongest(self.found, min_score=min_score), level=level)
+
+    def save(self, folder: Path | str, name: str = "photo", *, file_name: str = "") -> Path:
+        """Write `<name>.json`, the photograph as `<name>.photo.jpg`, `<name>.overlay.png` and `<name>.levels.png`.
+
+        file_name: what the JSON calls the photograph. Returns the JSON's path, which is written last.
+        """
+        folder = Path(folder)
+        drawn = pictures.strongest(self.found)
+        for suffix, encoded in (
+            ("photo.jpg", pictures.encode_jpeg(self.image)),
+            ("overlay.png", pictures.encode_png(pictures.overlay(self.image, drawn))),
+            ("levels.png", pictures.encode_png(pictures.contact_sheet(self.image, drawn))),
+        ):
+            with atomic_path(folder / f"{name}.{suffix}") as path:
+                path.write_bytes(encoded)
+        target = folder / f"{name}.json"
+        with atomic_path(target) as path:
+            path.write_text(json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
+        return target
+
+    def _annotation(self, i: int) -> dict[str, Any]:
+        parent = int(self.parents[i])
+        return {
+            "id": i + 1,
+            "segmentation": {
+                "size": [self.found.height, self.found.width],
+                "counts": self.found.rles[i].decode("ascii"),
+            },
+            "area": int(self.areas[i]),
+            "bbox": self.boxes_xywh[i].tolist(),
+            "score": round(float(self.scores[i]), 6),
+            "parent_id": parent + 1 if parent >= 0 else None,
+        }

@@ -1,0 +1,1 @@
+"""Merging the most similar neighbouring regions (paper 3.1)."""

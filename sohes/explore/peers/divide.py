@@ -1,0 +1,36 @@
+"""UnSAM's divide and conquer (Wang et al., 2024): cut the image into objects, then cluster each from its patches up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sohes.explore.merge.tree import merge_tree, region_masks, select_regions
+from sohes.explore.peers.maskcut import maskcut
+from sohes.masks import bounding_boxes
+
+
+def divide_and_conquer(
+    features_hwC: np.ndarray, *, tau: float, cuts: int, theta_merge: Sequence[float], nms_iou: float
+) -> np.ndarray:
+    """(N, h, w) bool: each object of `maskcut` (divide), followed by the regions that merge inside it (conquer).
+
+    Ours: what the cuts leave over is conquered like an object, or stuff would never be found; and the objects come
+    from cuts of these features where UnSAM has CutLER's detector, which is trained.
+    """
+    objects = maskcut(features_hwC, tau=tau, cuts=cuts)
+    rest = ~np.logical_or.reduce(objects, axis=0)
+    places = np.concatenate([objects, rest[None]]) if rest.any() else objects
+    found = [objects]
+    for place_hw in places:
+        (y0, x0, y1, x1) = bounding_boxes(place_hw[None])[0]
+        inside = place_hw[y0:y1, x0:x1]
+        # A feature of norm zero is like nothing (cosine 0): outside the object nothing merges, and single patches drop.
+        tree = merge_tree(np.where(inside[..., None], features_hwC[y0:y1, x0:x1], 0))
+        regions = region_masks(tree, select_regions(tree, theta_merge=theta_merge, nms_iou=nms_iou))
+        regions = regions[~(regions & ~inside).any((1, 2))]
+        placed = np.zeros((len(regions), *place_hw.shape), bool)
+        placed[:, y0:y1, x0:x1] = regions
+        found.append(placed)
+    return np.concatenate(found)

@@ -1,1 +1,0 @@
-"""Our labels and models in other people's tools, each in a file of its own."""

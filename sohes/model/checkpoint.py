@@ -1,0 +1,82 @@
+"""A trained segmenter on disk: safetensors weights and a JSON card beside them, enough to build it again offline."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from safetensors.torch import save as serialise
+
+from sohes.backbone.vit import Backbone
+from sohes.errors import SohesError
+from sohes.model.build import Network, build_network
+from sohes.params import ModelParams
+from sohes.work.files import atomic_path, digest_file, write_json
+
+CARD_VERSION = 1
+
+
+def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
+    """Write the weights, and beside them `<name>.json`: `card`, the architecture, and the digest of the weights.
+
+    Each file is written whole or not at all; the card comes last, and a pair that does not match is refused on loading.
+    """
+    path = Path(path)
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(serialise(weights))  # save_file lets nobody but the owner read its file
+    facts = {
+        "version": CARD_VERSION,
+        "backbone": {"architecture": model.backbone.architecture, "arguments": model.backbone.arguments},
+        "model": model.params.model_dump(mode="json"),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "digest": digest_file(path),
+    }
+    write_json(path.with_suffix(".json"), {**card, **facts})
+
+
+def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
+    """A segmenter that `save_checkpoint` wrote, on the CPU, and its card.
+
+    SohesError if a file is missing, damaged, of another version, or not what the card says.
+    """
+    path = Path(path)
+    # A model of the pipeline has its stage's name; one from elsewhere can only be fetched again.
+    stage = path.stem if path.stem in ("instruct", "correct") else None
+    again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
+    if path.suffix != ".safetensors":  # before the card is looked for: a photograph may have a .json of its own
+        raise SohesError(f"{path} is not a .safetensors model: name one, with its card, a .json, beside it")
+    if not path.is_file():
+        first = (
+            f"run `sohes {stage}` first" if stage else "name a .safetensors file that has its card, a .json, beside it"
+        )
+        raise SohesError(f"no model at {path}: {first}")
+    card_path = path.with_suffix(".json")
+    if not card_path.is_file():
+        raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
+    try:
+        card = json.loads(card_path.read_text())
+        version, backbone, digest = card["version"], card["backbone"], card["digest"]
+        architecture, arguments, params = backbone["architecture"], backbone["arguments"], card["model"]
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
+        raise SohesError(f"{card_path} is not a model's card: {again}") from None
+    if version != CARD_VERSION:
+        raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")
+    if digest != digest_file(path):
+        raise SohesError(f"{path} is not the file that its card describes: {again}")
+    try:
+        model = build_network(Backbone(architecture, arguments), ModelParams.model_validate(params))
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise SohesError(f"{card_path} does not fit this program at model.{key}: {again}") from None
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
+    return model, card

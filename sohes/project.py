@@ -1,0 +1,113 @@
+"""Where everything of a project lies. Every path below its folder is spelled here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sohes.errors import SohesError
+
+
+@dataclass(frozen=True)
+class Project:
+    """A project's folder and the places in it. Nothing needs to exist."""
+
+    root: Path
+
+    # ---------------------------------------------------------------- what people write
+
+    @property
+    def params(self) -> Path:
+        """Every number."""
+        return self.root / "params.yaml"
+
+    @property
+    def graph(self) -> Path:
+        """DVC's graph of stages."""
+        return self.root / "dvc.yaml"
+
+    @property
+    def lock(self) -> Path:
+        """What DVC has recorded of each stage."""
+        return self.root / "dvc.lock"
+
+    @property
+    def ablations(self) -> Path:
+        """The folder of ablation tables."""
+        return self.root / "params/ablations"
+
+    @property
+    def launch_profiles(self) -> Path:
+        """The folder of launch profiles."""
+        return self.root / "infra/launch"
+
+    # ---------------------------------------------------------------- what the stages write
+
+    @property
+    def images(self) -> Path:
+        """The store of training images."""
+        return self.root / "data/images"
+
+    @property
+    def held_out(self) -> Path:
+        """The store of held-out images."""
+        return self.root / "data/eval"
+
+    @property
+    def truth(self) -> Path:
+        """Label shards of the held-out images' ground truth; missing where nothing is annotated."""
+        return self.held_out / "labels"
+
+    @property
+    def pseudo_labels(self) -> Path:
+        """Label shards of phase 1."""
+        return self.root / "data/pseudo_labels"
+
+    def model(self, name: str) -> Path:
+        """The weights of `backbone`, `instruct` or `correct`."""
+        return self.root / f"models/{name}.safetensors"
+
+    def card(self, name: str) -> Path:
+        """What a model was made of."""
+        return self.model(name).with_suffix(".json")
+
+    @property
+    def all_predictions(self) -> Path:
+        """The folder of every phase's predictions."""
+        return self.root / "predictions"
+
+    def predictions(self, phase: str) -> Path:
+        """Label shards of a phase's masks on the held-out images."""
+        return self.all_predictions / phase
+
+    def metrics(self, name: str) -> Path:
+        """A JSON file of figures."""
+        return self.root / f"metrics/{name}.json"
+
+    @property
+    def reports(self) -> Path:
+        """The folder of pages and pictures."""
+        return self.root / "reports"
+
+    @property
+    def report(self) -> Path:
+        """The page that the stage `report` writes."""
+        return self.reports / "index.html"
+
+    # ---------------------------------------------------------------- what comes and goes
+
+    def state(self, name: str) -> Path:
+        """Where unfinished work of a stage or tool waits to be continued."""
+        return self.root / ".sohes" / name
+
+    @property
+    def database(self) -> Path:
+        """MLflow's, where no server is named."""
+        return self.root / "mlflow.db"
+
+
+def require(path: Path, what: str, command: str) -> Path:
+    """The path. SohesError if nothing is there: `what` it should hold and the `sohes` command that makes it."""
+    if not path.exists():
+        raise SohesError(f"no {what} at {path}: run `sohes {command}` first")
+    return path

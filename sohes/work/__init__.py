@@ -1,0 +1,1 @@
+"""Work cut into parts that can be stopped, resumed and spread over processes."""

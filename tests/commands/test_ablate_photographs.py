@@ -1,0 +1,77 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.commands import ablate_photographs as photographs
+from sohes.errors import SohesError
+from sohes.explore.refine.network import RELEASES
+from sohes.params import Params
+
+
+@pytest.fixture
+def params(tiny_params: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Params:
+    """Of `mine.yaml`, with a small backbone beside it and no refiner's weights anywhere."""
+    params = Params.model_validate(tiny_params)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(tiny_params))
+    save_backbone(build_backbone(params.backbone), tmp_path / "models/backbone.safetensors", {})
+    for release in RELEASES.values():
+        monkeypatch.setenv(release.variable, "~/nowhere")
+    return params
+
+
+def page(params: Params, tmp_path: Path, repository: Path, *benchmarks: str) -> list[str]:
+    run = photographs.run(
+        benchmarks, tmp_path / "mine.yaml", repository,
+        backbone=tmp_path / "models/backbone.safetensors", images=1, out=tmp_path / "page.md",
+    )  # fmt: skip
+    return list(run)
+
+
+def rows(part: str) -> list[str]:
+    return [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("| ")]
+
+
+def test_every_step_and_switch_has_its_row_on_the_page(shared_data, params, tmp_path, repository) -> None:
+    handmade, backbone = page(params, tmp_path, repository, f"coco_panoptic={shared_data / 'coco_panoptic_100'}")
+    steps = ["theta 0.1", "theta 0.6", "mixed with NMS", "local re-clustering", "refined", "dense CRF"]
+    switches = ["all regions looked at again", "stability over 0.1"]
+    assert set(steps + switches) <= set(rows(handmade)) & set(rows(backbone))
+    assert "no refiner" not in rows(handmade)  # the same as without the last step
+    assert {"keys", "values", "keys, recalibrated", "tokens, recalibrated"} <= set(rows(backbone)) - set(rows(handmade))
+    assert rows(handmade)[-7:] == ["0.6", "0.7", "0.8", "0.85", "0.9", "0.95", "1"]
+    text = (tmp_path / "page.md").read_text()
+    assert handmade.strip() in text
+    assert backbone.strip() in text
+    made_by = f"--backbone {tmp_path}/models/backbone.safetensors --params {tmp_path}/mine.yaml --images 1 --out"
+    assert made_by in text
+    for part in (handmade, backbone):  # a row that cannot be computed is named, with the remedy
+        assert "Left out, `CRM`: CRM's weights are not at ~/nowhere: fetch" in part
+        assert "Left out, `CascadePSP`: " in part
+    for line in handmade.splitlines():
+        if line.startswith("| refined"):
+            assert line.split("|")[8].strip() == ""  # no difference from itself
+
+
+def test_the_baseline_has_its_row_though_another_sets_the_same(params, tmp_path, repository) -> None:
+    explore = params.explore.model_copy(update={"refiner": "none"})
+    settings, _ = photographs._settings("handmade", explore, repository, tmp_path, ("coco_panoptic", tmp_path, 1))
+    assert settings[photographs.BASELINE][1].refiner == "none"
+    assert "local re-clustering" in settings
+    assert "no refiner" not in settings
+    assert len({id(extract) for extract, _ in settings.values()}) == 1
+
+
+def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
+    with pytest.raises(SohesError, match="is given as NAME=DIR"):
+        page(params, tmp_path, repository, "coco_panoptic")
+    with pytest.raises(SohesError, match="no benchmark is called coca"):
+        page(params, tmp_path, repository, "coca=.")
+    with pytest.raises(SohesError, match=r"sets backbone.patch_size"):
+        photographs.changed(params.explore, {"backbone.patch_size": 4})
+    (tmp_path / "models/backbone.safetensors").unlink()
+    with pytest.raises(SohesError, match="no backbone at"):
+        page(params, tmp_path, repository, "coco_panoptic=.")

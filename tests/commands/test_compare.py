@@ -1,0 +1,85 @@
+import csv
+
+import cv2
+import pytest
+
+from sohes.ablation import FOLDER, Row, Table
+from sohes.commands import compare
+from sohes.errors import SohesError
+from sohes.params import load_params
+from sohes.tracking import tracking_client
+from sohes.tracking.ablations import record_row, recorded_rows
+from sohes.work.files import write_json
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::FutureWarning"),
+]
+TABLE = Table(
+    title="Coverage", source="a paper, table 1", phase="explore", baseline="plain",
+    rows={
+        "plain": Row(set={}, paper={"AR": 8.1}),
+        "cover": Row(set={"explore.theta_cover": 0.7}, paper={"AR": 9.0}),
+    },
+)  # fmt: skip
+
+
+def record(root, params, row, recalls):
+    details = {"per_image": {str(i): r for i, r in enumerate(recalls)}, "truths_per_image": {"0": 2, "1": 2}}
+    write_json(root / "details/evaluate_details.json", {"explore": details})
+    metrics = {"AR": sum(recalls) / 2, "AP": 1.0, "images": 2.0, "seconds_per_image": 0.5}
+    return record_row("t", TABLE, row, params, metrics, root / "details/evaluate_details.json", root)
+
+
+def test_rows_are_recorded_once_and_compared_with_the_baseline_and_the_paper(tmp_path, repository):
+    base = load_params(repository / "params.yaml")
+    cover = base.model_copy(update={"explore": base.explore.model_copy(update={"theta_cover": 0.7})})
+    assert record(tmp_path, base, "plain", [20.0, 40.0])
+    assert record(tmp_path, cover, "cover", [30.0, 50.0])
+    assert not record(tmp_path, cover, "cover", [30.0, 50.0])  # the same again
+    assert record(tmp_path, cover, "cover", [32.0, 52.0])  # another figure takes the place of the old one
+
+    title, rows = recorded_rows("t", tmp_path)
+    assert title == "Coverage"
+    assert [(row.name, row.baseline) for row in rows] == [("plain", True), ("cover", False)]
+    assert rows[1].params == {"explore.theta_cover": "0.7"}  # and none that all rows share
+    assert rows[1].metrics == {"AR": 42.0, "AP": 1.0, "seconds_per_image": 0.5}
+    assert rows[1].paper == {"AR": 9.0}
+
+    text, written = compare.run("t", tmp_path)
+    assert [path.suffix for path in written] == [".csv", ".md", ".png"]
+    with written[0].open() as file:
+        plain, changed = csv.DictReader(file)
+    assert (plain["AR - baseline"], plain["95 % interval"]) == ("-", "-")
+    assert (changed["AR - baseline"], changed["95 % interval"]) == ("+12.0", "+12.0 to +12.0")  # 12 in both images
+    assert (changed["explore.theta_cover"], changed["AR"], changed["paper AR"]) == ("0.7", "42.0", "9.0")
+    assert text in written[1].read_text()
+    assert cv2.imread(str(written[2])).shape[1] == 1050
+
+
+def test_rows_whose_refiner_knows_human_masks_are_named(tmp_path, repository):
+    base = load_params(repository / "params.yaml")
+    crm = base.model_copy(update={"explore": base.explore.model_copy(update={"theta_cover": 0.7, "refiner": "crm"})})
+    record(tmp_path, base, "plain", [20.0, 40.0])
+    record(tmp_path, crm, "cover", [30.0, 50.0])
+    text, written = compare.run("t", tmp_path)
+    assert "label-free, since human masks trained the refiner: cover." in text
+    assert text in written[1].read_text()
+
+
+def test_what_was_not_recorded_is_one_sentence(tmp_path):
+    with pytest.raises(
+        SohesError, match=r"no table 'nope' in .*params/ablations \(there is: none\): run in the project's folder"
+    ):
+        compare.run("nope", tmp_path)
+    (tmp_path / FOLDER).mkdir(parents=True)
+    (tmp_path / FOLDER / "t.yaml").touch()
+    for name in ("t", "ablation t"):
+        with pytest.raises(SohesError, match=r"no experiment 'ablation t' at .*: run `sohes ablate t` first"):
+            compare.run(name, tmp_path)
+    with pytest.raises(SohesError, match=r"no table 'nope' in .* \(there is: t\): name one of them"):
+        compare.run("nope", tmp_path)
+    assert not (tmp_path / "mlflow.db").exists()  # it was only read from
+    tracking_client(tmp_path).create_experiment("another")
+    with pytest.raises(SohesError, match="run `sohes ablate t` first"):
+        compare.run("t", tmp_path)

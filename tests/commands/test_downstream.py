@@ -1,0 +1,92 @@
+"""Both tasks end to end on tiny scenes and on real photographs, through the stage."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sohes.commands import downstream
+from sohes.errors import SohesError
+from sohes.params import Params
+
+
+@pytest.fixture
+def params(tiny_params: dict) -> Params:
+    tiny_params["downstream"] |= {"image_size": 64, "detection_dim": 16, "steps": 3, "batch_size": 2}
+    tiny_params["downstream"]["checkpoint_every"] = 2
+    return Params.model_validate(tiny_params)
+
+
+@pytest.fixture
+def root(tiny_model: Path) -> Path:
+    """A project with a model and the backbone that it started from."""
+    from sohes.backbone.vit import save_backbone
+    from sohes.model.checkpoint import load_checkpoint
+
+    save_backbone(load_checkpoint(tiny_model)[0].backbone, tiny_model.with_name("backbone.safetensors"), {})
+    return tiny_model.parents[1]
+
+
+def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, params, monkeypatch):
+    told = downstream.run(params, root)
+    rows = json.loads((root / "metrics/downstream.json").read_text())
+    assert [(row["task"], row["data"], row["classes"], row["images"]) for row in rows] == [
+        ("semantic", "scenes", 12, 4),
+        ("detection", "scenes", 12, 4),
+    ]
+    assert all(row["before"] == row["after"] for row in rows)  # the same ViT, the same seeds
+    assert 0 < rows[0]["before"] < 100
+    assert "| semantic | scenes, measured here | mean IoU |" in told
+    assert "published" not in told
+    assert not [path for path in (root / ".sohes/downstream").iterdir() if path.is_dir()]  # no state is left
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("what is finished is trained again")
+
+    monkeypatch.setattr(downstream, "train_probe", never)
+    assert downstream.run(params, root) == told
+
+
+def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, params, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    downstream.run(params, root)
+    client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    (run,) = [run for run in client.search_runs(experiments) if run.info.run_name == "downstream"]
+    assert (run.info.status, run.data.params["downstream.steps"]) == ("FINISHED", "3")
+    assert {"semantic/before", "detection/after"} <= set(run.data.metrics)
+
+
+def test_real_photographs(root, params, shared_data, tmp_path):
+    sample = shared_data / "coco_panoptic_100"
+    content = json.loads((sample / "panoptic.json").read_text())
+    content["images"] = content["images"][:6]
+    few = tmp_path / "few"
+    few.mkdir()
+    (few / "panoptic.json").write_text(json.dumps(content))
+    for name in ("panoptic", "images"):
+        (few / name).symlink_to(sample / name)
+    told = downstream.run(params, root, semantic=f"coco_panoptic={few}")
+    assert told.count("\n") == 3
+    (row,) = json.loads((root / "metrics/downstream.json").read_text())
+    assert (row["train_images"], row["images"], row["classes"]) == (3, 3, 133)
+
+
+def test_the_papers_figures_stand_beside_its_own_tasks():
+    told = downstream.table([downstream.Outcome("detection", "coco", 80, 118287, 5000, before=1.0, after=2.5)])
+    lines = told.splitlines()
+    assert lines[2] == "| detection | coco, measured here | AP of boxes | 1.0 | 2.5 | +1.5 |"
+    assert lines[3] == "| detection | coco, published: SOHES, ICLR 2024, figure 6 | AP of boxes | 22.7 | 24.4 | +1.7 |"
+
+
+def test_what_is_missing_is_one_sentence(root, params, tmp_path):
+    with pytest.raises(SohesError, match="no data set for detection is called ade20k"):
+        downstream.run(params, root, detection="ade20k=somewhere")
+    (root / "models/correct.safetensors").unlink()
+    with pytest.raises(SohesError, match="run `sohes correct` first"):
+        downstream.run(params, root)

@@ -1,0 +1,125 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from sohes.commands import score
+from sohes.data.benchmarks import coco_panoptic
+from sohes.data.store.labels import export_coco, export_sa1b, write_shard
+from sohes.errors import SohesError
+from sohes.masks import mask_set
+from sohes.structures import ImageRecord
+
+
+def scene(image_id: int, *, count: int = 3, shift: int = 0) -> ImageRecord:
+    drawn = np.zeros((count, 8, 40), bool)
+    for i in range(count):
+        drawn[i, :, 10 * i + shift : 10 * i + 8] = True
+    return ImageRecord(image_id, f"{image_id:012}.jpg", "", mask_set(drawn, scores=np.linspace(0.9, 0.1, count)))
+
+
+TRUTH = [scene(i) for i in (139, 285, 632, 724)]
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """COCO's val2017, in the official folder."""
+    export_coco(TRUTH, tmp_path / "coco/annotations/instances_val2017.json")
+    return tmp_path / "coco"
+
+
+def run(root: Path, *predictions: Path, **options: object) -> tuple[dict, str]:
+    console = Console(width=160, record=True)
+    result = score.run(predictions, benchmark="coco", root=root, console=console, **options)
+    return result, console.export_text()
+
+
+def shards(folder: Path, records: list[ImageRecord]) -> Path:
+    write_shard(folder / "shard-00000.parquet", records)
+    return folder
+
+
+def test_truth_as_its_own_prediction_is_100_in_every_format(root, tmp_path):
+    shards(tmp_path / "parquet", TRUTH)
+    export_sa1b(TRUTH, tmp_path / "sa1b")
+    for path in (tmp_path / "parquet", tmp_path / "sa1b", root / "annotations/instances_val2017.json"):
+        result, _ = run(root, path)
+        assert (result["AR"], result["images"]) == (100, 4)
+
+
+def test_measured_and_published_rows_are_never_mixed_up(root, tmp_path):
+    _, told = run(root, shards(tmp_path / "ours", TRUTH), label="ours")
+    lines = [line for line in told.splitlines() if line.startswith("│")]
+    assert "measured here" in lines[0]
+    assert lines[0].split()[1] == "ours"
+    published = {line.split("│")[1].strip(): line for line in lines[1:]}
+    assert all("published: " in line for line in published.values())
+    assert "SOHES, ICLR 2024, table 4" in published["SOHES"]
+    assert "30.5" in published["SOHES"]
+
+
+def test_a_missing_image_is_named_or_counted_as_empty_when_that_is_asked_for(root, tmp_path):
+    path = shards(tmp_path / "ours", TRUTH[:3])
+    with pytest.raises(SohesError, match=r"lack 1 of 4 images .*\(image 724 = 000000000724\.jpg\)"):
+        run(root, path)
+    result, told = run(root, path, missing_as_empty=True)
+    assert (result["AR"], result["images_counted_as_empty"]) == (75, 1)
+    assert "1 of 4 images had no prediction and count as empty" in told
+
+
+def test_two_runs_are_compared_image_by_image(root, tmp_path):
+    worse = [scene(139, count=2), scene(285, count=1), scene(632), scene(724, shift=2)]
+    before = tmp_path / "before.json"
+    run(root, shards(tmp_path / "worse", worse), json_out=before, label="worse")
+    saved = json.loads(before.read_text())
+    assert saved["per_image"]["285"] == pytest.approx(100 / 3)
+    result, told = run(root, shards(tmp_path / "ours", TRUTH), compare=before)
+    gain = result["AR"] - saved["AR"]
+    assert f"AR {gain:+.2f} points against worse" in told
+    assert "zero lies outside it" in told
+    assert "measured before" in told
+    _, told = run(root, tmp_path / "worse", compare=before)
+    assert "interval +0.00 to +0.00" in told
+    assert "zero lies inside it" in told
+
+
+def test_only_results_on_the_same_benchmark_are_compared(root, tmp_path):
+    path = shards(tmp_path / "ours", TRUTH)
+    (tmp_path / "other.json").write_text("{}")
+    with pytest.raises(SohesError, match=r"other\.json is no result of `sohes score --json`"):
+        run(root, path, compare=tmp_path / "other.json")
+    result, _ = run(root, path)
+    (tmp_path / "other.json").write_text(json.dumps({**result, "benchmark": "lvis"}))
+    with pytest.raises(SohesError, match="was scored on lvis, not on coco"):
+        run(root, path, compare=tmp_path / "other.json")
+
+
+def test_the_cap_of_masks_is_ours_to_choose(root, tmp_path):
+    result, _ = run(root, shards(tmp_path / "ours", TRUTH), max_masks=1)
+    assert result["AR"] == pytest.approx(100 / 3)
+
+
+def test_the_full_release_of_ade20k_has_no_published_rows(tmp_path):
+    folder = tmp_path / "ade/ADE20K_2021_17_01/images/ADE/validation/a/b"
+    folder.mkdir(parents=True)
+    content = {"filename": "ADE_val_00000001.jpg", "imsize": [8, 40, 3], "object": []}
+    (folder / "ADE_val_00000001.json").write_text(json.dumps({"annotation": content}))
+    empty = ImageRecord(1, "ADE_val_00000001.jpg", "", mask_set(np.zeros((0, 8, 40), bool)))
+    console = Console(width=160, record=True)
+    path = shards(tmp_path / "ours", [empty])
+    score.run([path], benchmark="ade20k", root=tmp_path / "ade", console=console)
+    told = console.export_text()
+    assert "published:" not in told
+    assert "no published figures on this set" in told
+
+
+def test_real_photographs_in_another_order_and_split_in_two(shared_data, tmp_path):
+    folder = shared_data / "coco_panoptic_100"
+    truth = list(coco_panoptic.read_benchmark(folder))
+    paths = [shards(tmp_path / "late", truth[40:][::-1]), shards(tmp_path / "early", truth[:40])]
+    console = Console(width=160, record=True)
+    result = score.run(paths, benchmark="coco_panoptic", root=folder, console=console)
+    assert result["AR"] == 100
+    assert "no published figures" in console.export_text()

@@ -1,0 +1,113 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from sohes.commands.segment import find_photos, output_names, run
+from sohes.errors import SohesError
+from sohes.params import Params
+
+IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """One, two of the same stem, one of them in a folder, and one that is no image."""
+    folder = tmp_path / "photos"
+    (folder / "deep").mkdir(parents=True)
+    for name in ("one.png", "cat.png", "cat.jpg", "deep/cat.png"):
+        Image.fromarray(IMAGE).save(folder / name)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    return folder
+
+
+@pytest.fixture
+def segment(tiny_params, tiny_model, tmp_path):
+    def call(*what, **options):
+        options = {"model": str(tiny_model), "out": tmp_path / "out", "explore": False, **options}
+        return run(Params.model_validate(tiny_params), what, root=tmp_path, **options)
+
+    return call
+
+
+def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, photos, capsys):
+    written = []
+    with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read \(.*broken.jpg\)"):
+        written.extend(segment(photos))
+    assert sorted(path.name for path in written) == ["cat.jpg.json", "cat.png.json", "deep_cat.png.json", "one.json"]
+    assert "broken.jpg" in capsys.readouterr().err
+    for path in written:
+        found = json.loads(path.read_text())
+        assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg")
+        assert len(found["annotations"]) > 0
+    assert (photos.parent / "out/deep_cat.png.overlay.png").exists()
+
+
+def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_count(segment, photos, capsys):
+    for name in ("IMG_1.HEIC", "._one.png", ".cache/icon.png", "notes.txt"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"no image")
+    (photos / "broken.jpg").unlink()
+    assert len(list(segment(photos))) == 4
+    assert "photos: 2 left out for a name that ends in none of .jpg, " in capsys.readouterr().err
+    with pytest.raises(SohesError, match=r"could not be read .*HEIC"):
+        list(segment(photos / "IMG_1.HEIC"))  # what was named is not left out
+
+
+def test_its_own_results_are_neither_segmented_nor_counted(segment, photos, capsys):
+    (photos / "broken.jpg").unlink()
+    for _ in range(2):
+        assert len(list(segment(photos, out=photos / "deep/out"))) == 4
+        assert "left out" not in capsys.readouterr().err
+
+
+def test_a_photograph_too_long_to_be_shown_does_not_stop_the_others(segment, photos, capsys):
+    Image.new("RGB", (70_000, 20)).save(photos / "broken.jpg", format="PNG")
+    with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read .*the others are done"):
+        list(segment(photos))
+    assert "too long: 70000 x 20 pixels" in capsys.readouterr().err
+
+
+def test_masks_for_a_benchmark_lie_in_stored_pixels(segment, photos):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(IMAGE).save(photos / "turned.jpg", exif=exif)
+    for upright, size in ((True, (56, 40)), (False, (40, 56))):
+        (written,) = segment(photos / "turned.jpg", apply_exif=upright)
+        image = json.loads(written.read_text())["image"]
+        assert (image["height"], image["width"]) == size
+
+
+def test_phase_one_needs_no_model(segment, photos, tmp_path):
+    (written,) = segment(photos / "one.png", explore=True, model="absent.safetensors")
+    annotations = json.loads(written.read_text())["annotations"]
+    assert annotations
+    assert {a["score"] for a in annotations} == {1.0}
+
+
+def test_without_a_model_the_way_on_is_named(segment, photos):
+    with pytest.raises(SohesError, match="or take phase 1, which needs none"):
+        next(segment(photos, model="absent.safetensors"))
+
+
+def test_patterns_folders_and_files_name_each_photograph_once(photos):
+    names = [path.name for path in find_photos([f"{photos}/c*", photos, photos / "one.png"])]
+    assert names == ["cat.jpg", "cat.png", "broken.jpg", "cat.png", "one.png"]
+    assert find_photos([photos], leave_out=photos) == []
+    with pytest.raises(SohesError, match=r"no such photograph: .*absent"):
+        find_photos([photos / "absent*.jpg"])
+
+
+def test_no_two_photographs_share_a_name(tmp_path):
+    files = [tmp_path / name for name in ("a.jpg", "b/c.jpg", "b/c.png", "d/c.png", "d/C.jpg", "d_C.jpg", "e/f.png")]
+    names = output_names(files)
+    assert len({name.casefold() for name in names}) == len(files)
+    assert (names[0], names[-1]) == ("a", "f")
+
+
+def test_a_name_does_not_depend_on_the_order(tmp_path):
+    files = [tmp_path / name for name in ("a.jpg", "b/c.jpg", "b/c.png", "d/c.png")]
+    names = output_names(files)
+    assert names == ["a", "c.jpg", "b_c.png", "d_c.png"]
+    assert output_names(files[::-1]) == names[::-1]

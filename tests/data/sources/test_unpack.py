@@ -1,0 +1,104 @@
+import io
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from sohes.data.sources.unpack import iter_members
+from sohes.data.store.images import UnreadableImage
+from sohes.errors import SohesError
+
+FILES = {"a.jpg": b"one", "deep/b.jpg": b"two", "notes.txt": b"no"}
+EVIL = ("../out.jpg", "/etc/out.jpg", "a/../../out.jpg", "..\\out.jpg")
+
+
+def write_tar(path: Path, files: dict[str, bytes], mode: str = "w", extra: tuple[tarfile.TarInfo, ...] = ()) -> Path:
+    with tarfile.open(path, mode) as tar:
+        for name, data in files.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(data)
+            tar.addfile(info, io.BytesIO(data))
+        for info in extra:
+            tar.addfile(info)
+    return path
+
+
+def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in files.items():
+            archive.writestr(name, data)
+    return path
+
+
+def photographs(path: Path, **limits: int) -> dict[str, object]:
+    members = iter_members(path, lambda name: name.endswith(".jpg"), **limits)
+    return {name: data.reason if isinstance(data, UnreadableImage) else data for name, data in members}
+
+
+def test_tar_gzip_and_zip_give_the_same_whatever_they_are_called(tmp_path):
+    wanted = {"a.jpg": b"one", "deep/b.jpg": b"two"}
+    assert photographs(write_tar(tmp_path / "plain.tar", FILES)) == wanted
+    assert photographs(write_tar(tmp_path / "gzip-inside.tar", FILES, "w:gz")) == wanted
+    assert photographs(write_zip(tmp_path / "pack-00001", FILES)) == wanted
+
+
+@pytest.mark.parametrize("write", [write_tar, write_zip])
+def test_names_that_lead_out_are_reported_and_nothing_is_written_anywhere(tmp_path, write):
+    (tmp_path / "in").mkdir()
+    path = write(tmp_path / "in/evil", dict.fromkeys(EVIL, b"evil") | {"good.jpg": b"good"})
+    found = photographs(path)
+    assert found.pop("good.jpg") == b"good"
+    assert set(found.values()) == {"its name leads out of the archive"}
+    assert len(found) == len(EVIL)
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["evil", "in"]
+
+
+def test_links_and_devices_are_no_photographs(tmp_path):
+    odd = []
+    kinds = {
+        "s": tarfile.SYMTYPE,
+        "h": tarfile.LNKTYPE,
+        "c": tarfile.CHRTYPE,
+        "b": tarfile.BLKTYPE,
+        "f": tarfile.FIFOTYPE,
+    }
+    for name, kind in kinds.items():
+        info = tarfile.TarInfo(f"{name}.jpg")
+        info.type, info.linkname = kind, "/etc/passwd"
+        odd.append(info)
+    assert photographs(write_tar(tmp_path / "odd.tar", {"a.jpg": b"one"}, extra=tuple(odd))) == {"a.jpg": b"one"}
+    link = zipfile.ZipInfo("link.jpg")
+    link.external_attr = 0o120777 << 16
+    with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
+        archive.writestr(link, "/etc/passwd")
+        archive.writestr("a.jpg", b"one")
+    assert photographs(tmp_path / "odd.zip") == {"a.jpg": b"one"}
+
+
+def test_bombs_are_refused_before_they_go_off(tmp_path):
+    bomb = {"a.jpg": bytes(2**21)}
+    assert "2 MiB in the archive" in str(photographs(write_zip(tmp_path / "b.zip", bomb), max_member_bytes=2**20))
+    with pytest.raises(SohesError, match="unpacks to more than 10 times its size"):
+        photographs(write_tar(tmp_path / "b.tar", bomb, "w:gz"), max_ratio=10)
+    # A directory that lies about the size.
+    path = write_zip(tmp_path / "lies.zip", bomb)
+    path.write_bytes(path.read_bytes().replace((2**21).to_bytes(4, "little"), (9).to_bytes(4, "little")))
+    assert "damaged in the archive" in str(photographs(path)["a.jpg"])
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_an_archive_that_was_cut_is_damaged_not_short(tmp_path, mode):
+    import random
+
+    noise = random.Random(0).randbytes(50_000)
+    path = write_tar(tmp_path / "cut.tar", {"a.jpg": b"one", "b.jpg": noise}, mode)
+    path.write_bytes(path.read_bytes()[:30_000])
+    with pytest.raises(SohesError, match=r"the archive cut\.tar is damaged .*: remove it and pull again"):
+        photographs(path)
+
+
+def test_what_is_no_archive_is_one_sentence(tmp_path):
+    (tmp_path / "page.zip").write_text("<html>please log in</html>")
+    with pytest.raises(SohesError, match=r"page\.zip is damaged"):
+        photographs(tmp_path / "page.zip")

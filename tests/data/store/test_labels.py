@@ -1,0 +1,198 @@
+import errno
+import json
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pycocotools.coco import COCO
+from torch.utils.data import DataLoader
+
+from sohes.data.store.labels import (
+    CROWD,
+    ROWS_PER_GROUP,
+    LabelStore,
+    export_coco,
+    export_sa1b,
+    iter_records,
+    read_shard,
+    write_shard,
+)
+from sohes.errors import SohesError
+from sohes.masks import decode, empty_mask_set, mask_set
+from sohes.structures import ImageRecord
+
+# pycocotools 2.0.11 decodes in a way that numpy 2.4 warns about.
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+
+# A whole, a part of it, a part of the part, and something else.
+NESTED = np.zeros((4, 6, 8), bool)
+NESTED[0, :, :6] = NESTED[1, 1:5, 1:5] = NESTED[2, 2:4, 2:4] = NESTED[3, 0, 7] = True
+
+
+def record(image_id: int, scores: tuple[float, ...] = (1, 0.5, 0.25, 0.1)) -> ImageRecord:
+    masks = mask_set(
+        NESTED, scores=np.array(scores), parents=np.array([-1, 0, 1, -1]), sources=["global", "local", "local", CROWD]
+    )
+    return ImageRecord(image_id, f"sub/ä-{image_id}.jpg", f"sha256:{image_id}", masks)
+
+
+def empty(image_id: int) -> ImageRecord:
+    return ImageRecord(image_id, "empty.jpg", "sha256:0", empty_mask_set(6, 8))
+
+
+def assert_same(found: ImageRecord, wanted: ImageRecord) -> None:
+    assert (found.image_id, found.file_name, found.digest) == (wanted.image_id, wanted.file_name, wanted.digest)
+    assert (found.masks.height, found.masks.width) == (wanted.masks.height, wanted.masks.width)
+    assert found.masks.rles == wanted.masks.rles
+    assert found.masks.sources == wanted.masks.sources
+    np.testing.assert_array_equal(found.masks.scores, wanted.masks.scores)
+    np.testing.assert_array_equal(found.masks.parents, wanted.masks.parents)
+    assert found.masks.scores.dtype == np.float32
+    assert found.masks.parents.dtype == np.int64
+
+
+def test_a_shard_gives_back_its_records(tmp_path: Path) -> None:
+    records = [record(3), empty(1), record(2, (0.9, 0.8, 0.7, 0.6))]
+    write_shard(tmp_path / "s.parquet", records)
+    for found, wanted in zip(read_shard(tmp_path / "s.parquet"), records, strict=True):
+        assert_same(found, wanted)
+    np.testing.assert_array_equal(decode(read_shard(tmp_path / "s.parquet")[0].masks), NESTED)
+
+
+def test_rows_read_well_without_this_program(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.parquet", [record(3)])
+    row = pq.read_table(tmp_path / "s.parquet").to_pylist()[0]
+    assert list(row) == ["image_id", "file_name", "height", "width", "digest", "masks"]
+    assert row["masks"][1]["area"] == 16
+    assert row["masks"][1]["bbox_xywh"] == [1, 1, 4, 4]
+    assert [mask["id"] for mask in row["masks"]] == [0, 1, 2, 3]
+    assert [mask["parent"] for mask in row["masks"]] == [-1, 0, 1, -1]
+    assert [mask["level"] for mask in row["masks"]] == [0, 1, 2, 0]
+
+
+def test_the_same_records_give_the_same_bytes(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        write_shard(tmp_path / name, (record(i) for i in range(40)))
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+    write_shard(tmp_path / "two", (record(i, (1, 1, 1, 1)) for i in range(40)))
+    assert (tmp_path / "one").read_bytes() != (tmp_path / "two").read_bytes()
+
+
+def test_a_store_reads_single_records_out_of_many_shards(tmp_path: Path) -> None:
+    ids = np.random.default_rng(0).permutation(5 * ROWS_PER_GROUP).tolist()
+    write_shard(tmp_path / "shard-00001.parquet", [record(i) for i in ids[50:]])
+    write_shard(tmp_path / "shard-00000.parquet", [empty(i) if i % 7 == 0 else record(i) for i in ids[:50]])
+    (tmp_path / ".shard-00002.0123.parquet").write_bytes(b"left behind by a killed writer")
+    store = pickle.loads(pickle.dumps(LabelStore(tmp_path)))
+    assert len(store) == len(ids)
+    assert store.image_ids == ids
+    assert [found.image_id for found in iter_records(tmp_path)] == ids
+    for image_id in (ids[0], ids[49], ids[50], ids[-1], ids[0], 7):
+        wanted = empty(image_id) if image_id % 7 == 0 and image_id in ids[:50] else record(image_id)
+        assert_same(store.record(image_id), wanted)
+    with pytest.raises(SohesError, match="no labels for image 999"):
+        store.record(999)
+
+
+def test_one_record_costs_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_shard(tmp_path / "s.parquet", [record(i) for i in range(4 * ROWS_PER_GROUP)])
+    store = LabelStore(tmp_path)
+    read: list[int] = []
+    original = pq.ParquetFile.read_row_group
+
+    def counting(self: pq.ParquetFile, group: int, **options: object) -> pa.Table:
+        read.append(group)
+        return original(self, group, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "read_row_group", counting)
+    for image_id in range(ROWS_PER_GROUP, 2 * ROWS_PER_GROUP):
+        store.record(image_id)
+    assert read == [1]
+
+
+class IdsDataset:
+    def __init__(self, store: LabelStore) -> None:
+        self.store = store
+
+    def __len__(self) -> int:
+        return len(self.store)
+
+    def __getitem__(self, index: int) -> int:
+        return self.store.record(self.store.image_ids[index]).image_id
+
+
+def test_a_store_works_in_loader_workers(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.parquet", [record(i) for i in range(40)])
+    store = LabelStore(tmp_path)
+    store.record(3)  # the parent has read already when it forks
+    loader = DataLoader(IdsDataset(store), batch_size=8, num_workers=2)  # type: ignore[arg-type]
+    assert [int(i) for batch in loader for i in batch] == list(range(40))
+
+
+def test_what_is_not_a_shard_of_this_version_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SohesError, match="no label shards"):
+        LabelStore(tmp_path)
+    path = tmp_path / "s.parquet"
+    path.write_bytes(b"nonsense")
+    with pytest.raises(SohesError, match="cannot be read as a label shard"):
+        read_shard(path)
+    pq.write_table(pa.table({"image_id": [1]}), path)
+    with pytest.raises(SohesError, match="schema version none"):
+        read_shard(path)
+    pq.write_table(pa.table({"image_id": [1]}).replace_schema_metadata({"sohes_labels": "99"}), path)
+    with pytest.raises(SohesError, match="schema version 99 but this program reads version 1"):
+        LabelStore(tmp_path)
+
+
+def test_an_image_in_two_shards_is_an_error(tmp_path: Path) -> None:
+    write_shard(tmp_path / "a.parquet", [record(1)])
+    write_shard(tmp_path / "b.parquet", [record(2), record(1)])
+    with pytest.raises(SohesError, match="holds image 1 twice"):
+        LabelStore(tmp_path)
+
+
+def test_an_error_while_writing_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails_after_one():
+        yield record(1)
+        raise RuntimeError("the worker's own trouble")
+
+    with pytest.raises(RuntimeError):
+        write_shard(tmp_path / "s.parquet", fails_after_one())
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        write_shard(tmp_path / "s.parquet", [record(1)])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_export_to_coco_is_read_by_pycocotools(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    write_shard(tmp_path / "labels/s.parquet", [record(3), empty(5), record(4)])
+    export_coco(tmp_path / "labels", tmp_path / "coco.json")
+    coco = COCO(str(tmp_path / "coco.json"))
+    assert coco.getImgIds() == [3, 5, 4]
+    assert sorted(coco.getAnnIds()) == list(range(1, 9))
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=[4]))
+    assert [a["parent"] for a in annotations] == [None, 5, 6, None]
+    assert [a["iscrowd"] for a in annotations] == [0, 0, 0, 1]
+    np.testing.assert_array_equal(coco.annToMask(annotations[1]), NESTED[1])
+    export_coco([record(3), empty(5), record(4)], tmp_path / "again.json")
+    assert (tmp_path / "again.json").read_bytes() == (tmp_path / "coco.json").read_bytes()
+    export_coco([], tmp_path / "none.json")
+    assert json.loads((tmp_path / "none.json").read_text())["images"] == []
+
+
+def test_export_to_sa1b_is_one_file_per_image(tmp_path: Path) -> None:
+    export_sa1b([record(3), empty(5)], tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["sa_3.json", "sa_5.json"]
+    content = json.loads((tmp_path / "out/sa_3.json").read_text())
+    assert content["image"] == {"image_id": 3, "file_name": "sub/ä-3.jpg", "height": 6, "width": 8}
+    second = content["annotations"][1]
+    assert (second["id"], second["parent"], second["area"], second["predicted_iou"]) == (2, 1, 16, 0.5)
+    assert second["segmentation"]["size"] == [6, 8]

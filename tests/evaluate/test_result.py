@@ -1,0 +1,90 @@
+import json
+import pickle
+import sys
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+
+from sohes import masks
+from sohes.errors import SohesError
+from sohes.evaluate.result import Result
+
+DRAWN = np.zeros((3, 6, 8), bool)
+DRAWN[0, 1:5, 1:7] = True  # a whole,
+DRAWN[1, 2:4, 2:5] = True  # its part,
+DRAWN[2, 3, 3] = True  # and the part's part
+FOUND = masks.mask_set(DRAWN, scores=np.array([0.9, 0.8, 0.7]), parents=np.array([-1, 0, 1]), sources="correct")
+
+
+@pytest.fixture
+def result() -> Result:
+    return Result(np.full((6, 8, 3), 90, np.uint8), FOUND)
+
+
+def test_it_says_what_was_found(result):
+    assert len(result) == 3
+    assert np.array_equal(result.masks, DRAWN)
+    assert result.scores.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert result.parents.tolist() == [-1, 0, 1]
+    assert result.levels.tolist() == [0, 1, 2]
+    assert result.areas.tolist() == [24, 6, 1]
+    assert result.boxes_xywh.tolist() == [[1, 1, 6, 4], [2, 2, 3, 2], [3, 3, 1, 1]]
+
+
+def test_a_pickle_holds_the_run_lengths_and_not_the_unpacked_masks(result):
+    before = len(pickle.dumps(result))
+    assert result.masks.any()
+    assert len(pickle.dumps(result)) == before
+    again = pickle.loads(pickle.dumps(result))
+    assert np.array_equal(again.image, result.image)
+    assert np.array_equal(again.masks, DRAWN)
+
+
+def test_pycocotools_reads_its_coco(result, tmp_path):
+    (tmp_path / "coco.json").write_text(json.dumps(result.to_coco("cat.jpg", image_id=7)))
+    coco = COCO(tmp_path / "coco.json")
+    assert coco.loadImgs(7)[0]["file_name"] == "cat.jpg"
+    annotations = coco.loadAnns(coco.getAnnIds(imgIds=7))
+    assert [a["id"] for a in annotations] == [1, 2, 3]
+    assert [a["parent_id"] for a in annotations] == [None, 1, 2]
+    assert all(np.array_equal(coco.annToMask(a), m) for a, m in zip(annotations, DRAWN, strict=True))
+
+
+def test_supervision_gets_corners_masks_and_the_forest(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", SimpleNamespace(Detections=SimpleNamespace))
+    detections = result.to_supervision()
+    assert detections.xyxy.tolist() == [[1, 1, 7, 5], [2, 2, 5, 4], [3, 3, 4, 4]]
+    assert np.array_equal(detections.mask, DRAWN)
+    assert detections.data["parent"].tolist() == [-1, 0, 1]
+    assert detections.data["level"].tolist() == [0, 1, 2]
+
+
+def test_without_supervision_the_remedy_is_named(result, monkeypatch):
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(SohesError, match="pip install supervision"):
+        result.to_supervision()
+
+
+def test_a_plot_of_a_level_tints_that_level_only(result):
+    drawn = result.plot(level=1)
+    assert np.array_equal(np.any(drawn != result.image, axis=2), DRAWN[1])
+
+
+def test_it_saves_json_and_pictures(result, tmp_path):
+    written = result.save(tmp_path / "new", "cat", file_name="cat.jpeg")
+    assert written == tmp_path / "new/cat.json"
+    saved = json.loads(written.read_text())
+    assert saved["image"] == {"file_name": "cat.jpeg", "height": 6, "width": 8}
+    assert [a["parent_id"] for a in saved["annotations"]] == [None, 1, 2]
+    for suffix, height in (("photo.jpg", 6), ("overlay.png", 6), ("levels.png", 6 + 5)):  # of a caption
+        assert cv2.imread(str(tmp_path / f"new/cat.{suffix}")).shape[0] == height
+
+
+def test_an_empty_result_saves_too(tmp_path):
+    nothing = Result(np.zeros((6, 8, 3), np.uint8), masks.empty_mask_set(6, 8))
+    assert json.loads(nothing.save(tmp_path).read_text())["annotations"] == []
+    assert nothing.to_coco()["annotations"] == []
+    assert np.array_equal(nothing.plot(), nothing.image)

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+
+from sohes.explore.peers.maskcut import WEAK, maskcut, second_eigenvector
+
+
+def scene(size: int = 12) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features of a background with two objects, each of its own direction, and the two objects."""
+    large, small = np.zeros((2, size, size), bool)
+    large[2:8, 2:7] = True
+    small[9:11, 8:11] = True
+    features = np.zeros((size, size, 3), np.float32)
+    features[..., 0] = 1
+    features[large] = (0, 1, 0)
+    features[small] = (0, 0, 1)
+    noise = np.random.default_rng(0).normal(scale=0.02, size=features.shape)
+    return (features + noise).astype(np.float32), large, small
+
+
+def test_the_objects_are_cut_out_one_after_the_other():
+    features, large, small = scene()
+    found = maskcut(features, tau=0.5, cuts=2)
+    assert {mask.tobytes() for mask in found} == {large.tobytes(), small.tobytes()}
+
+
+def test_cuts_do_not_overlap_and_are_no_more_than_asked_for():
+    features, _, _ = scene()
+    for cuts in (1, 3, 6):
+        found = maskcut(features, tau=0.5, cuts=cuts)
+        assert 1 <= len(found) <= cuts
+        assert found.sum(0).max() == 1
+        assert found.any((1, 2)).all()
+
+
+def test_the_vector_solves_the_generalised_problem():
+    random = np.random.default_rng(1)
+    half = np.triu(random.random((20, 20)) > 0.6, 1)
+    alike = half | half.T | np.eye(20, dtype=bool)
+    weights = np.where(alike, 1, WEAK)
+    degree = weights.sum(1)
+    values, vectors = np.linalg.eigh((np.diag(degree) - weights) / np.sqrt(np.outer(degree, degree)))
+    expected = vectors[:, 1] / np.sqrt(degree)
+    ours = second_eigenvector(alike)
+    cosine = abs(expected @ ours) / np.linalg.norm(expected) / np.linalg.norm(ours)
+    assert values[1] < values[2] - 1e-3
+    assert cosine == pytest.approx(1, abs=1e-3)
+
+
+def test_the_same_features_give_the_same_masks():
+    features, _, _ = scene()
+    first, second = (maskcut(features, tau=0.5, cuts=3) for _ in range(2))
+    np.testing.assert_array_equal(first, second)
+
+
+def test_features_without_direction_are_no_error():
+    assert maskcut(np.zeros((4, 4, 2), np.float32), tau=0.5, cuts=2).shape[1:] == (4, 4)

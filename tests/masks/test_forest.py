@@ -1,0 +1,132 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sohes.bench.hierarchy import boolean_parents, nested_discs
+from sohes.masks import forest, intersections, mask_set
+
+
+def bars(*spans: tuple[int, int], width: int = 100) -> np.ndarray:
+    """(N, 1, width) masks of the pixels [start, stop)."""
+    found = np.zeros((len(spans), 1, width), bool)
+    for mask, (start, stop) in zip(found, spans, strict=True):
+        mask[0, start:stop] = True
+    return found
+
+
+def parents_of(*spans: tuple[int, int], theta_cover: float = 0.9) -> list[int]:
+    shared = intersections(bars(*spans))
+    ancestors = forest.ancestors_from_intersections(shared, theta_cover=theta_cover)
+    return forest.parents_from_ancestors(ancestors, np.diagonal(shared)).tolist()
+
+
+def test_whole_part_and_subpart() -> None:
+    assert parents_of((0, 80), (10, 40), (15, 25), (50, 70), (85, 95)) == [-1, 0, 1, 0, -1]
+
+
+def test_coverage_must_exceed_the_threshold() -> None:
+    assert parents_of((0, 50), (40, 60)) == [-1, -1]
+    assert parents_of((0, 50), (32, 52)) == [-1, -1]  # 18 of 20: exactly 0.9
+    assert parents_of((0, 50), (31, 51)) == [-1, 0]  # 19 of 20
+
+
+def test_near_duplicates_and_equals_are_not_nested() -> None:
+    assert parents_of((0, 50), (0, 46)) == [-1, -1]  # 46 of the larger one's 50 are more than 0.9
+    assert parents_of((0, 50), (0, 45)) == [-1, -1]  # exactly 0.9
+    assert parents_of((0, 50), (0, 44)) == [-1, 0]
+    assert parents_of((0, 50), (0, 50)) == [-1, -1]
+
+
+def test_of_two_parents_of_one_size_the_first_is_taken() -> None:
+    assert parents_of((0, 50), (5, 55), (20, 30)) == [-1, -1, 0]
+
+
+def test_empty_masks_have_no_relations() -> None:
+    assert parents_of((0, 50), (10, 10)) == [-1, -1]
+
+
+def test_the_relation_is_made_transitive() -> None:
+    spans = (0, 100), (0, 60), (42, 62)  # 18 of 20 is not enough for the second, 0.95 of 0.95 for nobody
+    assert parents_of(*spans) == [-1, 0, 0]
+    chain = np.zeros((3, 3), bool)
+    chain[0, 1] = chain[1, 2] = True
+    closed = forest.transitive_closure(chain)
+    assert closed[0, 2]
+    assert closed.sum() == 3
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0.5, 0.95))
+def test_ancestry_is_a_strict_order_and_the_forest_agrees(seed: int, theta_cover: float) -> None:
+    found = nested_discs(12, 40, seed)
+    shared = intersections(found)
+    area = np.diagonal(shared)
+    ancestors = forest.ancestors_from_intersections(shared, theta_cover=theta_cover)
+    assert not (ancestors & ancestors.T).any()
+    assert not ((ancestors.astype(int) @ ancestors > 0) & ~ancestors).any()
+    above, below = np.nonzero(ancestors)
+    assert (area[above] > area[below]).all()
+    parents = forest.parents_from_ancestors(ancestors, area)
+    np.testing.assert_array_equal(parents, boolean_parents(found, theta_cover=theta_cover))
+    assert not (forest.forest_ancestors(parents) & ~ancestors).any()
+
+
+def test_forest_ancestors_and_levels() -> None:
+    parents = np.array([-1, 0, 1, 0, -1])
+    ancestors = forest.forest_ancestors(parents)
+    assert np.argwhere(ancestors).tolist() == [[0, 1], [0, 2], [0, 3], [1, 2]]
+    assert forest.levels(parents).tolist() == [0, 1, 2, 1, 0]
+    assert forest.levels(np.zeros(0, np.int64)).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("parents", "message"), [([1, 0], "cycle"), ([0], "cycle"), ([2, -1], "lie in"), ([-2], "lie in")]
+)
+def test_what_is_no_forest_is_refused(parents: list[int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        forest.forest_ancestors(np.array(parents))
+
+
+def test_relink_skips_dropped_ancestors() -> None:
+    parents = np.array([-1, 0, 1, 2, 0])
+    assert forest.relink(parents, np.array([3, 0, 4])).tolist() == [1, -1, 1]
+    assert forest.relink(parents, np.array([3])).tolist() == [-1]
+    assert forest.relink(parents, np.zeros(0, np.int64)).tolist() == []
+
+
+def test_select_keeps_order_scores_and_sources() -> None:
+    found = mask_set(
+        bars((0, 90), (10, 60), (20, 30)), scores=np.array([0.1, 0.2, 0.3]), parents=np.array([-1, 0, 1]), sources="abc"
+    )
+    kept = forest.select(found, np.array([2, 0]))
+    assert kept.rles == (found.rles[2], found.rles[0])
+    assert kept.parents.tolist() == [1, -1]
+    np.testing.assert_allclose(kept.scores, [0.3, 0.1])
+
+
+def probabilities(n: int, **edges: float) -> np.ndarray:
+    """`p01=0.9`: mask 0 is an ancestor of mask 1 with probability 0.9."""
+    matrix = np.zeros((n, n))
+    for edge, value in edges.items():
+        matrix[int(edge[1]), int(edge[2])] = value
+    return matrix
+
+
+def test_forest_from_probabilities_takes_the_deepest_ancestor() -> None:
+    chain = probabilities(3, p01=0.9, p12=0.6, p02=0.99)
+    assert forest.forest_from_probabilities(chain, np.array([9, 5, 2]), threshold=0.5).tolist() == [-1, 0, 1]
+    assert forest.forest_from_probabilities(chain, np.array([9, 5, 2]), threshold=0.7).tolist() == [-1, 0, 0]
+
+
+def test_forest_from_probabilities_takes_the_likelier_of_equals() -> None:
+    rivals = probabilities(3, p02=0.6, p12=0.8)
+    assert forest.forest_from_probabilities(rivals, np.array([9, 8, 2]), threshold=0.5).tolist() == [-1, -1, 1]
+
+
+def test_forest_from_probabilities_has_no_cycles() -> None:
+    mutual = probabilities(3, p01=0.9, p10=0.95, p22=1.0)
+    assert forest.forest_from_probabilities(mutual, np.array([5, 9, 5]), threshold=0.5).tolist() == [1, -1, -1]
+    assert forest.forest_from_probabilities(mutual, np.array([5, 5, 5]), threshold=0.5).tolist() == [-1, -1, -1]

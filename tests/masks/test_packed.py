@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from sohes import masks
+from sohes.masks import packed
+from sohes.masks.packed import PackedMasks, join, lay, pack
+from sohes.masks.runs import encode
+
+
+def blobs(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
+    """Ellipses of all sizes, one of them empty and one of them everything."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[:height, :width]
+    centres, radii = rng.random((count, 2)) * (height, width), rng.uniform(1, 0.5 * min(height, width), (count, 2))
+    drawn = np.stack(
+        [((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1 for (cy, cx), (ry, rx) in zip(centres, radii, strict=True)]
+    )
+    drawn[0], drawn[-1] = False, True
+    return drawn
+
+
+@pytest.fixture(params=[(40, 64), (37, 150), (70, 63), (5, 200)])
+def drawn(request) -> np.ndarray:
+    return blobs(24, *request.param)
+
+
+def test_packing_loses_nothing(drawn: np.ndarray) -> None:
+    found = pack(drawn, size=drawn.shape[1:])
+    np.testing.assert_array_equal(found.unpacked(), drawn)
+    np.testing.assert_array_equal(packed.areas(found), drawn.sum((1, 2)))
+    assert found.words.nbytes < drawn.nbytes
+    assert found.boxes_N4[0].tolist() == [0, 0, 0, 0]
+
+
+def test_a_window_may_lie_anywhere(drawn: np.ndarray) -> None:
+    found = pack(drawn, size=drawn.shape[1:])
+    for box in [(0, 0, 4, 9), (2, 17, 5, 40), (1, 5, 2, 63), (3, 60, 3, 60)]:
+        for i, mask in enumerate(drawn):
+            np.testing.assert_array_equal(found.window(i, box), mask[box[0] : box[2], box[1] : box[3]])
+
+
+def test_selection_and_joining_keep_the_masks(drawn: np.ndarray) -> None:
+    found = pack(drawn, size=drawn.shape[1:])
+    some = np.array([7, 0, 3, 23])
+    np.testing.assert_array_equal(found[some].unpacked(), drawn[some])
+    np.testing.assert_array_equal(found[drawn.sum((1, 2)) > 50].unpacked(), drawn[drawn.sum((1, 2)) > 50])
+    both = join([found[some], found], size=found.size)
+    np.testing.assert_array_equal(both.unpacked(), np.concatenate([drawn[some], drawn]))
+    assert len(join([], size=(3, 4))) == 0
+    assert join([], size=(3, 4)).unpacked().shape == (0, 3, 4)
+
+
+def test_masks_are_laid_where_they_belong() -> None:
+    cells = np.array([[[True, False, True], [False, False, True]]])
+    found = lay(cells, np.array([0, 0, 1]), np.array([0, 2, 2]), size=(6, 130), origin=(2, 126))
+    expected = np.zeros((6, 130), bool)
+    expected[2:4, 126:129] = True
+    expected[4, 127:129] = True
+    np.testing.assert_array_equal(found.unpacked()[0], expected)
+
+
+def test_a_cell_without_a_pixel_leaves_none() -> None:
+    cells = np.zeros((1, 3, 3), bool)
+    cells[0, 1] = True
+    found = lay(cells, np.array([0, 2]), np.arange(3), size=(10, 10), origin=(4, 4))
+    assert packed.areas(found).tolist() == [0]
+
+
+def test_counts_are_those_of_boolean_masks(drawn: np.ndarray) -> None:
+    found = pack(drawn, size=drawn.shape[1:])
+    np.testing.assert_array_equal(packed.intersections(found), masks.intersections(drawn))
+    turned = drawn[::-1]
+    shared = packed.overlaps(found, pack(turned, size=found.size))
+    np.testing.assert_array_equal(shared, (drawn & turned).sum((1, 2)))
+
+
+@pytest.mark.parametrize("nms_iou", [0.0, 0.3, 0.7, 0.9, 1.0])
+def test_suppression_is_greedy_nms_without_empty_masks(nms_iou: float) -> None:
+    drawn = np.concatenate([blobs(30, 60, 90, seed) for seed in range(2)])
+    drawn = np.concatenate([drawn, np.roll(drawn, 1, 2), drawn[:9]])
+    iou = masks.iou_from_intersections(masks.intersections(drawn))
+    order = np.flatnonzero(drawn.any((1, 2)))
+    expected = masks.nms_from_iou(iou, order, nms_iou=nms_iou)
+    np.testing.assert_array_equal(packed.suppress(pack(drawn, size=(60, 90)), nms_iou=nms_iou), expected)
+
+
+# ---------------------------------------------------------------- run lengths
+
+
+def stretched(drawn_NHW: np.ndarray, height: int, width: int) -> np.ndarray:
+    rows = ((np.arange(height) + 0.5) * drawn_NHW.shape[1] / height).astype(int)
+    columns = ((np.arange(width) + 0.5) * drawn_NHW.shape[2] / width).astype(int)
+    return drawn_NHW[:, rows][:, :, columns]
+
+
+def test_run_lengths_are_pycocotools(drawn: np.ndarray) -> None:
+    assert encode(pack(drawn, size=drawn.shape[1:]), drawn.shape[1:]) == masks.encode(drawn)
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.99, 1.5, 2.3])
+def test_run_lengths_of_another_size(drawn: np.ndarray, factor: float) -> None:
+    height, width = (round(side * factor) for side in drawn.shape[1:])
+    found = encode(pack(drawn, size=drawn.shape[1:]), (height, width))
+    assert found == masks.encode(stretched(drawn, height, width))
+
+
+def test_noise_has_the_longest_run_lengths() -> None:
+    drawn = np.random.default_rng(0).random((3, 61, 131)) < 0.5
+    assert encode(pack(drawn, size=(61, 131)), (61, 131)) == masks.encode(drawn)
+
+
+def test_no_masks_are_no_run_lengths() -> None:
+    nothing = PackedMasks((4, 5), np.zeros((0, 4), np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
+    assert encode(nothing, (8, 10)) == ()

@@ -1,0 +1,177 @@
+import io
+import multiprocessing
+from contextlib import closing
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from sohes import masks
+from sohes.data.store.images import ImageStore, pack_images
+from sohes.data.store.labels import LabelStore, write_shard
+from sohes.errors import SohesError
+from sohes.masks import forest
+from sohes.params import AugmentParams
+from sohes.structures import ImageRecord
+from sohes.train.dataset import LabelDataset, PairDataset, load, positions
+
+AUGMENT = AugmentParams(scale_min=0.8, scale_max=1.4, colour_jitter=0.3, greyscale=0.1, blur=0.1, copy_paste=0.5)
+
+
+def make_project(root, *, count=6, wrong=(), damaged=()):
+    """`count` images of 32 x 48 with a root, a part and a second root. wrong: labels of another size."""
+    rng = np.random.default_rng(0)
+    entries, records = [], []
+    for image_id in range(1, count + 1):
+        file = io.BytesIO()
+        Image.fromarray(rng.integers(0, 256, (32, 48, 3), np.uint8)).save(file, "PNG")
+        entries.append((image_id, f"{image_id}.png", file.getvalue()))
+        shown = np.zeros((3, 30 if image_id in wrong else 32, 48), bool)
+        shown[0, 2:20, 2:20], shown[1, 4:12, 4:12], shown[2, 4:28, 26:40] = True, True, True
+        records.append(ImageRecord(image_id, f"{image_id}.png", "", masks.mask_set(shown, parents=[-1, 0, -1])))
+    limits = {"images_per_shard": 100, "max_megapixels": 1, "max_rejected_fraction": 0}
+    pack_images(entries, root / "images", apply_exif=False, **limits)
+    for image_id in damaged:
+        tar = next((root / "images").glob("*.tar"))
+        entry = ImageStore(root / "images").entry(image_id)
+        data = bytearray(tar.read_bytes())
+        data[entry.offset : entry.offset + entry.size] = bytes(entry.size)
+        tar.write_bytes(data)
+    (root / "labels").mkdir()
+    write_shard(root / "labels/shard-00000.parquet", records)
+
+
+def open_dataset(root, kind=LabelDataset, **changes):
+    settings = {
+        "image_size": 64,
+        "max_targets": 40,
+        "augment": AUGMENT,
+        "normalisation": ((0.5, 0.4, 0.3), (0.2, 0.25, 0.3)),
+        "batch_size": 4,
+        "seed": 0,
+    }
+    return kind(ImageStore(root / "images"), LabelStore(root / "labels"), **(settings | changes))
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    root = tmp_path_factory.mktemp("project")
+    make_project(root)
+    return root
+
+
+def test_an_epoch_shows_every_image_once_and_epochs_differ(project):
+    dataset = open_dataset(project)
+    shown = [dataset.sample_for(*divmod(i, 4)).image_id for i in range(12)]
+    assert sorted(shown[:6]) == sorted(shown[6:]) == [1, 2, 3, 4, 5, 6]
+    assert shown[:6] != shown[6:]
+
+
+def test_samples_depend_on_their_position_and_the_seed_alone(project):
+    one, again = open_dataset(project), open_dataset(project)
+    again.sample_for(0, 0)  # what was read before does not matter
+    a, b = one.sample_for(3, 2), again.sample_for(3, 2)
+    assert np.array_equal(a.shown.image_HW3, b.shown.image_HW3)
+    assert np.array_equal(a.shown.masks_NHW, b.shown.masks_NHW)
+    other = open_dataset(project, seed=1).sample_for(3, 2)
+    assert not np.array_equal(a.shown.image_HW3, other.shown.image_HW3)
+
+
+def test_a_batch_has_normalised_images_and_their_forests(project):
+    dataset = open_dataset(project, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
+    samples = [dataset.sample_for(0, k) for k in range(4)]
+    batch = dataset.collate(samples).batch
+    assert batch.images_B3HW.shape == (4, 3, 64, 64)
+    assert batch.images_B3HW.is_contiguous()
+    red = samples[1].shown.image_HW3[5, 6, 0]
+    assert batch.images_B3HW[1, 0, 5, 6].item() == pytest.approx((red / 255 - 0.5) / 0.2, abs=1e-4)
+    for targets, sample in zip(batch.targets, samples, strict=True):
+        assert targets.masks_THW.dtype == targets.ancestors_TT.dtype == torch.bool
+        assert len(targets.masks_THW) == len(targets.ancestors_TT) > 0
+        assert np.array_equal(targets.ancestors_TT.numpy(), forest.forest_ancestors(sample.shown.parents_N))
+    assert any(targets.ancestors_TT.any() for targets in batch.targets)
+
+
+def test_at_most_max_targets_masks(project):
+    quiet = AUGMENT.model_copy(update={"copy_paste": 0.0})
+    dataset = open_dataset(project, max_targets=2, augment=quiet)
+    assert max(len(dataset.sample_for(0, k).shown.masks_NHW) for k in range(4)) == 2
+
+
+def test_a_bad_record_is_named_and_the_next_one_takes_its_place(tmp_path):
+    make_project(tmp_path, wrong=[2], damaged=[5])
+    dataset = open_dataset(tmp_path, augment=AUGMENT.model_copy(update={"copy_paste": 0.0}))
+    samples = [dataset.sample_for(*divmod(i, 4)) for i in range(6)]
+    assert {s.image_id for s in samples} == {1, 3, 4, 6}
+    reasons = [reason for s in samples for reason in s.skipped]
+    assert any(r.startswith("image 2:") and "30 x 48" in r and "32 x 48" in r for r in reasons)
+    assert any(r.startswith("image 5:") for r in reasons)
+    assert dataset.collate(samples).skipped == tuple(reasons)
+
+
+def test_no_good_record_at_all_is_an_error(tmp_path):
+    make_project(tmp_path, count=2, wrong=[1, 2])
+    with pytest.raises(SohesError, match="none of 2 labelled images"):
+        open_dataset(tmp_path).sample_for(0, 0)
+    for workers in (0, 1):
+        where = positions(start=0, steps=1, batch_size=4, accumulate=1, rank=0, world_size=1)
+        with pytest.raises(SohesError, match=r"^none of 2 labelled images can be used; the last one: image [^\n]*$"):
+            next(load(open_dataset(tmp_path), where, workers=workers))
+    assert multiprocessing.active_children() == []  # one left would keep the process from ending
+
+
+def test_a_loader_that_is_closed_half_way_leaves_no_worker(project):
+    where = positions(start=0, steps=50, batch_size=4, accumulate=1, rank=0, world_size=1)
+    with closing(load(open_dataset(project), where, workers=1)) as batches:
+        next(batches)
+        assert len(multiprocessing.active_children()) == 1
+    assert multiprocessing.active_children() == []
+
+
+def test_a_pair_is_two_views_of_one_image(project):
+    dataset = open_dataset(project, PairDataset, augment=AUGMENT.model_copy(update={"copy_paste": 0.0}))
+    pair = dataset.pair_for(1, 1)
+    image = dataset.images.read(pair.image_id)
+    assert np.array_equal(pair.weak_HW3, pair.weak.apply_to_image(image))
+    assert len(pair.strong.masks_NHW) == 0  # the teacher gives the masks
+    assert pair.strong_view.height == 32
+    pasted = open_dataset(project, PairDataset, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
+    assert any(len(pasted.pair_for(0, k).strong.masks_NHW) for k in range(4))
+
+
+def test_pairs_come_in_another_order_than_the_labelled_samples(project):
+    dataset = open_dataset(project, PairDataset)
+    both = [(s.image_id, p.image_id) for s, p in (dataset[divmod(i, 4)] for i in range(6))]
+    assert sorted(a for a, _ in both) == sorted(b for _, b in both) == [1, 2, 3, 4, 5, 6]
+    assert any(a != b for a, b in both)
+
+
+def test_processes_and_parts_share_a_step_without_overlap():
+    def of_rank(rank):
+        return list(positions(start=2, steps=4, batch_size=12, accumulate=3, rank=rank, world_size=2))
+
+    assert [len(part) for part in of_rank(0)] == [2] * 6
+    together = sorted(p for rank in (0, 1) for part in of_rank(rank) for p in part)
+    assert together == [(step, k) for step in (2, 3) for k in range(12)]
+    with pytest.raises(SohesError, match="batch of 12 images cannot be cut into 5"):
+        next(positions(start=0, steps=1, batch_size=12, accumulate=5, rank=0, world_size=1))
+
+
+@pytest.mark.parametrize("kind", [LabelDataset, PairDataset])
+def test_workers_load_the_same_batches(project, kind):
+    dataset = open_dataset(project, kind)
+
+    def batches(workers):
+        where = positions(start=0, steps=2, batch_size=4, accumulate=1, rank=0, world_size=1)
+        return [loaded.batch for loaded in load(dataset, where, workers=workers)]
+
+    for here, there in zip(batches(0), batches(2), strict=True):
+        if kind is PairDataset:
+            assert torch.equal(here.strong_B3HW, there.strong_B3HW)
+            assert [p.strong_view for p in here.pairs] == [p.strong_view for p in there.pairs]
+            here, there = here.initial, there.initial
+        assert torch.equal(here.images_B3HW, there.images_B3HW)
+        assert here.image_ids == there.image_ids
+        for a, b in zip(here.targets, there.targets, strict=True):
+            assert torch.equal(a.masks_THW, b.masks_THW)
