@@ -1,26 +1,15 @@
 """dvc.yaml against the code: a stage that uses a file which DVC does not watch would stay fresh by mistake."""
 
-import copy
 from pathlib import Path
 
-import grimp
 import pytest
 import yaml
 
 from sohes.pipeline import STAGES
+from sohes.work.identity import source_files
 
-# They check, write and record; what a stage computes does not depend on them. Params are watched by value.
-WITHOUT_EFFECT = {
-    "sohes", "sohes.errors", "sohes.params", "sohes.pipeline", "sohes.project", "sohes.tracking", "sohes.work.cost",
-    "sohes.work.files",
-}  # fmt: skip
 # Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
 ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
-
-
-@pytest.fixture(scope="module")
-def imports() -> grimp.ImportGraph:
-    return grimp.build_graph("sohes", exclude_type_checking_imports=True, cache_dir=None)
 
 
 @pytest.fixture(scope="module")
@@ -28,18 +17,10 @@ def stages(repository: Path) -> dict:
     return yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]
 
 
-def used_files(stage: str, imports: grimp.ImportGraph, repository: Path) -> set[Path]:
-    """Source files that the stage's module imports, at whatever distance; packages without code of their own apart."""
-    if told := ONLY_TOLD.get(stage):  # with all that only it imports
-        imports = copy.deepcopy(imports)
-        for name in {told} | imports.find_descendants(told):
-            imports.remove_module(name)
-    names = imports.find_upstream_modules(f"sohes.stages.{stage}") | {f"sohes.stages.{stage}"}
-    files = set()
-    for name in {name for name in names - WITHOUT_EFFECT if not name.startswith("sohes.tracking.")}:
-        path = repository / name.replace(".", "/")
-        files.add(path / "__init__.py" if path.is_dir() else path.with_suffix(".py"))
-    return files
+def used_files(stage: str) -> set[Path]:
+    """Source files that the stage's module imports, at whatever distance."""
+    ignore = [ONLY_TOLD[stage]] if stage in ONLY_TOLD else []
+    return set(source_files([f"sohes.stages.{stage}"], ignore=ignore).values())
 
 
 def test_the_stages_are_the_projects_words_in_their_order(stages):
@@ -53,9 +34,9 @@ def test_a_stages_command_and_sections_are_those_of_the_table(stage, stages):
 
 
 @pytest.mark.parametrize("stage", STAGES)
-def test_dvc_watches_the_code_that_a_stage_uses_and_no_other(stage, stages, imports, repository):
+def test_dvc_watches_the_code_that_a_stage_uses_and_no_other(stage, stages, repository):
     watched = [repository / dep for dep in stages[stage]["deps"] if dep.startswith("sohes/")]
-    used = used_files(stage, imports, repository)
+    used = used_files(stage)
     missed = [str(f.relative_to(repository)) for f in used if not any(f.is_relative_to(path) for path in watched)]
     assert not missed, f"add to dvc.yaml, deps of {stage}"
     code = [path for path in watched if path.is_dir() or path.suffix == ".py"]

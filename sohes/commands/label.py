@@ -7,13 +7,13 @@ goes on where it was; the same photographs and params give the same bytes, whate
 from __future__ import annotations
 
 import hashlib
-import json
-import shutil
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,28 +24,28 @@ from sohes.data.store.labels import iter_records, write_shard
 from sohes.errors import SohesError
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
+from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
 from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
 from sohes.params import Params
-from sohes.stages.explore import SCHEMA_VERSION, label_each, write_rejected
-from sohes.structures import ImageRecord
+from sohes.stages.explore import SCHEMA_VERSION, write_rejected
 from sohes.work.files import digest_file, write_json
-from sohes.work.pool import Shard, default_workers, plan_shards, run_shards
+from sohes.work.identity import code_digest, identity
+from sohes.work.pool import Shard, default_workers, plan_shards
+from sohes.work.sharded import ShardedWork
 
 PHOTOGRAPHS_PER_PART = 8  # what a kill costs a process at most
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs. `work`: the folder of finished parts."""
+    """What a worker needs. extract: where features come from if not from a backbone of the worker's own."""
 
     params: Params
     source: FolderSource
     backbone: Path
     apply_exif: bool
-    work: Path
-    depends: str  # on what the labels depend beside the photographs
-    extract: Extract | None = None  # where features come from if not from a backbone of the worker's own
+    extract: Extract | None = None
 
 
 def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
@@ -80,60 +80,51 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
         "upright": apply_exif,
         "max_megapixels": params.pull.max_megapixels,
     }
-    job = Job(params, source, backbone, apply_exif, out.with_name(f".{out.name}.parts"), json.dumps(depends))
-    parts = list(enumerate(plan_shards(plan.train, PHOTOGRAPHS_PER_PART)))
-    missing = [part for part in parts if not _done(job, part).exists()]
-    if len(missing) < len(parts):
-        yield f"{len(parts) - len(missing)} of {len(parts)} parts were finished before"
+    work = _cut(plan.train, {**depends, "code": code_digest("sohes.commands.label")}, out)
+    left = work.left()
+    if len(left) < len(work.shards):
+        yield f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before"
     workers = most_workers(params.explore.refiner, default_workers())
     with shared_extractor(params.explore, backbone, workers=workers) as extract:
-        run_shards(partial(_label_part, replace(job, extract=extract)), missing, workers=workers, description="label")
-    yield from _finish(job, parts, out)
+        job = Job(params, source, backbone, apply_exif, extract)
+        work.run(partial(_label_part, job, work), left, workers=workers, description="label")
+    yield from _finish(work, params, depends, out)
 
 
-def _label_part(job: Job, part: Shard) -> None:
+def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
+    """Parts named after all that each depends on: other photographs in the folder leave a finished part valid."""
+    parts = plan_shards(photographs, PHOTOGRAPHS_PER_PART)
+    stamps = [[(p.image_id, p.file_name, p.stamp) for p in part] for part in parts]
+    return ShardedWork(
+        out.with_name(f".{out.name}.parts") / "labels", parts, [f"part-{identity([depends, part])}" for part in stamps]
+    )
+
+
+def _label_part(job: Job, work: ShardedWork, part: Shard) -> dict[str, Any]:
     def read(photograph: Photograph) -> tuple[str, np.ndarray]:
         data = job.source.read(photograph)
         image = decode_image(data, max_megapixels=job.params.pull.max_megapixels, apply_exif=job.apply_exif)
         return f"sha256:{hashlib.sha256(data).hexdigest()}", image
 
-    named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in part[1])
+    index, photographs = part
+    named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in photographs)
     extract = job.extract or make_extractor(job.params.explore, job.backbone)
-    records, rejected = label_each(named, extract, job.params.explore)
-    write_shard(_labels(job, part), records)
-    write_json(_done(job, part), [asdict(image) for image in rejected])
+    return write_labelled(work.path(index, ".parquet"), [label_images(named, extract, job.params.explore)])
 
 
-def _labels(job: Job, part: Shard) -> Path:
-    return _done(job, part).with_suffix(".parquet")
-
-
-def _done(job: Job, part: Shard) -> Path:
-    """Written last: the photographs of a part that were rejected. Named after all that the part depends on."""
-    photographs: Sequence[Photograph] = part[1]
-    stamps = [(photograph.image_id, photograph.file_name, photograph.stamp) for photograph in photographs]
-    key = hashlib.sha256(f"{job.depends}{json.dumps(stamps)}".encode()).hexdigest()[:16]
-    return job.work / f"part-{key}.json"
-
-
-def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
+def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path) -> Iterator[str]:
     """Join the parts into the output and remove them."""
-    rejected = [Rejected(**image) for part in parts for image in json.loads(_done(job, part).read_text("utf-8"))]
-    total = sum(len(photographs) for _, photographs in parts)
-    images, explore = total - len(rejected), job.params.explore
+    facts = work.facts()
+    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
+    found = sum((Counter(part["masks"]) for part in facts), Counter())
+    total = sum(map(len, work.shards))
+    images, explore = total - len(rejected), params.explore
     first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])
     if not images:
-        shutil.rmtree(job.work)
-        raise SohesError(f"none of {total} photographs could be labelled: mend them or name others. The first: {first}")
-    found: Counter[str] = Counter()
-
-    def records() -> Iterator[ImageRecord]:
-        for part in parts:
-            for record in iter_records(_labels(job, part)):
-                found.update(record.masks.sources)
-                yield record
-
-    write_shard(out, records())
+        work.remove()
+        raise SohesError(f"none of {total} photographs could be labelled: fix them or name others. The first: {first}")
+    parts = (iter_records(work.path(index, ".parquet")) for index in range(len(work.shards)))
+    write_shard(out, itertools.chain.from_iterable(parts))
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
     label_free = is_label_free(explore.refiner)
@@ -146,10 +137,10 @@ def _finish(job: Job, parts: Sequence[Shard], out: Path) -> Iterator[str]:
             "masks_by_source": found,
             "rejected": len(rejected),
             "label_free": label_free,
-            **json.loads(job.depends),
+            **depends,
         },
     )
-    shutil.rmtree(job.work)
+    work.remove()
     yield (
         f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
         f"({rejected_list}); label-free: {'yes' if label_free else 'no'}"

@@ -7,26 +7,32 @@ photographs are the same.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shlex
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import CROWD, iter_records, write_shard
+from sohes.data.store.labels import CROWD, iter_records
 from sohes.evaluate.comparison import comparison_markdown
-from sohes.evaluate.phases import PHASES, depends_on, make_predictor
+from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.refine import is_label_free
 from sohes.params import Params, load_params
-from sohes.structures import ImageRecord
+from sohes.pipeline import PHASES
+from sohes.project import Project
 from sohes.work.files import atomic_path
-from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.work.identity import code_digest, identity
+from sohes.work.pool import default_workers, plan_shards
+from sohes.work.sharded import ShardedWork
 
 TITLES = {"explore": "phase 1, pseudo-labels", "instruct": "phase 2", "correct": "phase 3"}
 INTRODUCTION = """\
@@ -57,22 +63,21 @@ class Sample:
 
 
 @dataclass(frozen=True)
-class Project:
-    """A folder with params.yaml and trained models."""
+class Trained:
+    """A project with trained models, and its params."""
 
-    folder: Path
+    project: Project
     params: Params
 
 
 @dataclass(frozen=True)
 class Job:
-    """One phase's masks of one benchmark, and where they are kept."""
+    """What a worker needs: one phase's models, and one benchmark's photographs."""
 
     phase: str
-    project: Project
+    trained: Trained
     benchmark: str
     root: Path
-    folder: Path
 
 
 def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> None:
@@ -80,10 +85,9 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
 
     SohesError for an unknown name, a folder that does not hold it, or a project whose models are not all there.
     """
-    opened = [Project(folder, load_params(folder / "params.yaml")) for folder in projects]
-    for project in opened:
-        for phase in PHASES:
-            depends_on(phase, project.params, project.folder)  # what is missing is known before hours of work
+    opened = [Trained(Project(folder), load_params(Project(folder).params)) for folder in projects]
+    for trained, phase in itertools.product(opened, PHASES):
+        depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
     samples = [_sample(text) for text in benchmarks]
     command = [
         "sohes results",
@@ -91,15 +95,15 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
         *(f"--project {shlex.quote(str(folder))}" for folder in projects),
         f"--out {shlex.quote(str(out))}",
     ]
-    caps = " or ".join(str(cap) for cap in sorted({p.params.evaluate.max_masks for p in opened}))
+    caps = " or ".join(str(cap) for cap in sorted({t.params.evaluate.max_masks for t in opened}))
     parts = [INTRODUCTION.format(command=" \\\n  ".join(command), max_masks=caps)]
-    for project in opened:
-        parts += [f"## Project `{project.folder}`\n", _facts(project, opened[0])]
+    for trained in opened:
+        parts += [f"## Project `{trained.project.root}`\n", _facts(trained, opened[0])]
         for sample in samples:
-            seen = _trained_on(project, sample)
+            seen = _trained_on(trained.project, sample)
             parts += [_heading(sample), _seen_words(seen, sample)]
             if not seen:
-                scores = {TITLES[phase]: _score(phase, project, sample) for phase in PHASES}
+                scores = {TITLES[phase]: _score(phase, trained, sample) for phase in PHASES}
                 parts.append(comparison_markdown(scores))
     with atomic_path(out) as temporary:
         temporary.write_text("\n".join(parts), encoding="utf-8")
@@ -116,45 +120,43 @@ def _sample(text: str) -> Sample:
     return Sample(name, root, truth, tuple(f"sha256:{digest}" for digest in digests))
 
 
-def _score(phase: str, project: Project, sample: Sample) -> Scores:
-    depends = {"images": sample.digests, **depends_on(phase, project.params, project.folder)}
-    key = hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
-    folder = project.folder / ".sohes/results" / f"{sample.name}-{phase}-{key}"
-    job = Job(phase, project, sample.name, sample.root, folder)
+def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
+    params = trained.params.evaluate
+    code = code_digest("sohes.data.benchmarks.catalogue")
+    key = identity([sample.digests, code, depends_on(phase, trained.params, trained.project.root)])
     photographs = [(r.image_id, r.file_name, d) for r, d in zip(sample.truth, sample.digests, strict=True)]
-    shards = list(enumerate(plan_shards(photographs, project.params.evaluate.images_per_shard)))
-    missing = [shard for shard in shards if not _path(job, shard[0]).exists()]
+    results, name = trained.project.state("results"), f"{sample.name}-{phase}-"
+    work = ShardedWork(results / f"{name}{key}", plan_shards(photographs, params.images_per_shard))
     # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
-    workers = default_workers() if phase == "explore" else 0
-    run_shards(partial(_predict, job), missing, workers=workers, description=f"{sample.name}, {TITLES[phase]}")
-    return evaluate_masks(sample.truth, iter_records(folder), max_masks=project.params.evaluate.max_masks)
+    workers = default_workers() if phase == "explore" else 1
+    compute, write = partial(_compute, Job(phase, trained, sample.name, sample.root)), partial(_write, work)
+    left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
+    work.spread(compute, write, left, workers=workers, description=description)
+    for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
+        shutil.rmtree(folder)
+    return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 
 
-def _path(job: Job, index: int) -> Path:
-    return job.folder / f"shard-{index:05d}.parquet"
-
-
-def _predict(job: Job, shard: Shard) -> None:
-    index, photographs = shard
+def _compute(job: Job, photographs: Sequence[tuple[int, str, str]]) -> Predicted:
     reader: Benchmark = find_benchmark(job.benchmark)
-    predict = make_predictor(job.phase, job.project.params, job.project.folder)
     images = (decode_photograph(reader.read_image(job.root, name)) for _, name, _ in photographs)
-    records = []
-    for (image_id, name, digest), found in zip(photographs, predict(images), strict=True):
-        records.append(ImageRecord(image_id, name, digest, found))
-        report_images()
-    write_shard(_path(job, index), records)
+    return predict_images(photographs, images, make_predictor(job.phase, job.trained.params, job.trained.project.root))
+
+
+def _write(work: ShardedWork, index: int, pieces: Sequence[Predicted]) -> dict[str, Any]:
+    return write_predicted(work.path(index, ".parquet"), pieces)
 
 
 # ---------------------------------------------------------------- words
 
 
-def _facts(project: Project, first: Project) -> str:
-    params, store = project.params, _training_images(project)
+def _facts(trained: Trained, first: Trained) -> str:
+    project, params = trained.project, trained.params
+    store = _training_images(project)
     count = params.pull.scenes.train if store is None else len(store)
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
-    card = json.loads((project.folder / "models/correct.json").read_text("utf-8"))
+    card = json.loads(project.card("correct").read_text("utf-8"))
     lines = [
         f"- Trained on {trained_on}.",
         f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "
@@ -163,9 +165,9 @@ def _facts(project: Project, first: Project) -> str:
         f"{params.instruct.steps} steps of {params.instruct.batch_size} images in phase 2, {params.correct.steps} in "
         "phase 3.",
     ]
-    if project is not first:
+    if trained is not first:
         changed = sorted(_changes(first.params.model_dump(mode="json"), params.model_dump(mode="json")))
-        lines.append(f"- Its params differ from those of `{first.folder}` in {', '.join(changed) or 'nothing'}.")
+        lines.append(f"- Its params differ from those of `{first.project.root}` in {', '.join(changed) or 'nothing'}.")
     return "\n".join(lines) + "\n"
 
 
@@ -184,8 +186,7 @@ def _changes(first: dict, other: dict, prefix: str = "") -> Iterator[str]:
 
 
 def _training_images(project: Project) -> ImageStore | None:
-    folder = project.folder / "data/images"
-    return ImageStore(folder) if folder.exists() else None
+    return ImageStore(project.images) if project.images.exists() else None
 
 
 def _heading(sample: Sample) -> str:
@@ -204,7 +205,7 @@ def _trained_on(project: Project, sample: Sample) -> int | None:
 
 def _seen_words(seen: int | None, sample: Sample) -> str:
     if seen is None:
-        return "Whether these photographs were trained on cannot be told: the project holds no `data/images`.\n"
+        return "Unknown whether these photographs were used in training: the project holds no `data/images`.\n"
     if seen:
         return f"**Not scored**: {seen} of {len(sample.digests)} were trained on, if without their annotations.\n"
     return "Not one of these photographs was trained on.\n"

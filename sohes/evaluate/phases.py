@@ -1,28 +1,34 @@
-"""What the stage `evaluate` and `sohes results` share: the masks that each phase finds, and what they depend on."""
+"""The masks that each phase finds, and what they depend on."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from sohes.errors import SohesError
+from sohes.data.store.labels import write_shard
 from sohes.explore.refine import weights_digest
 from sohes.params import Params
-from sohes.structures import MaskSet
+from sohes.project import Project, require
+from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import digest_file
+from sohes.work.identity import code_digest
+from sohes.work.pool import report_images
 
 UNTRAINED = "untrained"  # phase 2's network as it starts: what training has to beat
-PHASES = ("explore", "instruct", "correct")
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
+Predicted = tuple[list[ImageRecord], float]  # of some images, and the seconds that it took
 
 
 def depends_on(phase: str, params: Params, root: Path) -> dict[str, object]:
-    """All that a phase's shards of masks depend on, beside the images. SohesError if its model is missing."""
+    """Everything that a phase's shards of masks depend on, besides the images. SohesError if its model is missing."""
     section = params.explore if phase == "explore" else params.evaluate
     return {
+        "code": code_digest("sohes.evaluate.phases"),
         "params": section.model_dump(mode="json"),
         "images_per_shard": params.evaluate.images_per_shard,
         "model": _model_digest(phase, params, root),
@@ -31,24 +37,21 @@ def depends_on(phase: str, params: Params, root: Path) -> dict[str, object]:
 
 
 def _model_digest(phase: str, params: Params, root: Path) -> str:
+    project = Project(root)
     if phase in ("instruct", "correct"):
-        path = root / f"models/{phase}.safetensors"
-        if not path.exists():
-            raise SohesError(f"no model at {path}: run `sohes {phase}` first")
-        return digest_file(path)
-    backbone = root / "models/backbone.safetensors"
-    if not backbone.exists():
-        raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first")
+        return digest_file(require(project.model(phase), "model", phase))
+    backbone = require(project.model("backbone"), "backbone", "backbone")
     model = params.model.model_dump_json() if phase == UNTRAINED else ""
     return f"{digest_file(backbone)} {params.seed} {model}"
 
 
 def make_predictor(phase: str, params: Params, root: Path) -> Predictor:
     """The function from images to masks that a phase has learned so far."""
+    backbone = Project(root).model("backbone")
     if phase == "explore":
         from sohes.explore.label_image import label_image, make_extractor
 
-        extract = make_extractor(params.explore, root / "models/backbone.safetensors")
+        extract = make_extractor(params.explore, backbone)
         return lambda images: (label_image(image, extract, params.explore) for image in images)
 
     import torch
@@ -60,9 +63,28 @@ def make_predictor(phase: str, params: Params, root: Path) -> Predictor:
         from sohes.model.build import Network, build_network
 
         torch.manual_seed(params.seed)
-        model: Network = build_network(load_backbone(root / "models/backbone.safetensors"), params.model)
+        model: Network = build_network(load_backbone(backbone), params.model)
     else:
         from sohes.model.checkpoint import load_checkpoint
 
-        model, _ = load_checkpoint(root / f"models/{phase}.safetensors")
+        model, _ = load_checkpoint(Project(root).model(phase))
     return partial(segment_images, model.to(best_device()), params=params.evaluate, source=phase)
+
+
+def predict_images(
+    named: Sequence[tuple[int, str, str]], images: Iterable[np.ndarray], predict: Predictor
+) -> Predicted:
+    """The records of images, in order. named: id, file name and digest of each."""
+    records, started = [], time.perf_counter()
+    for (image_id, file_name, digest), found in zip(named, predict(images), strict=True):
+        records.append(ImageRecord(image_id, file_name, digest, found))
+        report_images()
+    return records, time.perf_counter() - started
+
+
+def write_predicted(path: Path, pieces: Sequence[Predicted]) -> dict[str, Any]:
+    """Write the records of all pieces as one shard; returns its counts and times."""
+    records = [record for found, _ in pieces for record in found]
+    write_shard(path, records)
+    masks = sum(len(record.masks) for record in records)
+    return {"images": len(records), "masks": masks, "seconds": sum(seconds for _, seconds in pieces)}

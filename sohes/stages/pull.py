@@ -7,9 +7,7 @@ A source that comes in packs has one shard a pack: brought, packed into both spl
 
 from __future__ import annotations
 
-import hashlib
 import itertools
-import json
 import shutil
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,9 +39,12 @@ from sohes.data.store.images import (
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.params import Params
+from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
-from sohes.work.pool import Shard, default_workers, plan_shards, report_images, run_shards
+from sohes.work.identity import code_digest, identity
+from sohes.work.pool import Shard, default_workers, plan_shards, report_images
+from sohes.work.sharded import Facts, ShardedWork
 
 SPLITS = ("images", "eval")
 
@@ -61,37 +62,40 @@ class Job:
 
 def missing_shards(params: Params, root: Path) -> list[int]:
     """The shards that are not packed yet."""
-    job, _, shards = _prepare(params, root)
-    return [index for index, _ in shards if not _part_path(job, index).exists()]
+    return _plan(params, root)[1].missing()
 
 
-def _prepare(params: Params, root: Path) -> tuple[Job, Plan, list[Shard]]:
+def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     source = make_source(params, root)
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
-    shards: list[Shard] = list(enumerate([[pack] for pack in plan.packs] or itertools.chain(*pieces)))
-    work = root / ".sohes/pull" / _key(params, plan)
-    return Job(source, work, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), plan, shards
+    work = ShardedWork(
+        Project(root).state("pull") / _identity(params, plan),
+        [[pack] for pack in plan.packs] or list(itertools.chain(*pieces)),
+    )
+    return Job(source, work.folder, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), work, plan
 
 
 def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Pack what is missing, then finish. With `shard`, pack that shard and stop."""
-    job, plan, shards = _prepare(params, root)
-    if shard is not None and shard not in range(len(shards)):
-        raise SohesError(f"--shard must lie in 0..{len(shards) - 1} for these images (got {shard})")
-    wanted = shards if shard is None else [shards[shard]]
-    missing = [(index, items) for index, items in wanted if not _part_path(job, index).exists()]
+    """Pack what is missing, then publish it. With `shard`, pack that shard and stop."""
+    job, work, plan = _plan(params, root)
+    left = work.left(shard, of="these images")
     # What is fetched lies beside what is packed from it until its shard is done.
-    sizes = [items[0].size for _, items in missing if plan.packs]
+    sizes = [items[0].size for _, items in left if plan.packs]
     check_disk(root, sum(sizes) + sum(sorted(sizes)[-default_workers() :]), "pull")
     if shard is not None:
-        run_shards(partial(_pack, job), missing, workers=0, description=f"pull, shard {shard}")
+        work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
         return
     with tracking.stage_run("pull", params, root) as recorder:
-        run_shards(partial(_pack, job), missing, workers=default_workers(), description="pull")
-        recorder.metrics(_finish(job, plan, len(shards), params, root))
-        for split in SPLITS:
-            recorder.artifact(root / "data" / split / "rejected.jsonl")
+        work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
+        recorder.metrics(_publish(job, work, plan, params, root))
+        for folder in _splits(root).values():
+            recorder.artifact(folder / "rejected.jsonl")
+
+
+def _splits(root: Path) -> dict[str, Path]:
+    """Where each split is published."""
+    return dict(zip(SPLITS, (Project(root).images, Project(root).held_out), strict=True))
 
 
 def make_source(params: Params, root: Path) -> Source | PackSource:
@@ -138,14 +142,13 @@ def _pack_source(params: Params, root: Path) -> PackSource:
     )
 
 
-def _key(params: Params, plan: Plan) -> str:
-    """Changes with the params and with any file of the source: shards of another plan are not taken for this one's.
+def _identity(params: Params, plan: Plan) -> str:
+    """Changes with the params, the code and any file of the source.
 
     Not with the list of SA-1B's links, which expire and are replaced before all packs have come.
     """
     values = params.pull.model_dump(mode="json", exclude={"sa1b": {"links"}})
-    text = json.dumps([values, params.seed, asdict(plan)], sort_keys=True)
-    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return identity([values, params.seed, code_digest("sohes.stages.pull"), asdict(plan)])
 
 
 # ---------------------------------------------------------------- shards
@@ -157,16 +160,11 @@ def _split_of(job: Job, index: int) -> tuple[str, int]:
     return SPLITS[split], index - job.starts[split]
 
 
-def _part_path(job: Job, index: int) -> Path:
-    return job.work / "parts" / f"shard-{index:05d}.json"
-
-
-def _pack(job: Job, shard: Shard) -> None:
-    """Pack one shard; its part file, written last, says that it is done and what it holds."""
+def _pack(job: Job, shard: Shard) -> Facts:
+    """Pack one shard; what it holds."""
     index, photographs = shard
     if isinstance(photographs[0], Pack):
-        _pack_pack(job, photographs[0])
-        return
+        return _pack_pack(job, photographs[0])
     split, place = _split_of(job, index)
     packed, rejected = pack_shard(
         _candidates(cast(Source, job.source), photographs),
@@ -175,19 +173,19 @@ def _pack(job: Job, shard: Shard) -> None:
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
     )
-    write_json(_part_path(job, index), {split: _as_part(packed, rejected)})
+    return {split: _as_facts(packed, rejected)}
 
 
-def _as_part(packed: Sequence[ImageEntry], rejected: Sequence[Rejected]) -> dict[str, list[dict]]:
+def _as_facts(packed: Sequence[ImageEntry], rejected: Sequence[Rejected]) -> dict[str, list[dict]]:
     return {"packed": [asdict(entry) for entry in packed], "rejected": [asdict(image) for image in rejected]}
 
 
-def _pack_pack(job: Job, pack: Pack) -> None:
+def _pack_pack(job: Job, pack: Pack) -> Facts:
     """Fetch a pack, pack its photographs by their split and the truth of those held out, and remove it."""
     downloads = job.work / "downloads" / f"{pack.index:05d}"
     source = cast(PackSource, job.source)
     digest = source.fetch(pack, downloads)
-    part: dict[str, object] = {"pack": {"name": pack.name, "digest": digest}}
+    facts: Facts = {"pack": {"name": pack.name, "digest": digest}}
     for split in SPLITS:
         path = job.work / split / shard_name(pack.index)
         truth: dict[int, MaskSet] = {}
@@ -210,9 +208,9 @@ def _pack_pack(job: Job, pack: Pack) -> None:
             known = [entry for entry in packed if entry.image_id in truth]
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
-        part[split] = _as_part(packed, rejected)
-    write_json(_part_path(job, pack.index), part)
+        facts[split] = _as_facts(packed, rejected)
     shutil.rmtree(downloads, ignore_errors=True)
+    return facts
 
 
 def _truth_path(job: Job, index: int) -> Path:
@@ -228,26 +226,23 @@ def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[C
         report_images()
 
 
-# ---------------------------------------------------------------- finish
+# ---------------------------------------------------------------- publish
 
 
-def _finish(job: Job, plan: Plan, shard_count: int, params: Params, root: Path) -> dict[str, float]:
+def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path) -> dict[str, float]:
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
     packed: dict[str, list[ImageEntry]] = {split: [] for split in SPLITS}
     rejected: dict[str, list[Rejected]] = {split: [] for split in SPLITS}
-    packs: list[dict[str, str]] = []
-    for index in range(shard_count):
-        part = json.loads(_part_path(job, index).read_text("utf-8"))
-        for split in SPLITS:
-            packed[split] += [ImageEntry(**entry) for entry in part.get(split, {}).get("packed", [])]
-            rejected[split] += [Rejected(**image) for image in part.get(split, {}).get("rejected", [])]
-        packs += [part["pack"]] if "pack" in part else []
+    facts = work.facts()
+    for part, split in itertools.product(facts, SPLITS):
+        packed[split] += [ImageEntry(**entry) for entry in part.get(split, {}).get("packed", [])]
+        rejected[split] += [Rejected(**image) for image in part.get(split, {}).get("rejected", [])]
     try:
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
     except SohesError:
-        _forget_rejections(job, shard_count)
+        work.redo(k for k, part in enumerate(facts) if any(part.get(split, {}).get("rejected") for split in SPLITS))
         raise
     for split in SPLITS:
         (job.work / split).mkdir(exist_ok=True)
@@ -255,16 +250,16 @@ def _finish(job: Job, plan: Plan, shard_count: int, params: Params, root: Path) 
             leftover.unlink()
         write_manifest(job.work / split, packed[split], rejected[split], note=". ".join(plan.notes))
     if plan.packs:
-        write_json(job.work / "images/packs.json", packs)
+        write_json(job.work / "images/packs.json", [part["pack"] for part in facts])
         if (job.work / "truth").exists():
             shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
             shutil.copytree(job.work / "truth", job.work / "eval/labels")
     else:
         _write_truth(job, params.pull.images_per_shard)
-    for split in SPLITS:
-        publish_folder(job.work / split, root / "data" / split)
-    shutil.rmtree(root / ".sohes/pull")
-    _tell(packed, rejected, plan)
+    for split, folder in _splits(root).items():
+        publish_folder(job.work / split, folder)
+    work.remove()
+    _report(packed, rejected, plan)
     unusable = {(image.file_name, image.reason) for split in SPLITS for image in rejected[split]}
     return {"images": len(packed["images"]), "eval_images": len(packed["eval"]), "rejected": len(unusable)}
 
@@ -278,14 +273,6 @@ def _check(
     check_rejected(len(packed["images"]), rejected["images"], max_rejected_fraction=1)
     if plan.held_out:
         check_rejected(len(packed["eval"]), rejected["eval"], max_rejected_fraction=1)
-
-
-def _forget_rejections(job: Job, shard_count: int) -> None:
-    """Shards with a rejected image are packed anew next time: the reason may be mended without touching the file."""
-    for path in (_part_path(job, index) for index in range(shard_count)):
-        part = json.loads(path.read_text("utf-8"))
-        if any(part.get(split, {}).get("rejected") for split in SPLITS):
-            path.unlink()
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
@@ -306,7 +293,7 @@ def _with_digest(record: ImageRecord, store: ImageStore) -> ImageRecord:
     return replace(record, digest=store.entry(record.image_id).digest)
 
 
-def _tell(packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan) -> None:
+def _report(packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan) -> None:
     counts = f"{len(packed['images'])} images for training, {len(packed['eval'])} held out"
     left_out = sum(map(len, rejected.values()))
     if left_out:

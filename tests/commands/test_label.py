@@ -18,9 +18,9 @@ from sohes.data.scenes.render import render_scene
 from sohes.data.store.images import decode_image
 from sohes.data.store.labels import export_coco, read_shard
 from sohes.errors import SohesError
+from sohes.explore import label_images
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.params import Params
-from sohes.stages import explore
 
 
 @pytest.fixture(autouse=True)
@@ -103,7 +103,7 @@ def test_what_was_stopped_goes_on_and_changed_photographs_and_params_are_labelle
     params, photos, tmp_path, monkeypatch
 ):
     label(params, photos, tmp_path / "undisturbed/labels.parquet")
-    original, seen = explore.label_image, []
+    original, seen = label_images.label_image, []
 
     def count(image: np.ndarray, *arguments: object):
         if len(seen) == 11:
@@ -111,24 +111,24 @@ def test_what_was_stopped_goes_on_and_changed_photographs_and_params_are_labelle
         seen.append(image)
         return original(image, *arguments)
 
-    monkeypatch.setattr(explore, "label_image", count)
+    monkeypatch.setattr(label_images, "label_image", count)
     out = tmp_path / "out/labels.parquet"
     with pytest.raises(OSError, match="power"):
         label(params, photos, out)
     assert not out.exists()
-    monkeypatch.setattr(explore, "label_image", lambda *a: seen.append(a[0]) or original(*a))
+    monkeypatch.setattr(label_images, "label_image", lambda *a: seen.append(a[0]) or original(*a))
     seen.clear()
     assert label(params, photos, out)[1] == "1 of 3 parts were finished before"
     assert len(seen) == 18 - 8
     assert written(out.parent) == written(tmp_path / "undisturbed")
 
-    monkeypatch.setattr(explore, "label_image", count)
+    monkeypatch.setattr(label_images, "label_image", count)
     seen.clear()
     with pytest.raises(OSError, match="power"):
         label(params, photos, out)
     assert written(out.parent) == written(tmp_path / "undisturbed")  # the old labels stay until new ones are whole
     (photos / "00.png").write_bytes((photos / "15.png").read_bytes())
-    monkeypatch.setattr(explore, "label_image", lambda *a: seen.append(a[0]) or original(*a))
+    monkeypatch.setattr(label_images, "label_image", lambda *a: seen.append(a[0]) or original(*a))
     seen.clear()
     other = params.model_copy(update={"explore": params.explore.model_copy(update={"theta_cover": 0.8})})
     label(other, photos, out)
@@ -138,9 +138,9 @@ def test_what_was_stopped_goes_on_and_changed_photographs_and_params_are_labelle
 
 
 def test_other_weights_of_a_refiner_are_other_labels(params, photos, tmp_path, monkeypatch):
-    weights, original, seen = tmp_path / "crm", explore.label_image, []
+    weights, original, seen = tmp_path / "crm", label_images.label_image, []
     monkeypatch.setenv("SOHES_CRM", str(weights))
-    monkeypatch.setattr(explore, "make_refiner", lambda *_, **__: None)
+    monkeypatch.setattr(label_images, "make_refiner", lambda *_, **__: None)
     refined = params.model_copy(update={"explore": params.explore.model_copy(update={"refiner": "crm"})})
     out = tmp_path / "out/labels.parquet"
 
@@ -152,7 +152,7 @@ def test_other_weights_of_a_refiner_are_other_labels(params, photos, tmp_path, m
             return original(image, extract, params.explore)
 
         weights.write_bytes(content)
-        monkeypatch.setattr(explore, "label_image", count)
+        monkeypatch.setattr(label_images, "label_image", count)
         seen.clear()
         with suppress(OSError):
             label(refined, photos, out)
@@ -170,7 +170,7 @@ def test_a_killed_run_goes_on_to_the_same_bytes(params, photos, tmp_path, kill_w
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
     command = [sys.executable, "-m", "sohes", "label", str(photos), "--out", "out/labels.parquet"]
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
-    kill_when(tmp_path, "out/.labels.parquet.parts/part-*.json", command, environment)
+    kill_when(tmp_path, "out/.labels.parquet.parts/labels/parts/part-*.json", command, environment)
     assert not (tmp_path / "out/labels.parquet").exists()
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

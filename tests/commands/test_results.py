@@ -112,7 +112,7 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     results.run([f"coco={root}"], projects=[folder, other], out=tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert f"differ from those of `{folder}` in `evaluate.refiner: none`." in page
-    assert "Whether these photographs were trained on cannot be told" in page
+    assert "Unknown whether these photographs were used in training" in page
 
 
 def test_what_is_missing_is_one_sentence(folder, root, tmp_path):

@@ -17,10 +17,11 @@ from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore, read_shard
 from sohes.errors import SohesError
 from sohes.evaluate.phases import depends_on
-from sohes.explore import feature_server
+from sohes.explore import feature_server, label_images
 from sohes.masks import areas
 from sohes.params import Params, load_params
 from sohes.stages import explore, pull
+from sohes.work import sharded
 
 
 @pytest.fixture(autouse=True)
@@ -77,7 +78,7 @@ def test_the_same_images_give_the_same_bytes_however_the_work_is_cut(
     explore.run(params, root)
     first = published(root)
     monkeypatch.setenv("SOHES_WORKERS", "4")  # more than shards: these are cut into pieces
-    monkeypatch.setattr(explore, "run_shards", lambda worker, shards, **_: [worker(shard) for shard in shards])
+    monkeypatch.setattr(sharded, "run_shards", lambda worker, shards, **_: [worker(shard) for shard in shards])
     explore.run(params, root)
     assert published(root) == first
 
@@ -97,7 +98,7 @@ def test_features_from_one_process_for_a_pool_give_the_same_bytes(
 ) -> None:
     params = changed(params, features="tokens", theta_merge=(0.9, 0.6, 0.3))
     torch.manual_seed(0)
-    save_backbone(build_backbone(params.backbone), root / explore.BACKBONE, {})
+    save_backbone(build_backbone(params.backbone), root / "models/backbone.safetensors", {})
     explore.run(params, root)
     first = published(root)
     monkeypatch.setattr(feature_server, "_has_gpu", lambda: True)
@@ -123,7 +124,7 @@ def test_shards_one_by_one_then_finish(params: Params, root: Path, monkeypatch: 
     def never(*_: object) -> None:
         raise AssertionError("a finished shard is labelled again")
 
-    monkeypatch.setattr(explore, "label_image", never)
+    monkeypatch.setattr(label_images, "label_image", never)
     explore.run(params, root, shard=0)
     explore.run(params, root)
     assert LabelStore(root / "data/pseudo_labels").image_ids == [1, 2, 3, 4, 5]
@@ -139,7 +140,7 @@ def test_an_unknown_shard_is_refused(params: Params, root: Path, shard: int) -> 
 def test_what_was_stopped_goes_on_and_stale_shards_are_not_used(
     params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    label, seen = explore.label_image, []
+    label, seen = label_images.label_image, []
 
     def count(image: np.ndarray, *arguments: object):
         if len(seen) == 3:
@@ -147,10 +148,10 @@ def test_what_was_stopped_goes_on_and_stale_shards_are_not_used(
         seen.append(image.sum())
         return label(image, *arguments)
 
-    monkeypatch.setattr(explore, "label_image", count)
+    monkeypatch.setattr(label_images, "label_image", count)
     with pytest.raises(OSError, match="power"):
         explore.run(params, root)
-    monkeypatch.setattr(explore, "label_image", lambda *a: seen.append(a[0].sum()) or label(*a))
+    monkeypatch.setattr(label_images, "label_image", lambda *a: seen.append(a[0].sum()) or label(*a))
     seen.clear()
     explore.run(changed(params, theta_cover=0.8), root, shard=0)
     assert len(seen) == 2  # other params: nothing is taken over
@@ -160,7 +161,7 @@ def test_what_was_stopped_goes_on_and_stale_shards_are_not_used(
 
 
 def fails_on(doomed: set[int], root: Path):
-    label, store = explore.label_image, ImageStore(root / "data/images")
+    label, store = label_images.label_image, ImageStore(root / "data/images")
     pixels = {store.read(image_id).tobytes() for image_id in doomed}
 
     def fail(image: np.ndarray, *arguments: object):
@@ -172,7 +173,7 @@ def fails_on(doomed: set[int], root: Path):
 
 
 def test_an_image_that_fails_is_named(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explore, "label_image", fails_on({3}, root))
+    monkeypatch.setattr(label_images, "label_image", fails_on({3}, root))
     explore.run(params, root)
     name = ImageStore(root / "data/images").entry(3).file_name
     rejected = (root / "data/pseudo_labels/rejected.jsonl").read_text().splitlines()
@@ -184,12 +185,12 @@ def test_an_image_that_fails_is_named(params: Params, root: Path, monkeypatch: p
 def test_too_many_failures_stop_the_stage_and_are_tried_again(
     params: Params, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole = explore.label_image
-    monkeypatch.setattr(explore, "label_image", fails_on({3, 4}, root))
+    whole = label_images.label_image
+    monkeypatch.setattr(label_images, "label_image", fails_on({3, 4}, root))
     with pytest.raises(SohesError, match=r"2 of 5 images could not be labelled.*\(0.2\).*too odd"):
         explore.run(params, root)
     assert not (root / "data/pseudo_labels").exists()
-    monkeypatch.setattr(explore, "label_image", whole)
+    monkeypatch.setattr(label_images, "label_image", whole)
     explore.run(params, root)
     assert len(LabelStore(root / "data/pseudo_labels")) == 5
 
@@ -211,7 +212,7 @@ def test_the_machines_trouble_is_no_images_fault(
     def fail(*_: object) -> None:
         raise error
 
-    monkeypatch.setattr(explore, "label_image", fail)
+    monkeypatch.setattr(label_images, "label_image", fail)
     with pytest.raises(type(error)):
         explore.run(params, root)
 
@@ -227,12 +228,12 @@ def test_other_weights_of_a_refiner_are_other_labels(
     with pytest.raises(SohesError, match="CRM's weights are not at"):
         explore.missing_shards(params, root)
     weights.write_bytes(b"one")
-    whole, depends = explore.label_image, depends_on("explore", params, root)
+    whole, depends = label_images.label_image, depends_on("explore", params, root)
     with pytest.raises(SohesError, match="does not hold CRM's weights"):
         explore.run(params, root)  # and not every image rejected
-    monkeypatch.setattr(explore, "make_refiner", lambda *_, **__: None)
+    monkeypatch.setattr(label_images, "make_refiner", lambda *_, **__: None)
     plain = changed(params, refiner="none").explore
-    monkeypatch.setattr(explore, "label_image", lambda image, extract, _: whole(image, extract, plain))
+    monkeypatch.setattr(label_images, "label_image", lambda image, extract, _: whole(image, extract, plain))
     explore.run(params, root, shard=0)
     assert explore.missing_shards(params, root) == [1, 2]
     weights.write_bytes(b"two")
@@ -273,7 +274,7 @@ def test_a_full_disk_in_the_middle_of_a_shard_leaves_no_half_shard(
     undisturbed = tmp_path_factory.mktemp("undisturbed")
     shutil.copytree(root / "data", undisturbed / "data")
     explore.run(params, undisturbed)
-    write = explore.write_shard
+    write = label_images.write_shard
 
     def full(path: Path, records: list) -> None:
         if path.name == "shard-00001.parquet":
@@ -281,10 +282,10 @@ def test_a_full_disk_in_the_middle_of_a_shard_leaves_no_half_shard(
             raise OSError(errno.ENOSPC, "No space left on device")
         write(path, records)
 
-    monkeypatch.setattr(explore, "write_shard", full)
+    monkeypatch.setattr(label_images, "write_shard", full)
     with pytest.raises(OSError, match="No space"):
         explore.run(params, root)
     assert not (root / "data/pseudo_labels").exists()
-    monkeypatch.setattr(explore, "write_shard", write)
+    monkeypatch.setattr(label_images, "write_shard", write)
     explore.run(params, root)
     assert published(root) == published(undisturbed)

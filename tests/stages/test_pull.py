@@ -77,9 +77,9 @@ def test_shard_by_shard_gives_the_same_bytes_and_nothing_is_packed_twice(
     packed: list[int] = []
     original = pull._pack
 
-    def counting(job: pull.Job, shard: tuple) -> None:
+    def counting(job: pull.Job, shard: tuple) -> dict:
         packed.append(shard[0])
-        original(job, shard)
+        return original(job, shard)
 
     monkeypatch.setattr(pull, "_pack", counting)
     pull.run(scenes, tmp_path / "pieces")

@@ -1,0 +1,115 @@
+"""Work cut into shards. Each is made whole or not at all, by whoever comes first, and never twice.
+
+Finished shards wait in a folder named after everything that they depend on, until the work is published from there. So
+a stopped run continues where it was, and what other params, inputs or code have made is never taken for it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sohes.errors import SohesError
+from sohes.work.files import write_json
+from sohes.work.pool import Shard, plan_shards, run_shards
+
+Made = TypeVar("Made")
+Facts = dict[str, Any]  # what is known of a finished shard, such as counts and times; JSON
+
+
+@dataclass(frozen=True)
+class ShardedWork:
+    """Shards, each a sequence of items, and the folder where finished ones wait. It may be pickled.
+
+    A shard is finished when its facts are written, `<folder>/parts/<name>.json`; its other files come before.
+    names: of the shards' files; by default `shard-00000` and so on.
+    """
+
+    folder: Path
+    shards: Sequence[Sequence[Any]]
+    names: Sequence[str] = ()
+
+    def path(self, index: int, suffix: str) -> Path:
+        """A file of one shard: `<folder>/<name><suffix>`."""
+        return self.folder / f"{self._name(index)}{suffix}"
+
+    def _name(self, index: int) -> str:
+        return self.names[index] if self.names else f"shard-{index:05d}"
+
+    def _part(self, index: int) -> Path:
+        return self.folder / "parts" / f"{self._name(index)}.json"
+
+    def missing(self) -> list[int]:
+        """The shards that are not finished."""
+        return [index for index in range(len(self.shards)) if not self._part(index).exists()]
+
+    def left(self, shard: int | None = None, *, of: str = "this work") -> list[Shard]:
+        """The missing shards, or the one that is asked for if it is missing.
+
+        SohesError if there is no such shard; `of` says what was cut, such as `5 images`.
+        """
+        if shard is not None and shard not in range(len(self.shards)):
+            raise SohesError(f"--shard must lie in 0..{len(self.shards) - 1} for {of} (got {shard})")
+        return [(index, self.shards[index]) for index in self.missing() if shard in (None, index)]
+
+    def run(self, make: Callable[[Shard], Facts], left: Sequence[Shard], *, workers: int, description: str) -> None:
+        """Make shards in a pool (`run_shards`). make: writes a shard's files and returns its facts."""
+        run_shards(partial(self._make, make), left, workers=workers, description=description)
+
+    def spread(
+        self,
+        compute: Callable[[Sequence[Any]], Made],
+        write: Callable[[int, Sequence[Made]], Facts],
+        left: Sequence[Shard],
+        *,
+        workers: int,
+        description: str,
+    ) -> None:
+        """Like `run`, but shards that are fewer than the workers are cut into pieces, which share the pool.
+
+        compute: what is made of some of a shard's items.  write: writes a shard's files from all its pieces, in order,
+        and returns its facts.
+        """
+        if len(left) >= workers:
+            self.run(partial(_whole, compute, write), left, workers=workers, description=description)
+            return
+        pieces: list[Shard] = []
+        for index, items in left:
+            pieces += [(index, piece) for piece in plan_shards(items, -(-len(items) * len(left) // workers))]
+        made = run_shards(partial(_piece, compute), pieces, workers=workers, description=description, kept=False)
+        for index, _ in left:
+            self._finish(index, write(index, [part for (k, _), part in zip(pieces, made, strict=True) if k == index]))
+
+    def _make(self, make: Callable[[Shard], Facts], shard: Shard) -> None:
+        self._finish(shard[0], make(shard))
+
+    def _finish(self, index: int, facts: Facts) -> None:
+        write_json(self._part(index), facts)
+
+    def facts(self) -> list[Facts]:
+        """Of every shard, in order; all must be finished."""
+        return [json.loads(self._part(index).read_text("utf-8")) for index in range(len(self.shards))]
+
+    def redo(self, indices: Iterable[int]) -> None:
+        """Have shards made again: a photograph that was rejected may have been repaired."""
+        for index in indices:
+            self._part(index).unlink()
+
+    def remove(self) -> None:
+        """Remove the folder, and its siblings of other params, inputs or code."""
+        shutil.rmtree(self.folder.parent, ignore_errors=True)
+
+
+def _whole(
+    compute: Callable[[Sequence[Any]], Made], write: Callable[[int, Sequence[Made]], Facts], shard: Shard
+) -> Facts:
+    return write(shard[0], [compute(shard[1])])
+
+
+def _piece(compute: Callable[[Sequence[Any]], Made], shard: Shard) -> Made:
+    return compute(shard[1])
