@@ -94,9 +94,12 @@ def test_no_command_writes_into_the_code_by_default():
     assert paths == {"reports", "segmented", "labels.parquet"}
 
 
-@pytest.mark.parametrize("name", [name for name in cli.COMMANDS if name != "downstream"])
-def test_the_help_of_a_command_imports_no_torch(name, tmp_path):
-    code = f"import sys, sohes.cli; sohes.cli.load({name!r}); print('torch' in sys.modules)"
+def test_no_help_imports_torch_but_that_of_downstream(tmp_path):
+    code = (
+        "import sys; from sohes import cli\n"
+        "for name in cli.COMMANDS.keys() - {'downstream'}: cli.load(name)\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
 
