@@ -25,7 +25,7 @@ Photo = np.ndarray | Image.Image | Path | str
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network and the numbers that say which of its masks are kept. It may be pickled.
+    """A network and the numbers that say which of its masks are kept. It can be pickled.
 
     source: the word that stands in every mask's `sources`, such as the phase that trained it.
     """
