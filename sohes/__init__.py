@@ -2,7 +2,7 @@
 
     import sohes
 
-    model = sohes.load("models/correct.safetensors")
+    model = sohes.load("correct.safetensors")
     result = model.segment("cat.jpg")
     result.masks, result.scores, result.parents
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sohes.predictor import Predictor
 
     __version__: str
-else:  # hidden from type checkers, to which every name would be one of the package's
+else:  # hidden from type checkers, which would take any name for one of the package's
 
     def __getattr__(name: str) -> str:
         if name != "__version__":
@@ -32,12 +32,12 @@ __all__ = ["__version__", "load"]
 
 
 def load(model: Path | str, *, params: Path | str | None = None) -> Predictor:
-    """A trained model, on the first GPU where there is one, ready to segment photographs.
+    """A trained model, on the first GPU if there is one, ready to segment photographs.
 
     model: a `.safetensors` file with its card beside it, as `sohes instruct` and `sohes correct` write them, or
     `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION` from MLflow's registry (MLFLOW_TRACKING_URI, or the database in the
-    working folder). params: the file whose `evaluate` section says which masks are kept; the one that comes with the
-    code otherwise. SohesError for a model that is missing or damaged.
+    working folder). params: the file whose `evaluate` section says which masks are kept; by default the one that comes
+    with the code. SohesError for a model that is missing or damaged.
     """
     from sohes.params import TEMPLATE, load_params
     from sohes.predictor import load_predictor

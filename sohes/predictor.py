@@ -1,4 +1,4 @@
-"""A trained model as a Python user meets it: photographs in, results out."""
+"""A trained model in Python: photographs in, results out."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from sohes.model.build import Network
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import EvaluateParams
 
-MAX_MEGAPIXELS = 200  # of one photograph: its pixels and those of its masks have to fit into memory
+MAX_MEGAPIXELS = 200  # per photograph: its pixels and its masks have to fit into memory
 
 Photo = np.ndarray | Image.Image | Path | str
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A network and the numbers that say which of its masks are kept. It may be pickled.
+    """A network and the numbers that say which of its masks are kept. It can be pickled.
 
     source: the word that stands in every mask's `sources`, such as the phase that trained it.
     """
@@ -46,9 +46,11 @@ class Predictor:
     def segment_many(self, photos: Iterable[Photo]) -> Iterator[Result]:
         """`segment` for each photograph, in order; on a GPU `evaluate.batch_size` of them at once.
 
-        SohesError for one photograph instead of several, and as `segment`, when its turn comes.
+        An array of several has the shape (N, H, W, 3). SohesError for one photograph instead of several; errors of
+        `segment` when a photograph's turn comes.
         """
-        if isinstance(photos, str | bytes) or not isinstance(photos, Iterable):
+        one_array = isinstance(photos, np.ndarray) and photos.ndim < 4
+        if one_array or isinstance(photos, str | bytes) or not isinstance(photos, Iterable):
             raise SohesError(f"segment_many takes several photographs (got {_shown(photos)}): give it a list of them")
         size = self.params.batch_size if device_of(self.network).type == "cuda" else 1
         params = self.params.model_copy(update={"batch_size": size})
@@ -112,5 +114,7 @@ def as_pixels(photo: Photo) -> np.ndarray:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, np.ndarray):
+        return f"an array of shape {value.shape}"
     text = repr(value)
     return text if len(text) <= 60 else type(value).__name__

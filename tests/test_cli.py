@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from sohes import cli
+from sohes.commands.bench import Bench
 from sohes.errors import SohesError
 from sohes.params import load_params
 
@@ -75,10 +76,38 @@ def test_every_stage_of_the_pipeline_is_a_command(repository, tmp_path):
         assert f" {name} " in help_text
 
 
+@pytest.mark.parametrize("name", cli.COMMANDS)
+def test_every_commands_line_in_the_list_is_the_first_of_its_own_help(name):
+    command = cli.load(name)
+    assert command.name == name
+    assert command.help.splitlines()[0] == cli.COMMANDS[name][2]
+
+
+def test_no_command_writes_into_the_code_by_default():
+    """Or into its documentation: only where the stages and tools write, or beside the user's files."""
+    paths = {
+        Path(str(param.default)).parts[0]
+        for name in cli.COMMANDS
+        for param in cli.load(name).params
+        if param.name in ("out", "json_out") and param.default is not None
+    }
+    assert paths == {"reports", "segmented", "labels.parquet"}
+
+
+def test_no_help_imports_torch_but_that_of_downstream(tmp_path):
+    code = (
+        "import sys; from sohes import cli\n"
+        "for name in cli.COMMANDS.keys() - {'downstream'}: cli.load(name)\n"
+        "print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
 def test_every_measurement_has_its_function_and_every_such_function_its_name(repository):
     files = (repository / "sohes/bench").glob("[a-z]*.py")
     measured = {path.stem for path in files if f"def bench_{path.stem}(" in path.read_text()}
-    assert {name.value for name in cli.Bench} == measured
+    assert {name.value for name in Bench} == measured
 
 
 def test_a_measurement_ends_with_a_json_object_and_takes_its_functions_options(tmp_path):
@@ -155,11 +184,11 @@ def test_a_full_disk_is_one_sentence(failing_stage, capsys, error):
 @pytest.mark.parametrize(
     ("number", "told"),
     [
-        (errno.EACCES, "permission denied: mend its permissions, or name another"),
+        (errno.EACCES, "permission denied: fix its permissions, or name another"),
         (errno.EROFS, "read-only file system: name a place that can be written to"),
-        (errno.EEXIST, "file exists: a folder is wanted there: name another, or remove the file"),
+        (errno.EEXIST, "file exists: a folder must be there: name another, or remove the file"),
         (errno.ENOTDIR, "not a directory: name a place inside a folder"),
-        (errno.EIO, "input/output error: mend it or name another"),
+        (errno.EIO, "input/output error: fix it or name another"),
     ],
 )
 def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_stage, capsys, number, told):
@@ -178,7 +207,7 @@ def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_st
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't allocate memory"),
     ],
 )
-def test_want_of_memory_is_one_sentence_with_a_remedy(failing_stage, capsys, error, reason):
+def test_running_out_of_memory_is_one_sentence_with_a_remedy(failing_stage, capsys, error, reason):
     assert failing_stage(error) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"sohes: there is not enough memory ({reason}): take fewer processes (SOHES_WORKERS)")

@@ -12,11 +12,11 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import typer
 import yaml
 
 from sohes import cli
 from sohes.bench.viewer import chromium, serving
+from sohes.commands.bench import Bench
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.viewer.gallery import ProjectGallery, ResultGallery
@@ -63,8 +63,8 @@ def test_every_parameter_is_on_its_page_with_its_value_in_the_paper(site):
 def test_every_command_and_option_that_the_pages_name_exists(repository):
     """In code blocks and in backquotes; the log tells of what was, and a bench has options of its own."""
     known = {
-        name: {option for param in command.params for option in (*param.opts, *param.secondary_opts)} | {"--help"}
-        for name, command in typer.main.get_command(cli.app).commands.items()
+        name: {option for p in cli.load(name).params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
+        for name in cli.COMMANDS
     }
     pages = [page for page in (repository / "docs").glob("*.md") if page.name != "log.md"]
     named = [
@@ -80,12 +80,11 @@ def test_every_command_and_option_that_the_pages_name_exists(repository):
 def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository):
     from typer.testing import CliRunner
 
-    for command in cli.app.registered_commands:
-        name = command.name or command.callback.__name__.replace("_", "-")
+    for name in cli.COMMANDS:
         told = CliRunner().invoke(cli.app, [name, "--help"], env={"COLUMNS": "80"}).output
         assert len(told.splitlines()) <= 40, name
         assert "xample: " in told, name
-    for measurement in cli.Bench:
+    for measurement in Bench:
         told = CliRunner().invoke(cli.app, ["bench", measurement.value, "--help"], env={"COLUMNS": "80"}).output
         assert f"Example: sohes bench {measurement.value}" in told
         assert len(told.splitlines()) <= 40, measurement

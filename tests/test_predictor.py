@@ -60,6 +60,12 @@ def test_many_come_in_order_each_with_its_own_photograph(predictor):
     assert same(results[2], predictor.segment(photos[2]))
 
 
+def test_an_array_of_several_is_several(predictor):
+    results = list(predictor.segment_many(np.stack([IMAGE, IMAGE[::-1]])))
+    assert len(results) == 2
+    assert same(results[0], predictor.segment(IMAGE))
+
+
 def test_it_can_be_pickled(predictor):
     assert same(pickle.loads(pickle.dumps(predictor)).segment(IMAGE), predictor.segment(IMAGE))
 
@@ -124,7 +130,9 @@ def test_what_is_neither_file_nor_image_is_one_sentence(predictor, wrong, told):
         predictor.segment(wrong)
 
 
-@pytest.mark.parametrize("one", ["cat.jpg", b"cat", Path("cat.jpg"), None])
+@pytest.mark.parametrize(
+    "one", ["cat.jpg", b"cat", Path("cat.jpg"), None, IMAGE, IMAGE[..., 0], IMAGE[:2, :1, :1], Image.fromarray(IMAGE)]
+)
 def test_one_photograph_is_not_several(predictor, one):
     with pytest.raises(SohesError, match=r"several photographs \(got .*\): give it a list"):
         next(predictor.segment_many(one))

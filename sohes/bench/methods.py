@@ -10,6 +10,9 @@ from sohes.evaluate.methods import METHODS, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.explore.label_image import make_extractor
 from sohes.params import load_params
+from sohes.project import Project
+
+BACKBONE, PARAMS = Project(Path()).model("backbone"), Project(Path()).params
 
 
 def bench_methods(
@@ -17,8 +20,8 @@ def bench_methods(
     benchmark: str = "coco_panoptic",
     images: int = 10,
     methods: str = ",".join(METHODS),
-    params: Path = Path("params.yaml"),
-    backbone: Path = Path("models/backbone.safetensors"),
+    params: Path = PARAMS,
+    backbone: Path = BACKBONE,
 ) -> dict[str, str | dict[str, dict[str, float | None]]]:
     """Score `methods` on the first `images` of a benchmark unpacked in `root`, with `params`' features and refiner.
 

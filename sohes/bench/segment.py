@@ -15,14 +15,16 @@ from sohes.bench.cost import Cost, compared
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
 from sohes.evaluate.pictures import encode_jpeg
+from sohes.project import Project
 
 HEIGHT, WIDTH = 1500, 2250
+MODEL, PARAMS = Project(Path()).model("correct"), Project(Path()).params
 LIBRARIES = "import cv2, numba, timm, torch"  # what the command cannot do without
 
 
 def bench_segment(
-    model: Path = Path("models/correct.safetensors"),
-    params: Path = Path("params.yaml"),
+    model: Path = MODEL,
+    params: Path = PARAMS,
     photo: Path | None = None,
     repeats: int = 5,
     reference: bool = False,

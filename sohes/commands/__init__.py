@@ -1,1 +1,1 @@
-"""The tools around the pipeline, one file per family."""
+"""The `sohes` commands: `sohes NAME` is NAME.py; the seven stages share stages.py."""

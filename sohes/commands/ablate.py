@@ -8,8 +8,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sohes.ablation import Table, folder_name, load_table, make_workspace
+from sohes.commands.options import HERE, ParamsFile
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.evaluate.relations import relations_changed
@@ -17,6 +21,21 @@ from sohes.explore.refine import what_it_lacks
 from sohes.tracking.ablations import record_row
 
 WORKSPACES = ".sohes/ablations"
+
+
+def ablate(
+    table: Annotated[str, typer.Argument(help="A file of params/ablations: table-2, table-3, table-6a, ...")],
+    row: Annotated[str | None, typer.Option(help="Only this row.")] = None,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Compute the rows of an ablation table into MLflow.
+
+    What DVC has cached is not computed again.
+
+    Example: sohes ablate table-6a && sohes compare table-6a
+    """
+    for line in run(table, params, Path.cwd(), row=row):
+        print(line, flush=True)
 
 
 def run(name: str, params: Path, root: Path, *, row: str | None = None) -> Iterator[str]:

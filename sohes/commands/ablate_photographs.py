@@ -6,8 +6,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sohes.ablation import load_table
+from sohes.commands.options import BACKBONE, HERE, ParamsFile
 from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.errors import SohesError
@@ -30,6 +34,23 @@ CALIBRATED_ON = 20  # images
 SPEECH = {"handmade": "handmade colour features", "tokens": "features of the small backbone"}
 
 Setting = tuple[Extract, ExploreParams]
+
+
+def ablate_photographs(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: sets that `sohes benchmark-info` knows.")],
+    out: Annotated[Path, typer.Option(help="The page to write.")] = HERE.reports / "ablations.md",
+    images: Annotated[int, typer.Option(min=1, help="Images of each set.")] = 100,
+    backbone: Annotated[Path, typer.Option(help="For the rows that are not handmade.")] = BACKBONE,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Every step and switch of phase 1 on photographs.
+
+    Annotated ones: tables 2 and 6b, as one page.
+
+    Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
+    """
+    for part in run(benchmarks, params, Path.cwd(), backbone=backbone, images=images, out=out):
+        print(part, flush=True)
 
 
 def run(

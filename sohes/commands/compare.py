@@ -6,6 +6,9 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Annotated
+
+import typer
 
 from sohes.errors import SohesError
 from sohes.evaluate import plots
@@ -18,6 +21,19 @@ from sohes.work.files import atomic_path
 METRICS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "relations_changed", "masks_per_image", "seconds_per_image")
 
 Difference = tuple[float | None, float | None, float | None]  # in AR, and the ends of its interval
+
+
+def compare(experiment: Annotated[str, typer.Argument(help="A table that `sohes ablate` has recorded.")]) -> None:
+    """Print and plot an ablation beside the paper's figures.
+
+    Writes reports/ablations/*.csv, .md and .png.
+
+    Example: sohes compare table-6a
+    """
+    text, written = run(experiment, Path.cwd())
+    print(text)
+    for path in written:
+        print(f"wrote {path}")
 
 
 def run(name: str, root: Path) -> tuple[str, list[Path]]:

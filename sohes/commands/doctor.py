@@ -1,4 +1,4 @@
-"""`sohes doctor`: what this machine has of all that a run may need, and whether it can hold the training."""
+"""`sohes doctor`: whether this machine has what a run needs, and the memory for its training."""
 
 from __future__ import annotations
 
@@ -15,15 +15,19 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
+import typer
+
+from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
 from sohes.explore.refine import what_it_lacks
-from sohes.model.detectron2_heads import require_detectron2
-from sohes.model.footprint import Footprint, training_footprint
-from sohes.model.sampling import SWITCH, compiled_operator
-from sohes.params import CorrectParams, InstructParams, Params
-from sohes.stages.backbone import made_of
+from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
+from sohes.project import Project
 from sohes.tracking import tracking_uri
+
+if TYPE_CHECKING:  # it imports torch, which the functions below do when they need it
+    from sohes.model.footprint import Footprint
 
 PYTHON = ((3, 11), (3, 13))
 TIMEOUT = 3.0  # seconds for a server to answer
@@ -32,7 +36,7 @@ OWN_MEMORY = {"cuda": 1.0 * 10**9, "cpu": 1.5 * 10**9}  # bytes: CUDA's context;
 
 
 class State(StrEnum):
-    """missing: may be wanted, by other params or for other commands. broken: this profile cannot run so."""
+    """missing: other profiles or commands may need it. broken: this profile cannot run."""
 
     ok = "ok"
     missing = "missing"
@@ -41,15 +45,34 @@ class State(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the doctor's list: what was looked at, how it is, and what to do where it is not well."""
+    """One line of the list: what was checked, its state, and what was found, with the remedy if it is not ok."""
 
     what: str
     state: State
     words: str
 
 
+def doctor(
+    params: ParamsFile = HERE.params,
+    processes: Annotated[
+        int | None, typer.Option(min=1, help="That train together; by default, the GPUs here.")
+    ] = None,
+) -> None:
+    """Check that this machine can run the profile.
+
+    With the remedy where it cannot, and whether the training fits into its memory.
+
+    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    """
+    findings = run(load_params_anywhere(params), Path.cwd(), processes=processes)
+    for found in findings:
+        print(f"{found.state:8}{found.what:9}{found.words}")
+    if any(found.state is State.broken for found in findings):
+        raise typer.Exit(1)
+
+
 def run(params: Params, root: Path, *, processes: int | None = None) -> list[Finding]:
-    """Look at everything. processes: that share a training batch, on all machines; the GPUs of this one by default."""
+    """Check everything. processes: that share a training batch, on all machines; the GPUs of this one by default."""
     return [
         _python(),
         _torch(),
@@ -94,7 +117,10 @@ def _disk(root: Path) -> Finding:
 
 
 def _extras(params: Params) -> Iterator[Finding]:
-    """Packages and refiners that these params or the surroundings ask for and that are not here."""
+    """Packages and refiners that these params or the environment ask for and that are missing."""
+    from sohes.model.detectron2_heads import require_detectron2
+    from sohes.model.sampling import SWITCH, compiled_operator
+
     for wanted in (
         partial(compiled_operator, os.environ.get(SWITCH, "builtin")),
         require_detectron2 if params.model.head == "detectron2-cascade" else None,
@@ -110,6 +136,8 @@ def _extras(params: Params) -> Iterator[Finding]:
 
 def _training(params: Params, processes: int | None) -> Iterator[Finding]:
     import torch
+
+    from sohes.model.footprint import training_footprint
 
     count = processes or max(1, torch.cuda.device_count() if torch.cuda.is_available() else 1)
     device, room = _room()
@@ -135,7 +163,7 @@ def judge(
 ) -> Finding:
     """Whether a phase's training fits into `room` bytes of the device (`cuda` or `cpu`).
 
-    recomputed: `model.recompute_blocks`, which is no remedy any more.
+    recomputed: `model.recompute_blocks` is set already, so it is no remedy.
     """
     total = need.total + OWN_MEMORY[device]
     where = "the GPU's" if device == "cuda" else "the"
@@ -154,7 +182,7 @@ def judge(
 
 
 def _room() -> tuple[str, float]:
-    """The device that training takes, and its bytes: of the smallest GPU, or what this machine may use of its own."""
+    """The device that training uses and its memory in bytes: of the smallest GPU, or of this machine or container."""
     import torch
 
     if torch.cuda.is_available():
@@ -171,7 +199,7 @@ def _room() -> tuple[str, float]:
 
 
 def _weights(params: Params, root: Path) -> Finding:
-    made = root / "models/backbone.safetensors"
+    made = Project(root).model("backbone")
     if not made.exists():
         return _source(params)
     if _is_made_of(made, params):
@@ -181,23 +209,25 @@ def _weights(params: Params, root: Path) -> Finding:
 
 
 def _is_made_of(backbone: Path, params: Params) -> bool:
-    """Whether its card has what stage `backbone` would write there for these params."""
+    """Whether its card says what stage `backbone` would write for these params."""
+    from sohes.stages.backbone import made_of
+
     try:
         card = json.loads(backbone.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):  # none, or a damaged one: the stage makes both anew
+    except (OSError, ValueError):  # missing or damaged: the stage makes both again
         return False
     return isinstance(card, dict) and made_of(params).items() <= card.items()
 
 
 def _source(params: Params) -> Finding:
-    """Where stage `backbone` would have the weights from."""
+    """Where stage `backbone` would get the weights."""
     wanted = params.backbone.pretrained
     if wanted == "train":
         return Finding("weights", State.ok, "none needed: `sohes backbone` trains them (backbone.pretrained: train)")
     if Path(wanted).suffix:
         there = Path(wanted).exists()
         if there or "/" in wanted:
-            words = wanted if there else f"no file {wanted}: mend backbone.pretrained"
+            words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
             return Finding("weights", State.ok if there else State.broken, words)
     if _is_cached(wanted):
         return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
@@ -238,7 +268,7 @@ def _mlflow(root: Path) -> Finding:
     if not uri.startswith(("http://", "https://")):
         return Finding("MLflow", State.ok, f"{uri}; `make ui` shows it")
     if fault := _fault(f"{uri.rstrip('/')}/health"):
-        remedy = "start the server, mend MLFLOW_TRACKING_URI, or unset it for a local database"
+        remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
         return Finding("MLflow", State.broken, f"{uri} does not answer ({fault}): {remedy}")
     return Finding("MLflow", State.ok, f"{uri} answers")
 
@@ -256,7 +286,7 @@ def _prefect() -> Finding:
 
 
 def _fault(url: str) -> str | None:
-    """Why a server cannot be used; None if it answers, whatever it says short of an error of its own."""
+    """Why a server cannot be used; None if it answers with anything but a server error."""
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="GET"), timeout=TIMEOUT):
             return None
@@ -268,7 +298,7 @@ def _fault(url: str) -> str | None:
 
 def _dvc(root: Path) -> Finding:
     if not (root / ".dvc").is_dir():
-        return Finding("DVC", State.missing, f"{root} is no DVC project: run in the project's folder, or `dvc init`")
+        return Finding("DVC", State.missing, f"{root} is not a DVC project: run in the project's folder, or `dvc init`")
     config = configparser.ConfigParser()
     config.read([root / ".dvc/config", root / ".dvc/config.local"])
     sections = {name.strip("'"): config[name] for name in config.sections()}  # DVC writes ['remote "NAME"']

@@ -12,11 +12,14 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+import typer
 
 from sohes import tracking
 from sohes.backbone.vit import Backbone, load_backbone
+from sohes.commands.options import HERE, ParamsFile
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.scores import score_detection, score_semantic
 from sohes.downstream.sets import scenes
@@ -27,7 +30,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.published import PAPER_DOWNSTREAM, SOHES_PAPER
 from sohes.evaluate.tables import markdown
 from sohes.model.checkpoint import load_checkpoint
-from sohes.params import Params
+from sohes.params import Params, load_params
 from sohes.stages.training import require
 from sohes.train.state import ResumableState, fingerprint
 from sohes.train.world import World, join_world
@@ -36,6 +39,23 @@ from sohes.work.files import digest_file, write_json
 BACKBONES = {"before": "backbone", "after": "correct"}  # whose file in models/ holds the ViT
 FIGURES = {"semantic": "mean IoU", "detection": "AP of boxes"}
 SCENES = "scenes"
+
+
+def downstream(
+    semantic: Annotated[str | None, typer.Option(help="NAME=DIR: ade20k or coco_panoptic.")] = None,
+    detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Measure the backbone on supervised tasks.
+
+    Before and after training: mean IoU and AP on the frozen ViT.
+
+    Example: sohes downstream --semantic ade20k=~/ADEChallengeData2016 --detection coco=~/coco
+
+    Without data: both tasks on the embedded scenes. After a kill, the same command resumes. Writes
+    metrics/downstream.json.
+    """
+    print(run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
 
 
 @dataclass(frozen=True)

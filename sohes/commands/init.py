@@ -4,48 +4,56 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from ruamel.yaml import YAML
 
+from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
 from sohes.params import TEMPLATE, load_params
 from sohes.work.files import atomic_path
 
 
-def run(images: Path, annotations: Path | None, params: Path) -> list[str]:
-    """Set `pull` to the folder, keeping every other number and comment; returns what to tell the user.
+def init(
+    images: Annotated[Path, typer.Option(help="Your folder of photographs.")],
+    annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Point params.yaml at your own photographs.
 
-    A params file that is not there yet starts as the demo's. Paths are written as seen from the params file's folder.
+    Everything else in it stays.
+
+    Example: sohes init --images ~/photos
     """
     if not images.is_dir():
         raise SohesError(f"no such folder of photographs: {images}")
     if not any(file.is_file() for file in images.rglob("*")):
         raise SohesError(f"the folder {images} is empty: name one with photographs in it")
-    if annotations is not None and not annotations.is_file():
-        raise SohesError(f"no such annotation file: {annotations}")
     if annotations is not None:
-        coco.load(annotations)  # a broken one is named now, not after the training
+        if not annotations.is_file():
+            raise SohesError(f"no such annotation file: {annotations}")
+        coco.load(annotations)  # a broken file is reported now, not after the training
     source = params if params.exists() else TEMPLATE
-    load_params(source)  # a broken file is named now, not overwritten
+    load_params(source)  # a broken file is reported, not overwritten
     yaml = YAML()
-    yaml.width = 4096  # no line of ours is broken anew
+    yaml.width = 4096  # keeps long lines as they are
     values = yaml.load(source)
+    folder = values["pull"]["folder"]
     values["pull"]["source"] = "folder"
-    values["pull"]["folder"]["images"] = _as_written(images, params)
-    values["pull"]["folder"]["annotations"] = None if annotations is None else _as_written(annotations, params)
+    folder["images"] = _as_written(images, params)
+    folder["annotations"] = None if annotations is None else _as_written(annotations, params)
     with atomic_path(params) as temporary:
         yaml.dump(values, temporary)
         load_params(temporary)
-    scored = "scored against your annotations" if annotations else "predicted but not scored, for want of annotations"
-    return [
-        f"{params}: pull.source is folder, pull.folder.images is {values['pull']['folder']['images']}",
-        f"The held-out images are {scored}.",
-        "Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.",
-    ]
+    scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
+    print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}")
+    print(f"The held-out images are {scored}.")
+    print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
 
 
 def _as_written(path: Path, params: Path) -> str:
-    """Relative inside the project, where it moves with it; absolute outside."""
+    """Relative to the params file inside its folder, where it moves with the project; absolute outside."""
     path, home = path.resolve(), params.parent.resolve()
     return os.path.relpath(path, home) if path.is_relative_to(home) else str(path)

@@ -13,10 +13,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+import typer
 
+from sohes.commands.options import BACKBONE, HERE, ParamsFile, Upright
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.data.store.images import Rejected, decode_image
@@ -27,7 +29,7 @@ from sohes.explore.label_image import make_extractor
 from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
 from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
-from sohes.params import Params
+from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION, write_rejected
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
@@ -35,6 +37,25 @@ from sohes.work.pool import Shard, default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
 
 PHOTOGRAPHS_PER_PART = 8  # what a kill costs a process at most
+
+
+def label(
+    folder: Annotated[Path, typer.Argument(help="Folder of photographs, searched recursively.")],
+    out: Annotated[Path, typer.Option(help="The Parquet file to write; <name>.rejected.jsonl goes beside it.")] = Path(
+        "labels.parquet"
+    ),
+    backbone: Annotated[Path, typer.Option(help="Makes the tokens of explore.features.")] = BACKBONE,
+    exif: Upright = True,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Phase 1 alone: pseudo-labels for a folder.
+
+    After a kill, the same command resumes.
+
+    Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
+    """
+    for line in run(load_params_anywhere(params), folder, out, backbone=backbone, apply_exif=exif):
+        print(line, flush=True)
 
 
 @dataclass(frozen=True)

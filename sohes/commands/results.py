@@ -15,8 +15,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import typer
+
+from sohes.commands.options import HERE
 from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.places import name_and_folder
@@ -78,6 +81,21 @@ class Job:
     trained: Trained
     benchmark: str
     root: Path
+
+
+def results(
+    benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
+    project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
+    out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = HERE.reports / "results.md",
+) -> None:
+    """All phases on benchmarks of photographs, as one page.
+
+    With 95 % intervals, and what each phase gains.
+
+    Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
+    """
+    run(benchmarks, projects=project or [Path()], out=out)
+    print(f"wrote {out}")
 
 
 def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> None:

@@ -6,21 +6,48 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
+import typer
 from rich.progress import track
 
 from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
-from sohes.evaluate.predict import best_device
-from sohes.evaluate.sam import make_sam
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.pool import plan_shards
 
 IMAGES_PER_SHARD = 16
+
+
+def sam(
+    model: Annotated[Path, typer.Argument(help="A folder with SAM's weights, as transformers saves them.")],
+    benchmark: Annotated[str, typer.Option(help="A name that `sohes benchmark-info` knows.")],
+    root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
+    out: Annotated[Path, typer.Option(help="Folder for the masks; a stopped run resumes there.")],
+    points_per_side: Annotated[int, typer.Option(min=1, help="Prompt points per side of the grid.")] = 32,
+    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 64,
+    pred_iou: Annotated[float, typer.Option(help="Drop masks with a lower predicted IoU.")] = 0.88,
+    stability: Annotated[float, typer.Option(help="Drop masks with a lower stability score.")] = 0.95,
+) -> None:
+    """SAM's masks on a benchmark, to score as a baseline.
+
+    Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
+    """
+    images = run(
+        model,
+        benchmark=benchmark,
+        root=root,
+        out=out,
+        points_per_side=points_per_side,
+        points_per_batch=points_per_batch,
+        pred_iou=pred_iou,
+        stability=stability,
+    )
+    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
 
 
 def run(
@@ -39,6 +66,9 @@ def run(
     A finished shard is never predicted again, so a run that was stopped goes on. SohesError if the shards in `out`
     are another run's.
     """
+    from sohes.evaluate.predict import best_device  # they import torch
+    from sohes.evaluate.sam import make_sam
+
     reader = find_benchmark(benchmark)
     truth = list(reader.read_benchmark(root))
     settings = {"points_per_side": points_per_side, "pred_iou": pred_iou, "stability": stability}

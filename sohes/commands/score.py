@@ -1,16 +1,18 @@
-"""`sohes score`: anybody's predictions against a benchmark, beside what was published, never mixed up with it."""
+"""`sohes score` and `benchmark-info`: anybody's predictions on a benchmark, beside what was published there."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from sohes.data.benchmarks.catalogue import BENCHMARKS, describe, is_published_protocol
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
-from sohes.data.benchmarks.catalogue import is_published_protocol
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.errors import SohesError
 from sohes.evaluate.intervals import DRAWS, SEED
@@ -23,6 +25,44 @@ from sohes.work.files import write_json
 
 COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "AP50", "masks_per_image")
 FURTHER = ("AR_1", "AR_10", "AR_100", "AR_whole", "AR_part", "AR_subpart", "ancestor_f1")
+
+
+def score(
+    predictions: Annotated[list[Path], typer.Argument(help="COCO JSON, Parquet, or folders of Parquet or SA-1B JSON.")],
+    benchmark: Annotated[str, typer.Option(help="One of `benchmark-info`.")],
+    root: Annotated[Path, typer.Option(help="Folder where it is unpacked.")],
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
+    compare: Annotated[Path | None, typer.Option(help="Another run's --json.")] = None,
+    label: Annotated[str | None, typer.Option(help="Name of the row.")] = None,
+    max_masks: Annotated[int, typer.Option(min=1, help="Per image.")] = 1000,
+    missing_as_empty: Annotated[
+        bool, typer.Option("--missing-as-empty", help="Count images it lacks as empty.")
+    ] = False,
+) -> None:
+    """Score anybody's predictions.
+
+    AR, AP, sizes, levels, beside the published figures.
+
+    Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
+    """
+    run(
+        predictions,
+        benchmark=benchmark,
+        root=root,
+        json_out=json_out,
+        compare=compare,
+        label=label,
+        max_masks=max_masks,
+        missing_as_empty=missing_as_empty,
+    )
+
+
+def benchmark_info(name: Annotated[str | None, typer.Argument(help="Leave it out to list the names.")] = None) -> None:
+    """What a benchmark counts, and where to get it.
+
+    Example: sohes benchmark-info coco
+    """
+    print(describe(name) if name else "\n".join(BENCHMARKS))
 
 
 def run(
@@ -40,7 +80,7 @@ def run(
     """Score, print the table, and write everything to `json_out`; returns what is written.
 
     compare: the JSON of an earlier run on the same ground truth; the difference in AR gets a 95 % interval.
-    missing_as_empty: images that the predictions lack count as images without a mask, and are counted in the result.
+    missing_as_empty: images without predictions count as images without masks; the result says how many.
     SohesError if the sets of images differ (without `missing_as_empty`), and for anything that cannot be read.
     """
     other = None if compare is None else _read_result(compare, benchmark)

@@ -4,21 +4,51 @@ from __future__ import annotations
 
 import sys
 import webbrowser
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Annotated
 
+import typer
+
+from sohes.commands import segment as segmenting
+from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
+from sohes.params import load_params_anywhere
+from sohes.project import Project
 from sohes.viewer.gallery import Gallery, ProjectGallery, ResultGallery, is_result
 from sohes.viewer.server import make_server
 
 SegmentPhotos = Callable[[Sequence[Path]], Iterable[Path]]
 
 
+def view(
+    what: Annotated[list[Path] | None, typer.Argument(help="A project, results of segment, or photographs.")] = None,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
+    model: Annotated[str, typer.Option(help="For photographs, as in segment.")] = segmenting.MODEL,
+    explore: Annotated[bool, typer.Option("--explore", help="For photographs, as in segment.")] = False,
+    out: Annotated[Path, typer.Option(help="For photographs, as in segment.")] = segmenting.OUT,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Look at masks in the browser.
+
+    Hover, walk up to parents, compare the phases. Nothing leaves this machine.
+
+    Example: sohes view                 (this project's predictions; also: sohes view cat.jpg, sohes view segmented)
+    """
+
+    def segment(photos: Sequence[Path]) -> Iterator[Path]:
+        values = load_params_anywhere(params)
+        return segmenting.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd())
+
+    run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment)
+
+
 def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: SegmentPhotos) -> None:
     """Serve the viewer on 127.0.0.1 until Ctrl-C.
 
-    what: as `open_gallery` takes it. segment: writes the results of photographs and yields their JSON files; SohesError
-    at its end for photographs that it left out. SohesError if there is nothing to show.
+    what: as for `open_gallery`. segment: writes the results of photographs and yields their JSON files; SohesError at
+    the end for photographs that it skipped. SohesError if there is nothing to show.
     """
     gallery = open_gallery(what, root=root, segment=segment)
     if not gallery.names:
@@ -36,19 +66,20 @@ def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: 
 
 
 def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) -> Gallery:
-    """The project in `root` for nothing named; else a project's folder, results, or photographs to segment first.
+    """The project in `root` if `what` is empty; else a project's folder, results, or photographs to segment first.
 
     SohesError if there are no predictions or results where they are expected, or if no photograph can be segmented.
     """
     if not what:
-        if (root / "predictions").exists():
+        if Project(root).all_predictions.exists():
             return ProjectGallery(root)
         raise SohesError(f"no predictions in {root}: run `sohes evaluate`, or name photographs or results")
     if len(what) == 1 and what[0].is_dir():
         folder = what[0]
-        if folder.name == "predictions" and (folder.parent / "data/eval").exists():
+        above = Project(folder.parent)
+        if folder == above.all_predictions and above.held_out.exists():
             return ProjectGallery(folder.parent)
-        if (folder / "predictions").exists():
+        if Project(folder).all_predictions.exists():
             return ProjectGallery(folder)
     # A folder of photographs may hold JSON files of its own: annotations, a camera's or a web album's.
     results = [file for path in what for file in (sorted(path.glob("*.json")) if path.is_dir() else [path])]
@@ -61,7 +92,7 @@ def open_gallery(what: Sequence[Path], *, root: Path, segment: SegmentPhotos) ->
 
 
 def _done(written: Iterable[Path]) -> list[Path]:
-    """The files that are written before a SohesError, which is told on stderr; if there are none, it is raised."""
+    """The files that are written before a SohesError, which goes to stderr; if there are none, it is raised."""
     done: list[Path] = []
     try:
         for file in written:  # one by one: a list made at once is lost with the error

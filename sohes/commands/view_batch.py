@@ -4,35 +4,59 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
+import typer
 
 from sohes import masks
+from sohes.commands.options import HERE, ParamsFile
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures
 from sohes.masks import forest
-from sohes.params import Params
-from sohes.stages.training import require
-from sohes.train.dataset import LabelDataset, Sample
+from sohes.params import Params, load_params
+from sohes.project import Project, require
 from sohes.work.files import atomic_path
+
+if TYPE_CHECKING:  # it imports torch
+    from sohes.train.dataset import Sample
+
+
+def view_batch(
+    out: Annotated[Path, typer.Option(help="The PNG to write.")] = HERE.reports / "batch.png",
+    phase: Annotated[Literal["instruct", "correct"], typer.Option(help="Whose augmentation.")] = "instruct",
+    step: Annotated[int, typer.Option(min=0, help="Step of the training.")] = 0,
+    samples: Annotated[int, typer.Option(min=1, help="How many of its batch, at most.")] = 6,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """A picture of what training sees.
+
+    Augmented images with their masks and parents.
+
+    Example: sohes view-batch --step 100 --out batch.png
+    """
+    run(load_params(params), Path.cwd(), out=out, phase=phase, step=step, samples=samples)
+    print(f"wrote {out}")
 
 
 def run(params: Params, root: Path, *, out: Path, phase: str = "instruct", step: int = 0, samples: int = 6) -> None:
     """Write the first samples of the batch of `step` as one PNG, a row each: the image, its forest, and its levels.
 
-    They are the very ones that `sohes <phase>` draws with these params. SohesError without images or labels.
+    These are the samples that `sohes <phase>` draws with these params. SohesError without images or labels.
     """
+    from sohes.train.dataset import LabelDataset
+
     section = params.instruct if phase == "instruct" else params.correct
-    images = require(root / "data/images/manifest.parquet", "images", "pull").parent
-    labels = require(root / "data/pseudo_labels", "pseudo-labels", "explore")
+    images = require(Project(root).images / "manifest.parquet", "images", "pull").parent
+    labels = require(Project(root).pseudo_labels, "pseudo-labels", "explore")
     dataset = LabelDataset(
         ImageStore(images),
         LabelStore(labels),
         image_size=params.model.image_size,
         max_targets=section.max_targets,
         augment=section.augment,
-        normalisation=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # the picture shows the colours before it
+        normalisation=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # none: the picture shows plain colours
         batch_size=section.batch_size,
         seed=params.seed,
     )

@@ -71,7 +71,7 @@ def test_servers_that_are_named_must_answer(params, tmp_path, server, monkeypatc
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")  # where nobody listens
     found = looked_at(params, tmp_path)
     assert found["MLflow"].state is State.broken
-    assert "mend MLFLOW_TRACKING_URI" in found["MLflow"].words
+    assert "fix MLFLOW_TRACKING_URI" in found["MLflow"].words
 
 
 @pytest.mark.parametrize(

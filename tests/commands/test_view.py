@@ -48,7 +48,7 @@ def test_a_folder_of_photographs_may_hold_json_files_of_its_own(results, tmp_pat
 def left_out(files):
     """As `segment.run` with a photograph that it cannot read."""
     yield from files
-    raise SohesError("1 photograph could not be read (torn.jpg): mend or remove it")
+    raise SohesError("1 photograph could not be read (torn.jpg): fix or remove it")
 
 
 def test_an_unreadable_photograph_is_named_and_the_others_are_shown(results, tmp_path, capsys):

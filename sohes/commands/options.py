@@ -1,0 +1,16 @@
+"""Options that several commands share, and the project that their defaults lie in."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sohes.project import Project
+
+HERE = Project(Path())  # the working folder
+BACKBONE = HERE.model("backbone")
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
+Upright = Annotated[bool, typer.Option("--exif/--no-exif", help="Turn photographs upright; benchmarks do not.")]

@@ -1,0 +1,139 @@
+"""The seven stages of the pipeline, each as one command, and `sohes shards`, which says what is left of one."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sohes.commands.options import HERE, ParamsFile
+from sohes.params import load_params
+from sohes.pipeline import STAGES, Phase
+from sohes.work.cost import measured
+from sohes.work.pool import as_ranges
+
+Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
+SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
+
+
+def _command(name: str, words: str) -> Callable[..., None]:
+    """The command of a stage. words: its help."""
+
+    def whole(params: ParamsFile = HERE.params) -> None:
+        _run(name, params)
+
+    def shardable(params: ParamsFile = HERE.params, shard: Shard = None) -> None:
+        _run(name, params, shard)
+
+    command = shardable if STAGES[name].splits else whole
+    command.__doc__ = words
+    return command
+
+
+def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
+    values = load_params(params)
+    run = importlib.import_module(f"sohes.stages.{stage}").run
+    if shard is None:
+        with measured(stage, Path.cwd()):
+            run(values, Path.cwd(), **options)
+    else:
+        run(values, Path.cwd(), shard=shard, **options)
+
+
+pull = _command(
+    "pull",
+    """Fetch the images, or make them.
+
+    Writes data/images and data/eval.
+
+    Example: sohes pull --params params.yaml
+    """,
+)
+
+backbone = _command(
+    "backbone",
+    """Pre-train or fetch the vision transformer.
+
+    Writes models/backbone.safetensors.
+
+    Example: sohes backbone
+    """,
+)
+
+explore = _command(
+    "explore",
+    """Phase 1: pseudo-labels by clustering patch features.
+
+    Writes data/pseudo_labels.
+
+    Example: sohes explore            (one shard of it: sohes explore --shard 3)
+    """,
+)
+
+instruct = _command(
+    "instruct",
+    """Phase 2: train the segmenter on the pseudo-labels.
+
+    Writes models/instruct.safetensors.
+
+    Example: sohes instruct           (after a kill, the same command resumes)
+    """,
+)
+
+correct = _command(
+    "correct",
+    """Phase 3: let a teacher's masks correct the labels.
+
+    Writes models/correct.safetensors.
+
+    Example: sohes correct            (after a kill, the same command resumes)
+    """,
+)
+
+
+def evaluate(
+    params: ParamsFile = HERE.params,
+    shard: Shard = None,
+    phase: Annotated[Phase | None, typer.Option(help="Only this phase; needs no model of the others.")] = None,
+) -> None:
+    """Predict and score the held-out images.
+
+    Writes predictions/ and metrics/.
+
+    Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
+    """
+    _run("evaluate", params, shard, **({} if phase is None else {"phase": phase}))
+
+
+report = _command(
+    "report",
+    """Tables, plots and pictures: reports/index.html.
+
+    Example: sohes report
+    """,
+)
+
+
+def _splitting(stage: str) -> str:
+    if stage not in SPLITTING:
+        raise typer.BadParameter(f"{stage} is none of {', '.join(SPLITTING)}")
+    return stage
+
+
+def shards(
+    stage: Annotated[
+        str, typer.Argument(metavar="|".join(SPLITTING), callback=_splitting, help="A stage that splits.")
+    ],
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Print the unfinished shards of a stage.
+
+    As a Slurm array, such as 0-3,7; nothing if all are finished.
+
+    For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
+    """
+    missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(load_params(params), Path.cwd())
+    print(as_ranges(missing))
