@@ -21,9 +21,9 @@ demo: $(STAMP)  ## Run the whole pipeline on the profile in params.yaml, and pri
 test: $(STAMP)  ## All tests; what was skipped is listed at the end with the reason
 	@$(RUN) python -m pytest -rs
 
-check: $(STAMP)  ## Format, lint, types, layers, documentation
+check: $(STAMP)  ## Format, lint, types, layers, packages, dead code, documentation
 	@$(RUN) \
-	ruff format --check . && ruff check . && mypy && lint-imports && mkdocs build --quiet
+	ruff format --check . && ruff check . && mypy && lint-imports && deptry . && vulture && mkdocs build --quiet
 
 docs: $(STAMP)  ## The documentation as pages that work offline: build/docs/index.html
 	@$(RUN) mkdocs build --quiet && echo "wrote build/docs/index.html"
