@@ -1,1 +1,1 @@
-"""What a backbone is worth in supervised tasks, before and after training (paper 4.4, figure 6)."""
+"""Two supervised tasks on the backbone before and after SOHES's training (paper 4.4, figure 6)."""

@@ -1,4 +1,4 @@
-"""What a frozen ViT is judged by (paper 4.4): a fresh ViT-Adapter on it, and the plainest head of a supervised task."""
+"""The networks of figure 6 (paper 4.4): a frozen ViT, a fresh ViT-Adapter on it, and a plain head for the task."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from sohes.backbone.vit import Backbone
 
 LEVELS = 4  # maps of the adapter, strides 4 to 32
-CLASSES_AT_ONCE = 16  # enlarged: 150 maps of a whole photograph would be gigabytes
+CLASSES_AT_ONCE = 16  # 150 maps at a photograph's size would be gigabytes
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class FoundBoxes:
 
 
 class Probe(nn.Module):
-    """A ViT that does not learn, and an adapter that does."""
+    """A frozen ViT and an adapter that learns."""
 
     def __init__(self, backbone: Backbone, params: AdapterParams) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class Probe(nn.Module):
 
 
 class SemanticProbe(Probe):
-    """A linear classifier on the adapter's four maps, laid over each other at stride 4."""
+    """A linear classifier on the adapter's four maps, concatenated at stride 4."""
 
     def __init__(self, backbone: Backbone, params: AdapterParams, *, classes: int) -> None:
         super().__init__(backbone, params)
@@ -63,7 +63,7 @@ class SemanticProbe(Probe):
         return self.classify(torch.cat([finest, *grown], 1))
 
     def losses(self, images_B3HW: Tensor, classes_BHW: Tensor, *, void: int) -> dict[str, Tensor]:
-        """Cross entropy of every pixel that is not `void`; 0 for a batch that is void all over."""
+        """Mean cross entropy of the pixels that are not `void`; 0 if all are."""
         logits = F.interpolate(
             self(images_B3HW), size=classes_BHW.shape[-2:], mode="bilinear", align_corners=False
         ).float()
@@ -76,10 +76,10 @@ class DetectionProbe(Probe):
 
     def __init__(self, backbone: Backbone, params: AdapterParams, *, classes: int, dim: int, image_size: int) -> None:
         super().__init__(backbone, params)
-        # Nobody asks for the map of stride 4: its layers would wait for gradients that never come.
+        # The map of stride 4 is not used: its layers would wait for gradients that never come.
         for unused in (self.adapter.up, self.adapter.norms[0], self.adapter.prior.project[0]):
             unused.requires_grad_(False)
-        # Images come normalised and square: what torchvision would do to them again is turned off.
+        # Images come normalised and square: torchvision's own preprocessing is turned off.
         plain = {"min_size": image_size, "max_size": image_size, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
         self.detector = RetinaNet(_Pyramid(self.adapter, dim), num_classes=classes, **plain)
 
@@ -95,7 +95,7 @@ class DetectionProbe(Probe):
 
 
 class _Pyramid(nn.Module):
-    """What RetinaNet calls its backbone: maps of `dim` channels at strides 8 to 128."""
+    """RetinaNet's `backbone`: maps of `dim` channels at strides 8 to 128."""
 
     def __init__(self, adapter: ViTAdapter, dim: int) -> None:
         super().__init__()

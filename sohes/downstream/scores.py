@@ -1,4 +1,4 @@
-"""Mean IoU of classes and AP of boxes: what the tasks of figure 6 are scored by."""
+"""The metrics of figure 6: mean IoU of classes and AP of boxes."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def mean_iou(confusion_KK: np.ndarray) -> float:
 def score_detection(network: DetectionProbe, data: ClassSet, *, image_size: int, batch_size: int) -> float:
     """COCO's AP of boxes in percent, mean over classes and IoU 0.50 to 0.95, on the validation photographs.
 
-    Both sides are compared in the square that the network sees: IoU does not depend on the scale.
+    Boxes are compared in the square that the network sees: IoU does not depend on the scale.
     """
     network.eval()
     wanted: list[Boxes] = []

@@ -1,22 +1,99 @@
-"""Supervised training of a head and an adapter on a frozen ViT (paper 4.4)."""
+"""Supervised training of an adapter and a head on a frozen ViT (paper 4.4): batches of examples, and the learner."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
-from sohes.downstream.sets.examples import VOID, ExampleBatch, ExampleDataset
+from sohes.downstream.sets.examples import VOID, ClassSet, Example, flipped, in_square
 from sohes.params import DownstreamParams
+from sohes.train.dataset import normalised
 from sohes.train.loop import Learner, Recorder, train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
 
+# ---------------------------------------------------------------- data
+
+
+@dataclass(frozen=True)
+class ExampleBatch:
+    """images_B3HW: normalised for the backbone. classes_BHW: int64. Boxes and labels of each image."""
+
+    images_B3HW: Tensor
+    classes_BHW: Tensor
+    boxes: tuple[Tensor, ...]
+    labels: tuple[Tensor, ...]
+
+    def to(self, device: torch.device) -> ExampleBatch:
+        boxes, labels = (tuple(x.to(device) for x in part) for part in (self.boxes, self.labels))
+        return ExampleBatch(self.images_B3HW.to(device), self.classes_BHW.to(device), boxes, labels)
+
+
+@dataclass(frozen=True)
+class LoadedExamples:
+    """One part of a step's batch. Nothing is skipped: an annotated example that cannot be read is an error."""
+
+    batch: ExampleBatch
+    skipped: tuple[str, ...] = ()
+
+
+class ExampleDataset(Dataset):
+    """The training examples by position: `dataset[step, k]` is example k of a step's batch, mirrored half of the time.
+
+    Each epoch is shuffled by (seed, epoch); a batch may span two.
+    """
+
+    def __init__(
+        self,
+        data: ClassSet,
+        *,
+        image_size: int,
+        batch_size: int,
+        normalisation: tuple[Sequence[float], Sequence[float]],
+        seed: int,
+    ) -> None:
+        self.data, self.image_size, self.batch_size, self.seed = data, image_size, batch_size, seed
+        self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
+
+    def __len__(self) -> int:
+        return len(self.data.train)
+
+    def __getitem__(self, position: tuple[int, int]) -> Example:
+        step, k = position
+        epoch, place = divmod(step * self.batch_size + k, len(self))
+        shown = self.data.read(self.data.train[_epoch_order(self.seed, epoch, len(self))[place]])
+        mirrored = np.random.default_rng((self.seed, 1, step, k)).random() < 0.5
+        return in_square(flipped(shown) if mirrored else shown, self.image_size)[0]
+
+    def collate(self, examples: Sequence[Example]) -> LoadedExamples:
+        return LoadedExamples(
+            ExampleBatch(
+                normalised([e.image_HW3 for e in examples], self.mean, self.std),
+                torch.from_numpy(np.stack([e.classes_HW for e in examples])).long(),
+                tuple(torch.from_numpy(e.boxes_T4) for e in examples),
+                tuple(torch.from_numpy(e.labels_T) for e in examples),
+            )
+        )
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
+    return np.random.default_rng((seed, 0, epoch)).permutation(count)
+
+
+# ---------------------------------------------------------------- training
+
 
 class Probing(Learner):
-    """A probe learns its task; nothing is averaged."""
+    """A probe learns its task, without a moving average."""
 
     network: Any  # SemanticProbe | DetectionProbe, where the phases have a Network
 
@@ -39,7 +116,7 @@ def train_probe(
     state: ResumableState,
     recorder: Recorder,
 ) -> list[dict[str, float]]:
-    """Teach the probe, in place; the history of the losses. Continues from `state` if it holds one."""
+    """Train the probe in place, from `state` if it holds one; the history of the losses."""
     return train(
         Probing(network),
         dataset,

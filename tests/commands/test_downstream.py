@@ -1,4 +1,4 @@
-"""Both tasks end to end on tiny scenes and on real photographs, through the stage."""
+"""Both tasks end to end on tiny scenes and on real photographs, through the command."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, params, monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("what is finished is trained again")
 
-    monkeypatch.setattr(downstream, "train_probe", never)
+    monkeypatch.setattr("sohes.downstream.run.train_probe", never)
     assert downstream.run(params, root) == told
+    monkeypatch.setattr("sohes.downstream.run.code_digest", lambda *_: "of edited code")
+    with pytest.raises(AssertionError, match="trained again"):
+        downstream.run(params, root)
 
 
 def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, params, monkeypatch):

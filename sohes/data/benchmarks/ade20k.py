@@ -15,7 +15,6 @@ Masks are in stored pixels. Image ids are the number in the name: ADE_val_000000
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,7 +76,7 @@ def _which(root: Path) -> tuple[str, Path]:
 
 
 def _challenge_record(path: Path) -> ImageRecord:
-    values_HWC = _pixels(path.read_bytes(), path)
+    values_HWC = read_pixels(path)
     if values_HWC.ndim != 3:
         raise SohesError(f"{path} is no instance PNG of the 2016 challenge: it needs red, green and blue")
     codes_HW = np.where(values_HWC[..., 1] > 0, values_HWC[..., 0].astype(np.int64) * 256 + values_HWC[..., 1], 0)
@@ -98,7 +97,7 @@ def _release_record(path: Path) -> ImageRecord:
     for entry in objects:
         mask_path = path.parent / entry["instance_mask"]
         try:
-            mask_HW = _pixels(mask_path.read_bytes(), mask_path) == _SEEN
+            mask_HW = read_pixels(mask_path) == _SEEN
         except FileNotFoundError:
             raise SohesError(f"{path} names the instance {entry['instance_mask']}, which is not there") from None
         if mask_HW.shape != (image["height"], image["width"]):
@@ -128,9 +127,12 @@ def _image(file_name: str, size: tuple[int, ...]) -> dict[str, Any]:
     return {"id": layout.number(file_name), "file_name": file_name, "height": size[0], "width": size[1]}
 
 
-def _pixels(data: bytes, path: Path) -> np.ndarray:
+def read_pixels(path: Path) -> np.ndarray:
+    """The pixels of a PNG as stored. FileNotFoundError if there is none, SohesError if it is damaged."""
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG"]) as png:
+        with Image.open(path, formats=["PNG"]) as png:
             return np.asarray(png)
+    except FileNotFoundError:
+        raise
     except OSError as error:
         raise SohesError(f"the annotation {path} cannot be read: {error}") from None

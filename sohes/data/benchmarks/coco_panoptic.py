@@ -30,8 +30,13 @@ A sample in the same format may lie in DIR as panoptic.json, panoptic/*.png and 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth of val2017, in the file's order. SohesError if the folder does not hold it."""
+    return read(find(root))
+
+
+def find(root: Path) -> Path:
+    """The JSON file in an unpacked download or in a sample. SohesError if there is none."""
     places = ("annotations/panoptic_val2017.json", "panoptic_val2017.json", "panoptic.json")
-    return read(layout.find(root, *places, name=NAME))
+    return layout.find(root, *places, name=NAME)
 
 
 def read_image(root: Path, file_name: str) -> bytes:

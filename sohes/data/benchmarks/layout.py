@@ -8,15 +8,14 @@ from pathlib import Path
 from sohes.errors import SohesError
 
 
-def find(root: Path, *places: str, name: str) -> Path:
-    """The first of the `places` (relative to `root`) that exists; SohesError names them all."""
+def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path:
+    """The first of the `places` (relative to `root`) that exists. SohesError names them all and the remedy, which for a
+    benchmark is `sohes benchmark-info`."""
     for place in places:
         if (Path(root) / place).exists():
             return Path(root) / place
-    raise SohesError(
-        f"{root} does not hold {name}: there is no {' or '.join(places)} in it; `sohes benchmark-info {name}` "
-        "says what to put where"
-    )
+    remedy = remedy or f"`sohes benchmark-info {name}` says what to put where"
+    raise SohesError(f"{root} does not hold {name}: there is no {' or '.join(places)} in it; {remedy}")
 
 
 def read_file(root: Path, *folders: str, name: str) -> bytes:

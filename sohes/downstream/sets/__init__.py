@@ -1,1 +1,1 @@
-"""Photographs with classes, for the supervised tasks that a backbone is judged by (paper 4.4, figure 6)."""
+"""Photographs with classes, for the supervised tasks of figure 6 (paper 4.4)."""

@@ -9,17 +9,13 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from sohes.data.benchmarks import layout
+from sohes.data.benchmarks.ade20k import read_pixels
 from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.downstream.sets.examples import ClassSet, Example, example
 from sohes.errors import SohesError
 
-NAME = "ade20k"
-INFO = """Get ADEChallengeData2016.zip from the Scene Parsing Challenge's page; DIR is the folder of that name:
-  annotations/training/ADE_train_00000001.png ...     images/training/ADE_train_00000001.jpg ...
-  annotations/validation/ADE_val_00000001.png ...     images/validation/ADE_val_00000001.jpg ..."""
 CLASSES = tuple(str(number) for number in range(1, 151))
 
 
@@ -27,7 +23,8 @@ def open_set(root: Path) -> ClassSet:
     """SohesError if a split is missing."""
     splits = []
     for split in ("training", "validation"):
-        folder = layout.find(root, f"annotations/{split}", name="ADE20K's scene parsing challenge")
+        remedy = "unpack ADEChallengeData2016.zip and name the folder of that name"
+        folder = layout.find(root, f"annotations/{split}", name="ADE20K's scene parsing challenge", remedy=remedy)
         splits.append(tuple((split, png.stem) for png in sorted(folder.glob("*.png"))))
     return ClassSet(CLASSES, train=splits[0], val=splits[1], read=partial(_read, root=Path(root)))
 
@@ -35,12 +32,8 @@ def open_set(root: Path) -> ClassSet:
 def _read(key: tuple[str, str], *, root: Path) -> Example:
     split, name = key
     path = root / "annotations" / split / f"{name}.png"
-    try:
-        with Image.open(path) as png:
-            numbers_HW = np.asarray(png).astype(np.int16)
-    except OSError as error:
-        raise SohesError(f"{path} cannot be read: {error}") from None
-    photograph = layout.read_file(root, f"images/{split}", name=f"{name}.jpg")
+    numbers_HW = read_pixels(path).astype(np.int16)
     if numbers_HW.ndim != 2 or numbers_HW.max() > len(CLASSES):
-        raise SohesError(f"{path} is no map of 150 classes: take annotations/ of the scene parsing challenge")
+        raise SohesError(f"{path} is not a map of 150 classes: take annotations/ of the scene parsing challenge")
+    photograph = layout.read_file(root, f"images/{split}", name=f"{name}.jpg")
     return example(decode_photograph(photograph), classes_HW=numbers_HW - 1)

@@ -1,4 +1,4 @@
-"""The data sets with classes by name, and which task each is for."""
+"""The data sets of each task, by name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from sohes.downstream.sets.examples import ClassSet
 from sohes.errors import SohesError
 
 _OPEN: dict[str, dict[str, Callable[[Path], ClassSet]]] = {
-    "semantic": {ade20k.NAME: ade20k.open_set, coco_panoptic.NAME: coco_panoptic.open_set},
-    "detection": {coco.NAME: coco.open_set, coco_panoptic.NAME: coco_panoptic.open_set},
+    "semantic": {"ade20k": ade20k.open_set, "coco_panoptic": coco_panoptic.open_set},
+    "detection": {"coco": coco.open_set, "coco_panoptic": coco_panoptic.open_set},
 }
-TASKS = tuple(_OPEN)
 
 
 def open_class_set(task: str, text: str) -> ClassSet:
-    """The data set that `NAME=DIR` names. SohesError lists the names there are, or says what DIR lacks."""
+    """The data set that `NAME=DIR` names. SohesError if the task has no such set, or DIR lacks files of it."""
     name, folder = name_and_folder(text)
     if name not in _OPEN[task]:
         raise SohesError(f"no data set for {task} is called {name}: there are {', '.join(_OPEN[task])}, as NAME=DIR")

@@ -17,22 +17,18 @@ from sohes.data.benchmarks import layout
 from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.downstream.sets.examples import ClassSet, Example, Key, example
 
-NAME = "coco"
-INFO = """Get `2017 Train images`, `2017 Val images` and `2017 Train/Val annotations` from cocodataset.org. DIR holds:
-  annotations/instances_train2017.json    train2017/000000000009.jpg ...
-  annotations/instances_val2017.json      val2017/000000000139.jpg ..."""
-
 
 def open_set(root: Path) -> ClassSet:
     """SohesError if a split is missing."""
     splits: list[tuple[Key, ...]] = []
     classes: tuple[str, ...] = ()
     for split in ("train2017", "val2017"):
-        path = layout.find(root, f"annotations/instances_{split}.json", name="COCO 2017 with both splits")
+        remedy = "unpack COCO 2017's Train images, Val images and Train/Val annotations there"
+        path = layout.find(root, f"annotations/instances_{split}.json", name="both splits of COCO", remedy=remedy)
         content = reader.load(path)
         classes = tuple(category["name"] for category in categories(content))
-        splits.append(boxes_of(content, split))
-    return ClassSet(classes, train=splits[0], val=splits[1], read=partial(read, root=Path(root)))
+        splits.append(_boxes(content, split))
+    return ClassSet(classes, train=splits[0], val=splits[1], read=partial(_read, root=Path(root)))
 
 
 def categories(content: dict[str, Any]) -> list[dict[str, Any]]:
@@ -40,7 +36,7 @@ def categories(content: dict[str, Any]) -> list[dict[str, Any]]:
     return sorted(content["categories"], key=lambda category: category["id"])
 
 
-def boxes_of(content: dict[str, Any], folder: str) -> tuple[Key, ...]:
+def _boxes(content: dict[str, Any], folder: str) -> tuple[Key, ...]:
     """(folder, file name, boxes_T4, labels_T) of each image."""
     places = {category["id"]: place for place, category in enumerate(categories(content))}
     found = defaultdict(list)
@@ -56,7 +52,7 @@ def _split(boxes: list[tuple[list[float], int]]) -> tuple[np.ndarray, np.ndarray
     return xyxy_T4, np.array([label for _, label in boxes], np.int64)
 
 
-def read(key: Key, *, root: Path) -> Example:
+def _read(key: Key, *, root: Path) -> Example:
     folder, name, boxes_T4, labels_T = key
     photograph = layout.read_file(root, folder, "images", name=name)
     return example(decode_photograph(photograph), boxes_T4=boxes_T4, labels_T=labels_T)

@@ -1,7 +1,7 @@
-"""A folder in COCO's panoptic format, for trying both tasks on a few photographs (ours; the paper has no such figure).
+"""A folder in COCO's panoptic format, to try both tasks on a few photographs (ours; the paper has no such figure).
 
-Every second photograph, by id, is for training and the others are held out. Classes are all categories of the JSON,
-things and stuff; boxes are those of things. Crowds are void and have no box.
+Sorted by id, every other photograph is for training and the rest are held out. Classes are the JSON's categories,
+things and stuff; only things have boxes. Crowds are void and have no box.
 """
 
 from __future__ import annotations
@@ -14,19 +14,14 @@ import numpy as np
 
 from sohes.data.benchmarks import coco as reader
 from sohes.data.benchmarks import coco_panoptic as panoptic
-from sohes.data.benchmarks import layout
 from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.downstream.sets.coco import categories
 from sohes.downstream.sets.examples import VOID, ClassSet, Example, Key, example
 
-NAME = panoptic.NAME
-INFO = panoptic.INFO
-
 
 def open_set(root: Path) -> ClassSet:
     """SohesError if the folder does not hold the JSON."""
-    places = ("annotations/panoptic_val2017.json", "panoptic_val2017.json", "panoptic.json")
-    path = layout.find(root, *places, name=NAME)
+    path = panoptic.find(root)
     content = reader.load(path)
     segments = {annotation["image_id"]: annotation for annotation in content["annotations"]}
     images = sorted((image for image in content["images"] if image["id"] in segments), key=lambda image: image["id"])

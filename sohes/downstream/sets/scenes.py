@@ -16,7 +16,7 @@ CLASSES = (STUFF, *sorted({family.__name__ for family in (*OUTDOORS, *INDOORS, *
 
 
 def open_set(params: ScenesParams, *, seed: int) -> ClassSet:
-    """The scenes that `pull` makes of the same numbers: training ones and held-out ones."""
+    """The training and held-out scenes that `pull` draws for the same params."""
     held_out = range(EVAL_OFFSET, EVAL_OFFSET + params.eval)
     return ClassSet(CLASSES, range(params.train), held_out, partial(_read, size=params.size, seed=seed))
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from sohes.data.benchmarks.catalogue import BENCHMARKS
 from sohes.downstream.sets import scenes
 from sohes.downstream.sets.catalogue import open_class_set
 from sohes.downstream.sets.examples import VOID
@@ -104,3 +106,14 @@ def test_real_photographs_both_ways(shared_data):
         height, width = one.classes_HW.shape
         assert (one.boxes_T4[:, :2] >= 0).all()
         assert (one.boxes_T4[:, 2:] <= (width, height)).all()
+
+
+@pytest.mark.parametrize(
+    ("task", "name"),
+    [("semantic", "ade20k"), ("semantic", "coco_panoptic"), ("detection", "coco"), ("detection", "coco_panoptic")],
+)
+def test_a_missing_download_names_a_remedy_that_works(tmp_path, task, name):
+    with pytest.raises(SohesError, match="unpack|benchmark-info") as raised:
+        open_class_set(task, f"{name}={tmp_path}")
+    if named := re.search("`sohes benchmark-info (.*)`", str(raised.value)):
+        assert named[1] in BENCHMARKS
