@@ -20,11 +20,12 @@ from sohes.evaluate.methods import Outcome, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.evaluate.relations import relations_changed, relations_per_image, with_coverage
 from sohes.evaluate.tables import markdown
+from sohes.explore import label_free
 from sohes.explore.calibrate import matched_thresholds
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract, square
 from sohes.explore.merge.tree import MergeTree, merge_tree
-from sohes.explore.refine import is_label_free, require_refiner, what_it_lacks
+from sohes.explore.refine import require_refiner, what_it_lacks
 from sohes.params import ExploreParams, load_params
 from sohes.work.files import atomic_path
 
@@ -74,7 +75,7 @@ def run(
         for features in SPEECH:
             settings, notes = _settings(features, explore, project, backbone, (name, folder, images))
             outcomes = compare_settings(read_photographs(name, folder, images), settings)
-            part = f"## {name}, {SPEECH[features]}\n\n{_rows(outcomes, settings)}\n"
+            part = f"## {name}, {SPEECH[features]}\n\n{_rows(outcomes, settings, backbone)}\n"
             part += "".join(f"{note}\n\n" for note in notes)
             part += f"Relations over `theta_cover` (table 6b), of the masks of `{BASELINE}`:\n\n"
             part += f"{_relations(outcomes[BASELINE], project)}\n"
@@ -160,7 +161,7 @@ def _trees(extract: Extract, params: ExploreParams, where: tuple[str, Path, int]
 # ---------------------------------------------------------------- tables
 
 
-def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting]) -> str:
+def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting], backbone: Path) -> str:
     header = ["setting", "AR", "S", "M", "L", "masks/img", "CPU s/img", "difference in AR", "label-free"]
     body = []
     for name, outcome in outcomes.items():
@@ -170,9 +171,9 @@ def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting]) -> s
             scores.per_image, outcomes[BASELINE].scores.per_image, seed=SEED, draws=DRAWS
         )
         difference = "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
-        label_free = "yes" if is_label_free(settings[name][1].refiner) else "no"
+        claim = label_free.in_words(label_free.of_labels(settings[name][1], backbone))
         cells = ["-" if figure is None else f"{figure:.1f}" for figure in figures]
-        body.append([name, *cells, f"{outcome.cpu_seconds:.3f}", difference, label_free])
+        body.append([name, *cells, f"{outcome.cpu_seconds:.3f}", difference, claim])
     return markdown(header, body)
 
 

@@ -48,8 +48,10 @@ def run(name: str, root: Path) -> tuple[str, list[Path]]:
     differences = [difference(row, baseline) for row in rows]
     header, body = table(rows, baseline, differences)
     text = markdown(header, body)
-    if human := [row.name for row in rows if not row.label_free]:
-        text += f"\nNot label-free, since human masks trained the refiner: {', '.join(human)}.\n"
+    if human := [row.name for row in rows if row.label_free is False]:
+        text += f"\nNot label-free, since human labels trained the refiner or the backbone: {', '.join(human)}.\n"
+    if unknown := [row.name for row in rows if row.label_free is None]:
+        text += f"\nUnknown whether label-free, since it is unknown what trained the backbone: {', '.join(unknown)}.\n"
     folder = root / "reports/ablations"
     written = [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".png")]
     contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, differences)))

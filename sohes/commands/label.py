@@ -24,11 +24,12 @@ from sohes.data.sources.source import Photograph
 from sohes.data.store.images import Rejected, decode_image
 from sohes.data.store.labels import iter_records, write_shard
 from sohes.errors import SohesError
+from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
 from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
-from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
+from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION, write_rejected
 from sohes.work.files import digest_file, write_json
@@ -109,7 +110,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
     with shared_extractor(params.explore, backbone, workers=workers) as extract:
         job = Job(params, source, backbone, apply_exif, extract)
         work.run(partial(_label_part, job, work), left, workers=workers, description="label")
-    yield from _finish(work, params, depends, out)
+    yield from _finish(work, params, depends, out, label_free.of_labels(params.explore, backbone))
 
 
 def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
@@ -133,7 +134,9 @@ def _label_part(job: Job, work: ShardedWork, part: Shard) -> dict[str, Any]:
     return write_labelled(work.path(index, ".parquet"), [label_images(named, extract, job.params.explore)])
 
 
-def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path) -> Iterator[str]:
+def _finish(
+    work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None
+) -> Iterator[str]:
     """Join the parts into the output and remove them."""
     facts = work.facts()
     rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
@@ -148,7 +151,6 @@ def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: 
     write_shard(out, itertools.chain.from_iterable(parts))
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
-    label_free = is_label_free(explore.refiner)
     write_json(
         out.with_name(f"{out.stem}.manifest.json"),
         {
@@ -157,14 +159,14 @@ def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: 
             "masks": found.total(),
             "masks_by_source": found,
             "rejected": len(rejected),
-            "label_free": label_free,
+            "label_free": claim,
             **depends,
         },
     )
     work.remove()
     yield (
         f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
-        f"({rejected_list}); label-free: {'yes' if label_free else 'no'}"
+        f"({rejected_list}); label-free: {label_free.in_words(claim)}"
     )
     if len(rejected) > explore.max_rejected_fraction * total:
         raise SohesError(

@@ -28,10 +28,11 @@ from sohes.data.store.labels import CROWD, iter_records
 from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
-from sohes.explore.refine import is_label_free
+from sohes.explore import label_free
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES
 from sohes.project import Project
+from sohes.structures import ImageRecord
 from sohes.work.files import atomic_path
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
@@ -175,10 +176,12 @@ def _facts(trained: Trained, first: Trained) -> str:
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
     card = json.loads(project.card("correct").read_text("utf-8"))
+    backbone = params.backbone.pretrained
+    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone)
     lines = [
         f"- Trained on {trained_on}.",
         f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "
-        f"{'yes' if is_label_free(params.explore.refiner) else 'no'}.",
+        f"{label_free.in_words(claim)}.",
         f"- Network: {card['parameters'] / 1e6:.1f} million parameters, sees {params.model.image_size} pixels; "
         f"{params.instruct.steps} steps of {params.instruct.batch_size} images in phase 2, {params.correct.steps} in "
         "phase 3.",

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from sohes import tracking
+from sohes.backbone.label_free import is_label_free
 from sohes.backbone.vit import Backbone, build_backbone, save_backbone
 from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
@@ -34,11 +35,11 @@ def run(params: Params, root: Path) -> None:
     section = params.backbone
     torch.manual_seed(params.seed)
     backbone = build_backbone(section)
-    card = made_of(params)
+    card, claim = made_of(params), {"label_free": is_label_free(section.pretrained)}
     path = root / "models/backbone.safetensors"
     if section.pretrained != "train":
         with tracking.stage_run("backbone", params, root) as recorder:
-            save_backbone(backbone, path, card)
+            save_backbone(backbone, path, card | claim)
             recorder.artifact(path.with_suffix(".json"))
         return
     manifest = root / "data/images/manifest.parquet"
@@ -48,7 +49,7 @@ def run(params: Params, root: Path) -> None:
     state = ResumableState(root / ".sohes/backbone", fingerprint(card))
     with tracking.stage_run("backbone", params, root, resume_id=state.run_id) as recorder:
         state.begin(recorder.run_id)
-        save_backbone(_train(backbone, params, root, state, recorder), path, card)
+        save_backbone(_train(backbone, params, root, state, recorder), path, card | claim)
         recorder.artifact(path.with_suffix(".json"))
         state.remove()  # last: until here a kill continues at the end
 

@@ -16,11 +16,12 @@ import numpy as np
 from sohes import tracking
 from sohes.data.store.images import ImageStore, Rejected, new_folder
 from sohes.errors import SohesError
+from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_image import make_extractor
 from sohes.explore.label_images import Labelled, label_images, write_labelled
 from sohes.explore.local import Extract
-from sohes.explore.refine import is_label_free, most_workers, require_refiner, weights_digest
+from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params
 from sohes.project import Project, require
 from sohes.work.files import atomic_path, digest_file, write_json
@@ -131,7 +132,7 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
                 "masks_by_source": found,
                 "rejected": len(rejected),
                 "params": params.explore.model_dump(mode="json"),
-                "label_free": is_label_free(params.explore.refiner),
+                "label_free": label_free.of_labels(params.explore, Project(root).model("backbone")),
             },
         )
     work.remove()

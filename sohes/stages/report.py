@@ -17,10 +17,12 @@ from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.evaluate import pictures, plots, published, tables
+from sohes.explore import label_free
 from sohes.explore.label_image import make_extractor
 from sohes.explore.local import square
 from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, without_secrets
+from sohes.project import Project
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
 from sohes.work.files import atomic_path, digest_file
@@ -73,7 +75,7 @@ def _template() -> jinja2.Template:
 
 def _label_free(root: Path) -> str:
     manifest = json.loads((root / "data/pseudo_labels/manifest.json").read_text())
-    return "yes" if manifest["label_free"] else "no"
+    return label_free.in_words(label_free.of_model(manifest["label_free"], Project(root).model("backbone")))
 
 
 def _feature_words(params: Params) -> str:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sohes.ablation import Table, table_file
 from sohes.errors import SohesError
-from sohes.explore.refine import is_label_free
+from sohes.explore import label_free
 from sohes.params import Params
 from sohes.tracking import flatten, has_store, store_errors, tracking_client, tracking_uri
 
@@ -21,18 +21,19 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 PREFIX = "ablation "
+_TAGS = {True: "true", False: "false", None: "unknown"}  # label-free, as a run's tag
 
 
 @dataclass(frozen=True)
 class RecordedRow:
     """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric.
 
-    label_free: false if human masks trained its refiner.
+    label_free: false if human labels trained its refiner or backbone, None if that is unknown.
     """
 
     name: str
     baseline: bool
-    label_free: bool
+    label_free: bool | None
     params: dict[str, str]
     metrics: dict[str, float]
     paper: dict[str, float]
@@ -60,9 +61,8 @@ def record_row(
         for run in runs:  # one run a row: an older one, of other params, stays in MLflow's trash
             client.delete_run(run.info.run_id)
         paper = {f"paper.{metric}": str(value) for metric, value in table.rows[row].paper.items()}
-        label_free = str(is_label_free(params.explore.refiner)).lower()
         facts = {
-            "sohes.label_free": label_free,
+            "sohes.label_free": _TAGS[_label_free(params, table.phase_of(row))],
             "sohes.row": row,
             "sohes.key": key,
             "sohes.baseline": str(row == table.baseline).lower(),
@@ -104,9 +104,16 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
     paper = {key.removeprefix("paper."): float(value) for key, value in tags.items() if key.startswith("paper.")}
     baseline = tags["sohes.baseline"] == "true"
     own = details[tags["sohes.phase"]]
-    label_free = tags.get("sohes.label_free") != "false"
+    tag = tags.get("sohes.label_free", "true")  # rows without one are older than refiners that know human masks
+    claim = {word: value for value, word in _TAGS.items()}.get(tag)
     figures = dict(run.data.metrics)
-    return RecordedRow(tags["sohes.row"], baseline, label_free, dict(run.data.params), figures, paper, own)
+    return RecordedRow(tags["sohes.row"], baseline, claim, dict(run.data.params), figures, paper, own)
+
+
+def _label_free(params: Params, phase: str) -> bool | None:
+    backbone = params.backbone.pretrained
+    labels = label_free.of_labels(params.explore, backbone)
+    return labels if phase == "explore" else label_free.of_model(labels, backbone)
 
 
 def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:

@@ -63,8 +63,19 @@ def test_rows_whose_refiner_knows_human_masks_are_named(tmp_path, repository):
     record(tmp_path, base, "plain", [20.0, 40.0])
     record(tmp_path, crm, "cover", [30.0, 50.0])
     text, written = compare.run("t", tmp_path)
-    assert "label-free, since human masks trained the refiner: cover." in text
+    assert "label-free, since human labels trained the refiner or the backbone: cover." in text
     assert text in written[1].read_text()
+
+
+def test_rows_whose_backbone_knows_labels_or_is_unknown_are_named(tmp_path, repository):
+    base = load_params(repository / "params.yaml")
+    base = base.model_copy(update={"explore": base.explore.model_copy(update={"features": "tokens"})})
+    for row, pretrained in (("plain", "vit_base_patch16_224.augreg_in21k"), ("cover", "weights.pth")):
+        backbone = base.backbone.model_copy(update={"pretrained": pretrained})
+        record(tmp_path, base.model_copy(update={"backbone": backbone}), row, [20.0, 40.0])
+    text, _ = compare.run("t", tmp_path)
+    assert "Not label-free, since human labels trained the refiner or the backbone: plain." in text
+    assert "Unknown whether label-free, since it is unknown what trained the backbone: cover." in text
 
 
 def test_what_was_not_recorded_is_one_sentence(tmp_path):

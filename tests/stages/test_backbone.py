@@ -37,6 +37,7 @@ def test_training_writes_the_weights_with_a_card_and_leaves_no_state(params, roo
     assert card["digest"] == digest_file(weights)
     assert card["images"] == digest_file(root / "data/images/manifest.parquet")
     assert card["seed"] == params.seed
+    assert card["label_free"] is True
     assert card["params"]["dino"]["steps"] == 3
     assert load_backbone(weights).embed_dim == 32
     assert not (root / ".sohes/backbone").exists()
@@ -72,7 +73,8 @@ def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_fac
     backbone.run(changed(params, pretrained=str(weights)), elsewhere)
     copied = elsewhere / "models/backbone.safetensors"
     assert copied.read_bytes() == weights.read_bytes()
-    assert json.loads(copied.with_suffix(".json").read_text())["params"]["pretrained"] == str(weights)
+    card = json.loads(copied.with_suffix(".json").read_text())
+    assert (card["params"]["pretrained"], card["label_free"]) == (str(weights), True)
 
 
 def test_without_images_the_stage_to_run_is_named(params, tmp_path):

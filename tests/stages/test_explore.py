@@ -248,6 +248,13 @@ def test_tokens_need_a_backbone(params: Params, root: Path) -> None:
         explore.run(changed(params, features="tokens"), root)
 
 
+@pytest.mark.parametrize("known", [True, False, None])
+def test_labels_from_tokens_are_as_label_free_as_the_backbone(params: Params, root: Path, known: bool | None) -> None:
+    save_backbone(build_backbone(params.backbone), root / "models/backbone.safetensors", {"label_free": known})
+    explore.run(changed(params, features="tokens"), root)
+    assert json.loads((root / "data/pseudo_labels/manifest.json").read_text())["label_free"] is known
+
+
 def test_images_come_first(params: Params, tmp_path: Path) -> None:
     with pytest.raises(SohesError, match="sohes pull"):
         explore.run(params, tmp_path)

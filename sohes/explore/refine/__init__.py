@@ -17,7 +17,7 @@ from sohes.masks.packed import PackedMasks
 class Refiner(Protocol):
     """Moves the outlines of an image's masks to where the image has its edges (paper 3.1, step 3).
 
-    label_free: false if human masks were used to make it, which a report must say.
+    label_free: whether it was made without human masks.
     """
 
     label_free: bool
@@ -59,7 +59,7 @@ def make_refiner(name: str, *, patch: float) -> Refiner:
 
 
 def is_label_free(name: str) -> bool:
-    """Whether a refiner was made without human masks, as its class says: nothing is loaded."""
+    """Whether a refiner was made without human masks; nothing is loaded."""
     return _KINDS[name].label_free
 
 

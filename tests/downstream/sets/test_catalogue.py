@@ -113,7 +113,7 @@ def test_real_photographs_both_ways(shared_data):
     [("semantic", "ade20k"), ("semantic", "coco_panoptic"), ("detection", "coco"), ("detection", "coco_panoptic")],
 )
 def test_a_missing_download_names_a_remedy_that_works(tmp_path, task, name):
-    with pytest.raises(SohesError, match="unpack|benchmark-info") as raised:
+    with pytest.raises(SohesError, match=r"unpack|benchmark-info") as raised:
         open_class_set(task, f"{name}={tmp_path}")
     if named := re.search("`sohes benchmark-info (.*)`", str(raised.value)):
         assert named[1] in BENCHMARKS
