@@ -66,7 +66,7 @@ def brute_force_merge(features_hwC: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     """Children (M, 2) and similarities (M,) of the merge tree, the plain way, in float64.
 
     Keeps the similarity of every edge in one table, scans all of it for each merge, and computes all similarities
-    of the merged region anew. Numbers and ties as in `sohes.explore.merge.tree.merge_tree`.
+    of the merged region again. Numbers and ties as in `sohes.explore.merge.tree.merge_tree`.
     """
     height, width, channels = features_hwC.shape
     n = height * width

@@ -140,7 +140,7 @@ def _finish(
     """Join the parts into the output and remove them."""
     facts = work.facts()
     rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
-    found = sum((Counter(part["masks"]) for part in facts), Counter())
+    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
     total = sum(map(len, work.shards))
     images, explore = total - len(rejected), params.explore
     first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])

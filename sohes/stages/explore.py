@@ -111,7 +111,7 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
     """Publish the shards with their manifest; the counts to record."""
     facts = work.facts()
     images = sum(part["images"] for part in facts)
-    found = sum((Counter(part["masks"]) for part in facts), Counter())
+    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
     rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
     try:
         _check_rejected(images, rejected, params.explore.max_rejected_fraction)

@@ -69,12 +69,11 @@ class Figure:
 # ---------------------------------------------------------------- outlines
 
 
-def ellipse(x: float, y: float, rx: float, ry: float, *, angle: float = 0.0, square: float = 1.0) -> Outline:
-    """A superellipse: `square` 1 is an ellipse, towards 0 it becomes a box with round corners. angle: radians."""
+def ellipse(x: float, y: float, rx: float, ry: float, *, square: float = 1.0) -> Outline:
+    """A superellipse: `square` 1 is an ellipse, and towards 0 a box with round corners."""
     t = np.linspace(0, 2 * np.pi, 48, endpoint=False)
     c, s = np.cos(t), np.sin(t)
-    px, py = rx * np.sign(c) * np.abs(c) ** square, ry * np.sign(s) * np.abs(s) ** square
-    return np.stack([x + px * np.cos(angle) - py * np.sin(angle), y + px * np.sin(angle) + py * np.cos(angle)], 1)
+    return np.stack([x + rx * np.sign(c) * np.abs(c) ** square, y + ry * np.sign(s) * np.abs(s) ** square], 1)
 
 
 def box(x0: float, y0: float, x1: float, y1: float, *, square: float = 0.25) -> Outline:
