@@ -90,6 +90,11 @@ class PullParams(Section):
 class DinoParams(Section):
     """DINO self-distillation on the pulled images (Caron et al., 2021)."""
 
+    accumulate: ClassVar[int] = 1
+    workers: ClassVar[int] = 0  # threads of the process make the crops
+    compile: ClassVar[bool] = False
+    validate_every: ClassVar[int] = 0
+
     steps: Positive
     batch_size: Positive
     image_size: Positive  # of a global crop; local crops are half of it
@@ -102,6 +107,12 @@ class DinoParams(Section):
     teacher_temperature: float
     student_temperature: float
     checkpoint_every: Positive
+
+    @property
+    def optim(self) -> RateParams:
+        """As the other trainings have it; the clipping is as published."""
+        shared = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "warmup_steps")}
+        return RateParams(clip_norm=3.0, amp=False, **shared)
 
 
 class BackboneParams(Section):

@@ -6,7 +6,9 @@ import hashlib
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -121,6 +123,37 @@ def tiny_model(tiny_params: dict, tmp_path: Path) -> Path:
     path = tmp_path / "models/correct.safetensors"
     save_checkpoint(path, network, {"phase": "correct"})
     return path
+
+
+@pytest.fixture(scope="session")
+def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
+    """Runs a Python script as two processes over gloo, as torchrun starts them; what each said on stderr."""
+
+    def run(script: str, *arguments: object, timeout: float = 240) -> list[str]:
+        path = tmp_path_factory.mktemp("torchrun") / "script.py"
+        path.write_text(script)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = str(free.getsockname()[1])
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+        processes = [
+            subprocess.Popen(
+                [sys.executable, "-W", "error::RuntimeWarning", str(path), *map(str, arguments)],
+                env={**os.environ, **group, "CUDA_VISIBLE_DEVICES": "", "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stderr=subprocess.PIPE,
+                text=True,
+            )
+            for rank in range(2)
+        ]
+        try:
+            said = [process.communicate(timeout=timeout)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
+        assert [process.returncode for process in processes] == [0, 0], said
+        return said
+
+    return run
 
 
 # ---------------------------------------------------------------- servers with faults

@@ -11,12 +11,10 @@ import typer
 
 from sohes import masks
 from sohes.commands.options import HERE, ParamsFile
-from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures
 from sohes.masks import forest
 from sohes.params import Params, load_params
-from sohes.project import Project, require
+from sohes.project import Project
 from sohes.work.files import atomic_path
 
 if TYPE_CHECKING:  # it imports torch
@@ -45,19 +43,15 @@ def run(params: Params, root: Path, *, out: Path, phase: str = "instruct", step:
 
     These are the samples that `sohes <phase>` draws with these params. SohesError without images or labels.
     """
-    from sohes.train.dataset import LabelDataset
+    from sohes.train.dataset import LabelDataset, open_dataset
 
     section = params.instruct if phase == "instruct" else params.correct
-    images = require(Project(root).images / "manifest.parquet", "images", "pull").parent
-    labels = require(Project(root).pseudo_labels, "pseudo-labels", "explore")
-    dataset = LabelDataset(
-        ImageStore(images),
-        LabelStore(labels),
+    dataset = open_dataset(
+        LabelDataset,
+        Project(root),
+        section,
         image_size=params.model.image_size,
-        max_targets=section.max_targets,
-        augment=section.augment,
         normalisation=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # none: the picture shows plain colours
-        batch_size=section.batch_size,
         seed=params.seed,
     )
     drawn = [dataset.sample_for(step, k) for k in range(min(samples, section.batch_size))]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import torch
@@ -15,7 +13,7 @@ from torch.utils.data import Dataset
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.sets.examples import VOID, ClassSet, Example, flipped, in_square
 from sohes.params import DownstreamParams
-from sohes.train.dataset import normalised
+from sohes.train.loading import Loaded, from_epochs, normalised
 from sohes.train.loop import Learner, Recorder, train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
@@ -37,18 +35,10 @@ class ExampleBatch:
         return ExampleBatch(self.images_B3HW.to(device), self.classes_BHW.to(device), boxes, labels)
 
 
-@dataclass(frozen=True)
-class LoadedExamples:
-    """One part of a step's batch. Nothing is skipped: an annotated example that cannot be read is an error."""
-
-    batch: ExampleBatch
-    skipped: tuple[str, ...] = ()
-
-
 class ExampleDataset(Dataset):
     """The training examples by position: `dataset[step, k]` is example k of a step's batch, mirrored half of the time.
 
-    Each epoch is shuffled by (seed, epoch); a batch may span two.
+    Each epoch is shuffled by (seed, epoch); a batch may span two. An example that cannot be read is an error.
     """
 
     def __init__(
@@ -68,13 +58,13 @@ class ExampleDataset(Dataset):
 
     def __getitem__(self, position: tuple[int, int]) -> Example:
         step, k = position
-        epoch, place = divmod(step * self.batch_size + k, len(self))
-        shown = self.data.read(self.data.train[_epoch_order(self.seed, epoch, len(self))[place]])
+        index = next(from_epochs(step * self.batch_size + k, len(self), self.seed, 0))
+        shown = self.data.read(self.data.train[index])
         mirrored = np.random.default_rng((self.seed, 1, step, k)).random() < 0.5
         return in_square(flipped(shown) if mirrored else shown, self.image_size)[0]
 
-    def collate(self, examples: Sequence[Example]) -> LoadedExamples:
-        return LoadedExamples(
+    def collate(self, examples: Sequence[Example]) -> Loaded:
+        return Loaded(
             ExampleBatch(
                 normalised([e.image_HW3 for e in examples], self.mean, self.std),
                 torch.from_numpy(np.stack([e.classes_HW for e in examples])).long(),
@@ -84,21 +74,11 @@ class ExampleDataset(Dataset):
         )
 
 
-@lru_cache(maxsize=2)
-def _epoch_order(seed: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, 0, epoch)).permutation(count)
-
-
 # ---------------------------------------------------------------- training
 
 
-class Probing(Learner):
+class Probing(Learner[SemanticProbe | DetectionProbe]):
     """A probe learns its task, without a moving average."""
-
-    network: Any  # SemanticProbe | DetectionProbe, where the phases have a Network
-
-    def __init__(self, network: SemanticProbe | DetectionProbe) -> None:
-        super().__init__(network, averaged=False)  # type: ignore[arg-type]
 
     def forward(self, batch: ExampleBatch, generator: torch.Generator) -> dict[str, Tensor]:
         if isinstance(self.network, SemanticProbe):
@@ -118,7 +98,7 @@ def train_probe(
 ) -> list[dict[str, float]]:
     """Train the probe in place, from `state` if it holds one; the history of the losses."""
     return train(
-        Probing(network),
+        Probing(network, averaged=False),
         dataset,
         params,
         title="downstream",

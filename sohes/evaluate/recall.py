@@ -99,12 +99,24 @@ def evaluate_masks(
     streamed; if their orders agree, one image is in memory at a time.
     SohesError if they do not hold the same images in the same frames.
     """
+    return summarise(score_images(truth, predictions, max_masks=max_masks))
+
+
+def score_images(
+    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord], *, max_masks: int
+) -> list[ImageResult]:
+    """What each image adds to `evaluate_masks`; some of the images may be scored elsewhere."""
     if max_masks < 1:
         raise ValueError(f"max_masks must be at least 1 (got {max_masks})")
-    results = {wanted.image_id: _score_image(wanted, found, max_masks) for wanted, found in _paired(truth, predictions)}
-    if not results:
+    return [_score_image(wanted, found, max_masks) for wanted, found in _paired(truth, predictions)]
+
+
+def summarise(results: Iterable[ImageResult]) -> Scores:
+    """The scores of all images together. SohesError if there is none."""
+    by_image = sorted(results, key=lambda result: result.image_id)  # pycocotools breaks ties in this order too
+    if not by_image:
         raise SohesError("there is no image to score: neither the ground truth nor the predictions hold any")
-    return _summarise([results[image] for image in sorted(results)])  # pycocotools breaks ties in this order too
+    return _summarise(by_image)
 
 
 def paired_bootstrap(
@@ -168,7 +180,7 @@ def _some(image_ids: list[int], records: Mapping[int, ImageRecord] | None = None
 
 
 @dataclass(frozen=True)
-class _ImageResult:
+class ImageResult:
     """What one image adds: counts, and the bits of its masks that the precision curve is made of."""
 
     image_id: int
@@ -183,7 +195,7 @@ class _ImageResult:
     relations: np.ndarray  # right, predicted, annotated
 
 
-def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) -> _ImageResult:
+def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) -> ImageResult:
     wanted, found = truth.masks, prediction.masks
     if (wanted.height, wanted.width) != (found.height, found.width):
         raise SohesError(
@@ -213,7 +225,7 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
     for i, (match_D, right_D) in enumerate(zip(matched_AID[0], right_AID[0], strict=True)):
         found_IG[i, match_D[right_D]] = True
     loose_D = np.where(right_AID[0, 0], matched_AID[0, 0], -1)  # at IoU 0.5
-    return _ImageResult(
+    return ImageResult(
         truth.image_id,
         found.scores[order_D],
         np.packbits(right_AID[0], axis=1),
@@ -271,7 +283,7 @@ def _relations(
     return np.array([right.sum(), predicted.sum(), annotated_GG[~crowd_G][:, ~crowd_G].sum()])
 
 
-def _summarise(results: list[_ImageResult]) -> Scores:
+def _summarise(results: list[ImageResult]) -> Scores:
     truths_A, found_AI, found_with_caps, truths_L, found_LI, relations = (
         np.sum([getattr(result, name) for result in results], axis=0)
         for name in ("truths_A", "found_AI", "found_with_caps", "truths_L", "found_LI", "relations")
@@ -310,7 +322,7 @@ def _summarise(results: list[_ImageResult]) -> Scores:
     )
 
 
-def _ratios(results: list[_ImageResult]) -> dict[str, np.ndarray]:
+def _ratios(results: list[ImageResult]) -> dict[str, np.ndarray]:
     """What each image adds to the figures of RATIOS, above and below the line."""
     truths_NA = np.array([r.truths_A for r in results], float)
     found_NA = np.array([r.found_AI.mean(1) for r in results])
@@ -326,7 +338,7 @@ def _percent(found: np.ndarray, of: int) -> float | None:
     return 100 * float(np.mean(found / of)) if of else None
 
 
-def _average_precision(results: list[_ImageResult], truths: int) -> np.ndarray:
+def _average_precision(results: list[ImageResult], truths: int) -> np.ndarray:
     """(I,) mean precision at 101 recalls, the curve made monotone, in [0, 1]."""
     order = np.argsort(-np.concatenate([r.scores_D for r in results]).astype(np.float64), kind="stable")
     precision_I = np.zeros(len(IOU_THRESHOLDS))

@@ -8,31 +8,6 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 
-def match(
-    class_logits_Q2: Tensor,
-    mask_points_QP: Tensor,
-    target_points_TP: Tensor,
-    *,
-    class_weight: float,
-    mask_weight: float,
-    dice_weight: float,
-) -> tuple[Tensor, Tensor]:
-    """The cheapest pairing: (query indices, target indices), int64, min(Q, T) of each, queries rising.
-
-    mask_points_QP: mask logits at P points.  target_points_TP: the targets at the same points, in [0, 1].
-    """
-    cost_QT = matching_cost(
-        class_logits_Q2,
-        mask_points_QP,
-        target_points_TP,
-        class_weight=class_weight,
-        mask_weight=mask_weight,
-        dice_weight=dice_weight,
-    )
-    queries, targets = assign(cost_QT.cpu().numpy())
-    return torch.from_numpy(queries), torch.from_numpy(targets)
-
-
 @torch.no_grad()
 def matching_cost(
     class_logits_Q2: Tensor,
@@ -45,6 +20,7 @@ def matching_cost(
 ) -> Tensor:
     """(Q, T) float32: minus the entity probability, mask BCE and dice of every pair, weighted.
 
+    mask_points_QP: mask logits at P points.  target_points_TP: the targets at the same points, in [0, 1].
     BCE(x, t) = softplus(x) - x t and the overlap in dice is sigmoid(x) t, so both come from matrix products and no
     Q x T x P array is made. Their few rows go first: the CPU's kernel takes half the time then.
     """

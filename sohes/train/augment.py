@@ -58,11 +58,7 @@ class View:
 
     def apply_to_masks(self, masks_NHW: np.ndarray) -> np.ndarray:
         """(N, S, S) bool masks in this view, from masks on the image."""
-        return move_masks(masks_NHW, _whole(self.height, self.width), self)
-
-    def invert(self, masks_NSS: np.ndarray) -> np.ndarray:
-        """(N, H, W) bool masks on the image, from masks in this view; false where the view does not reach."""
-        return move_masks(masks_NSS, self, _whole(self.height, self.width))
+        return move_masks(masks_NHW, whole(self.height, self.width), self)
 
 
 @dataclass(frozen=True)
@@ -74,8 +70,8 @@ class Labelled:
     parents_N: np.ndarray
 
 
-def _whole(height: int, width: int) -> View:
-    """The image's own frame."""
+def whole(height: int, width: int) -> View:
+    """The view of an image that changes nothing."""
     return View(height, width, (height, width), (0, 0), False, (height, width))
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,13 +11,11 @@ from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
 from sohes.train import augment
-from sohes.train.dataset import Pair, PairBatch, PairDataset
+from sohes.train.dataset import Pair, PairBatch
 from sohes.train.lesson import Lesson, teach
-from sohes.train.loop import Learner, Recorder, train
+from sohes.train.loop import Learner
 from sohes.train.objective import losses_of
 from sohes.train.parent_crops import with_children
-from sohes.train.state import ResumableState
-from sohes.train.world import World
 
 SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # COCO's, pixels of the photograph
 
@@ -42,7 +38,7 @@ def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
     return Targets(targets, torch.from_numpy(forest.forest_ancestors(parents)).to(device))
 
 
-class Correction(Learner):
+class Correction(Learner[Network]):
     """Student (`network`) and teacher (`average`), both clones of phase 2's model; the teacher is what is kept.
 
     L = L_seg(student(strong(I1)), initial labels) + L_seg(student(strong(I2)), teacher(weak(I2))), equal weights.
@@ -93,31 +89,3 @@ def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> d
         f"teacher_masks_{name}": float(((pooled >= low) & (pooled < high)).sum() / len(pairs))
         for name, (low, high) in SIZES.items()
     }
-
-
-def correct(
-    network: Network,
-    dataset: PairDataset,
-    params: CorrectParams,
-    loss: LossParams,
-    *,
-    seed: int,
-    world: World,
-    state: ResumableState,
-    recorder: Recorder,
-    validate: Callable[[Learner], dict[str, float]] | None = None,
-) -> tuple[Network, list[dict[str, float]]]:
-    """Train on from phase 2's segmenter; the teacher, which is what to keep, and the history of the losses."""
-    learner = Correction(network, params, loss)
-    history = train(
-        learner,
-        dataset,
-        params,
-        title="correct",
-        seed=seed,
-        world=world,
-        state=state,
-        recorder=recorder,
-        validate=validate,
-    )
-    return learner.kept, history

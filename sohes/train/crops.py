@@ -1,4 +1,4 @@
-"""The views that DINO compares: large and small crops of one image, differently coloured. Pure functions.
+"""The views that DINO compares: large and small crops of one image, differently coloured, as training batches.
 
 Geometry and colours as in Caron et al. (2021), appendix on augmentation; uint8 (H, W, 3) RGB in and out.
 """
@@ -6,9 +6,19 @@ Geometry and colours as in Caron et al. (2021), appendix on augmentation; uint8 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
 
 import cv2
 import numpy as np
+from torch import Tensor
+
+from sohes.backbone.vit import Backbone
+from sohes.errors import SohesError
+from sohes.params import DinoParams
+from sohes.train.loading import Loaded, Position, from_epochs, normalised
 
 GLOBAL_AREA = (0.4, 1.0)  # of the image
 LOCAL_AREA = (0.05, 0.4)
@@ -16,11 +26,113 @@ ASPECT = (3 / 4, 4 / 3)
 BLUR = (1.0, 0.1)  # probability for the first and the second global crop
 LOCAL_BLUR = 0.5
 SOLARISE = (0.0, 0.2)
+CACHED_BYTES = 2**29  # of decoded images: a small collection is read once, a large one over and over
+_THREADS = 8
+_ORDER, _CROPS = 0, 1  # independent random streams
+
+
+class Crops(NamedTuple):
+    """Of one image: two large ones, and the small ones."""
+
+    large: list[np.ndarray]
+    small: list[np.ndarray]
+
+
+@dataclass(frozen=True)
+class CropBatch:
+    """Normalised crops of B images. large: (2 B, 3, S, S), the first crop of each image and then the second.
+
+    small: (L B, 3, s, s) likewise; None without local crops.
+    """
+
+    large: Tensor
+    small: Tensor | None
+
+    def to(self, device: object) -> CropBatch:
+        small = None if self.small is None else self.small.to(device)  # type: ignore[call-overload]
+        return CropBatch(self.large.to(device), small)  # type: ignore[call-overload]
+
+
+class Photographs(Protocol):
+    """`sohes.data.store.images.ImageStore`, as far as it is needed here."""
+
+    image_ids: list[int]
+
+    def read(self, image_id: int) -> np.ndarray: ...
+
+
+class CropDataset:
+    """`dataset[step, k]`: the crops of image k of a step's batch. Epochs are shuffled by (seed, epoch).
+
+    Images are made no larger than crops need. SohesError without any image.
+    """
+
+    def __init__(self, images: Photographs, backbone: Backbone, params: DinoParams, *, seed: int) -> None:
+        if not images.image_ids:
+            raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
+        self.params, self.seed, self.image_ids = params, seed, images.image_ids
+        self.patch_size, self.mean, self.std = backbone.patch_size, backbone.mean, backbone.std
+        self.read = cached(lambda i: shrunk(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
+
+    def __getitem__(self, position: Position) -> Crops:
+        step, k = position
+        place = next(from_epochs(step * self.params.batch_size + k, len(self.image_ids), self.seed, _ORDER))
+        half = self.patch_size * max(1, round(self.params.image_size / (2 * self.patch_size)))
+        return multi_crop(
+            np.random.default_rng((self.seed, _CROPS, step, k)),
+            self.read(self.image_ids[place]),
+            global_size=self.params.image_size,
+            local_size=half,
+            local_crops=self.params.local_crops,
+        )
+
+    def __getitems__(self, positions: Sequence[Position]) -> list[Crops]:
+        """The loader asks for a part of a batch at once: its images are cropped side by side."""
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(self.__getitem__, positions))
+
+    def collate(self, samples: Sequence[Crops]) -> Loaded:
+        large, small = (
+            [crop for view in zip(*crops, strict=True) for crop in view] for crops in zip(*samples, strict=True)
+        )
+        return Loaded(
+            CropBatch(normalised(large, self.mean, self.std), normalised(small, self.mean, self.std) if small else None)
+        )
+
+
+def shrunk(image_HW3: np.ndarray, side: int) -> np.ndarray:
+    """The image with its shorter side at most `side`: a crop needs no more, and a photograph has twenty times that."""
+    height, width = image_HW3.shape[:2]
+    if min(height, width) <= side:
+        return image_HW3
+    factor = side / min(height, width)
+    return cv2.resize(image_HW3, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
+
+
+def cached(read: Callable[[int], np.ndarray], *, limit: int) -> Callable[[int], np.ndarray]:
+    """`read`, but an image is read once while all that are kept stay below `limit` bytes."""
+    kept: dict[int, np.ndarray] = {}
+    size = 0
+
+    def read_once(image_id: int) -> np.ndarray:
+        nonlocal size
+        if image_id in kept:
+            return kept[image_id]
+        image_HW3 = read(image_id)
+        if size + image_HW3.nbytes <= limit:
+            kept[image_id] = image_HW3
+            size += image_HW3.nbytes
+        return image_HW3
+
+    return read_once
+
+
+# ---------------------------------------------------------------- one image
 
 
 def multi_crop(
     rng: np.random.Generator, image_HW3: np.ndarray, *, global_size: int, local_size: int, local_crops: int
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
+) -> Crops:
     """Two global crops of side `global_size` and `local_crops` local ones of side `local_size`."""
     large = [
         _colour(rng, random_crop(rng, image_HW3, global_size, GLOBAL_AREA), blur=BLUR[k], solarise=SOLARISE[k])
@@ -30,7 +142,7 @@ def multi_crop(
         _colour(rng, random_crop(rng, image_HW3, local_size, LOCAL_AREA), blur=LOCAL_BLUR, solarise=0.0)
         for _ in range(local_crops)
     ]
-    return large, small
+    return Crops(large, small)
 
 
 def random_crop(rng: np.random.Generator, image_HW3: np.ndarray, size: int, area: tuple[float, float]) -> np.ndarray:
@@ -52,7 +164,7 @@ def _colour(rng: np.random.Generator, image_HW3: np.ndarray, *, blur: float, sol
     """Jitter (0.8), greyscale (0.2), blur and solarisation, each with its probability."""
     chances = rng.random(4)
     brightness, contrast, saturation = rng.uniform((0.6, 0.6, 0.8), (1.4, 1.4, 1.2))
-    hue = round(rng.uniform(-0.1, 0.1) * 180)  # OpenCV's unit for uint8: two degrees
+    hue = round(rng.uniform(-0.1, 0.1) * 180)  # OpenCV's unit for uint8 is two degrees
     sigma = rng.uniform(0.1, 2.0)
     if chances[0] < 0.8:
         image_HW3 = _jitter(image_HW3, brightness, contrast, saturation, hue)

@@ -1,43 +1,40 @@
-"""Labelled images as training batches: which image when, read, augmented, collated.
-
-Order and randomness are pure functions of (seed, step, position in the step's batch): the same samples with any
-number of workers or processes, before and after a restart.
-"""
+"""The training data of phases 2 and 3: labelled images, read, augmented and collated."""
 
 from __future__ import annotations
 
-import signal
-import traceback
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from pathlib import Path
+from typing import TypeVar
 
-import cv2
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import forest
-from sohes.params import AugmentParams
+from sohes.params import AugmentParams, CorrectParams, InstructParams
+from sohes.project import Project, require
 from sohes.structures import Batch, ImageRecord, Targets
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
+from sohes.train.loading import Loaded, Position, from_epochs, normalised
+from sohes.work.files import digest_file
 
 PASTED_AREA = (0.002, 0.3)  # of its image: a speck teaches nothing, and a background would cover the whole host
-_RECORDS_KEPT = 1024  # in memory, by each worker: small data sets are read once, large ones cost some ten MB
+_RECORDS_KEPT = 1024  # in each worker's memory: small data sets are read once, large ones take some 10 MB
 _ORDER, _INITIAL, _PAIR = range(3)  # independent random streams
-Position = tuple[int, int]  # (step, place in the step's batch)
 T = TypeVar("T")
+Kind = TypeVar("Kind", bound="LabelDataset")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """A strong view and what it should yield. skipped: `name: reason` of records that could not be used."""
+    """A strong view and its labels. skipped: `name: reason` of records that could not be used."""
 
     shown: Labelled
     image_id: int
@@ -48,7 +45,7 @@ class Sample:
 class Pair:
     """Phase 3's second branch: a weak view for the teacher and a strong one for the student, of one image.
 
-    strong: its masks are only those pasted from another image. image_hw: of the photograph.
+    strong: its masks are only those pasted from another image.
     """
 
     weak_HW3: np.ndarray
@@ -73,27 +70,11 @@ class PairBatch:
         return PairBatch(self.initial.to(device), weak, strong, self.pairs)
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """One part of a step's batch, and the records that were passed over for it."""
-
-    batch: Batch | PairBatch
-    skipped: tuple[str, ...]
-
-
-class TrainingSet(Protocol):
-    """What `load` reads: samples by position, and how some of them make a batch (something like `Loaded`)."""
-
-    def __getitem__(self, position: Position, /) -> Any: ...
-
-    def collate(self, samples: Sequence[Any], /) -> Any: ...
-
-
 class LabelDataset(Dataset):
     """Strong views of the labelled images, by position: `dataset[step, k]` is sample k of a step's batch.
 
-    Epochs are shuffled by (seed, epoch) and follow each other without a gap. A record that cannot be used is named in
-    the sample's `skipped` and the next one in the order takes its place; SohesError if none is left.
+    A record that cannot be used is named in the sample's `skipped` and the next one in the order takes its place;
+    SohesError if none is left.
     normalisation: mean and std of RGB in [0, 1], three numbers each.
     """
 
@@ -116,7 +97,7 @@ class LabelDataset(Dataset):
         self.image_ids = list(labels.image_ids)
         self._records: dict[int, ImageRecord] = {}
         if not self.image_ids:
-            raise SohesError("there is not one labelled image to train on: run `sohes explore` first")
+            raise SohesError("there are no labelled images to train on: run `sohes explore` first")
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -146,10 +127,9 @@ class LabelDataset(Dataset):
         )
 
     def _candidates(self, stream: int, step: int, k: int) -> Iterator[int]:
-        """Image ids from a position of the endless shuffled order on, as many as there are images."""
-        epoch, place = divmod(step * self.batch_size + k, len(self))
-        order = _epoch_order(self.seed, stream, epoch, len(self))
-        return (self.image_ids[order[(place + i) % len(self)]] for i in range(len(self)))
+        """The image of a position, and those that take its place, in turn, if it cannot be used."""
+        order = from_epochs(step * self.batch_size + k, len(self), self.seed, _ORDER, stream)
+        return (self.image_ids[i] for i in order)
 
     def _strong_geometry(self, image_HW3: np.ndarray, rng: np.random.Generator) -> View:
         low, high = self.augment.scale_min, self.augment.scale_max
@@ -222,21 +202,14 @@ class PairDataset(LabelDataset):
         return Loaded(batch, tuple(reason for s in (*initial, *pairs) for reason in s.skipped))
 
 
-def normalised(squares: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
-    """(B, 3, S, S) float32 for the backbone from uint8 squares; mean and std of RGB in [0, 1]."""
-    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
-    scaled_mean, scaled_std = (255 * torch.tensor(part).view(3, 1, 1) for part in (mean, std))
-    return images.sub_(scaled_mean).div_(scaled_std).contiguous()
-
-
 def targets_of(shown: Labelled) -> Targets:
-    """A labelled square as what the network should yield."""
+    """A labelled square as the target of the network."""
     ancestors = forest.forest_ancestors(shown.parents_N)
     return Targets(torch.from_numpy(shown.masks_NHW), torch.from_numpy(ancestors))
 
 
 def _first(candidates: Iterator[int], read: Callable[[int], T]) -> tuple[T, tuple[str, ...]]:
-    """What `read` makes of the first candidate that it can read, and why not of those before it."""
+    """The first candidate that `read` can read, read, and the reasons why those before it cannot be."""
     skipped: list[str] = []
     for image_id in candidates:
         try:
@@ -246,59 +219,43 @@ def _first(candidates: Iterator[int], read: Callable[[int], T]) -> tuple[T, tupl
     raise SohesError(f"none of {len(skipped)} labelled images can be used; the last one: {skipped[-1]}")
 
 
-@lru_cache(maxsize=4)
-def _epoch_order(seed: int, stream: int, epoch: int, count: int) -> np.ndarray:
-    return np.random.default_rng((seed, _ORDER, stream, epoch)).permutation(count)
+# ---------------------------------------------------------------- in a project
 
 
-# ---------------------------------------------------------------- loading
-
-
-def positions(
-    *, start: int, steps: int, batch_size: int, accumulate: int, rank: int, world_size: int
-) -> Iterator[list[Position]]:
-    """The positions of every part of every step in [start, steps) that one of `world_size` processes takes.
-
-    Together the processes take each of a step's `batch_size` positions once. SohesError if it cannot be cut evenly.
-    """
-    if batch_size % (accumulate * world_size):
-        raise SohesError(
-            f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts for each of {world_size} "
-            "processes: change batch_size or accumulate"
-        )
-    part = batch_size // (accumulate * world_size)
-    first = rank * part * accumulate
-    for step in range(start, steps):
-        for a in range(accumulate):
-            begin = first + a * part
-            yield [(step, k) for k in range(begin, begin + part)]
-
-
-def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
-    """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
-
-    The workers end when the generator is used up, fails or is closed: whoever leaves it half-way must close it.
-    """
-    loader: DataLoader = DataLoader(
-        dataset,  # type: ignore[arg-type]
-        batch_sampler=parts,
-        collate_fn=dataset.collate,
-        num_workers=workers,
-        generator=torch.Generator().manual_seed(0),  # it would draw from torch's global one otherwise
-        multiprocessing_context="forkserver" if workers else None,  # a fork of torch's threads may hang
-        worker_init_fn=_start_worker,
+def open_dataset(
+    kind: type[Kind],
+    project: Project,
+    section: InstructParams | CorrectParams,
+    *,
+    image_size: int,
+    normalisation: tuple[Sequence[float], Sequence[float]],
+    seed: int,
+) -> Kind:
+    """The labelled training images of a project. SohesError if it has no images or no labels."""
+    manifest, labels = _inputs(project)
+    return kind(
+        ImageStore(manifest.parent),
+        LabelStore(labels),
+        image_size=image_size,
+        max_targets=section.max_targets,
+        augment=section.augment,
+        normalisation=normalisation,
+        batch_size=section.batch_size,
+        seed=seed,
     )
-    try:
-        yield from loader
-        return
-    except SohesError as error:  # a worker's comes with its traceback; the sentence is the last line
-        sentence = str(error).strip().splitlines()[-1].partition("SohesError: ")
-        traceback.clear_frames(error.__traceback__)  # they hold the workers, which would keep the process from ending
-    raise SohesError(sentence[2] or sentence[0])
 
 
-def _start_worker(_: int) -> None:
-    """One thread a worker; signals that ask to save and stop are the main process's, which ends its workers itself."""
-    cv2.setNumThreads(0)
-    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
-        signal.signal(signum, signal.SIG_IGN)
+def input_digests(project: Project, start: str) -> dict[str, str]:
+    """Digests of what training reads: images, pseudo-labels, and the model `start`. SohesError if one is missing."""
+    manifest, labels = _inputs(project)
+    model = require(project.model(start), "backbone" if start == "backbone" else "model", start)
+    shards = hashlib.sha256()
+    for shard in sorted(labels.glob("*.parquet")):
+        shards.update(f"{shard.name} {digest_file(shard)}\n".encode())
+    return {"images": digest_file(manifest), "labels": f"sha256:{shards.hexdigest()}", start: digest_file(model)}
+
+
+def _inputs(project: Project) -> tuple[Path, Path]:
+    """The manifest of the training images, and the folder of their labels."""
+    manifest = require(project.images / "manifest.parquet", "images", "pull")
+    return manifest, require(project.pseudo_labels, "pseudo-labels", "explore")

@@ -1,45 +1,28 @@
 """DINO: a student learns to predict, from any crop of an image, what its own moving average sees in a large one.
 
-Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (2021). The demo trains its backbone so; the
-paper's profile takes published weights. Every step draws its images and crops from (seed, step) alone, so that a run
-that was stopped continues to the bit on a CPU.
+Caron et al., "Emerging Properties in Self-Supervised Vision Transformers" (2021). The demo trains its backbone this
+way; the paper's profile takes published weights.
 """
 
 from __future__ import annotations
 
-import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol
+from collections.abc import Sequence
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from sohes.backbone.vit import Backbone
-from sohes.errors import SohesError
 from sohes.params import DinoParams
-from sohes.train.crops import multi_crop
+from sohes.train.crops import CropBatch
+from sohes.train.loop import Learner
+from sohes.train.world import World
 
 CENTRE_MOMENTUM = 0.9
-CLIP_NORM = 3.0
 FINAL_RATE = 1e-6
 BOTTLENECK = 256  # the head's last hidden layer, as published; a narrow ViT has half its own width
 WIDEST = 2048  # the head's other layers, as published; a narrow ViT has four times its own width
-_ORDER, _CROPS = 0, 1  # independent random streams
-
-ReadImage = Callable[[int], np.ndarray]
-Crops = tuple[Tensor, Tensor]
-
-
-class State(Protocol):
-    """Where a stopped run continues from: `sohes.train.state.ResumableState`, of which this layer must not know."""
-
-    def save(self, state: Mapping[str, Any]) -> None: ...
-
-    def load(self) -> dict[str, Any] | None: ...
 
 
 # ---------------------------------------------------------------- the loss
@@ -56,9 +39,8 @@ class Head(nn.Module):
             nn.Linear(dim, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, bottleneck)
         )
         self.prototypes = nn.Parameter(torch.empty(prototypes, bottleneck))
-        nn.init.normal_(
-            self.prototypes, std=bottleneck**-0.5
-        )  # about unit length: Adam's steps turn shorter ones further
+        # about unit length: Adam's steps turn shorter ones further
+        nn.init.normal_(self.prototypes, std=bottleneck**-0.5)
         for layer in self.mlp:
             if isinstance(layer, nn.Linear):
                 nn.init.trunc_normal_(layer.weight, std=0.02)
@@ -71,8 +53,7 @@ class Head(nn.Module):
 class Network(nn.Module):
     """A backbone with a head on its image embedding, the mean of its patch tokens.
 
-    Ours, where the original takes the class token: patch tokens are what the rest of the house reads, and so the loss
-    acts on them directly.
+    The original takes the class token. Here patch tokens are what everything else reads, so the loss acts on them.
     """
 
     def __init__(self, backbone: Backbone, prototypes: int) -> None:
@@ -107,9 +88,9 @@ def dino_loss(
     return torch.stack(pairs).mean()
 
 
-def moved_centre(centre_K: Tensor, teacher_GBK: Sequence[Tensor]) -> Tensor:
+def moved_centre(centre_K: Tensor, teacher_GBK: Sequence[Tensor], world: World) -> Tensor:
     """The running mean of the teacher's logits, which keeps one prototype from winning everywhere (equation 4)."""
-    return centre_K.lerp(torch.cat(list(teacher_GBK)).mean(0), 1 - CENTRE_MOMENTUM)
+    return centre_K.lerp(world.mean(torch.cat(list(teacher_GBK)).mean(0)), 1 - CENTRE_MOMENTUM)
 
 
 # ---------------------------------------------------------------- schedules
@@ -128,143 +109,68 @@ def momentum_at(step: int, params: DinoParams) -> float:
     return 1 - (1 - params.teacher_momentum) * (1 + math.cos(math.pi * step / params.steps)) / 2
 
 
-def images_of_step(image_ids: Sequence[int], step: int, *, batch_size: int, seed: int) -> list[int]:
-    """The step's images: epochs in random order one after the other, each a pure function of the seed."""
-    chosen: list[int] = []
-    for position in range(step * batch_size, (step + 1) * batch_size):
-        epoch, place = divmod(position, len(image_ids))
-        if not chosen or place == 0:
-            order = np.random.default_rng((seed, _ORDER, epoch)).permutation(len(image_ids))
-        chosen.append(image_ids[order[place]])
-    return chosen
-
-
 # ---------------------------------------------------------------- the training
 
 
-def pretrain(
-    backbone: Backbone,
-    read_image: ReadImage,
-    image_ids: Sequence[int],
-    params: DinoParams,
-    *,
-    seed: int,
-    state: State,
-    on_step: Callable[[int, dict[str, float]], bool],
-) -> Backbone | None:
-    """Train the backbone on its device; the teacher's weights, which are the better ones (section 5.2).
+class Distillation(Learner[Network]):
+    """Student (`network`) and teacher (`average`), whose weights are the better ones and are kept (section 5.2)."""
 
-    read_image: (H, W, 3) uint8 RGB of an image id, called from one other thread. on_step(steps done, figures) returns
-    whether to stop now: then the state is saved, and None returned. Continues from `state` if it holds one.
-    SohesError for no images, for a crop size that is no multiple of the patch size, and for a loss that is not finite.
-    """
-    if not image_ids:
-        raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
-    torch.manual_seed(seed)  # the head's first weights
-    student = Network(backbone, params.prototypes).to(backbone.device).train()
-    teacher = copy.deepcopy(student).requires_grad_(False)
-    optimizer = _optimizer(student, params)
-    centre_K = torch.zeros(params.prototypes, device=backbone.device)
-    start = 0
-    saved = state.load()
-    if saved is not None:
-        student.load_state_dict(saved["student"])
-        teacher.load_state_dict(saved["teacher"])
-        optimizer.load_state_dict(saved["optimizer"])
-        centre_K, start = saved["centre"].to(backbone.device), saved["step"]
+    centre_K: Tensor
 
-    for done, crops in enumerate(_batches(backbone, read_image, image_ids, params, start, seed), start + 1):
+    def __init__(self, backbone: Backbone, params: DinoParams, world: World, *, seed: int) -> None:
+        torch.manual_seed(seed)  # the head's first weights
+        super().__init__(Network(backbone, params.prototypes), averaged=True)
+        self.params, self.world = params, world
+        self.register_buffer("centre_K", torch.zeros(params.prototypes))
+
+    def optimizer(self, params: DinoParams) -> torch.optim.Optimizer:
+        """AdamW; no weight decay on biases, norms and single tokens."""
+        trained = [p for p in self.network.parameters() if p.requires_grad]
+        matrices = [p for p in trained if p.squeeze().ndim > 1]
+        vectors = [p for p in trained if p.squeeze().ndim <= 1]
+        groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+        return torch.optim.AdamW(groups, lr=params.learning_rate)
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, params: object) -> None:
         for group in optimizer.param_groups:
-            group["lr"] = rate_at(done - 1, params)
-        loss, targets_GBK = _compare(student, teacher, crops, centre_K, params)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        if done <= params.warmup_steps:
-            student.head.prototypes.grad = None  # the original, too, holds its last layer still at first (an epoch)
-        norm = nn.utils.clip_grad_norm_(student.parameters(), CLIP_NORM)
-        figures = {"loss": float(loss.detach()), "gradient_norm": float(norm), **_spread(targets_GBK, centre_K, params)}
-        if not (math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"])):
-            raise SohesError(f"the loss is not finite at step {done}: lower backbone.dino.learning_rate")
-        optimizer.step()
-        centre_K = moved_centre(centre_K, targets_GBK)
-        _move(teacher, student, momentum_at(done - 1, params))
-        stop = on_step(done, figures) and done < params.steps
-        if stop or done % params.checkpoint_every == 0:
-            networks = {"student": student.state_dict(), "teacher": teacher.state_dict()}
-            state.save({"step": done, **networks, "optimizer": optimizer.state_dict(), "centre": centre_K})
-        if stop:
-            return None
-    return teacher.backbone.requires_grad_(True).eval()
+            group["lr"] = rate_at(step, self.params)
 
+    def momentum(self, step: int) -> float:
+        return momentum_at(step, self.params)
 
-def _compare(
-    student: Network, teacher: Network, crops: Crops, centre_K: Tensor, params: DinoParams
-) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """The loss of a batch of crops, and the teacher's logits of its two large views."""
-    large, small = crops
-    with torch.no_grad():
-        targets_GBK = teacher(large).chunk(2)
-    guesses_VBK = student(large).chunk(2)
-    if params.local_crops:
-        guesses_VBK += student(small).chunk(params.local_crops)
-    loss = dino_loss(
-        guesses_VBK,
-        targets_GBK,
-        centre_K,
-        teacher_temperature=params.teacher_temperature,
-        student_temperature=params.student_temperature,
-    )
-    return loss, targets_GBK
+    def remedy(self, title: str) -> str:
+        return f"lower {title}.dino.learning_rate"
+
+    def forward(self, batch: CropBatch, generator: torch.Generator) -> dict[str, Tensor]:
+        """`loss`, and the signs of collapse of `spread`."""
+        assert self.average is not None
+        with torch.no_grad():
+            targets_GBK = self.average(batch.large).chunk(2)
+        guesses_VBK = self.network(batch.large).chunk(2)
+        if batch.small is not None:
+            guesses_VBK += self.network(batch.small).chunk(self.params.local_crops)
+        temperature = self.params.teacher_temperature
+        loss = dino_loss(
+            guesses_VBK,
+            targets_GBK,
+            self.centre_K,
+            teacher_temperature=temperature,
+            student_temperature=self.params.student_temperature,
+        )
+        measured = spread(targets_GBK, self.centre_K, teacher_temperature=temperature)
+        self.centre_K = moved_centre(self.centre_K, targets_GBK, self.world)
+        return {"loss": loss, **measured}
+
+    def after_backward(self, step: int) -> None:
+        """The original, too, holds its last layer still at first (an epoch)."""
+        if step < self.params.warmup_steps:
+            self.network.head.prototypes.grad = None
 
 
 @torch.no_grad()
-def _spread(targets_GBK: Sequence[Tensor], centre_K: Tensor, params: DinoParams) -> dict[str, float]:
+def spread(targets_GBK: Sequence[Tensor], centre_K: Tensor, *, teacher_temperature: float) -> dict[str, Tensor]:
     """Signs of collapse, in nats: `entropy` of each target (high: uniform everywhere) and `diversity`, the entropy of
     their mean less theirs (0: the same target for every image)."""
-    targets_NK = F.softmax((torch.cat(list(targets_GBK)) - centre_K) / params.teacher_temperature, -1)
+    targets_NK = F.softmax((torch.cat(list(targets_GBK)) - centre_K) / teacher_temperature, -1)
     each, together = torch.special.entr(targets_NK).sum(-1).mean(), torch.special.entr(targets_NK.mean(0)).sum()
-    return {"entropy": float(each), "diversity": float(together - each)}
-
-
-@torch.no_grad()
-def _move(teacher: Network, student: Network, momentum: float) -> None:
-    for average, new in zip(teacher.parameters(), student.parameters(), strict=True):
-        average.lerp_(new, 1 - momentum)
-
-
-def _optimizer(student: Network, params: DinoParams) -> torch.optim.Optimizer:
-    """AdamW; no weight decay on biases, norms and single tokens."""
-    trained = [p for p in student.parameters() if p.requires_grad]
-    matrices = [p for p in trained if p.squeeze().ndim > 1]
-    vectors = [p for p in trained if p.squeeze().ndim <= 1]
-    groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=params.learning_rate)
-
-
-def _batches(
-    backbone: Backbone, read_image: ReadImage, image_ids: Sequence[int], params: DinoParams, start: int, seed: int
-) -> Iterator[Crops]:
-    """Normalised crops of every step from `start` on, made one step ahead in a thread.
-
-    Each: large (2 B, 3, S, S), the first crop of every image and then the second; small (L B, 3, s, s).
-    """
-    patch = backbone.patch_size
-    sizes = {"global_size": params.image_size, "local_size": patch * max(1, round(params.image_size / (2 * patch)))}
-
-    def cut(step: int) -> tuple[list[np.ndarray], list[np.ndarray]]:
-        larges, smalls = [], []
-        for place, image_id in enumerate(images_of_step(image_ids, step, batch_size=params.batch_size, seed=seed)):
-            rng = np.random.default_rng((seed, _CROPS, step, place))
-            large, small = multi_crop(rng, read_image(image_id), local_crops=params.local_crops, **sizes)
-            larges.append(large)
-            smalls.append(small)
-        return [c for view in zip(*larges, strict=True) for c in view], [
-            c for v in zip(*smalls, strict=True) for c in v
-        ]
-
-    with ThreadPoolExecutor(1) as ahead:
-        pending = ahead.submit(cut, start)
-        for step in range(start, params.steps):
-            large, small = pending.result()
-            pending = ahead.submit(cut, min(step + 1, params.steps - 1))
-            yield backbone.normalise(large), backbone.normalise(small) if small else torch.empty(0)
+    return {"entropy": each, "diversity": together - each}

@@ -1,7 +1,7 @@
-"""One training loop for phases 2 and 3: accumulate, clip, step, average, record, save, continue.
+"""The training loop of every network here: accumulate, clip, step, average, record, validate, save, resume.
 
-Every step draws its samples and its random numbers from (seed, step) alone, so that a run that was stopped continues
-as if nothing had happened, to the bit on a CPU.
+Every step draws its samples and its random numbers from (seed, step) alone, so a run that was stopped continues as if
+nothing had happened, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, nullcontext
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
 import torch
@@ -21,46 +21,54 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sohes.errors import SohesError
-from sohes.model.build import Network
-from sohes.params import CorrectParams, DownstreamParams, InstructParams
-from sohes.train.dataset import TrainingSet, load, positions
+from sohes.params import CorrectParams, DinoParams, DownstreamParams, InstructParams
+from sohes.train.loading import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState
 from sohes.train.stopping import asked_to_stop, exit_status
 from sohes.train.world import World
 
-LOG_EVERY = 10  # steps: what is recorded are means over that many
+LOG_EVERY = 10  # steps between records, which are means over them
 _STEP_SEED = 3  # apart from the data set's random streams
-Schedule: TypeAlias = InstructParams | CorrectParams | DownstreamParams
+Schedule: TypeAlias = DinoParams | InstructParams | CorrectParams | DownstreamParams
+N = TypeVar("N", bound=nn.Module)
 
 
 class Recorder(Protocol):
-    """Where figures go: `sohes.tracking.Recorder`, of which this layer must not know."""
+    """Where figures go: `sohes.tracking.Recorder`, which this layer must not import."""
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
 
 
-class Learner(nn.Module):
+class Learner(nn.Module, Generic[N]):
     """What is trained and how: a phase gives the losses of a batch.
 
-    network: learns by gradient; its `backbone` at a rate of its own.
-    average: the moving average of the network's weights, never by gradient; None without one.
+    network: learns by gradient.  average: the moving average of its weights, which never does; None without one.
     """
 
     images_per_sample = 1
-    network: Network
-    average: Network | None
+    network: N
+    average: N | None
 
-    def __init__(self, network: Network, *, averaged: bool) -> None:
+    def __init__(self, network: N, *, averaged: bool) -> None:
         super().__init__()
         self.network = network
         self.average = copy.deepcopy(network).requires_grad_(False) if averaged else None
 
     @property
-    def kept(self) -> Network:
-        """The weights that the phase is trained for."""
+    def kept(self) -> N:
+        """The network whose weights are the result."""
         return self.network if self.average is None else self.average
+
+    def optimizer(self, params: Any) -> torch.optim.Optimizer:
+        """Adan, with a rate of its own for the network's part `backbone`."""
+        return make_optimizer(self.network, self.network.backbone, params.optim)  # type: ignore[arg-type]
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, step: int, params: Schedule) -> None:
+        """The learning rate of `step`: a warm-up and a cosine."""
+        factor = rate_factor(step, steps=params.steps, warmup_steps=params.optim.warmup_steps)
+        set_rate(optimizer, factor)
 
     def momentum(self, step: int) -> float:
         """Of the average after `step`."""
@@ -70,11 +78,21 @@ class Learner(nn.Module):
         """`loss`, the mean over the batch's images, and whatever else is worth recording."""
         raise NotImplementedError
 
-    def train(self, mode: bool = True) -> Learner:
+    def after_backward(self, step: int) -> None:
+        """Called between a step's gradients and their clipping."""
+
+    def remedy(self, title: str) -> str:
+        """What to do about a loss that is not finite."""
+        return f"lower {title}.optim.learning_rate, or set {title}.optim.amp to false"
+
+    def train(self, mode: bool = True) -> Learner[N]:
         super().train(mode)
         if self.average is not None:
             self.average.eval()
         return self
+
+
+Validate: TypeAlias = Callable[[Learner], dict[str, float]]
 
 
 def train(
@@ -87,18 +105,19 @@ def train(
     world: World,
     state: ResumableState,
     recorder: Recorder,
-    validate: Callable[[Learner], dict[str, float]] | None = None,
+    validate: Validate | None = None,
 ) -> list[dict[str, float]]:
-    """Teach the learner for `params.steps` steps; the history of what was recorded, a row each LOG_EVERY steps.
+    """Train the learner for `params.steps` steps; the history of what was recorded, a row each LOG_EVERY steps.
 
-    Continues from `state` if it holds one. SohesError for a loss that is not finite; SystemExit(75) after SIGTERM or
-    SIGUSR1 (130 after Ctrl-C), with the state saved: the same command continues.
+    Continues from `state` if it holds one. validate: called in every process of the world. SohesError for a loss that
+    is not finite; SystemExit(75) after SIGTERM or SIGUSR1 (130 after Ctrl-C), with the state saved: the same command
+    continues.
     """
     learner.to(world.device).train()
-    optimizer = make_optimizer(learner.network, learner.network.backbone, params.optim)
+    optimizer = learner.optimizer(params)
     start, meter = _resume(learner, optimizer, state, world)
     if params.compile:
-        learner.network.compile()  # in place: names of weights and what is saved stay
+        learner.network.compile()  # in place: the names of the weights stay
     parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
     loaded = load(
         dataset,
@@ -119,23 +138,24 @@ def train(
         state.save(
             {"step": done, "learner": learner.state_dict(), "optimizer": optimizer.state_dict(), **meter.state_dict()}
         )
-        world.wait()  # nobody leaves, and has torchrun end the others, before the file is whole
+        world.wait()  # a process that left now would make torchrun end the others before the file is whole
 
     with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
-            set_rate(optimizer, rate_factor(step, steps=params.steps, warmup_steps=params.optim.warmup_steps))
+            learner.set_rate(optimizer, step, params)
             values, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
+            learner.after_backward(step)
             for sentence in skipped:  # every process names its own
                 shown.say(f"{title}: passed over {sentence}")
             values = {
                 **values,
                 "gradient_norm": float(_clip(learner.network, params.optim.clip_norm)),
-                "skipped_images": float(len(skipped)) * world.size,  # the mean over processes is then their sum
+                "skipped_images": float(len(skipped)) * world.size,  # so that the mean over processes is their sum
                 "asked_to_stop": float(asked()),
             }
             values = dict(zip(values, world.mean(_tensor(values, world)).tolist(), strict=True))
             if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
-                raise SohesError(_not_finite(title, step, values))
+                raise SohesError(_not_finite(title, step, values, learner.remedy(title)))
             optimizer.step()
             _move_average(learner, step)
             stop = values.pop("asked_to_stop") > 0
@@ -146,15 +166,14 @@ def train(
                 row = meter.flush(done)
                 recorder.metrics({**row, **_machine(meter.seconds_per_step(), images_per_step, world)}, step=done)
             if validate and params.validate_every and done % params.validate_every == 0:
-                if world.is_first:
-                    recorder.metrics(validate(learner), step=done)
-                    learner.train()
-                world.wait()
+                recorder.metrics(validate(learner), step=done)
+                learner.train()
             if stop or done % params.checkpoint_every == 0:
                 save(done)
             if stop and done < params.steps:
                 if world.is_first:
-                    shown.say(f"{title}: stopped on request after step {done} of {params.steps}; run it again to go on")
+                    done_of = f"after step {done} of {params.steps}"
+                    shown.say(f"{title}: stopped on request {done_of}; the same command continues from there")
                 sys.exit(exit_status(asked()))
     return meter.history
 
@@ -162,7 +181,7 @@ def train(
 def _resume(
     learner: Learner, optimizer: torch.optim.Optimizer, state: ResumableState, world: World
 ) -> tuple[int, Meter]:
-    """The next step and the meter, with weights and optimizer as they were; from the beginning without a state."""
+    """The next step and the meter; restores weights and optimizer. Without a state: the beginning."""
     saved = state.load()
     world.wait()  # before the first process saves again
     if saved is None:
@@ -179,7 +198,7 @@ def _gradients(
     generator: torch.Generator,
     device: torch.device,
 ) -> tuple[dict[str, float], list[str]]:
-    """Accumulate a step's gradients part by part; the mean of each loss, and what the data set passed over."""
+    """Accumulate a step's gradients part by part; the mean of each loss, and the records that were skipped."""
     sums: dict[str, Tensor] = {}
     skipped: list[str] = []
     model.zero_grad(set_to_none=True)
@@ -199,14 +218,14 @@ def _gradients(
 
 
 def _generator(seed: int, step: int, world: World) -> torch.Generator:
-    """Random numbers of one step of one process; torch's own generator (dropout) is set to the same seed."""
+    """Random numbers of one step of one process; torch's own generator (dropout) gets the same seed."""
     number = int(np.random.SeedSequence((seed, _STEP_SEED, step, world.rank)).generate_state(1, np.uint64)[0] >> 1)
     torch.manual_seed(number)
     return torch.Generator(world.device).manual_seed(number)
 
 
 def _clip(network: nn.Module, clip_norm: float) -> Tensor:
-    """Clip all gradients together to `clip_norm` (0: not at all); their norm before."""
+    """Clip all gradients together to `clip_norm` (0: not at all); the norm that they had."""
     return nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
 
 
@@ -222,7 +241,7 @@ def _move_average(learner: Learner, step: int) -> None:
 
 
 class Meter:
-    """Means of what was measured since the last row, and all rows so far."""
+    """Means of the values since the last row, and all rows so far."""
 
     def __init__(
         self, history: list[dict[str, float]] | None = None, sums: dict[str, float] | None = None, count: int = 0
@@ -237,7 +256,7 @@ class Meter:
         self._timed += 1
 
     def flush(self, step: int) -> dict[str, float]:
-        """A row of means, of skipped images the sum so far; counting starts anew."""
+        """A row of means, with the number of images skipped so far; starts the next row."""
         row = {name: total / self._count for name, total in self._sums.items()}
         row["skipped_images"] = self._sums["skipped_images"]
         self.history.append({"step": step, **row})
@@ -245,7 +264,7 @@ class Meter:
         return row
 
     def seconds_per_step(self) -> float:
-        """Since this was last asked."""
+        """Since the last call."""
         now = time.monotonic()
         seconds = (now - self._since) / max(1, self._timed)
         self._since, self._timed = now, 0
@@ -267,9 +286,6 @@ def _tensor(values: Mapping[str, float], world: World) -> Tensor:
     return torch.tensor(list(values.values()), dtype=torch.float64, device=world.device)
 
 
-def _not_finite(title: str, step: int, values: Mapping[str, float]) -> str:
+def _not_finite(title: str, step: int, values: Mapping[str, float], remedy: str) -> str:
     shown = ", ".join(f"{name} {value:.3g}" for name, value in values.items() if not name.startswith(("asked", "skip")))
-    return (
-        f"{title} stopped: the loss or its gradient is not finite at step {step} ({shown}); "
-        f"lower {title}.optim.learning_rate, or set {title}.optim.amp to false"
-    )
+    return f"{title} stopped: the loss or its gradient is not finite at step {step} ({shown}); {remedy}"

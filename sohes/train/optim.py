@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from timm.optim import Adan
 from torch import nn
 
@@ -12,7 +13,7 @@ from sohes.params import OptimParams, ProbeOptimParams
 
 def make_optimizer(model: nn.Module, backbone: nn.Module, params: OptimParams | ProbeOptimParams) -> Adan:
     """Adan in up to four groups: `backbone`, a part of the model, at `backbone_lr_scale` of the rate; no weight decay
-    on norms, biases and embeddings. Each group keeps its peak rate as `peak_lr`."""
+    of norms, biases and embeddings. Each group keeps its peak rate as `peak_lr`."""
     in_backbone = {id(p) for p in backbone.parameters()}
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
@@ -41,6 +42,7 @@ def rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warmup_steps) / max(1, steps - warmup_steps)))
 
 
-def set_rate(optimizer: Adan, factor: float) -> None:
+def set_rate(optimizer: torch.optim.Optimizer, factor: float) -> None:
+    """Every group's learning rate: `factor` times its peak."""
     for group in optimizer.param_groups:
         group["lr"] = group["peak_lr"] * factor

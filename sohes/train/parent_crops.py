@@ -47,10 +47,11 @@ def with_children(
     size = weak_3SS.shape[-1]
     crops = [weak_3SS[None, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes]
     output = teacher(torch.cat([F.interpolate(c, (size, size), mode="bilinear", align_corners=False) for c in crops]))
-    whole_crop = View(size, size, (size, size), (0, 0), False, (size, size))
     found = [lesson.masks_KSS]
     for b, (k, box) in enumerate(zip(chosen, boxes, strict=True)):
-        inside = teach(output.class_logits_BQ2[b], output.mask_logits_BQhw[b], whole_crop, params, rng=rng)
+        inside = teach(
+            output.class_logits_BQ2[b], output.mask_logits_BQhw[b], augment.whole(size, size), params, rng=rng
+        )
         found.append(_children(inside.masks_KSS, box, lesson.masks_KSS[k], child_cover=params.child_cover))
     return _joined(torch.cat(found), len(lesson.parents_K), weak, params, rng=rng)
 

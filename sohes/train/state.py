@@ -1,31 +1,58 @@
-"""What a stopped training continues from: `.sohes/<stage>/state.pt`, and the tracking run it belongs to."""
+"""What a stopped training continues from: `.sohes/<stage>/state.pt` and the tracking run that it belongs to."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import pickle
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
+from sohes.train.world import World
 from sohes.work.files import atomic_path, write_json
+from sohes.work.identity import identity
 
 
-def fingerprint(depends: Mapping[str, Any]) -> str:
-    """Digest of everything that a training run depends on: params and the digests of its inputs."""
-    return hashlib.sha256(json.dumps(depends, sort_keys=True).encode()).hexdigest()[:16]
+class Run(Protocol):
+    """One run in a tracking store: `sohes.tracking.Recorder`, which this layer must not import."""
+
+    run_id: str | None
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None: ...
+
+    def artifact(self, path: Path) -> None: ...
+
+
+OpenRun = Callable[[str | None], AbstractContextManager[Run]]  # the run to continue, None for a new one
+
+
+@contextmanager
+def resumable(
+    folder: Path, depends: Mapping[str, Any], world: World, open_run: OpenRun
+) -> Iterator[tuple[ResumableState, Run]]:
+    """The state and the tracking run of a training that ends with the block: both are continued after a kill.
+
+    depends: all that the result depends on, code included; a saved state of anything else is discarded. The state is
+    removed when the block has ended well, so the block must have written the result by then.
+    """
+    state = ResumableState(folder, identity(depends), may_write=world.is_first)
+    with open_run(state.run_id) as run:
+        state.begin(run.run_id)
+        yield state, run
+        state.remove()
+        world.wait()  # a process that left now would make torchrun end the others
 
 
 class ResumableState:
     """The state of one training run in a folder of its own.
 
-    A state with another fingerprint (other params, labels or starting weights) is never continued: it is discarded
-    with a message, when this object is made. Only the first process of a world may discard or save.
+    A state with another fingerprint (the identity of params, labels, starting weights and code) is discarded with a
+    message when this object is made. Only the first process of a world may discard or save.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, may_write: bool = True) -> None:
@@ -33,7 +60,7 @@ class ResumableState:
         self._state, self._run = self.folder / "state.pt", self.folder / "run.json"
         found = self._read_run()
         if found and found["fingerprint"] != fingerprint:
-            self._discard("it was made with other params or inputs")
+            self._discard("it was made with other params, inputs or code")
 
     @property
     def run_id(self) -> str | None:
@@ -41,7 +68,7 @@ class ResumableState:
         return (self._read_run() or {}).get("run_id")
 
     def begin(self, run_id: str | None) -> None:
-        """Note the tracking run before the first step, so that a kill at any moment leads back to it."""
+        """Note the tracking run before the first step, so that it is found again after a kill at any moment."""
         if self.may_write:
             write_json(self._run, {"fingerprint": self.fingerprint, "run_id": run_id})
 
@@ -52,7 +79,7 @@ class ResumableState:
                 torch.save({**state, "fingerprint": self.fingerprint}, temporary)
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, its tensors on the CPU; None if there is none, or none that can be used."""
+        """The saved state, its tensors on the CPU; None if there is none, or if it cannot be used."""
         if not self._state.exists():
             return None
         try:
@@ -61,12 +88,12 @@ class ResumableState:
             self._discard(f"it cannot be read ({str(error).splitlines()[0]})")
             return None
         if state["fingerprint"] != self.fingerprint:
-            self._discard("it was made with other params or inputs")
+            self._discard("it was made with other params, inputs or code")
             return None
         return state
 
     def remove(self) -> None:
-        """Forget the run: it is finished, and its result lies in `models/`."""
+        """Forget the run: it is finished, and its result is written."""
         if self.may_write:
             shutil.rmtree(self.folder, ignore_errors=True)
 

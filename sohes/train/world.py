@@ -6,14 +6,18 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+T = TypeVar("T")
+
 
 @dataclass(frozen=True)
 class World:
-    """This process among `size`, and the device it works on."""
+    """This process, one of `size`, and its device."""
 
     rank: int
     size: int
@@ -31,6 +35,13 @@ class World:
             values /= self.size
         return values
 
+    def gather(self, value: T) -> list[T]:
+        """What each process holds, in the order of their ranks; anything that can be pickled."""
+        values = [value] * self.size
+        if self.size > 1:
+            distributed.all_gather_object(values, value)
+        return values
+
     def wait(self) -> None:
         """Until all processes are here."""
         if self.size > 1:
@@ -39,7 +50,7 @@ class World:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The world of torchrun's environment (NCCL on GPUs, gloo on CPUs), left again at the end; alone without it."""
+    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), until the block ends; alone without it."""
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -56,4 +67,6 @@ def join_world() -> Iterator[World]:
         distributed.destroy_process_group()
 
 
-_ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
+def is_first_process() -> bool:
+    """Whether this process writes files where nothing is trained, so that no world need be joined."""
+    return os.environ.get("RANK", "0") == "0"

@@ -5,12 +5,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from sohes.backbone.vit import load_backbone
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.stages import backbone, pull
+from sohes.train import crops
+from sohes.train.state import ResumableState
 from sohes.work.files import digest_file
+from sohes.work.identity import identity
 
 
 @pytest.fixture
@@ -55,7 +60,7 @@ def test_a_stop_on_request_continues_to_the_same_bytes(params, root, monkeypatch
         return image_HW3
 
     with monkeypatch.context() as patched:
-        patched.setattr(backbone, "shrunk", shrunk)
+        patched.setattr(crops, "shrunk", shrunk)
         with pytest.raises(SystemExit) as stopped:
             backbone.run(params, root)
     assert stopped.value.code == 75
@@ -64,6 +69,56 @@ def test_a_stop_on_request_continues_to_the_same_bytes(params, root, monkeypatch
     assert "stopped on request" in capfd.readouterr().err
     backbone.run(params, root)
     assert weights.read_bytes() == expected
+
+
+PAIR = """
+import os, sys; from pathlib import Path
+from sohes.stages import backbone; from sohes.params import Params
+
+root, save_backbone = Path(sys.argv[1]), backbone.save_backbone
+def noted(*arguments):
+    (root / f"written-by-{os.environ['RANK']}").touch()
+    save_backbone(*arguments)
+backbone.save_backbone = noted
+backbone.run(Params.model_validate_json((root / "params.json").read_text()), root)
+"""
+
+
+def test_two_processes_train_one_backbone_and_the_first_writes_it(params, root, two_processes):
+    backbone.run(params, root)
+    weights = root / "models/backbone.safetensors"
+    alone = load_file(weights)
+    weights.unlink()
+    (root / "params.json").write_text(params.model_dump_json())
+    said = two_processes(PAIR, root)
+    for name, tensor in load_file(weights).items():
+        torch.testing.assert_close(tensor, alone[name], rtol=1e-3, atol=1e-4)
+    assert [path.name for path in root.glob("written-by-*")] == ["written-by-0"]
+    assert "backbone 3/3" in said[0]
+    assert "backbone 3/3" not in said[1]
+    assert not (root / ".sohes/backbone").exists()
+
+
+def test_of_two_processes_one_copies_a_file(params, root, two_processes, tmp_path_factory):
+    backbone.run(params, root)
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    copies = changed(params, pretrained=str(root / "models/backbone.safetensors"))
+    (elsewhere / "params.json").write_text(copies.model_dump_json())
+    two_processes(PAIR, elsewhere)
+    assert [path.name for path in elsewhere.glob("written-by-*")] == ["written-by-0"]
+    assert load_backbone(elsewhere / "models/backbone.safetensors").embed_dim == 32
+
+
+def test_a_state_of_an_earlier_version_is_discarded_with_a_message(params, root, capfd):
+    state = ResumableState(
+        root / ".sohes/backbone",
+        identity({**backbone.made_of(params), "images": digest_file(root / "data/images/manifest.parquet")}),
+    )
+    state.begin(None)
+    state.save({"step": 2, "student": {}, "teacher": {}, "optimizer": {}, "centre": torch.zeros(16)})
+    backbone.run(params, root)
+    assert "discarded" in capfd.readouterr().err
+    assert (root / "models/backbone.safetensors").exists()
 
 
 def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_factory):
@@ -80,22 +135,3 @@ def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_fac
 def test_without_images_the_stage_to_run_is_named(params, tmp_path):
     with pytest.raises(SohesError, match="run `sohes pull` first"):
         backbone.run(params, tmp_path)
-
-
-def test_a_photograph_is_shrunk_to_what_a_crop_needs():
-    photograph = np.zeros((300, 400, 3), np.uint8)
-    assert backbone.shrunk(photograph, 150).shape == (150, 200, 3)
-    assert backbone.shrunk(photograph, 300) is photograph
-
-
-def test_images_are_read_once_up_to_the_limit():
-    read: list[int] = []
-
-    def load(image_id: int) -> np.ndarray:
-        read.append(image_id)
-        return np.full((10, 10, 3), image_id, np.uint8)
-
-    once = backbone.cached(load, limit=700)  # two of 300 bytes
-    for image_id in (1, 2, 3, 1, 2, 3):
-        assert once(image_id)[0, 0, 0] == image_id
-    assert read == [1, 2, 3, 3]

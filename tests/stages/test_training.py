@@ -4,12 +4,10 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +25,8 @@ from sohes.model.cascade import CascadeSegmenter
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
 from sohes.stages import correct, evaluate, instruct
-from sohes.stages.training import validator
 from sohes.structures import ImageRecord
+from sohes.train import phase
 
 IMAGES = 8
 
@@ -70,19 +68,30 @@ def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
     save_backbone(Backbone("vit_tiny_patch16_224", shape), root / "models/backbone.safetensors", {})
 
 
+STAGE = """
+import sys; from pathlib import Path; import torch; torch.set_num_threads(1)
+from sohes.stages import {stage} as stage; from sohes.params import Params
+root = Path(sys.argv[1])
+{more}
+stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)
+"""
+NOTED = """
+from sohes.train.dataset import LabelDataset; sample_for = LabelDataset.sample_for
+def noted(dataset, at, k): (root / 'begun').write_text(str(at)); return sample_for(dataset, at, k)
+LabelDataset.sample_for = noted
+"""
+
+
+def script(root: Path, params: Params, stage: str, more: str = "") -> str:
+    """Code that runs the stage in the folder that is its argument, after `more`."""
+    (root / "params.json").write_text(params.model_dump_json())
+    return STAGE.format(stage=stage, more=more)
+
+
 def start(root: Path, params: Params, stage: str, **environment: str) -> subprocess.Popen:
     """The stage in a process of its own, which notes the step that it has begun in the file `begun`."""
-    (root / "params.json").write_text(params.model_dump_json())
-    code = (
-        "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
-        f"from sohes.stages import {stage} as stage; from sohes.params import Params\n"
-        "from sohes.train.dataset import LabelDataset; sample_for = LabelDataset.sample_for\n"
-        "def noted(dataset, at, k): (root / 'begun').write_text(str(at)); return sample_for(dataset, at, k)\n"
-        "LabelDataset.sample_for = noted\n"
-        "root = Path(sys.argv[1]); stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)\n"
-    )
     return subprocess.Popen(
-        [sys.executable, "-W", "error::RuntimeWarning", "-c", code, str(root)],
+        [sys.executable, "-W", "error::RuntimeWarning", "-c", script(root, params, stage, NOTED), str(root)],
         env={**os.environ, "SOHES_TRACKING": "off", **environment},
         stderr=subprocess.PIPE,
         text=True,
@@ -123,20 +132,6 @@ def test_the_stages_change_the_weights(trained):
     assert not torch.equal(found[0], found[1])
 
 
-def test_validation_scores_the_networks_by_name(trained, repository):
-    model, _ = load_checkpoint(trained / "models/instruct.safetensors")
-    validate = validator(tiny_params(repository), trained, {"network": "student", "average": "teacher"})
-    scores = validate(SimpleNamespace(network=model, average=model))
-    assert set(scores) == {"student/AR", "teacher/AR"}
-    assert scores["student/AR"] == scores["teacher/AR"]
-    assert 0 <= scores["student/AR"] <= 100
-
-
-def test_without_annotations_validation_is_left_out_with_a_word(tmp_path, repository, capsys):
-    assert validator(tiny_params(repository), tmp_path, {"kept": "validation"}) is None
-    assert "no validation while training" in capsys.readouterr().err
-
-
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
@@ -160,6 +155,15 @@ def test_phase_3_needs_phase_2_of_the_same_architecture(trained, tmp_path, repos
     other = params.model_copy(update={"model": params.model.model_copy(update={"hidden_dim": 32})})
     with pytest.raises(SohesError, match=r"another architecture .*run `sohes instruct` again"):
         correct.run(other, trained)
+
+
+def test_a_state_that_other_code_has_made_is_not_continued(tmp_path, repository, monkeypatch, capsys):
+    make_project(tmp_path)
+    params = tiny_params(repository, steps=2)
+    _run_until(tmp_path, params, "instruct", 1)
+    monkeypatch.setattr(phase, "code_digest", lambda *modules: f"of {modules} after an edit")
+    instruct.run(params, tmp_path)
+    assert "discarded: it was made with other params, inputs or code" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["instruct", pytest.param("correct", marks=pytest.mark.slow)])
@@ -270,21 +274,38 @@ def test_the_cascade_head_goes_through_all_stages(tmp_path, repository):
 
 
 @pytest.mark.slow
-def test_two_processes_train_one_model_though_most_parts_of_a_batch_have_no_targets(tmp_path, repository):
+def test_two_processes_train_one_model_though_most_parts_of_a_batch_have_no_targets(
+    tmp_path, repository, two_processes
+):
     make_project(tmp_path, labelled=[0])
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
     quiet = {"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0, "colour_jitter": 0.0, "greyscale": 0.0, "blur": 0.0}
     params = tiny_params(repository, steps=4, accumulate=2, augment=quiet)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        start(tmp_path, params, "instruct", RANK=str(rank), LOCAL_RANK=str(rank), CUDA_VISIBLE_DEVICES="", **group)
-        for rank in range(2)
-    ]
-    errors = [process.communicate(timeout=180)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], errors
+    two_processes(script(tmp_path, params, "instruct"), tmp_path)
     history = json.loads((tmp_path / "metrics/instruct.json").read_text())
     assert history[-1]["step"] == 4
     assert 0 < history[-1]["loss"] < 100
     load_checkpoint(tmp_path / "models/instruct.safetensors")
+
+
+SLOW_VALIDATION = """
+import time; from datetime import timedelta; from torch import distributed
+from sohes.data.store.images import ImageStore; from sohes.evaluate import validation
+
+read, validator = ImageStore.read, stage.validator
+def slow_read(store, image_id):
+    if store.folder.name == 'eval':
+        time.sleep(2)
+    return read(store, image_id)
+def impatient(*arguments):
+    distributed.distributed_c10d._set_pg_timeout(timedelta(seconds=10), distributed.group.WORLD)
+    return validator(*arguments)
+ImageStore.read, stage.validator = slow_read, impatient
+"""
+
+
+def test_a_validation_that_outlasts_the_patience_of_the_others_is_shared_among_them(trained, two_processes):
+    """Sixteen seconds of reading against ten of patience; eight in each of two processes."""
+    repository = Path(__file__).parents[2]
+    params = tiny_params(repository, steps=2, validate_every=2)
+    two_processes(script(trained, params, "instruct", SLOW_VALIDATION), trained)
+    assert json.loads((trained / "metrics/instruct.json").read_text())[-1]["step"] == 2

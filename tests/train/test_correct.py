@@ -4,9 +4,10 @@ import torch
 
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
-from sohes.train.correct import Correction, correct, into_strong_view, teacher_masks_per_image
+from sohes.train.correct import Correction, into_strong_view, teacher_masks_per_image
 from sohes.train.dataset import Pair, PairDataset
 from sohes.train.lesson import Lesson
+from sohes.train.loop import train
 
 
 def weak_view(height=32, width=32, flip=False):
@@ -74,11 +75,11 @@ def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tm
     learner.train()
     assert learner.network.training
     assert not learner.average.training  # no dropout for the teacher
-    kept, history = correct(
-        tiny.network(), tiny.dataset(PairDataset), params, tiny.loss, seed=0, world=tiny.world,
+    history = train(
+        learner, tiny.dataset(PairDataset), params, title="correct", seed=0, world=tiny.world,
         state=tiny.state(tmp_path), recorder=tiny.recorder(),
     )  # fmt: skip
-    moved = [(a - b).abs().max() for a, b in zip(kept.parameters(), start.parameters(), strict=True)]
+    moved = [(a - b).abs().max() for a, b in zip(learner.kept.parameters(), start.parameters(), strict=True)]
     assert all(m > 0 for m in moved)
     # Adan's first step is at most a few times the rate; the teacher goes a quarter of the way
     assert max(moved) < 0.25 * 3 * params.optim.learning_rate

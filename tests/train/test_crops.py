@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sohes.train.crops import GLOBAL_AREA, LOCAL_AREA, multi_crop, random_crop
+from sohes.train.crops import GLOBAL_AREA, LOCAL_AREA, cached, multi_crop, random_crop, shrunk
 
 
 def _ramp(height=40, width=60):
@@ -41,3 +41,22 @@ def test_multi_crop_has_two_large_and_the_small_ones_and_depends_on_the_generato
 def test_an_image_smaller_than_a_crop_is_enlarged():
     crop = random_crop(np.random.default_rng(0), _ramp(8, 9), 32, GLOBAL_AREA)
     assert crop.shape == (32, 32, 3)
+
+
+def test_a_photograph_is_shrunk_to_what_a_crop_needs():
+    photograph = np.zeros((300, 400, 3), np.uint8)
+    assert shrunk(photograph, 150).shape == (150, 200, 3)
+    assert shrunk(photograph, 300) is photograph
+
+
+def test_images_are_read_once_up_to_the_limit():
+    read: list[int] = []
+
+    def load(image_id: int) -> np.ndarray:
+        read.append(image_id)
+        return np.full((10, 10, 3), image_id, np.uint8)
+
+    once = cached(load, limit=700)  # two of 300 bytes
+    for image_id in (1, 2, 3, 1, 2, 3):
+        assert once(image_id)[0, 0, 0] == image_id
+    assert read == [1, 2, 3, 3]

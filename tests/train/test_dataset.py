@@ -14,7 +14,8 @@ from sohes.errors import SohesError
 from sohes.masks import forest
 from sohes.params import AugmentParams
 from sohes.structures import ImageRecord
-from sohes.train.dataset import LabelDataset, PairDataset, load, positions
+from sohes.train.dataset import LabelDataset, PairDataset
+from sohes.train.loading import load, positions
 
 AUGMENT = AugmentParams(scale_min=0.8, scale_max=1.4, colour_jitter=0.3, greyscale=0.1, blur=0.1, copy_paste=0.5)
 
@@ -145,17 +146,6 @@ def test_pairs_come_in_another_order_than_the_labelled_samples(project):
     both = [(s.image_id, p.image_id) for s, p in (dataset[divmod(i, 4)] for i in range(6))]
     assert sorted(a for a, _ in both) == sorted(b for _, b in both) == [1, 2, 3, 4, 5, 6]
     assert any(a != b for a, b in both)
-
-
-def test_processes_and_parts_share_a_step_without_overlap():
-    def of_rank(rank):
-        return list(positions(start=2, steps=4, batch_size=12, accumulate=3, rank=rank, world_size=2))
-
-    assert [len(part) for part in of_rank(0)] == [2] * 6
-    together = sorted(p for rank in (0, 1) for part in of_rank(rank) for p in part)
-    assert together == [(step, k) for step in (2, 3) for k in range(12)]
-    with pytest.raises(SohesError, match="batch of 12 images cannot be cut into 5"):
-        next(positions(start=0, steps=1, batch_size=12, accumulate=5, rank=0, world_size=1))
 
 
 @pytest.mark.parametrize("kind", [LabelDataset, PairDataset])

@@ -1,5 +1,7 @@
 import io
 import math
+import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +11,14 @@ import torch
 from sohes.backbone.vit import Backbone, build_backbone
 from sohes.errors import SohesError
 from sohes.params import DinoParams, load_params
-from sohes.train.dino import Head, Network, dino_loss, images_of_step, momentum_at, moved_centre, pretrain, rate_at
+from sohes.train import loop
+from sohes.train.crops import CropDataset
+from sohes.train.dino import Distillation, Head, Network, dino_loss, momentum_at, moved_centre, rate_at
+from sohes.train.world import World
 
 torch.set_num_threads(1)
 PARAMS = load_params(Path(__file__).parents[2] / "params.yaml").backbone
+ALONE = World(0, 1, torch.device("cpu"))
 TINY = PARAMS.model_copy(update={"patch_size": 4, "embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 16})
 
 
@@ -26,12 +32,44 @@ def tiny_backbone() -> Backbone:
     return build_backbone(TINY)
 
 
-def read_image(image_id: int) -> np.ndarray:
-    """Stripes whose direction and colour tell the image."""
-    y, x = np.mgrid[:24, :24]
-    wave = np.sin((x * math.cos(image_id) + y * math.sin(image_id)) * (1 + image_id % 3))[..., None]
-    colour = np.random.default_rng(image_id).uniform(0, 255, 3)
-    return np.clip(colour * (0.6 + 0.4 * wave), 0, 255).astype(np.uint8)
+class Stripes:
+    """Images whose direction and colour say which one it is."""
+
+    def __init__(self, image_ids=range(10)) -> None:
+        self.image_ids = list(image_ids)
+
+    def read(self, image_id: int) -> np.ndarray:
+        y, x = np.mgrid[:24, :24]
+        wave = np.sin((x * math.cos(image_id) + y * math.sin(image_id)) * (1 + image_id % 3))[..., None]
+        colour = np.random.default_rng(image_id).uniform(0, 255, 3)
+        return np.clip(colour * (0.6 + 0.4 * wave), 0, 255).astype(np.uint8)
+
+
+class StopsAfter:
+    """A data set that asks the process to stop while a step's first image is read."""
+
+    def __init__(self, dataset: CropDataset, step: int) -> None:
+        self.dataset, self.step, self.collate = dataset, step, dataset.collate
+
+    def __getitem__(self, position):
+        if position == (self.step - 1, 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return self.dataset[position]
+
+
+class Recorder:
+    """Keeps the figures of each step."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, dict[str, float]]] = []
+
+    def metrics(self, values, step=None):
+        self.rows.append((step, {name: values[name] for name in ("loss", "gradient_norm", "entropy", "diversity")}))
+
+
+@pytest.fixture(autouse=True)
+def every_step_is_recorded(monkeypatch):
+    monkeypatch.setattr(loop, "LOG_EVERY", 1)
 
 
 class Memory:
@@ -49,14 +87,15 @@ class Memory:
         return torch.load(io.BytesIO(self.saved[-1]), map_location="cpu", weights_only=True) if self.saved else None
 
 
-def train(params: DinoParams, state: Memory, *, stop_after: int = 10**6):
-    steps = []
-
-    def on_step(done, figures):
-        steps.append((done, figures))
-        return done >= stop_after
-
-    return pretrain(tiny_backbone(), read_image, range(10), params, seed=5, state=state, on_step=on_step), steps
+def train(params: DinoParams, state: Memory, *, stop_after=10**6, backbone: Backbone | None = None, world=ALONE):
+    """The trained backbone, None if it was stopped, and the figures of each step."""
+    recorder, learner = Recorder(), Distillation(backbone or tiny_backbone(), params, world, seed=5)
+    dataset = StopsAfter(CropDataset(Stripes(), learner.network.backbone, params, seed=5), stop_after)
+    try:
+        loop.train(learner, dataset, params, title="backbone", seed=5, world=world, state=state, recorder=recorder)
+    except SystemExit:
+        return None, recorder.rows
+    return learner.kept.backbone.requires_grad_(True).eval(), recorder.rows
 
 
 def test_dino_loss_by_hand():
@@ -80,7 +119,7 @@ def test_temperatures_sharpen_each_side():
 
 def test_the_centre_moves_a_tenth_of_the_way():
     teacher = [torch.tensor([[1.0, 3.0]]), torch.tensor([[3.0, 5.0]])]
-    torch.testing.assert_close(moved_centre(torch.zeros(2), teacher), torch.tensor([0.2, 0.4]))
+    torch.testing.assert_close(moved_centre(torch.zeros(2), teacher, ALONE), torch.tensor([0.2, 0.4]))
 
 
 def test_the_head_compares_directions_with_prototypes_of_unit_length():
@@ -104,15 +143,6 @@ def test_rate_and_momentum_follow_their_schedules():
     assert momentum_at(0, params) == pytest.approx(0.9)
     assert momentum_at(50, params) == pytest.approx(0.95)
     assert momentum_at(100, params) == pytest.approx(1)
-
-
-def test_every_epoch_shows_every_image_once_in_another_order():
-    ids = [10, 11, 12, 13, 14]
-    shown = [i for step in range(5) for i in images_of_step(ids, step, batch_size=4, seed=0)]
-    epochs = [shown[k : k + 5] for k in range(0, 20, 5)]
-    assert all(sorted(epoch) == ids for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) > 1
-    assert len(images_of_step(ids, 0, batch_size=12, seed=0)) == 12  # more than there are
 
 
 def test_a_stopped_run_continues_to_the_bit():
@@ -141,7 +171,7 @@ def test_a_killed_run_continues_from_its_last_checkpoint():
 def margin(backbone: Backbone) -> float:
     """How much more alike two crops of one image are than crops of any two, as cosines."""
     backbone.eval()
-    images = [read_image(i)[y : y + 16, y : y + 16] for y in (0, 8) for i in range(10)]
+    images = [Stripes().read(i)[y : y + 16, y : y + 16] for y in (0, 8) for i in range(10)]
     with torch.no_grad():
         embeddings = backbone.tokens(backbone.normalise(images)).flatten(1, 2).mean(1)
     first, second = torch.nn.functional.normalize(embeddings, dim=-1).chunk(2)
@@ -163,21 +193,52 @@ def test_prototypes_stay_through_the_warm_up_and_the_teacher_trails_the_student(
     saved = state.load()
     backbone = tiny_backbone()
     torch.manual_seed(5)  # as `train` does
-    assert torch.equal(saved["student"]["head.prototypes"], Network(backbone, 8).head.prototypes)
-    assert not torch.equal(saved["student"]["head.mlp.0.weight"], saved["teacher"]["head.mlp.0.weight"])
+    weights = saved["learner"]
+    assert torch.equal(weights["network.head.prototypes"], Network(backbone, 8).head.prototypes)
+    assert not torch.equal(weights["network.head.mlp.0.weight"], weights["average.head.mlp.0.weight"])
 
 
 def test_no_images_and_a_loss_that_is_not_finite_are_one_sentence():
     with pytest.raises(SohesError, match="no images to train the backbone on"):
-        pretrain(tiny_backbone(), read_image, [], tiny_dino(), seed=0, state=Memory(), on_step=lambda *_: False)
+        CropDataset(Stripes([]), tiny_backbone(), tiny_dino(), seed=0)
     backbone = tiny_backbone()
     with torch.no_grad():
         backbone.vit.patch_embed.proj.weight[0] = math.nan
-    with pytest.raises(SohesError, match=r"not finite at step 1: lower backbone\.dino\.learning_rate"):
-        pretrain(backbone, read_image, [1, 2], tiny_dino(), seed=0, state=Memory(), on_step=lambda *_: False)
+    with pytest.raises(SohesError, match=r"not finite at step 0 .*; lower backbone\.dino\.learning_rate"):
+        train(tiny_dino(), Memory(), backbone=backbone)
 
 
 def test_without_local_crops_only_the_two_large_ones_are_compared():
     backbone, steps = train(tiny_dino(local_crops=0, steps=2), Memory())
     assert isinstance(backbone, Backbone)
     assert len(steps) == 2
+
+
+PAIR = """
+import sys
+import torch
+sys.path.insert(0, sys.argv[1])
+from test_dino import Memory, loop, tiny_dino, train
+from sohes.train.world import join_world
+
+loop.LOG_EVERY = 1
+with join_world() as world:
+    state = Memory()
+    backbone, steps = train(tiny_dino(), state, world=world)
+    result = {"backbone": backbone.state_dict(), "centre": state.load()["learner"]["centre_K"], "steps": steps}
+    torch.save(result, f"{sys.argv[2]}/{world.rank}.pt")
+"""
+
+
+def test_two_processes_train_one_backbone_as_one_process_does(two_processes, tmp_path):
+    """Half of the crops each, and one centre for both."""
+    two_processes(PAIR, Path(__file__).parent, tmp_path)
+    first, second = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(2))
+    for name, weight in first["backbone"].items():
+        assert torch.equal(weight, second["backbone"][name]), name
+    state = Memory()
+    _, steps = train(tiny_dino(), state)
+    for (_, two), (_, one) in zip(first["steps"], steps, strict=True):
+        for name in ("loss", "gradient_norm", "entropy"):  # diversity is of the images that a process sees
+            assert two[name] == pytest.approx(one[name], rel=1e-3)
+    torch.testing.assert_close(first["centre"], state.load()["learner"]["centre_K"], rtol=1e-3, atol=1e-5)

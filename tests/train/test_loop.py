@@ -6,25 +6,31 @@ import pytest
 import torch
 
 from sohes.errors import SohesError
-from sohes.train.correct import correct
+from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
-from sohes.train.instruct import Instruction, instruct
+from sohes.train.instruct import Instruction
 from sohes.train.loop import LOG_EVERY, Meter, train
 
 
-def run(tiny, folder, *, phase=instruct, params=None, dataset=None, fingerprint="f", recorder=None, **more):
-    kind = {} if phase is instruct else {"kind": PairDataset}
-    return phase(
-        tiny.network(),
+def run(
+    tiny, folder, *, phase=Instruction, network=None, params=None, dataset=None, fingerprint="f", recorder=None, **more
+):
+    """The weights that a phase keeps, and its history."""
+    kind = {} if phase is Instruction else {"kind": PairDataset}
+    params = params or (tiny.instruct if phase is Instruction else tiny.correct)
+    learner = phase(network or tiny.network(), params, tiny.loss)
+    history = train(
+        learner,
         dataset or tiny.dataset(**kind),
-        params or (tiny.instruct if phase is instruct else tiny.correct),
-        tiny.loss,
+        params,
+        title="instruct",
         seed=0,
         world=tiny.world,
         state=tiny.state(folder, fingerprint),
         recorder=recorder or tiny.recorder(),
         **more,
     )
+    return learner.kept, history
 
 
 def same(one, other):
@@ -45,10 +51,10 @@ class Quits:
         return self.dataset[position]
 
 
-@pytest.mark.parametrize("phase", [instruct, correct])
+@pytest.mark.parametrize("phase", [Instruction, Correction])
 def test_six_steps_equal_three_steps_a_kill_and_three_steps_more(tiny, tmp_path, phase):
-    kind = {} if phase is instruct else {"kind": PairDataset}
-    params = getattr(tiny, phase.__name__).model_copy(update={"checkpoint_every": 3})
+    kind = {} if phase is Instruction else {"kind": PairDataset}
+    params = (tiny.instruct if phase is Instruction else tiny.correct).model_copy(update={"checkpoint_every": 3})
     straight, history = run(tiny, tmp_path / "a", phase=phase, params=params)
     with pytest.raises(KeyboardInterrupt):
         run(tiny, tmp_path / "b", phase=phase, params=params, dataset=Quits(tiny.dataset(**kind), 5))
@@ -215,14 +221,10 @@ def test_a_compiled_network_learns_the_same(tiny, tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend=backend))
     network = tiny.network()
     network.dropout = 0.0  # its random numbers are drawn in another order
-    settings = {"seed": 0, "world": tiny.world, "recorder": tiny.recorder()}
-    compiled = instruct(
-        network, tiny.dataset(), tiny.instruct.model_copy(update={"compile": True}), tiny.loss,
-        state=tiny.state(tmp_path / "a"), **settings,
-    )  # fmt: skip
+    compiled = run(tiny, tmp_path / "a", network=network, params=tiny.instruct.model_copy(update={"compile": True}))
     plain = tiny.network()
     plain.dropout = 0.0
-    expected = instruct(plain, tiny.dataset(), tiny.instruct, tiny.loss, state=tiny.state(tmp_path / "b"), **settings)
+    expected = run(tiny, tmp_path / "b", network=plain)
     assert traced
     assert compiled[1][-1]["loss"] == pytest.approx(expected[1][-1]["loss"], rel=1e-4)
     assert set(compiled[0].state_dict()) == set(expected[0].state_dict())

@@ -1,6 +1,6 @@
 import torch
 
-from sohes.train.state import ResumableState, fingerprint
+from sohes.train.state import ResumableState
 
 
 def test_a_state_comes_back_as_it_was(tmp_path):
@@ -22,7 +22,7 @@ def test_a_state_of_other_params_is_discarded_with_a_message(tmp_path, capsys):
     state.begin("run-1")
     state.save({"step": 3})
     other = ResumableState(tmp_path, "two")
-    assert "discarded: it was made with other params" in capsys.readouterr().err
+    assert "discarded: it was made with other params, inputs or code" in capsys.readouterr().err
     assert other.run_id is None
     assert other.load() is None
 
@@ -45,7 +45,3 @@ def test_a_process_that_may_not_write_leaves_the_folder_alone(tmp_path):
     reader.remove()
     assert reader.load() is None  # another fingerprint
     assert ResumableState(tmp_path, "one").load()["step"] == 3
-
-
-def test_the_fingerprint_depends_on_values_not_on_their_order():
-    assert fingerprint({"a": 1, "b": 2}) == fingerprint({"b": 2, "a": 1}) != fingerprint({"a": 1, "b": 3})

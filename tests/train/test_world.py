@@ -1,16 +1,13 @@
 """Two processes over gloo, as torchrun starts them."""
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from sohes.train.instruct import instruct
+from sohes.train.instruct import Instruction
+from sohes.train.loop import train
 from sohes.train.world import join_world
 
 SCRIPT = """
@@ -57,31 +54,17 @@ def teach(task, folder, world):
 folder = Path(sys.argv[2])
 with join_world() as world:
     assert (world.size, world.device.type) == (2, "cpu")
+    assert world.gather("ab"[world.rank]) == ["a", "b"]
     results = {task: teach(task, folder, world) for task in ("empty", "calm", "signal")}
     torch.save(results, folder / f"{world.rank}.pt")
 """
 
 
 @pytest.fixture(scope="module")
-def both(tmp_path_factory) -> SimpleNamespace:
+def both(tmp_path_factory, two_processes) -> SimpleNamespace:
     """What each of two processes has after each task; where their files are; what they said."""
     folder = tmp_path_factory.mktemp("world")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    (folder / "script.py").write_text(SCRIPT)
-    group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, str(folder / "script.py"), str(Path(__file__).parent), str(folder)],
-            env={**os.environ, **group, "GLOO_SOCKET_IFNAME": "lo", "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    said = [process.communicate(timeout=240)[1] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], said
+    said = two_processes(SCRIPT, Path(__file__).parent, folder)
     results = [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
     return SimpleNamespace(results=results, folder=folder, said=said)
 
@@ -97,6 +80,7 @@ def test_alone_without_torchrun(monkeypatch):
         assert (world.rank, world.size, world.is_first) == (0, 1, True)
         values = torch.tensor([1.0, 2.0])
         assert torch.equal(world.mean(values), torch.tensor([1.0, 2.0]))
+        assert world.gather("mine") == ["mine"]
         world.wait()
 
 
@@ -112,10 +96,10 @@ def test_two_processes_take_the_steps_of_one(both, tiny, tmp_path):
     network = tiny.network()
     network.dropout = 0.0
     calm = tiny.instruct.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
-    history = instruct(
-        network, tiny.dataset(augment=calm), tiny.instruct, tiny.loss, seed=0, world=tiny.world,
-        state=tiny.state(tmp_path), recorder=tiny.recorder(),
-    )[1]  # fmt: skip
+    history = train(
+        Instruction(network, tiny.instruct, tiny.loss), tiny.dataset(augment=calm), tiny.instruct, title="t", seed=0,
+        world=tiny.world, state=tiny.state(tmp_path), recorder=tiny.recorder(),
+    )  # fmt: skip
     two = both.results[0]["calm"]["history"]
     assert two[-1]["loss"] == pytest.approx(history[-1]["loss"], rel=1e-3)
     assert two[-1]["gradient_norm"] == pytest.approx(history[-1]["gradient_norm"], rel=1e-2)

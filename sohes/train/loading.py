@@ -1,0 +1,111 @@
+"""Which samples a process takes at which step, in which order, and how they are loaded.
+
+Order and randomness are pure functions of (seed, step, position in the step's batch): the same samples with any
+number of workers or processes, before and after a restart.
+"""
+
+from __future__ import annotations
+
+import signal
+import traceback
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from sohes.errors import SohesError
+
+Position = tuple[int, int]  # (step, place in the step's batch)
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """One part of a step's batch. skipped: `name: reason` of the records that could not be used for it."""
+
+    batch: Any  # with a method `to(device)`
+    skipped: tuple[str, ...] = ()
+
+
+class TrainingSet(Protocol):
+    """What `load` reads: samples by position, and how some of them make a batch (something like `Loaded`)."""
+
+    def __getitem__(self, position: Position, /) -> Any: ...
+
+    def collate(self, samples: Sequence[Any], /) -> Any: ...
+
+
+def from_epochs(place: int, count: int, *key: int) -> Iterator[int]:
+    """Numbers below `count` from a place of an endless order on, one epoch of them.
+
+    Each epoch of the order is shuffled by (key, epoch) alone; epochs follow each other without a gap.
+    """
+    epoch, first = divmod(place, count)
+    order = _epoch_order(count, *key, epoch)
+    return (int(order[(first + i) % count]) for i in range(count))
+
+
+@lru_cache(maxsize=4)
+def _epoch_order(count: int, *key: int) -> np.ndarray:
+    return np.random.default_rng(key).permutation(count)
+
+
+def normalised(squares: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """(B, 3, S, S) float32 for the backbone from uint8 squares; mean and std of RGB in [0, 1]."""
+    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
+    scaled_mean, scaled_std = (255 * torch.tensor(part).view(3, 1, 1) for part in (mean, std))
+    return images.sub_(scaled_mean).div_(scaled_std).contiguous()
+
+
+def positions(
+    *, start: int, steps: int, batch_size: int, accumulate: int, rank: int, world_size: int
+) -> Iterator[list[Position]]:
+    """The positions of every part of every step in [start, steps) that one of `world_size` processes takes.
+
+    Together the processes take each of a step's `batch_size` positions once. SohesError if it cannot be cut evenly.
+    """
+    if batch_size % (accumulate * world_size):
+        raise SohesError(
+            f"a batch of {batch_size} images cannot be cut into {accumulate} equal parts for each of {world_size} "
+            "processes: change batch_size or accumulate"
+        )
+    part = batch_size // (accumulate * world_size)
+    first = rank * part * accumulate
+    for step in range(start, steps):
+        for a in range(accumulate):
+            begin = first + a * part
+            yield [(step, k) for k in range(begin, begin + part)]
+
+
+def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
+    """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
+
+    The workers end when the generator is used up, fails or is closed: whoever leaves it half-way must close it.
+    """
+    loader: DataLoader = DataLoader(
+        dataset,  # type: ignore[arg-type]
+        batch_sampler=parts,
+        collate_fn=dataset.collate,
+        num_workers=workers,
+        generator=torch.Generator().manual_seed(0),  # it would draw from torch's global one otherwise
+        multiprocessing_context="forkserver" if workers else None,  # a fork of torch's threads may hang
+        worker_init_fn=_start_worker,
+    )
+    try:
+        yield from loader
+        return
+    except SohesError as error:  # a worker's comes with its traceback; the sentence is the last line
+        sentence = str(error).strip().splitlines()[-1].partition("SohesError: ")
+        traceback.clear_frames(error.__traceback__)  # they hold the workers, which would keep the process from ending
+    raise SohesError(sentence[2] or sentence[0])
+
+
+def _start_worker(_: int) -> None:
+    """One thread a worker; signals that ask to save and stop are the main process's, which ends its workers itself."""
+    cv2.setNumThreads(0)
+    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        signal.signal(signum, signal.SIG_IGN)
