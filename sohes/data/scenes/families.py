@@ -1,7 +1,7 @@
 """The entities of the embedded scenes: each family draws a figure of parts and subparts. Pure functions.
 
-The geometry of a family is consistent, so it can be learned; its proportions, colours and patterns vary. A figure stands
-on the line y = 0 and is about one unit tall; x grows to the right, y upwards.
+A family's geometry is consistent, so it can be learned; its proportions, colours and patterns vary. A figure stands on
+the line y = 0 and is about one unit tall; x grows to the right, y upwards.
 """
 
 from __future__ import annotations
@@ -207,9 +207,7 @@ def house(rng: np.random.Generator) -> Figure:
     )
     gable = np.array([(-half - 0.1, eaves), (half + 0.1, eaves), (half * 0.55, 0.9), (-half * 0.55, 0.9)])
     roof = figure.part()
-    figure.add(
-        box(0.2, 0.7, 0.32, 1.0, square=0.1), paint=tiles, parent=roof
-    )  # painted first, because it is behind the roof
+    figure.add(box(0.2, 0.7, 0.32, 1.0, square=0.1), paint=tiles, parent=roof)  # painted first: it is behind the roof
     figure.stroke(roof, gable, paint=roof_paint)
     return figure
 

@@ -2,15 +2,14 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
+from sohes.data.scenes import families
 from sohes.data.scenes.paint import box_blur, coverage, value_noise
 from sohes.data.scenes.render import EVAL_OFFSET, MIN_PIXELS, SAME_IOU, _visible_masks, render_scene
-from sohes.data.scenes.render import families as scene_families
 from sohes.masks.forest import forest_ancestors
 from sohes.params import load_params
 
@@ -84,8 +83,8 @@ def test_the_masks_have_all_sizes_and_are_few_enough_for_the_demo():
     assert np.mean([s.image_HW3.std() for s in scenes]) > 25
 
 
-def test_training_indices_stay_below_the_evaluation_offset():
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
+def test_training_indices_stay_below_the_evaluation_offset(repository):
+    params = load_params(repository / "params.yaml")
     assert params.pull.scenes.train < EVAL_OFFSET
 
 
@@ -106,7 +105,7 @@ def test_visible_masks_drops_hidden_parts_and_parts_equal_to_their_whole():
 
 
 @pytest.mark.parametrize(
-    "family", [*scene_families.OUTDOORS, *scene_families.INDOORS, *scene_families.AIRBORNE], ids=lambda f: f.__name__
+    "family", [*families.OUTDOORS, *families.INDOORS, *families.AIRBORNE], ids=lambda f: f.__name__
 )
 def test_a_family_is_one_whole_with_two_to_seven_parts_on_the_ground(family):
     for seed in range(5):
@@ -133,7 +132,7 @@ def test_coverage_of_a_box_is_its_share_of_each_pixel():
 
 
 def test_coverage_agrees_with_another_rasteriser():
-    outline = scene_families.blob(np.random.default_rng(0), 32, 30, 20, 14)
+    outline = families.blob(np.random.default_rng(0), 32, 30, 20, 14)
     alpha, (y0, x0, y1, x1) = coverage((outline,), 64)
     mine = np.zeros((64, 64), bool)
     mine[y0:y1, x0:x1] = alpha >= 120
