@@ -109,7 +109,7 @@ function activate(panel) {
   for (const other of state.panels) other.element.classList.toggle("active", other === panel && state.panels.length > 1);
   if (panel) tree.show(panel);
   else $("tree").replaceChildren();
-  tellSelection();
+  announceSelection();
 }
 
 function filter() {
@@ -163,7 +163,7 @@ function frame() {
   }
   if (state.under && state.under !== state.active) activate(state.under);
   if (state.active) tree.mark(state.active.hovered);
-  tellSelection();
+  announceSelection();
 }
 
 // A click selects the mask under the pointer, the next one inside it its parent; after a whole entity it starts over.
@@ -189,7 +189,7 @@ function highlight(panel, i) {
   panel.hovered = i;
   panel.draw();
   tree.mark(i);
-  tellSelection();
+  announceSelection();
 }
 
 function select(i) {
@@ -199,10 +199,10 @@ function select(i) {
   panel.hovered = -1;
   panel.draw();
   tree.select(i);
-  tellSelection();
+  announceSelection();
 }
 
-function tellSelection() {
+function announceSelection() {
   const panel = state.active;
   const i = panel ? (panel.hovered >= 0 ? panel.hovered : panel.selected) : -1;
   const said = panel && i >= 0 ? describe(panel, i) : "Point at the picture, or tap it.";
@@ -227,7 +227,7 @@ $("previous").addEventListener("click", () => open(state.place - 1));
 $("next").addEventListener("click", () => open(state.place + 1));
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // letters select an option there
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // letters pick options there
   if (SLIDES.test(event.key) && event.target.closest("input[type=range]")) return;
   const action = KEYS[event.key];
   if (!action) return;
