@@ -1,4 +1,4 @@
-"""`make infra-check`: everything in infra/ that can be wrong without a cluster to say so. One line a file."""
+"""`make infra-check`: check everything in infra/ that can be checked without a cluster. Prints one line per file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def check_manifests() -> None:
     for folder in sorted((HERE / "kubernetes").glob("*/")):
         listed = yaml.safe_load((folder / "kustomization.yaml").read_text())["resources"]
         for name in listed:
-            assert (folder / name).exists(), f"{folder}/kustomization.yaml names {name}, which is not there"
+            assert (folder / name).exists(), f"{folder}/kustomization.yaml names {name}, which does not exist"
         unlisted = {path.name for path in folder.glob("*.yaml")} - set(listed) - {"kustomization.yaml"}
         assert not unlisted, f"{folder}/kustomization.yaml does not name {unlisted}"
         for path in sorted(folder.glob("[!k]*.yaml")):
@@ -32,7 +32,7 @@ def check_manifests() -> None:
 
 
 def check_rendered_jobs() -> None:
-    """What the launcher and the work pool make of their templates."""
+    """Validate the Jobs that the launcher and the work pool render from their templates."""
     for path in sorted((HERE / "launch").glob("*.yaml")):
         profile = load_profile(HERE / "launch", path.stem)
         if isinstance(profile, KubernetesProfile):
@@ -50,7 +50,7 @@ def check_rendered_jobs() -> None:
 
 
 def render_work_pool(template: dict) -> dict:
-    """The job that the pool makes of its defaults."""
+    """The Job that the pool renders with its defaults."""
     properties = template["variables"]["properties"]
     text = json.dumps(template["job_configuration"]["job_manifest"])
     used = set(re.findall(r"{{ (\w+) }}", json.dumps(template["job_configuration"])))
@@ -58,7 +58,7 @@ def render_work_pool(template: dict) -> dict:
 
     def filled(match: re.Match[str]) -> str:
         value = properties[match[2]].get("default")
-        # Prefect writes the environment as a list, and a quantity as it is.
+        # Prefect writes the environment as a list and leaves quantities unchanged.
         value = [{"name": k, "value": v} for k, v in value.items()] if match[2] == "env" else value
         return match[1] + json.dumps(str(value) if match[2] == "gpus" else value)
 
@@ -77,7 +77,7 @@ def check_automations() -> None:
 
 
 def check_compose() -> None:
-    """No password has a default, and nothing listens beyond loopback."""
+    """No password has a default, and all ports are on loopback only."""
     path = HERE / "docker/compose.yaml"
     text = path.read_text()
     services = yaml.safe_load(text)["services"]

@@ -1,7 +1,7 @@
 """`params.yaml` as frozen, validated models: every number of the method, one section per stage.
 
-An unknown key, a missing key or a value out of range is an error that names itself. A composing function takes its
-own section; a pure function takes keyword-only numbers.
+An unknown key, a missing key or a value out of range is an error that names the key. Functions that combine steps take
+their section; pure functions take keyword-only numbers.
 """
 
 from __future__ import annotations
@@ -39,35 +39,35 @@ class FolderParams(Section):
     """A folder of photographs, annotated or not."""
 
     images: Path | None
-    annotations: Path | None  # COCO JSON or COCO panoptic JSON; None: nothing to score against
-    eval_fraction: Fraction  # held out of training; 1: all images on both sides (see sources.folder); 0: none
+    annotations: Path | None  # COCO or COCO panoptic JSON; None: nothing to score against
+    eval_fraction: Fraction  # held out from training; 1: use all images for both (see sources.folder); 0: none
 
 
 class S3Params(Section):
-    """Photographs and packs of them under an S3 prefix."""
+    """Photographs, or packs of them, under an S3 prefix."""
 
     uri: str | None  # s3://bucket/prefix
-    endpoint_url: str | None  # another service than AWS's; None: AWS_ENDPOINT_URL decides
+    endpoint_url: str | None  # for services other than AWS; None: use AWS_ENDPOINT_URL
     requester_pays: bool
     eval_fraction: Fraction  # of each pack, by name
-    digests: Path | None  # of packs, as sha256sum writes them
+    digests: Path | None  # of packs, in the format of sha256sum
 
 
 class Sa1bParams(Section):
-    """SA-1B by its list of signed links."""
+    """SA-1B, from its list of signed links."""
 
     links: Path | None  # two columns, file_name and cdn_link
-    packs: Path | None  # names of the packs to take, one a line; None: all that the list has
+    packs: Path | None  # names of the packs to use, one per line; None: all of the list
     eval_fraction: Fraction
     digests: Path | None
 
 
 class ArchivesParams(Section):
-    """Tars and zips by https or from a file, COCO's for one."""
+    """Tars and zips, by https or as files, such as COCO's."""
 
     images: tuple[str, ...]
-    eval: tuple[str, ...]  # held out whole
-    annotations: str | None  # COCO instance JSON of `eval`; a file inside an archive follows a #
+    eval: tuple[str, ...]  # held out as a whole
+    annotations: str | None  # COCO instance JSON for `eval`; a file inside an archive is ARCHIVE#FILE
     eval_fraction: Fraction  # of `images`
     digests: Path | None
 
@@ -97,7 +97,7 @@ class DinoParams(Section):
 
     steps: Positive
     batch_size: Positive
-    image_size: Positive  # of a global crop; local crops are half of it
+    image_size: Positive  # of global crops; local crops are half that
     local_crops: Count
     learning_rate: float
     weight_decay: float
@@ -116,13 +116,13 @@ class DinoParams(Section):
 
 
 class BackboneParams(Section):
-    pretrained: str  # `train`, a .safetensors file, or a timm name whose weights the hub has
+    pretrained: str  # `train`, a .safetensors file, or a timm name with weights on the hub
     architecture: str  # timm name of the ViT that `train` builds
     patch_size: Positive
     embed_dim: Positive
     depth: Positive
     num_heads: Positive
-    image_size: Positive  # the size that the position embeddings are made for
+    image_size: Positive  # for which the position embeddings are made
     dino: DinoParams
 
 
@@ -130,10 +130,10 @@ class BackboneParams(Section):
 
 
 class PeersParams(Section):
-    """What phase 1 is compared with (`sohes.explore.peers`), at its authors' numbers; the last are ours."""
+    """Peers of phase 1 (`sohes.explore.peers`), with their authors' numbers; `threshold_thetas` are ours."""
 
-    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches of a higher cosine are alike
-    maskcut_cuts: Positive  # objects of an image, at most; `divide` starts from them
+    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches with a higher cosine similarity are alike
+    maskcut_cuts: Positive  # at most this many objects per image; `divide` starts from them
     hassod_theta_merge: tuple[float, ...]
     threshold_thetas: tuple[float, ...]
 
@@ -141,21 +141,21 @@ class PeersParams(Section):
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
-    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # the others are its peers, to compare
-    features: Literal["tokens", "keys", "values", "handmade"]  # of the backbone, or colour and texture (not learned)
-    block: Annotated[int, Field(lt=0)]  # of the backbone, counted from its end, whose features they are; -1: the last
+    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # all but `sohes` are peers, for comparison
+    features: Literal["tokens", "keys", "values", "handmade"]  # the backbone's, or colour and texture (not learned)
+    block: Annotated[int, Field(lt=0)]  # backbone block that features come from, counted from the end; -1: the last
     image_size: Positive  # S
     crop_size: Positive  # S'
-    patch_size: Positive  # of the handmade features; tokens have their backbone's
-    amp: bool  # tokens in bf16 autocast: on a GPU several times as fast
+    patch_size: Positive  # of handmade features; tokens use the backbone's
+    amp: bool  # compute tokens in bf16 autocast: several times faster on a GPU
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
     theta_small: Fraction
     theta_cover: Fraction
     nms_iou: Fraction
     min_crop: Positive  # pixels of the original image
-    recluster: Literal["small", "all"]  # what is looked at again; all regions, not only small ones: not in the paper
-    min_stability: Fraction  # of a region, which then is its score; 0: all regions, of score 1, as in the paper
+    recluster: Literal["small", "all"]  # regions to cluster again in a crop; `all` is not in the paper
+    min_stability: Fraction  # keep regions above it and use it as their score; 0: keep all, score 1, as in the paper
     refiner: Literal["none", "guided", "densecrf", "cascadepsp", "crm"]  # the last two were trained on human masks
     refine_min_iou: Fraction
     images_per_shard: Positive
@@ -184,12 +184,12 @@ class AdapterParams(Section):
 class CascadeParams(Section):
     """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
-    ious: tuple[Fraction, ...]  # of the box stages: from which overlap on a box counts as right
-    proposals: Positive  # boxes of an image that go on to the first stage
-    samples: Positive  # of them that are trained on
-    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in its strides
-    nms_iou: Fraction  # of boxes: a part may fill much of its whole's
-    theta_cover: Fraction  # the forest of the masks, by coverage: there is no ancestor head
+    ious: tuple[Fraction, ...]  # per box stage: the IoU from which a box counts as correct
+    proposals: Positive  # boxes per image that enter the first stage
+    samples: Positive  # how many of them are used in training
+    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in strides of the level
+    nms_iou: Fraction  # of boxes; a part's box can fill most of its whole's
+    theta_cover: Fraction  # builds the forest by coverage, since there is no ancestor head
 
     @model_validator(mode="after")
     def _has_a_stage(self) -> CascadeParams:
@@ -202,38 +202,38 @@ class ModelParams(Section):
     """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
 
     head: Literal["mask2former", "cascade", "detectron2-cascade"]
-    image_size: Positive  # the square that the network sees
+    image_size: Positive  # side of the square that the network sees
     hidden_dim: Positive  # C
-    num_queries: Positive  # grid: 21 times a square
-    queries: Literal["learned", "grid"]  # grid: sampled from the mask features at fixed places
+    num_queries: Positive  # with `grid`: 21 times a square number
+    queries: Literal["learned", "grid"]  # grid: sampled from the mask features at fixed positions
     num_heads: Positive
     feedforward_dim: Positive
     pixel_decoder_layers: Positive
     decoder_layers: Positive
-    recompute_blocks: bool  # the ViT's activations in the backward pass: less memory, about a third more time
+    recompute_blocks: bool  # recompute the ViT's activations in the backward pass: less memory, about 1/3 more time
     adapter: AdapterParams
     cascade: CascadeParams
 
 
 class LossParams(Section):
-    """Of the mask2former head."""
+    """Loss of the mask2former head."""
 
     class_weight: float
     mask_weight: float
     dice_weight: float
     ancestor_weight: float
     no_object_weight: float
-    num_points: Count  # sampled per mask; 0: every cell of the mask map
-    oversample_ratio: Annotated[float, Field(ge=1)]  # fewer candidates than points cannot be chosen from
+    num_points: Count  # sampled per mask; 0: use every cell of the mask map
+    oversample_ratio: Annotated[float, Field(ge=1)]  # candidates per point, so at least 1
     importance_fraction: Fraction
     deep_supervision: bool
-    matched_only: bool  # ancestor loss on matched queries only, instead of all N x N
+    matched_only: bool  # ancestor loss on matched queries only, not on all N x N
 
 
 class AugmentParams(Section):
     """The strong view; the weak one flips and resizes only."""
 
-    scale_min: float  # large-scale jitter, factor on the fitted size
+    scale_min: float  # large-scale jitter, as a factor of the fitted size
     scale_max: float
     colour_jitter: Fraction
     greyscale: Fraction  # probability
@@ -261,12 +261,12 @@ class InstructParams(Section):
     """Phase 2 (paper 3.2)."""
 
     steps: Positive
-    batch_size: Positive  # images a step, over all processes
-    accumulate: Positive  # parts that a step's batch is cut into
+    batch_size: Positive  # images per step, over all processes
+    accumulate: Positive  # parts that each step's batch is split into
     max_targets: Positive
     optim: OptimParams
     augment: AugmentParams
-    ema: Fraction  # momentum of the weights that are kept; 0: the last step's
+    ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
     workers: Count
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
@@ -277,7 +277,7 @@ class CorrectParams(Section):
     """Phase 3 (paper 3.3)."""
 
     steps: Positive
-    batch_size: Positive  # images of each of the two branches
+    batch_size: Positive  # images per step in each of the two branches
     accumulate: Positive
     max_targets: Positive
     optim: OptimParams
@@ -287,10 +287,10 @@ class CorrectParams(Section):
     theta_score_large: Fraction
     gamma: float
     nms_iou: Fraction  # duplicates among the teacher's masks
-    theta_cover: Fraction  # the hierarchy of the teacher's masks
-    parent_crops: Count  # the teacher also looks into so many of its largest masks; 0: as in the paper
-    parent_min_fraction: Fraction  # of the image: smaller masks are not looked into
-    child_cover: Fraction  # of a mask found in a crop, what must lie in the mask that was cropped
+    theta_cover: Fraction  # for the hierarchy of the teacher's masks
+    parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper
+    parent_min_fraction: Fraction  # of the image; smaller masks are not cropped
+    child_cover: Fraction  # of a mask found in a crop: how much must lie inside the cropped mask
     workers: Count
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
@@ -305,20 +305,20 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     nms_iou: Fraction
     ancestor_threshold: Fraction
-    refiner: Literal["none", "guided", "densecrf"]  # ours: phase 1's, on the network's masks; the paper has none here
-    refine_size: Positive  # pixels of the longer side of what it works on
+    refiner: Literal["none", "guided", "densecrf"]  # phase 1's, on predictions; not in the paper
+    refine_size: Positive  # the refiner works on images scaled to this longer side, in pixels
     refine_min_iou: Fraction
     batch_size: Positive
     images_per_shard: Positive
 
 
 class DownstreamParams(Section):
-    """Supervised tasks on the frozen ViT (paper 4.4, figure 6); no number of it is in the paper."""
+    """Supervised tasks on the frozen ViT (paper 4.4, figure 6); the paper gives no numbers."""
 
     validate_every: ClassVar[int] = 0  # a probe is scored once, at the end
     compile: ClassVar[bool] = False  # torchvision's detector branches on values
 
-    image_size: Positive  # the square that the probe sees
+    image_size: Positive  # side of the square that the probe sees
     detection_dim: Positive  # channels of RetinaNet's maps
     steps: Positive
     batch_size: Positive
@@ -346,21 +346,21 @@ class Params(Section):
     report: ReportParams
 
 
-TEMPLATE = Path(__file__).parents[1] / "params.yaml"  # of a checkout: the profile that comes with the code
+TEMPLATE = Path(__file__).parents[1] / "params.yaml"  # in a checkout: the profile that comes with the code
 
 
 def load_params(path: Path) -> Params:
-    """Read and validate a params file. SohesError names the file, the key and what is wrong with it."""
+    """Read and validate a params file. SohesError names the file, the key and the problem."""
     try:
         return Params.model_validate(read_mapping(path))
     except FileNotFoundError:
-        raise SohesError(f"no params file at {path}: run in the project's folder or name one with --params") from None
+        raise SohesError(f"no params file at {path}: run in the project's folder, or name one with --params") from None
     except ValidationError as error:
         raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file. SohesError if it is not UTF-8 text, not YAML, empty or something else."""
+    """The mapping in a YAML file. SohesError if it is not UTF-8, not YAML, empty or not a mapping."""
     try:
         raw = yaml.safe_load(path.read_text("utf-8"))
     except UnicodeDecodeError as error:
@@ -369,12 +369,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
     if not isinstance(raw, dict):
         found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
-        raise SohesError(f"{path} is {found}: mend it, or copy one that comes with the code")
+        raise SohesError(f"{path} is {found}: fix it, or copy one that comes with the code")
     return raw
 
 
 def load_params_anywhere(path: Path) -> Params:
-    """`load_params` for what needs no project: without a `params.yaml` in the folder, the profile beside the code."""
+    """`load_params` for commands that need no project: falls back to the profile that comes with the code."""
     return load_params(TEMPLATE if path == Path(TEMPLATE.name) and not path.exists() and TEMPLATE.exists() else path)
 
 
@@ -382,12 +382,12 @@ def _sentence(error: object) -> str:
     detail: dict = error  # type: ignore[assignment]
     key = ".".join(str(part) for part in detail["loc"]) or "the file"
     if detail["type"] == "extra_forbidden":
-        return f"unknown key {key}: remove it or mend its spelling"
+        return f"unknown key {key}: remove it or fix its spelling"
     if detail["type"] == "missing":
         return f"missing key {key}"
     return f"{key}: {detail['msg']} (got {detail['input']!r})"
 
 
 def without_secrets(text: str) -> str:
-    """Links in it without their user and password, and without their query, where signatures are."""
+    """The text with users, passwords and queries (which hold signatures) removed from its links."""
     return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

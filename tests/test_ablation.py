@@ -64,7 +64,7 @@ def test_a_workspace_shares_the_projects_cache_and_code(tmp_path):
     ("text", "message"),
     [
         ("a: [", "not valid YAML"),
-        ("", "is empty: mend it"),
+        ("", "is empty: fix it"),
         ("title: \udcfc", "is not UTF-8 text"),
         ("title: x", "source: Field required"),
         ("{title: x, source: y, phase: explore, baseline: z, rows: {a: {set: {}}}}", "the baseline must be a row"),

@@ -32,13 +32,13 @@ def changed(tmp_path, change):
         (lambda p: p["pull"].update(source="ftp"), "pull.source"),
     ],
 )
-def test_what_is_wrong_is_named(tmp_path, change, sentence):
+def test_an_error_names_the_key(tmp_path, change, sentence):
     path = changed(tmp_path, change)
     with pytest.raises(SohesError, match=sentence):
         load_params(path)
 
 
-def test_no_file_and_no_yaml_are_sentences(tmp_path):
+def test_a_missing_file_and_invalid_yaml_are_reported(tmp_path):
     with pytest.raises(SohesError, match="no params file"):
         load_params(tmp_path / "params.yaml")
     (tmp_path / "params.yaml").write_text("a: [")
@@ -50,18 +50,18 @@ def test_no_file_and_no_yaml_are_sentences(tmp_path):
     ("data", "sentence"),
     [
         ("seed: 0  # f\u00fcr".encode("latin-1"), "is not UTF-8 text \\(byte 12\\): save it as UTF-8"),
-        (b"", "is empty: mend it"),
-        (b"# nothing but a comment\n", "is empty: mend it"),
-        (b"- seed", "is a list and not a mapping of keys to values: mend it"),
+        (b"", "is empty: fix it"),
+        (b"# nothing but a comment\n", "is empty: fix it"),
+        (b"- seed", "is a list and not a mapping of keys to values: fix it"),
     ],
 )
-def test_a_file_that_holds_no_keys_is_a_sentence(tmp_path, data, sentence):
+def test_a_file_without_keys_is_reported(tmp_path, data, sentence):
     (tmp_path / "params.yaml").write_bytes(data)
     with pytest.raises(SohesError, match=sentence):
         load_params(tmp_path / "params.yaml")
 
 
-def test_the_paper_profile_holds_the_papers_numbers():
+def test_the_paper_profile_has_the_papers_numbers():
     paper = load_params(ROOT / "params/paper.yaml")
     assert paper.explore.theta_merge == (0.6, 0.5, 0.4, 0.3, 0.2, 0.1)
     assert paper.explore.theta_small == 1 / 1024
@@ -69,10 +69,10 @@ def test_the_paper_profile_holds_the_papers_numbers():
     assert (paper.correct.steps, paper.correct.teacher_momentum, paper.correct.gamma) == (5000, 0.9995, 200)
 
 
-def test_what_needs_no_project_finds_the_profile_beside_the_code(tmp_path, monkeypatch):
+def test_without_a_project_the_profile_that_comes_with_the_code_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_params_anywhere(Path("params.yaml")) == load_params(TEMPLATE)
     with pytest.raises(SohesError, match=r"no params file at mine\.yaml"):
-        load_params_anywhere(Path("mine.yaml"))  # one that was named has to be there
+        load_params_anywhere(Path("mine.yaml"))  # a file named explicitly must exist
     (tmp_path / "params.yaml").write_text(TEMPLATE.read_text().replace("seed: 0", "seed: 7", 1))
     assert load_params_anywhere(Path("params.yaml")).seed == 7

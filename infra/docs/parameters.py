@@ -1,4 +1,4 @@
-"""MkDocs hook: the parameters' page, generated from the models in `sohes/params.py` and the profiles."""
+"""MkDocs hook: generate the page of parameters from the models in `sohes/params.py` and the profiles."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ PROFILES = {"demo": "params.yaml", "one GPU": "params/one-gpu.yaml", "paper": "p
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Put the tables where the page says so."""
+    """Replace the page's placeholder with the tables."""
     return markdown.replace("<!-- parameters -->", reference())
 
 
 def reference() -> str:
-    """A heading and a table for every section of params.yaml: key, what it is, its value in each profile."""
+    """A heading and a table per section of params.yaml: key, meaning, value in each profile."""
     values = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in PROFILES.items()}
     seeds = [f"{profile['seed']} ({name})" for name, profile in values.items()]
     parts = [f"`seed`: {', '.join(seeds)}\n"]
@@ -51,7 +51,7 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _comments(model: Any) -> dict[str, str]:
-    """The comment behind each field, as the code has it."""
+    """The comment after each field in the source."""
     source = inspect.getsource(model)
     lines = source.splitlines()
     (definition,) = ast.parse(source).body

@@ -1,6 +1,6 @@
-"""The pictures of README.md and docs/: python -m infra.docs.pictures PROJECT, after `make demo` in that folder.
+"""Make the pictures of README.md and docs/: python -m infra.docs.pictures PROJECT, after `make demo` in that folder.
 
-Photographs are scikit-image's own, which are in the public domain; scenes are those that the demo holds out.
+The photographs come with scikit-image and are in the public domain; the scenes are the demo's held-out ones.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from sohes.explore.label_image import label_image, make_extractor
 from sohes.explore.local import Extract, square
 from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, load_params
+from sohes.project import Project
 from sohes.structures import MaskSet
 from sohes.train.threshold import theta_score
 from sohes.work.files import atomic_path
@@ -40,12 +41,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("project", type=Path, help="a folder in which `make demo` has run")
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
-    params = load_params(options.project / "params.yaml")
-    extract = make_extractor(params.explore, options.project / "models/backbone.safetensors")
+    project = Project(options.project)
+    params = load_params(project.params)
+    extract = make_extractor(params.explore, project.model("backbone"))
     drawn = {
         "result.webp": result(params, extract),
         "steps.webp": steps(photographs()["cup"], extract, params),
-        "phases.webp": phases(options.project, count=3),
+        "phases.webp": phases(project, count=3),
     }
     for name, picture in drawn.items():
         _write(options.out / name, _webp(picture))
@@ -60,7 +62,7 @@ def photographs() -> dict[str, np.ndarray]:
 
 
 def result(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
-    """Whole entities, parts and subparts of two photographs, as phase 1 labels them."""
+    """Whole entities, parts and subparts that phase 1 finds in two photographs."""
     photos = photographs()
     rows = [
         levels(photos[name], pictures.strongest(label_image(photos[name], extract, params.explore)), width=width)
@@ -70,13 +72,13 @@ def result(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
 
 
 def levels(image_HW3: np.ndarray, found: MaskSet, *, width: int) -> np.ndarray:
-    """The photograph and three depths of its forest in a row, each `width` pixels wide."""
+    """The photograph and three levels of its forest in a row, each `width` pixels wide."""
     drawn = [image_HW3, *(pictures.overlay(image_HW3, found, level=level) for level in range(3))]
     return pictures.side_by_side([_of_width(panel, width) for panel in drawn], gap=GAP)
 
 
 def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int = 300) -> np.ndarray:
-    """Phase 1, step by step: regions at three thresholds, then candidates, refined masks and the forest's roots."""
+    """Phase 1 step by step: regions at three thresholds, candidates, refined masks and the roots of the forest."""
     explore = params.explore
     (features,) = extract([square(image_HW3, explore.image_size)])
     tree = merge_tree(features)
@@ -106,8 +108,8 @@ def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int
     return _stack(rows)
 
 
-def phases(project: Path, *, count: int, width: int = 220) -> np.ndarray:
-    """Held-out scenes, from best to worst: the scene, its true masks, and what each phase has in place of each."""
+def phases(project: Project, *, count: int, width: int = 220) -> np.ndarray:
+    """Held-out scenes, from best to worst: the scene, its true masks, and the best match of each phase to each mask."""
     rows = []
     for image, found in _scenes(project, count=count):
         truth, words = found["truth"], ["scene", f"{len(found['truth'])} true masks"]
@@ -121,7 +123,7 @@ def phases(project: Path, *, count: int, width: int = 220) -> np.ndarray:
 
 
 def best_matches(found: MaskSet, truth: MaskSet, *, min_iou: float = 0.5) -> tuple[MaskSet, int]:
-    """For each true mask the one that fits it best, empty below `min_iou`; and how many are not empty."""
+    """The best match of each true mask, empty below `min_iou`, and the number that are not empty."""
     iou_NM = coco_mask.iou(masks.coco_rles(truth), masks.coco_rles(found), [0] * len(found))
     best, hit = iou_NM.argmax(1), iou_NM.max(1) >= min_iou
     empty = masks.encode(np.zeros((1, truth.height, truth.width), bool))[0]
@@ -130,7 +132,7 @@ def best_matches(found: MaskSet, truth: MaskSet, *, min_iou: float = 0.5) -> tup
 
 
 def threshold(params: Params) -> str:
-    """The score that a teacher's mask needs, against its area, as SVG."""
+    """The score that a teacher's mask needs, plotted against its area, as SVG."""
     correct = params.correct
     areas = np.geomspace(1e-5, 1, 200)
     needed = theta_score(
@@ -143,7 +145,7 @@ def threshold(params: Params) -> str:
 
 
 def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
-    """(height, W, 3) uint8: a word above the middle of each column."""
+    """(height, W, 3) uint8: a title centred above each column."""
     strip = Image.new("RGB", (len(words) * (width + GAP) - GAP, height), "white")
     draw, font = ImageDraw.Draw(strip), ImageFont.load_default(16)
     for column, word in enumerate(words):
@@ -151,14 +153,14 @@ def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
     return np.asarray(strip)
 
 
-def _scenes(project: Path, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
-    """Held-out images, from the one that phase 3 recalls best to the worst, with true and predicted masks."""
-    details = json.loads((project / "metrics/evaluate_details.json").read_text())
+def _scenes(project: Project, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
+    """Held-out images from best to worst recall of phase 3, with true and predicted masks."""
+    details = json.loads(project.metrics("evaluate_details").read_text())
     recalls = {int(k): recall for k, recall in details["correct"]["per_image"].items() if recall is not None}
     ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
     chosen = [ranked[k] for k in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
-    images, truth = ImageStore(project / "data/eval"), LabelStore(project / "data/eval/labels")
-    predicted = {phase: LabelStore(project / "predictions" / phase) for phase in PHASES}
+    images, truth = ImageStore(project.held_out), LabelStore(project.truth)
+    predicted = {phase: LabelStore(project.predictions(phase)) for phase in PHASES}
     return [
         (images.read(i), {name: store.record(i).masks for name, store in {"truth": truth, **predicted}.items()})
         for i in chosen
@@ -166,7 +168,7 @@ def _scenes(project: Path, *, count: int) -> list[tuple[np.ndarray, dict[str, Ma
 
 
 def _partition(image_HW3: np.ndarray, tree, nodes: np.ndarray) -> np.ndarray:
-    """(H, W, 3) uint8: each region in the mean colour of what it covers, and a line between regions."""
+    """(H, W, 3) uint8: each region in its mean colour, with white lines between regions."""
     region_n = np.empty(tree.num_leaves, np.int32)
     for k, node in enumerate(nodes):
         region_n[tree.order_n[tree.start_K[node] : tree.start_K[node] + tree.area_K[node]]] = k

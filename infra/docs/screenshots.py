@@ -1,4 +1,4 @@
-"""The screenshots of README.md and docs/: python -m infra.docs.screenshots PROJECT, with Chromium on this machine.
+"""Take the screenshots of README.md and docs/: python -m infra.docs.screenshots PROJECT. Needs Chromium.
 
 PROJECT is a folder in which `make demo` and then `sohes ablate table-2` have run.
 """
@@ -30,6 +30,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.params import load_params
+from sohes.project import Project
 from sohes.tracking import tracking_client
 from sohes.viewer.gallery import ResultGallery
 from sohes.work.files import atomic_path
@@ -50,10 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def viewer(browser: Any, project: Path) -> bytes:
-    """The viewer with a part of the photographed woman taken, as PNG."""
-    params = load_params(project / "params.yaml")
+    """The viewer with a part of the woman in the photograph selected, as PNG."""
+    params = load_params(Project(project).params)
     image = photographs()["woman"]
-    found = label_image(image, make_extractor(params.explore, project / "models/backbone.safetensors"), params.explore)
+    extract = make_extractor(params.explore, Project(project).model("backbone"))
+    found = label_image(image, extract, params.explore)
     with TemporaryDirectory() as folder:
         file = Result(image, found).save(folder, "astronaut")
         with serving(ResultGallery([file]), title="astronaut") as address:
@@ -69,7 +71,7 @@ def viewer(browser: Any, project: Path) -> bytes:
 
 @contextmanager
 def mlflow_ui(project: Path) -> Iterator[str]:
-    """MLflow's UI on the project's database, on 127.0.0.1, while the block runs."""
+    """Serve MLflow's UI for the project's database on 127.0.0.1 while the block runs; yields its address."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -88,7 +90,7 @@ def mlflow_ui(project: Path) -> Iterator[str]:
 
 
 def mlflow_pages(browser: Any, address: str, project: Path) -> dict[str, bytes]:
-    """The rows of the ablation sorted by AR, and their parallel coordinates, as PNG."""
+    """The rows of the ablation sorted by AR, and their parallel coordinates, as PNGs."""
     client = tracking_client(project)
     experiment = client.get_experiment_by_name(TABLE)
     if experiment is None:

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The shards of one stage by hand, without Prefect:
+# Run the shards of one stage by hand, without Prefect:
 #   sbatch --array="$(sohes shards explore)%32" infra/slurm/shards.sh explore
-# and, when the array is done: sohes explore && dvc commit --force explore
+# When the array is done: sohes explore && dvc commit --force explore
 #SBATCH --job-name=sohes-shards
 #SBATCH --cpus-per-task=8
 #SBATCH --gpus-per-node=1
@@ -9,7 +9,7 @@
 #SBATCH --time=08:00:00
 #SBATCH --requeue
 set -euo pipefail
-stage=${1:?name a stage that splits: pull, explore or evaluate}
+stage=${1:?name a stage with shards: pull, explore or evaluate}
 cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # shellcheck disable=SC1091
 source .venv/bin/activate

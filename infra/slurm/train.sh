@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A stage that trains over several nodes by hand: sbatch --nodes=8 infra/slurm/train.sh instruct
-# Requeued, it continues from its last checkpoint, to the same loss and the same MLflow run.
+# Train a stage on several nodes by hand: sbatch --nodes=8 infra/slurm/train.sh instruct
+# When requeued, it resumes from its last checkpoint, with the same loss and in the same MLflow run.
 #SBATCH --job-name=sohes-train
 #SBATCH --ntasks-per-node=1
 #SBATCH --cpus-per-task=64
@@ -10,7 +10,7 @@
 #SBATCH --requeue
 #SBATCH --signal=TERM@120
 set -euo pipefail
-stage=${1:?name a stage that trains: backbone, instruct or correct}
+stage=${1:?name a training stage: backbone, instruct or correct}
 cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # shellcheck disable=SC1091
 source .venv/bin/activate

@@ -1,4 +1,4 @@
-"""Seconds and memory of decoding one image's raw predictions."""
+"""`sohes bench decode`: seconds and memory of decoding the raw predictions of one image."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def blob_logits(count: int, side: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     cells = (torch.arange(side) + 0.5) / side
     logits = torch.empty(count, side, side)
-    for mask in logits:  # one by one: what this takes must not hide what decoding takes
+    for mask in logits:  # one by one, so that decoding dominates the peak memory
         centre_y, centre_x, size, turn = torch.rand(4, generator=generator)
-        radius = 0.03 * 20**size  # 3 to 60 % of the side, evenly in their logarithm
+        radius = 0.03 * 20**size  # 3 to 60 % of the side, log-uniform
         y, x = cells[:, None] - centre_y, cells[None, :] - centre_x
         waves = 1 + 0.15 * torch.sin(5 * torch.atan2(y, x) + 6 * turn)
         mask.copy_(12 * (1 - (x.square() + y.square()).sqrt() / (radius * waves)).clamp(min=-1))
@@ -32,11 +32,11 @@ def blob_logits(count: int, side: int, seed: int = 0) -> Tensor:
 
 
 def bench_decode(reference: bool = False) -> dict[str, str | float]:
-    """One image of 1024 x 1024 with 300 queries on one core; keys name, seconds_median, cpu_seconds_median, peak_mb.
+    """One image of 1024 x 1024 with 300 queries on one core. Keys name, seconds_median, cpu_seconds_median, peak_mb.
 
-    reference: also the plain way, masks enlarged by `interpolate` and packed by pycocotools; adds
-    reference_cpu_seconds, reference_peak_mb and ratio (reference over ours). Peaks: by how much the memory of the
-    process, one of its own for each way, grows over the predictions themselves.
+    reference: also the plain way, with masks enlarged by `interpolate` and packed by pycocotools; adds
+    reference_cpu_seconds, reference_peak_mb and ratio (reference over ours). Each way runs in its own process; the peak
+    is the growth of its memory beyond the predictions themselves.
     """
     cost = in_own_process(_measure, False)
     result: dict[str, str | float] = {"name": "decode", **cost.figures()}
@@ -52,7 +52,7 @@ def _measure(reference: bool, rounds: int = 5) -> Cost:
     classes, logits = torch.randn(QUERIES, 2, generator=generator), blob_logits(QUERIES, SIZE // 4)
     ancestors = torch.randn(QUERIES, QUERIES, generator=generator) - 4
     once = _plain if reference else _ours
-    once(classes, logits[:, :8, :8], ancestors, size=32)  # compiles what is to be compiled
+    once(classes, logits[:, :8, :8], ancestors, size=32)  # compile before the clock starts
     return cost_of(lambda: once(classes, logits, ancestors), repeats=rounds)[0]
 
 

@@ -1,4 +1,4 @@
-"""`sohes bench loss`: CPU seconds and memory of the criterion, beside transformers' Mask2FormerLoss in one run."""
+"""`sohes bench loss`: CPU seconds and memory of the criterion and of transformers' Mask2FormerLoss in one run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sohes.params import LossParams
 from sohes.structures import ModelOutput, Targets
 
 SIZE, TARGETS, QUERIES, POINTS = 1024, 200, 200, 12544
-LAYERS = 10  # outputs that are supervised: transformers' default, nine auxiliary ones and the last
+LAYERS = 10  # supervised outputs, as in transformers: nine auxiliary ones and the last
 ROUNDS = 3
 
 
@@ -24,9 +24,8 @@ def bench_loss(reference: bool = False) -> dict[str, str | float]:
     """Forward and backward of one 1024 x 1024 image's loss: 200 targets, 200 queries, 12,544 points, 10 layers.
 
     Keys name, seconds_median, cpu_seconds_median, peak_mb (of the process); with `reference` also
-    reference_cpu_seconds, reference_peak_mb and ratio, here ours over transformers' CPU seconds. Each contender has a
-    process of its own, so that neither pays for the other's memory. SohesError if the reference is wanted and
-    transformers is missing.
+    reference_cpu_seconds, reference_peak_mb and ratio, here ours over transformers' CPU seconds. Each contender runs in
+    its own process, so that their memory is separate. SohesError if the reference needs transformers and it is missing.
     """
     ours = in_own_process(_measure_ours)
     result: dict[str, str | float] = {"name": "loss", **ours.figures(3)}
@@ -87,7 +86,7 @@ def _measure_transformers() -> Cost:
 
 
 def example() -> tuple[Tensor, list[Tensor], list[Tensor]]:
-    """Discs as targets (T, H, W), and per layer class logits (1, Q, 2) and mask logits (1, Q, H/4, W/4) near them."""
+    """Discs as targets (T, H, W), and per layer class logits (1, Q, 2) and similar mask logits (1, Q, H/4, W/4)."""
     draw = torch.Generator().manual_seed(0)
     cell = SIZE // 4
     centre_T2 = torch.rand(TARGETS, 2, generator=draw) * SIZE
@@ -108,5 +107,5 @@ def example() -> tuple[Tensor, list[Tensor], list[Tensor]]:
 
 
 def _cost(loss: Callable[[], Tensor]) -> Cost:
-    """With all the memory of the process: the example is small beside what the loss takes."""
+    """The cost, with all memory of the process: the example is small compared with the loss."""
     return replace(cost_of(lambda: loss().backward(), repeats=ROUNDS)[0], peak_mb=1000 * peak_gb())

@@ -1,8 +1,8 @@
-"""An image and its tokens that belong together: what a ViT sees in a photograph, without a ViT.
+"""A synthetic image with matching tokens: stands in for a photograph and a ViT.
 
-The image's colours say where in it one is, so that a crop's tokens, too, are those of its place: small regions of the
-image turn up in the crops round them. Entities, parts and spots are as many as leave about 150 regions of an image
-pooled over all thresholds, and crops in the same number as spots: what the paper reports (table 2).
+The colours of the image encode positions, so a crop gets the tokens of its position and small regions of the image
+reappear in the crops around them. The numbers of entities, parts and spots give about 150 regions per image, pooled
+over all thresholds, and as many crops as spots, as reported in the paper (table 2).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import numpy as np
 from sohes.explore.local import Extract
 
 ENTITIES, PARTS_EACH, SPOTS = 14, 6, 70
-SPOT_RADIUS = 1.9 / 128  # of the image's side: about ten patches of 128 x 128, the largest that count as small
+SPOT_RADIUS = 1.9 / 128  # of the image's side: about ten of 128 x 128 patches, the largest size that counts as small
 
 
 def places_image(size: int) -> np.ndarray:
-    """(size, size, 3) uint8: red rises downwards, green to the right."""
+    """(size, size, 3) uint8: red increases downwards, green to the right."""
     steps = (np.arange(size) * 256 // size).astype(np.uint8)
     image = np.zeros((size, size, 3), np.uint8)
     image[..., 0], image[..., 1] = steps[:, None], steps
@@ -24,7 +24,7 @@ def places_image(size: int) -> np.ndarray:
 
 
 def place_tokens(dim: int, *, patch_size: int, seed: int = 0) -> Extract:
-    """Tokens of views of `places_image`: entity, part and spot that the patch's place lies in, drift and noise."""
+    """An extractor for views of `places_image`: tokens of the entity, part and spot at each patch, drift and noise."""
     rng = np.random.default_rng(seed)
     entity_places, part_places, spot_places = (rng.random((n, 2)) for n in (ENTITIES, ENTITIES * PARTS_EACH, SPOTS))
     base = rng.normal(size=dim).astype(np.float32) / 2
@@ -48,6 +48,6 @@ def place_tokens(dim: int, *, patch_size: int, seed: int = 0) -> Extract:
 
 
 def _nearest(places_hw2: np.ndarray, centres_N2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(h, w) the index of the centre nearest to each place, and how far it is."""
+    """(h, w) the index of the nearest centre to each place, and its distance."""
     distance = np.linalg.norm(places_hw2[:, :, None] - centres_N2.astype(np.float32), axis=3)
     return distance.argmin(2), distance.min(2)

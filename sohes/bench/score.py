@@ -1,4 +1,4 @@
-"""`sohes bench score`: CPU seconds and memory of the evaluator, beside pycocotools in one run."""
+"""`sohes bench score`: CPU seconds and memory of the evaluator and of pycocotools in one run."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from sohes.evaluate.recall import evaluate_masks
 from sohes.structures import ImageRecord, MaskSet
 
 HEIGHT, WIDTH, TRUTHS = 480, 640, 20
-SCENES = 4  # drawn; images repeat them
+SCENES = 4  # distinct scenes; images repeat them
 MAX_MASKS = 1000
 
 
 def bench_score(reference: bool = False, images: int = 40, masks_per_image: int = 1000) -> dict[str, str | float]:
-    """Score `masks_per_image` predictions in each of `images` images of 640 x 480, 20 annotated masks in each.
+    """Score `images` images of 640 x 480 with `masks_per_image` predictions and 20 annotated masks each.
 
     Keys name, seconds_median, cpu_seconds_median, peak_mb (of the process, taken before the reference runs),
     ms_per_image (of CPU time), AR; with `reference` also pycocotools' reference_cpu_seconds and reference_AR, and
     ratio, pycocotools' CPU seconds over ours.
     """
     truth, found = _scenes(TRUTHS, seed=0), _scenes(masks_per_image, seed=1)
-    evaluate_masks(_records(truth, 1), _records(found, 1))  # the matching is compiled here
+    evaluate_masks(_records(truth, 1), _records(found, 1))  # compile the matching before the clock starts
     cost, scores = cost_of(
         lambda: evaluate_masks(_records(truth, images), _records(found, images), max_masks=MAX_MASKS), repeats=1
     )
@@ -48,7 +48,7 @@ def bench_score(reference: bool = False, images: int = 40, masks_per_image: int 
 
 
 def _scenes(count: int, *, seed: int) -> list[MaskSet]:
-    """Ellipses at random places: the same places for every seed, shifted a little, so that some match."""
+    """Ellipses at random positions: similar positions for every seed, so that some match."""
     ys, xs = np.arange(HEIGHT)[:, None], np.arange(WIDTH)[None]
     scenes = []
     for scene in range(SCENES):
@@ -62,7 +62,7 @@ def _scenes(count: int, *, seed: int) -> list[MaskSet]:
 
 
 def _records(scenes: list[MaskSet], images: int) -> Iterator[ImageRecord]:
-    """The scenes over and over, made as they are asked for: the memory that counts is the evaluator's."""
+    """Repeat the scenes lazily, so that only the evaluator's memory counts."""
     for image in range(images):
         yield ImageRecord(image + 1, "", "", scenes[image % len(scenes)])
 

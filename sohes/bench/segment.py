@@ -1,4 +1,4 @@
-"""`sohes bench segment`: what somebody waits for who wants the masks of one photograph, from the shell and back."""
+"""`sohes bench segment`: how long the command takes for the masks of one photograph."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from sohes.project import Project
 
 HEIGHT, WIDTH = 1500, 2250
 MODEL, PARAMS = Project(Path()).model("correct"), Project(Path()).params
-LIBRARIES = "import cv2, numba, timm, torch"  # what the command cannot do without
+LIBRARIES = "import cv2, numba, timm, torch"  # what the command has to import
 
 
 def bench_segment(
@@ -29,11 +29,11 @@ def bench_segment(
     repeats: int = 5,
     reference: bool = False,
 ) -> dict[str, str | float]:
-    """The command `sohes segment` on one photograph, by default a drawn one of 1500 x 2250 pixels.
+    """Run `sohes segment` on one photograph, by default a drawn scene of 1500 x 2250 pixels.
 
     Keys name, seconds_median, cpu_seconds_median, peak_mb (of the command's process). reference: also a Python that
-    only imports the libraries that the command needs; adds reference_cpu_seconds and ratio (reference over ours).
-    SohesError if the command fails.
+    only imports the necessary libraries; adds reference_cpu_seconds and ratio (reference over ours). SohesError if the
+    command fails.
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -50,7 +50,7 @@ def bench_segment(
     return result
 
 
-# What the kernel says of a process's memory holds that of the process which started it, so a small one starts it.
+# The kernel's peak memory of a process includes that of its parent at the fork, so a small process starts it.
 STARTER = """
 import json, os, subprocess, sys, time
 start = time.perf_counter()
@@ -62,15 +62,14 @@ print(json.dumps(figures))
 
 
 def _cost(command: list[str], folder: Path, repeats: int) -> Cost:
-    """Medians, and the most memory, of a command that is run again and again. SohesError, with its last line, if it
-    fails."""
+    """Median times and peak memory of a command over several runs. SohesError with its last line if it fails."""
     runs = []
     for _ in range(repeats):
         starter = [sys.executable, "-I", "-S", "-c", STARTER, str(folder), *command]
         *figures, code = json.loads(subprocess.run(starter, stdout=subprocess.PIPE, check=True).stdout)
         if code != 0:
-            told = (folder / "log").read_text().splitlines() or ["it said nothing"]
-            raise SohesError(f"`{' '.join(command)}` failed: {told[-1]}")
+            lines = (folder / "log").read_text().splitlines() or ["no output"]
+            raise SohesError(f"`{' '.join(command)}` failed: {lines[-1]}")
         runs.append(figures)
     seconds, cpu_seconds, memory = zip(*runs, strict=True)
     unit = 1e6 if sys.platform == "darwin" else 1e6 / 1024

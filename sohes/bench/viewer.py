@@ -1,4 +1,4 @@
-"""How long the viewer takes for a frame while the pointer moves over many masks, in a real Chromium's own trace."""
+"""`sohes bench viewer`: time per frame while the pointer moves over many masks, from a trace of a real Chromium."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from sohes.viewer.server import make_server
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-# Quiet, and nothing of its own on the network.
+# Headless use, and no network traffic of its own.
 FLAGS = (
     "--no-sandbox",
     "--disable-gpu",
@@ -34,7 +34,7 @@ FRAME_MS = 1000 / 60
 
 
 class Nested:
-    """A gallery of one picture, `count` random ellipses whose forest is their coverage."""
+    """A gallery of one picture: `count` random ellipses with a forest by coverage."""
 
     names = ("ellipses",)
 
@@ -48,16 +48,15 @@ class Nested:
 def bench_viewer(count: int = 1000, size: int = 1024, moves: int = 300) -> dict:
     """Move the pointer `moves` times over `count` masks of a `size` x `size` picture.
 
-    `script_ms`: Chromium's own measure of what one animation frame's callback takes, on the clock; `task_ms`: of any
-    task of the page's main thread meanwhile, style, layout and painting included, in processor time, since on a busy
-    machine the clock measures the others; `tasks_over_16_ms`: how many of them missed a frame. What the slider does
-    before is not part of it.
+    `script_ms`: wall-clock time of an animation frame's callback, measured by Chromium. `task_ms`: processor time of a
+    task of the page's main thread, including style, layout and painting; on a busy machine, wall-clock time would
+    include other processes. `tasks_over_16_ms`: tasks that missed a frame. Nothing before the first move counts.
     """
     with serving(Nested(count, size), title="bench") as address, chromium() as browser:
         page = browser.new_page(viewport={"width": 1280, "height": 900})
         page.goto(address)
         page.wait_for_selector("body[data-ready=yes]")
-        page.locator("#score").fill("0")  # every mask, the weak ones too
+        page.locator("#score").fill("0")  # show every mask, including weak ones
         page.evaluate("() => new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
         box = page.locator(".light").bounding_box()
         assert box is not None
@@ -80,7 +79,7 @@ def bench_viewer(count: int = 1000, size: int = 1024, moves: int = 300) -> dict:
 
 @contextmanager
 def serving(gallery: Gallery, *, title: str) -> Iterator[str]:
-    """The viewer's address while the block runs."""
+    """Serve the viewer while the block runs; yields its address."""
     with make_server(gallery, title=title) as server:
         thread = threading.Thread(target=server.serve_forever, daemon=True)
         thread.start()
@@ -93,7 +92,7 @@ def serving(gallery: Gallery, *, title: str) -> Iterator[str]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """The system's Chromium without a window and with a profile of its own. SohesError if there is none."""
+    """The system's Chromium, headless and with a fresh profile. SohesError if there is none."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         raise SohesError("no Chromium on this machine: install it, for example with `apt-get install chromium`")
@@ -125,9 +124,9 @@ def _ellipses(count: int, size: int) -> tuple[np.ndarray, dict[str, MaskSet]]:
 
 
 def _durations(trace: list[dict], name: str, kind: str = "dur") -> np.ndarray:
-    """Milliseconds of the events of that name in the page's main thread: the one that runs its animation frames.
+    """Milliseconds of the events with that name in the page's main thread (the one that runs animation frames).
 
-    kind: `dur` for the clock, `tdur` for the thread's processor time.
+    kind: `dur` for wall-clock time, `tdur` for the thread's processor time.
     """
     threads = {(event["pid"], event["tid"]) for event in trace if event["name"] == "FireAnimationFrame"}
     spent = [e[kind] for e in trace if e["name"] == name and kind in e and (e["pid"], e["tid"]) in threads]

@@ -1,4 +1,4 @@
-"""The phases side by side on one data set: every figure with its interval, and what each phase gains over the last."""
+"""Compare the phases on one dataset: every figure with its interval, and the gain of each phase over the one before."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ HEADINGS = {"AR": "AR", "AR_S": "S", "AR_M": "M", "AR_L": "L", "AR_100": "AR@100
 
 
 def comparison_markdown(scores: Mapping[str, Scores]) -> str:
-    """A row for each run in percent, its 95 % interval in brackets; then each run minus the one before, in points.
+    """A row per run, in percent with 95 % intervals in brackets, then the gain of each run over the last, in points.
 
-    A difference is bold if zero lies outside its interval. Figures that no run has are left out.
+    Differences are bold if their interval excludes zero. Figures that no run has are left out.
     """
     figures = [name for name in HEADINGS if any(getattr(run, name) is not None for run in scores.values())]
     body = [[title, *_measured(run, figures), cell("", run.masks_per_image)] for title, run in scores.items()]

@@ -1,7 +1,7 @@
-"""How sure a figure is: 95 % intervals by drawing the images again with replacement.
+"""95 % intervals of figures by bootstrap over images.
 
-A figure is 100 x a ratio of sums over images. `ratio_N2` holds each image's numerator and denominator, so a figure and
-what it would be on other draws of the same images come from the same sums.
+A figure is 100 x a ratio of sums over images. `ratio_N2` holds the numerator and denominator of each image, from which
+the figure can be computed for any resampling of the images.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import numpy as np
 
-SEED, DRAWS = 0, 2000  # of the bootstrap: the interval's ends move by less than a tenth of its width
+SEED, DRAWS = 0, 2000  # enough draws that the ends of an interval vary by less than a tenth of its width
 
 
 def interval(ratio_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, float] | None:
-    """The ends of the interval about one figure, in percent; None if its denominators are all zero.
+    """The interval (low, high) of one figure, in percent; None if all denominators are zero.
 
-    A draw that happens on images with denominator zero only says nothing and is left out.
+    Draws whose denominators are all zero are left out.
     """
     figures = [_percent(sums_2) for (sums_2,) in _resampled([ratio_N2], seed=seed, draws=draws)]
     return _ends([figure for figure in figures if figure is not None])
@@ -25,8 +25,8 @@ def interval(ratio_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, flo
 def paired_interval(a_N2: np.ndarray, b_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, float, float] | None:
     """(figure of a minus figure of b, low, high) in points; None if either has no figure.
 
-    Both runs are resampled alike, so what makes an image hard for both does not widen the interval. ValueError if
-    they differ in the number of images.
+    Both runs use the same draws, so images that are hard for both do not widen the interval. ValueError if the numbers
+    of images differ.
     """
     if a_N2.shape != b_N2.shape:
         raise ValueError(f"both runs need the same images (got {len(a_N2)} and {len(b_N2)})")
@@ -37,7 +37,7 @@ def paired_interval(a_N2: np.ndarray, b_N2: np.ndarray, *, seed: int, draws: int
 
 
 def _resampled(runs: list[np.ndarray], *, seed: int, draws: int) -> Iterator[list[np.ndarray]]:
-    """The (2,) sums of each run over images that are drawn alike for all runs."""
+    """For each draw, the (2,) sums of each run over the same resampled images."""
     random, images = np.random.default_rng(seed), len(runs[0])
     for _ in range(draws):
         times_N = np.bincount(random.integers(images, size=images), minlength=images)

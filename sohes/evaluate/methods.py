@@ -1,4 +1,4 @@
-"""Settings of phase 1 side by side: AR and seconds of each on the same photographs, in one run."""
+"""Compare settings of phase 1: AR and seconds of each on the same photographs, in one run."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Settings = Mapping[str, tuple[Extract, ExploreParams]]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a setting reaches. cpu_seconds: an image, features, refiner and forest included."""
+    """Scores, cost and masks of one setting. cpu_seconds: per image, including features, refiner and forest."""
 
     scores: Scores
     cpu_seconds: float
@@ -29,11 +29,11 @@ class Outcome:
 
 
 class Remembering:
-    """An extractor that computes the features of the same pixels once, and counts what they cost each time."""
+    """An extractor that caches features by pixels, and adds up the time that the cache saved."""
 
     def __init__(self, extract: Extract) -> None:
         self.extract = extract
-        self.saved_seconds = 0.0  # what the features that were not computed again have cost the first time
+        self.saved_seconds = 0.0  # cost of the features that came from the cache
         self._known: dict[tuple, tuple[list[np.ndarray], float]] = {}
 
     def forget(self) -> None:
@@ -55,10 +55,10 @@ class Remembering:
 
 
 def compare_settings(photographs: Iterable[tuple[ImageRecord, np.ndarray]], settings: Settings) -> dict[str, Outcome]:
-    """The outcome of each setting; the first image warms up, untimed.
+    """The outcome of each setting. The first image is labelled once untimed, to warm up.
 
-    photographs: the annotation of each and its (H, W, 3) uint8 pixels. Settings that share an extractor share its
-    features of an image; each is charged for them.
+    photographs: pairs of annotation and (H, W, 3) uint8 pixels. Settings with the same extractor share its features of
+    an image, but the cost counts for each of them.
     """
     extractors = {id(extract): Remembering(extract) for extract, _ in settings.values()}
     found: dict[str, list[ImageRecord]] = {name: [] for name in settings}

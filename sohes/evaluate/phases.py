@@ -1,4 +1,4 @@
-"""The masks that each phase finds, and what they depend on."""
+"""Predict the masks of each phase, and name what they depend on."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from sohes.work.files import digest_file
 from sohes.work.identity import code_digest
 from sohes.work.pool import report_images
 
-UNTRAINED = "untrained"  # phase 2's network as it starts: what training has to beat
+UNTRAINED = "untrained"  # the network before phase 2: the baseline for training
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
-Predicted = tuple[list[ImageRecord], float]  # of some images, and the seconds that it took
+Predicted = tuple[list[ImageRecord], float]  # records of some images, and the seconds they took
 
 
 def depends_on(phase: str, params: Params, root: Path) -> dict[str, object]:
@@ -46,7 +46,7 @@ def _model_digest(phase: str, params: Params, root: Path) -> str:
 
 
 def make_predictor(phase: str, params: Params, root: Path) -> Predictor:
-    """The function from images to masks that a phase has learned so far."""
+    """The function from images to masks of a phase."""
     backbone = Project(root).model("backbone")
     if phase == "explore":
         from sohes.explore.label_image import label_image, make_extractor
@@ -74,7 +74,7 @@ def make_predictor(phase: str, params: Params, root: Path) -> Predictor:
 def predict_images(
     named: Sequence[tuple[int, str, str]], images: Iterable[np.ndarray], predict: Predictor
 ) -> Predicted:
-    """The records of images, in order. named: id, file name and digest of each."""
+    """The records of images, in order. named: (id, file name, digest) of each image."""
     records, started = [], time.perf_counter()
     for (image_id, file_name, digest), found in zip(named, predict(images), strict=True):
         records.append(ImageRecord(image_id, file_name, digest, found))

@@ -1,4 +1,4 @@
-"""Photographs through a trained segmenter, batch by batch: letterbox, network, decode."""
+"""Run a trained segmenter on photographs, batch by batch: letterbox, network, decode, refine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sohes.model.decode import decode
 from sohes.params import EvaluateParams
 from sohes.structures import MaskSet
 
-OUTLINE_CELLS = 2  # of the mask map, by which an outline may be off; measured: docs/log.md
+OUTLINE_CELLS = 2  # cells of the mask map by which an outline may be off; measured: docs/log.md
 
 
 def device_of(model: torch.nn.Module) -> torch.device:
@@ -23,7 +23,7 @@ def device_of(model: torch.nn.Module) -> torch.device:
 
 
 def best_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """The first GPU, or the CPU if there is none."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -33,8 +33,8 @@ def segment_images(
 ) -> Iterator[MaskSet]:
     """The masks, scores and forest of each (H, W, 3) uint8 image, in order (paper 3.2, inference).
 
-    Images may differ in size; `params.batch_size` of them go through the network at once.
-    `source` is written into every mask's record: the phase, usually.
+    Images may differ in size; the network gets `params.batch_size` of them at a time.
+    `source` is recorded with every mask, usually the phase.
     """
     model.eval()
     pending: list[np.ndarray] = []

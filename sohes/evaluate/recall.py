@@ -1,9 +1,9 @@
-"""Class-agnostic average recall and precision, COCO's definitions without its traps (paper 4, appendix B and C).
+"""Class-agnostic average recall and precision as in COCO, without its pitfalls (paper 4, appendix B and C).
 
-Equal to pycocotools to the last digits, but image by image: 5,000 images of 1,000 masks fit into a small memory,
-and what pycocotools keeps to itself (recall per image, per level, of ancestor pairs) comes from the same matching.
+Equal to pycocotools to the last digits, but computed image by image, so 5,000 images of 1,000 masks need little memory.
+The same matching also gives what pycocotools does not report: recall per image, per level and of ancestor pairs.
 
-Letters beside the legend of `structures`: D predicted masks by falling score, G annotated masks, A area ranges,
+Shape letters besides those of `structures`: D predicted masks by falling score, G annotated masks, A area ranges,
 I IoU thresholds, L levels of the hierarchy.
 """
 
@@ -26,15 +26,15 @@ from sohes.masks.forest import forest_ancestors
 from sohes.structures import ImageRecord
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
-RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is read
-AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends belong
+RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled
+AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends inclusive
 CAPS = (1, 10, 100)
 LEVELS = ("whole", "part", "subpart")
 RATIOS = ("AR", "AR_S", "AR_M", "AR_L", "AR_1", "AR_10", "AR_100", "ancestor_f1")  # of sums over images
 
 
 class ImageRecall(NamedTuple):
-    """One image's share in AR: recall in percent (None if nothing is annotated) and the number of annotated masks."""
+    """One image's contribution to AR: recall in percent (None without annotations) and number of annotated masks."""
 
     recall: float | None
     truths: int
@@ -42,12 +42,12 @@ class ImageRecall(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """Figures in percent; None where the ground truth has nothing to measure by.
+    """Figures in percent; None if the ground truth has nothing to measure them with.
 
-    AR: up to `max_masks` masks an image, mean over IoU 0.50:0.05:0.95; _S, _M, _L by COCO's areas; AR_1, AR_10, AR_100
-    with so many masks an image. AR_whole, AR_part, AR_subpart: recall of annotated masks at depth 0, 1 and below
-    (None if the annotation has no hierarchy). Ancestor figures: of the pairs of predicted masks that both match an
-    annotated one at IoU 0.5, how many relations are right, and how many of the annotated relations are among them.
+    AR: up to `max_masks` masks per image, mean over IoU 0.50:0.05:0.95; _S, _M, _L by COCO's areas; AR_1, AR_10, AR_100
+    with at most that many masks per image. AR_whole, AR_part, AR_subpart: recall of annotated masks at depth 0, 1 and
+    below (None if the annotation has no hierarchy). Ancestor figures: precision and recall of ancestor relations among
+    predicted masks that match an annotated mask at IoU 0.5.
     """
 
     AR: float | None
@@ -65,17 +65,17 @@ class Scores:
     ancestor_precision: float | None
     ancestor_recall: float | None
     ancestor_f1: float | None
-    masks_per_image: float  # at most max_masks of each image
+    masks_per_image: float  # at most max_masks per image
     recall_per_iou: Mapping[str, float | None]  # "0.50", "0.55", ...
     per_image: Mapping[int, ImageRecall]
-    ratios: Mapping[str, np.ndarray]  # of RATIOS, (images, 2) in the order of `per_image`: see `evaluate.intervals`
+    ratios: Mapping[str, np.ndarray]  # for RATIOS, (images, 2) in the order of `per_image`: see `evaluate.intervals`
 
     def row(self) -> dict[str, float | None]:
         """The columns of the result tables."""
         return {name: getattr(self, name) for name in ("AR", "AR_S", "AR_M", "AR_L", "AP")}
 
     def details(self) -> dict[str, object]:
-        """Everything, ready for JSON; `per_image_of` reads the images' recalls back."""
+        """All figures, ready for JSON; `per_image_of` reads `per_image` back."""
         figures = {name: value for name, value in vars(self).items() if name not in ("per_image", "ratios")}
         return figures | {
             "recall_per_iou": dict(self.recall_per_iou),
@@ -85,7 +85,7 @@ class Scores:
 
 
 def per_image_of(details: Mapping) -> dict[int, ImageRecall]:
-    """The `per_image` of the scores that `details` were written from."""
+    """The `per_image` of the scores that wrote `details`."""
     truths = details["truths_per_image"]
     return {int(image): ImageRecall(recall, truths[image]) for image, recall in details["per_image"].items()}
 
@@ -93,11 +93,11 @@ def per_image_of(details: Mapping) -> dict[int, ImageRecall]:
 def evaluate_masks(
     truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord], *, max_masks: int = 1000
 ) -> Scores:
-    """Score the `max_masks` most confident masks of each image against the annotated ones, classes aside.
+    """Score the `max_masks` most confident masks of each image against the annotated ones, ignoring classes.
 
-    Annotated masks of source `crowd` are neither asked for nor held against a mask that lies in them. Both sides are
-    streamed; if their orders agree, one image is in memory at a time.
-    SohesError if they do not hold the same images in the same frames.
+    Annotated masks of source `crowd` need not be found, and masks inside them do not count as wrong. Both sides are
+    streamed: if they have the same order, one image is in memory at a time.
+    SohesError unless both hold the same images in the same frames.
     """
     return summarise(score_images(truth, predictions, max_masks=max_masks))
 
@@ -122,15 +122,15 @@ def summarise(results: Iterable[ImageResult]) -> Scores:
 def paired_bootstrap(
     per_image_a: Mapping[int, ImageRecall], per_image_b: Mapping[int, ImageRecall], *, seed: int, draws: int
 ) -> tuple[float, float, float]:
-    """(AR of a minus AR of b, low, high) in percentage points: a 95 % interval, images drawn with replacement.
+    """(AR of a minus AR of b, low, high) in percentage points, with a 95 % interval by paired bootstrap over images.
 
-    Both runs are resampled alike, so what makes an image hard for both does not widen the interval.
-    SohesError if the two were not scored on the same ground truth.
+    Both runs use the same draws, so images that are hard for both do not widen the interval.
+    SohesError unless both were scored on the same ground truth.
     """
     truths_a, truths_b = ({i: found.truths for i, found in run.items()} for run in (per_image_a, per_image_b))
     if truths_a != truths_b:
         other = sorted(i for i in truths_a.keys() | truths_b.keys() if truths_a.get(i) != truths_b.get(i))
-        raise SohesError(f"two runs can be compared on the same ground truth only: it differs in {_some(other)}")
+        raise SohesError(f"two runs compare only on the same ground truth: it differs in {_some(other)}")
     images = [i for i, truths in truths_a.items() if truths]
     if not images:
         raise SohesError("nothing is annotated in any image, so there is no recall to compare")
@@ -147,7 +147,7 @@ def paired_bootstrap(
 def _paired(
     truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord]
 ) -> Iterator[tuple[ImageRecord, ImageRecord]]:
-    """(truth, prediction) of each image; what has come on one side only waits."""
+    """(truth, prediction) of each image. An image that has come on one side only waits for the other."""
     names, holds, lacks = ("ground truth", "predictions"), ("holds", "hold"), ("lacks", "lack")
     waiting: tuple[dict[int, ImageRecord], dict[int, ImageRecord]] = ({}, {})
     seen: tuple[set[int], set[int]] = (set(), set())
@@ -156,7 +156,7 @@ def _paired(
             if record is None:
                 continue
             if record.image_id in seen[side]:
-                raise SohesError(f"the {names[side]} {holds[side]} image {record.image_id} twice: leave one of the two")
+                raise SohesError(f"the {names[side]} {holds[side]} image {record.image_id} twice: drop one of the two")
             seen[side].add(record.image_id)
             other = waiting[1 - side].pop(record.image_id, None)
             if other is None:
@@ -170,11 +170,11 @@ def _paired(
             for side in (0, 1)
             if waiting[side]
         ]
-        raise SohesError(f"{' and '.join(lacking)}: score the same images, since missing ones change AR in silence")
+        raise SohesError(f"{' and '.join(lacking)}: score the same images, because missing ones silently change AR")
 
 
 def _some(image_ids: list[int], records: Mapping[int, ImageRecord] | None = None) -> str:
-    """The first images of many, with the names of their files where `records` tell them."""
+    """The first few of many images, with their file names if `records` has them."""
     named = [f"{i} = {records[i].file_name}" if records and records[i].file_name else str(i) for i in image_ids[:5]]
     return ("image " if len(image_ids) == 1 else "images ") + ", ".join(named) + (", ..." if len(image_ids) > 5 else "")
 
@@ -240,16 +240,16 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
 
 
 def _outside(areas_N: np.ndarray) -> np.ndarray:
-    """(A, N) bool: the area lies outside the range."""
+    """(A, N) bool: whether the area is outside the range."""
     return (areas_N < AREA_RANGES[:, :1]) | (areas_N > AREA_RANGES[:, 1:])
 
 
 @numba.njit(cache=True)
 def _match(iou_DG, ignored_AG, crowd_G, thresholds_I):
-    """(A, I, D) index of the annotated mask that each predicted one takes, or -1: COCO's greedy matching.
+    """(A, I, D) index of the annotated mask that each predicted one matches, or -1: COCO's greedy matching.
 
-    By falling score, each takes the free mask of highest IoU, the later one among equals; an ignored one only if no
-    other will do. A crowd region can be taken many times.
+    By falling score, each prediction takes the free mask of highest IoU, the later one among equals, and an ignored
+    mask only if there is no other. A crowd region can be taken many times.
     """
     areas, thresholds = ignored_AG.shape[0], len(thresholds_I)
     detections, truths = iou_DG.shape
@@ -276,7 +276,7 @@ def _match(iou_DG, ignored_AG, crowd_G, thresholds_I):
 def _relations(
     predicted_DD: np.ndarray, annotated_GG: np.ndarray, match_D: np.ndarray, crowd_G: np.ndarray
 ) -> np.ndarray:
-    """(right, predicted, annotated) numbers of ancestor pairs; match_D: annotated mask of each predicted one or -1."""
+    """Numbers of ancestor pairs: (right, predicted, annotated). match_D: annotated mask of each prediction, or -1."""
     matched = np.flatnonzero(match_D >= 0)
     predicted = predicted_DD[np.ix_(matched, matched)]
     right = predicted & annotated_GG[np.ix_(match_D[matched], match_D[matched])]

@@ -1,7 +1,7 @@
-"""The network's masks with their outlines moved to the image's edges (ours): step 3 of phase 1, on predictions.
+"""Move the outlines of predicted masks to the edges in the image (ours): step 3 of phase 1, on predictions.
 
-A mask map has a cell for every 4 x 4 pixels that the network sees, so a mask that is right is still off by some pixels
-along its outline. The refiners of phase 1 (paper 3.1) mend that, also for a network that a few minutes have trained.
+The mask map has one cell per 4 x 4 pixels of the network's input, so even a correct mask is off by a few pixels along
+its outline. The refiners of phase 1 (paper 3.1) fix that, even for a network trained for a few minutes.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def refine_masks(
     refine_min_iou: float,
     nms_iou: float,
 ) -> MaskSet:
-    """The masks, best first, refined by the `explore.refine` named `refiner`, with the scores that they had.
+    """The masks, best first, refined by `explore.refine`'s `refiner`. Scores do not change.
 
-    outline_error: how far outlines are off, as a fraction of the image's longer side. longest: pixels of the longer
-    side of the reduced image that is worked on, which bounds time and memory. A mask that would no longer resemble
-    what it was (IoU below `refine_min_iou`) stays as it is; one that has become like a better one (IoU above
-    `nms_iou`) falls; a parent that is no longer larger than its child hands it up.
+    outline_error: how far outlines are off, as a fraction of the image's longer side. longest: the image is scaled to
+    at most this longer side, in pixels, which bounds time and memory. A mask that would change too much (IoU below
+    `refine_min_iou`) stays as it is. A mask that becomes a duplicate of a better one (IoU above `nms_iou`) is removed.
+    A parent that is no longer larger than its child passes the child to the next larger ancestor.
     """
     if refiner == "none" or not len(found):
         return found
@@ -52,14 +52,14 @@ def refine_masks(
 
 
 def _packed(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
-    """The masks as bits of a picture of `size`, drawn one by one: hundreds of a large photograph fill gigabytes."""
+    """The masks at `size`, packed one by one: hundreds of dense masks of a large photograph would fill gigabytes."""
     rows, columns = masks.nearest(found.height, size[0]), masks.nearest(found.width, size[1])
     drawn = (masks.sample(found, i, rows, columns) for i in range(len(found)))
     return packed.join([packed.pack(mask[None], size=size) for mask in drawn], size=size)
 
 
 def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:
-    """(N,) int64: of each mask the nearest ancestor that is larger, -1 without one."""
+    """(N,) int64: the nearest larger ancestor of each mask, or -1."""
     above = parents_N.copy()
     for j in range(len(above)):
         while above[j] >= 0 and areas_N[above[j]] <= areas_N[j]:

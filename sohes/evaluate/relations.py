@@ -1,4 +1,4 @@
-"""How far two hierarchies of the same masks differ (paper table 6b)."""
+"""Compare hierarchies of the same masks (paper table 6b)."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from sohes.structures import ImageRecord
 
 
 def relations_changed(records: Iterable[ImageRecord], baseline: Iterable[ImageRecord]) -> float:
-    """Percent of the baseline's ancestor relations that are gone, or new, in `records`.
+    """Number of ancestor relations that are gone or new in `records`, as a percentage of the baseline's relations.
 
-    Both must hold the same masks of the same images in the same order: SohesError otherwise.
+    SohesError unless both hold the same masks of the same images in the same order.
     """
     changed = total = 0
     for found, before in zip(records, baseline, strict=True):
         if found.image_id != before.image_id or found.masks.rles != before.masks.rles:
-            raise SohesError(f"the masks of image {found.image_id} differ: only the hierarchies of equal masks compare")
+            raise SohesError(f"the masks of image {found.image_id} differ: hierarchies compare only for the same masks")
         ancestors, ancestors_before = forest_ancestors(found.masks.parents), forest_ancestors(before.masks.parents)
         changed += int(np.count_nonzero(ancestors != ancestors_before))
         total += int(np.count_nonzero(ancestors_before))
@@ -29,17 +29,17 @@ def relations_changed(records: Iterable[ImageRecord], baseline: Iterable[ImageRe
 
 
 def with_coverage(records: Iterable[ImageRecord], thetas: Sequence[float]) -> list[list[ImageRecord]]:
-    """For each threshold the same masks, with their forest by coverage at it (paper 3.1, step 4)."""
-    anew: list[list[ImageRecord]] = [[] for _ in thetas]
+    """For each threshold, the same masks with the forest by coverage at that threshold (paper 3.1, step 4)."""
+    by_theta: list[list[ImageRecord]] = [[] for _ in thetas]
     for record in records:
         shared = intersections(decode(record.masks))
-        for theta_cover, at_theta in zip(thetas, anew, strict=True):
+        for theta_cover, at_theta in zip(thetas, by_theta, strict=True):
             ancestors = ancestors_from_intersections(shared, theta_cover=theta_cover)
             parents = parents_from_ancestors(ancestors, shared.diagonal())
             at_theta.append(replace(record, masks=replace(record.masks, parents=parents)))
-    return anew
+    return by_theta
 
 
 def relations_per_image(records: Sequence[ImageRecord]) -> float:
-    """Mean number of pairs of which one mask is an ancestor of the other."""
+    """Mean number of pairs of masks in which one is an ancestor of the other."""
     return sum(int(forest_ancestors(record.masks.parents).sum()) for record in records) / len(records)

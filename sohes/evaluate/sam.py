@@ -1,4 +1,4 @@
-"""SAM as a baseline: its automatic mask generation by `transformers`, with weights that the user has."""
+"""SAM as a baseline: automatic mask generation by `transformers`, with the user's own weights."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def make_sam(
     pred_iou: float,
     stability: float,
 ) -> Callable[[np.ndarray], MaskSet]:
-    """A function from (H, W, 3) uint8 images to SAM's masks, scored by its own predicted IoU.
+    """A function from (H, W, 3) uint8 images to SAM's masks, scored by SAM's predicted IoU.
 
-    model: a folder that `save_pretrained` has written, or a snapshot of the hub; nothing is downloaded.
-    points_per_side: the grid of prompts has so many squared. pred_iou, stability: what SAM keeps, between 0 and 1.
+    model: a folder written by `save_pretrained`, or a snapshot of the hub; nothing is downloaded. points_per_side:
+    prompt points per side of the grid. pred_iou, stability: SAM's thresholds for keeping a mask, between 0 and 1.
     SohesError without `transformers`, or if the folder holds no SAM.
     """
     try:

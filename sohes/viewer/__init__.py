@@ -1,1 +1,1 @@
-"""A local web page that shows masks over their photographs: static files here, their data from `gallery`."""
+"""A local web page that shows masks over their photographs: static files here, data from `gallery`."""

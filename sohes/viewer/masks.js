@@ -1,6 +1,6 @@
-// Masks as run lengths, and the map from a pixel to the mask on top. Pure functions, no page.
+// Masks as run lengths, and the map from pixels to the topmost mask. Pure functions, independent of the page.
 
-// COCO's compressed run lengths of a mask, column after column: [pixels outside, inside, outside, ...].
+// Decode COCO's compressed run lengths, column by column: [pixels outside, inside, outside, ...].
 export function decodeRuns(counts) {
   const runs = [];
   for (let i = 0; i < counts.length; ) {
@@ -19,7 +19,7 @@ export function decodeRuns(counts) {
   return runs;
 }
 
-// Calls use(start, end) for each run of pixels inside the mask; pixel (x, y) has the index x * height + y.
+// Call use(start, end) for each run of pixels inside the mask; pixel (x, y) has the index x * height + y.
 export function eachRun(runs, use) {
   let place = 0;
   for (let i = 0; i < runs.length; i++) {
@@ -28,7 +28,7 @@ export function eachRun(runs, use) {
   }
 }
 
-// For each pixel, column after column, 1 + the index of the smallest of the chosen masks there, or 0.
+// For each pixel, column by column, 1 + the index of the smallest chosen mask there, or 0.
 export function topmost(masks, chosen, size) {
   const map = new Uint16Array(size);
   const order = [...chosen].sort((a, b) => masks[b].area - masks[a].area);
@@ -36,7 +36,7 @@ export function topmost(masks, chosen, size) {
   return map;
 }
 
-// The same hue for the same place in the list, however many there are.
+// The colour of a mask depends on its index only, not on the number of masks.
 export function colour(index) {
   const hue = ((index * 0.618033988749895) % 1) * 6;
   const saturation = 0.6 + 0.3 * (index % 2);
@@ -47,7 +47,7 @@ export function colour(index) {
   return [channel(5), channel(3), channel(1)];
 }
 
-// Left, top, width and height of a mask in pixels.
+// Left, top, width and height of a mask, in pixels.
 export function boundingBox(runs, height) {
   let [left, right, top, bottom] = [Infinity, -1, Infinity, -1];
   eachRun(runs, (start, end) => {

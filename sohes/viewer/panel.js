@@ -1,7 +1,7 @@
-// One layer of masks over the photograph: a canvas with all of them, and one above it with the highlighted one.
+// One layer of masks over the photograph: a canvas with all masks, and one above it for the highlighted mask.
 import { boundingBox, colour, decodeRuns, eachRun, topmost } from "./masks.js";
 
-const KEPT = 128; // highlighted masks kept as canvases: drawing one again is a copy
+const KEPT = 128; // highlighted masks cached as canvases, so that drawing one again is a copy
 
 export class Panel {
   constructor(layer, width, height, photo) {
@@ -23,7 +23,7 @@ export class Panel {
     this.pen = this.light.getContext("2d");
   }
 
-  // Show the masks that keep(mask) is true for; returns how many.
+  // Show the masks for which keep(mask) is true; returns their number.
   filter(keep, opacity) {
     this.shown = new Set();
     this.masks.forEach((mask, i) => keep(mask) && this.shown.add(i));
@@ -53,7 +53,7 @@ export class Panel {
     return this.map[x * this.height + y] - 1;
   }
 
-  // Draw the hovered mask, or else the selected one. Nothing happens if it is drawn already.
+  // Draw the hovered mask, or else the selected one. Does nothing if it is already drawn.
   draw() {
     const wanted = this.hovered >= 0 ? this.hovered : this.selected;
     if (wanted === this.drawn) return;
@@ -77,7 +77,7 @@ export class Panel {
   }
 }
 
-// The mask filled and outlined on a canvas of its bounding box.
+// The filled and outlined mask on a canvas the size of its bounding box.
 function stencil(runs, height, rgb) {
   const box = boundingBox(runs, height);
   const [left, top, w, h] = box;
@@ -110,7 +110,7 @@ function canvas(width, height) {
   return Object.assign(document.createElement("canvas"), { width, height });
 }
 
-// RGB and opacity as the little-endian word that an ImageData holds.
+// RGB and opacity as a little-endian word of ImageData.
 function packed([r, g, b], alpha) {
   return ((alpha << 24) | (b << 16) | (g << 8) | r) >>> 0;
 }

@@ -1,4 +1,4 @@
-"""The viewer's pages and data over HTTP, on this machine only."""
+"""Serve the viewer's pages and data over HTTP, on this machine only."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ PAGES = {
     "/masks.js": ("masks.js", "text/javascript; charset=utf-8"),
     "/icon.svg": ("icon.svg", "image/svg+xml"),
 }
-# The browser itself holds the page to it: nothing is fetched from, or sent to, anywhere else.
+# Enforced by the browser: nothing is fetched from, or sent to, anywhere else.
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'"
-KEPT = 8  # pictures prepared and kept in memory
+KEPT = 8  # pictures cached in memory
 
 
 def make_server(gallery: Gallery, *, title: str, port: int = 0) -> ThreadingHTTPServer:
-    """A server for the gallery on 127.0.0.1, not yet running; port 0 takes a free one. SohesError if it is taken."""
+    """A server for the gallery on 127.0.0.1, not yet running. Port 0: any free one. SohesError if the port is taken."""
 
     @lru_cache(maxsize=KEPT)
     def shown(place: int) -> tuple[bytes, bytes]:
@@ -44,7 +44,7 @@ def make_server(gallery: Gallery, *, title: str, port: int = 0) -> ThreadingHTTP
 
 
 class _Server(ThreadingHTTPServer):
-    """Prints no traceback for a browser that hangs up: it does so whenever somebody turns the page quickly."""
+    """Prints no traceback when a browser hangs up, as it does when somebody turns the page quickly."""
 
     def handle_error(self, request, client_address) -> None:
         if not isinstance(sys.exception(), ConnectionError):
@@ -61,8 +61,8 @@ class _Handler(BaseHTTPRequestHandler):
         super().__init__(*arguments)
 
     def do_GET(self) -> None:
-        # A page of somebody else's that has made its name point here must not read the user's photographs.
-        # The port does not matter: it is another one behind `ssh -L`, and browsers leave out port 80.
+        # Against DNS rebinding: a foreign page whose name points here must not read the user's photographs.
+        # The port is not checked: it differs behind `ssh -L`, and browsers leave out port 80.
         if self.headers.get("Host", "").partition(":")[0] not in (HOST, "localhost"):
             return self._send(HTTPStatus.FORBIDDEN, b"this page answers on 127.0.0.1 only", "text/plain")
         path = urlsplit(self.path).path
@@ -96,4 +96,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *arguments: object) -> None:
-        """Says nothing: the terminal is the user's."""
+        """Log nothing: the terminal belongs to the user."""

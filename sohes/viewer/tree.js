@@ -1,4 +1,4 @@
-// The forest of one layer as a list that can be walked by keyboard: a row a mask, parents before their parts.
+// The forest of one layer as a list for keyboard navigation: one row per mask, parents before their parts.
 
 export class Tree {
   constructor(element, choose, hover) {
@@ -21,9 +21,9 @@ export class Tree {
     const roots = panel.masks.flatMap((mask, i) => (mask.parent < 0 ? [i] : []));
     for (const root of bySize(panel.masks, roots)) add(root, 0);
     this.element.replaceChildren(list);
-    this.current = this.rows.get(panel.selected) ?? null; // a slider has made the rows anew, the selection stays
+    this.current = this.rows.get(panel.selected) ?? null; // keep the selection when a slider rebuilds the rows
     this.current?.setAttribute("aria-selected", "true");
-    this.element.setAttribute("aria-label", `Masks of ${panel.name}, each below the one that it is a part of`);
+    this.element.setAttribute("aria-label", `Masks of ${panel.name}, parts below their parents`);
   }
 
   row(mask, i, depth) {
@@ -44,7 +44,7 @@ export class Tree {
     return row;
   }
 
-  // The row under the pointer: one class changes, so that it costs nothing while the pointer moves.
+  // Mark the row under the pointer. Only a class changes, which is cheap enough for every pointer move.
   mark(i) {
     const row = this.rows.get(i) ?? null;
     if (row === this.marked) return;

@@ -1,12 +1,12 @@
-// The page: loads pictures, builds a panel a layer, and turns pointer and keys into highlights.
+// The page: load pictures, build one panel per layer, and turn pointer and keys into highlights.
 import { Panel } from "./panel.js";
 import { Tree } from "./tree.js";
 
 const $ = (id) => document.getElementById(id);
 const LEVELS = ["whole entities", "parts", "subparts"];
-const TRUTH = "ground truth"; // the first layer, where there is one
-const DRAWN = { score: 0.4, masks: 10 }; // at first, what the pictures of `sohes segment` show too
-// pointer: the pixel under it, in every panel; under: the panel that it is over.
+const TRUTH = "ground truth"; // the first layer, if there is one
+const DRAWN = { score: 0.4, masks: 10 }; // shown at first, as in the pictures of `sohes segment`
+// pointer: the pixel under it, in every panel; under: the panel below it.
 const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
 const tree = new Tree($("tree"), (i) => select(i), (i) => highlight(state.active, i));
 
@@ -27,7 +27,7 @@ async function start() {
   }
 }
 
-// Whether the panel keeps all of its masks, or enough, when the weak ones are left out.
+// Whether the panel keeps enough (or all) masks when weak ones are hidden.
 function hasStrong(panel) {
   const strong = panel.masks.filter((mask) => mask.score >= DRAWN.score).length;
   return strong >= Math.min(DRAWN.masks, panel.masks.length);
@@ -47,7 +47,7 @@ async function open(place) {
     photo.alt = content.name;
     photo.draggable = false;
     await photo.decode();
-    if (opened !== state.place) return; // another picture was asked for meanwhile
+    if (opened !== state.place) return; // another picture was opened meanwhile
     state.panels = content.layers.map((layer) => new Panel(layer, content.width, content.height, photo));
     $("problem").hidden = true;
   } catch (error) {
@@ -89,7 +89,7 @@ function showLayers() {
   arrange();
 }
 
-// The rows in which the panels are largest, few before many; the style knows how much of the window is theirs.
+// Choose the number of rows that makes the panels largest, the smaller among equals. The style sets the space for them.
 function arrange() {
   const visible = state.panels.filter((panel) => !panel.element.hidden);
   if (!visible.length) return;
@@ -109,7 +109,7 @@ function activate(panel) {
   for (const other of state.panels) other.element.classList.toggle("active", other === panel && state.panels.length > 1);
   if (panel) tree.show(panel);
   else $("tree").replaceChildren();
-  tellSelection();
+  announceSelection();
 }
 
 function filter() {
@@ -117,7 +117,7 @@ function filter() {
   const level = Number($("level").value);
   $("score-value").textContent = least.toFixed(2);
   $("level-value").textContent = level < 0 ? "all" : LEVELS[level] ?? `depth ${level}`;
-  // An annotation has no score of its own: the slider leaves the ground truth as it is.
+  // Annotations have no scores, so the slider does not filter the ground truth.
   for (const panel of state.panels) {
     const keep = (mask) => (panel.name === TRUTH || mask.score >= least) && (level < 0 || mask.level === level);
     panel.filter(keep, Number($("tint").value));
@@ -135,7 +135,7 @@ function listen(panel) {
   stage.addEventListener("pointerleave", (event) => event.pointerType === "mouse" && point(null, event));
   stage.addEventListener("click", (event) => {
     if (panel !== state.active) activate(panel);
-    // Where it was pressed, which is known to a fraction of a pixel; a click's own place is rounded.
+    // Use the position of the press, which has sub-pixel precision; that of a click is rounded.
     walkUp(panel, panel.at(...(state.pointer ?? pixel(panel, event))));
   });
 }
@@ -146,7 +146,7 @@ function pixel(panel, event) {
   return [Math.floor((event.clientX - box.left) * scale), Math.floor((event.clientY - box.top) * scale)];
 }
 
-// Keeps the last position only: a frame draws once, however often the pointer has moved.
+// Keep the last position only: each frame draws once, however often the pointer has moved.
 function point(panel, event) {
   state.pointer = panel && pixel(panel, event);
   state.under = panel;
@@ -163,10 +163,10 @@ function frame() {
   }
   if (state.under && state.under !== state.active) activate(state.under);
   if (state.active) tree.mark(state.active.hovered);
-  tellSelection();
+  announceSelection();
 }
 
-// A click takes the mask under the pointer; further clicks inside it its parent, and from a whole entity back down.
+// A click selects the mask under the pointer, the next one inside it its parent; after a whole entity it starts over.
 function walkUp(panel, under) {
   if (under < 0) return select(-1);
   let inside = false;
@@ -189,7 +189,7 @@ function highlight(panel, i) {
   panel.hovered = i;
   panel.draw();
   tree.mark(i);
-  tellSelection();
+  announceSelection();
 }
 
 function select(i) {
@@ -199,10 +199,10 @@ function select(i) {
   panel.hovered = -1;
   panel.draw();
   tree.select(i);
-  tellSelection();
+  announceSelection();
 }
 
-function tellSelection() {
+function announceSelection() {
   const panel = state.active;
   const i = panel ? (panel.hovered >= 0 ? panel.hovered : panel.selected) : -1;
   const said = panel && i >= 0 ? describe(panel, i) : "Point at the picture, or tap it.";
@@ -227,7 +227,7 @@ $("previous").addEventListener("click", () => open(state.place - 1));
 $("next").addEventListener("click", () => open(state.place + 1));
 
 document.addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // a letter chooses there
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select")) return; // letters pick options there
   if (SLIDES.test(event.key) && event.target.closest("input[type=range]")) return;
   const action = KEYS[event.key];
   if (!action) return;
@@ -235,7 +235,7 @@ document.addEventListener("keydown", (event) => {
   action();
 });
 
-const SLIDES = /^(Arrow|Page|Home$|End$)/; // the keys that a slider needs itself
+const SLIDES = /^(Arrow|Page|Home$|End$)/; // keys that a slider uses itself
 const KEYS = {
   ArrowUp: () => step((panel, i) => (shownParent(panel, i) < 0 ? i : shownParent(panel, i))),
   ArrowDown: () => step((panel, i) => panel.masks[i].children.find((child) => panel.shown.has(child)) ?? i),
@@ -260,7 +260,7 @@ function neighbour(i, direction) {
   return rows[place] ?? -1;
 }
 
-window.sohes = state; // for the curious, and for the tests
+window.sohes = state; // for debugging and for the tests
 start().catch((error) => {
   $("problem").textContent = `Nothing can be shown: ${error.message}`;
   $("problem").hidden = false;

@@ -13,7 +13,7 @@ def test_both_ways_run_on_the_same_predictions(monkeypatch, reference):
     assert cost.peak_mb >= 0
 
 
-def test_the_reference_is_measured_beside_ours(monkeypatch):
+def test_the_reference_is_measured_too(monkeypatch):
     costs = {False: Cost(0.3, 0.2, 10.0), True: Cost(2.0, 1.0, 90.0)}
     monkeypatch.setattr(decode, "in_own_process", lambda measure, reference: costs[reference])
     assert "ratio" not in decode.bench_decode()

@@ -18,7 +18,7 @@ def test_both_contenders_run_on_the_same_example(small, measure):
     assert 0 < cost.peak_mb < 4000
 
 
-def test_the_example_holds_targets_and_predictions_near_them(small):
+def test_the_example_has_targets_and_similar_predictions(small):
     masks, class_logits, mask_logits = loss.example()
     assert masks.shape == (3, 64, 64)
     assert [tuple(layer.shape) for layer in class_logits] == [(1, 3, 2)] * 2
@@ -26,7 +26,7 @@ def test_the_example_holds_targets_and_predictions_near_them(small):
     assert all(leaf.requires_grad and leaf.is_leaf for leaf in (*class_logits, *mask_logits))
 
 
-def test_each_contender_has_a_process_of_its_own_and_the_ratio_is_of_cpu_seconds(monkeypatch):
+def test_each_contender_runs_in_its_own_process_and_the_ratio_is_of_cpu_seconds(monkeypatch):
     figures = {"_measure_ours": Cost(2.5, 2.0, 1000.0), "_measure_transformers": Cost(9.0, 8.0, 3000.0)}
     monkeypatch.setattr(loss, "in_own_process", lambda measure: figures[measure.__name__])
     assert loss.bench_loss() == {"name": "loss", "seconds_median": 2.5, "cpu_seconds_median": 2.0, "peak_mb": 1000.0}

@@ -7,7 +7,7 @@ from sohes.bench.segment import bench_segment
 from sohes.errors import SohesError
 
 
-def test_the_command_is_measured_as_a_person_would_call_it(tiny_model: Path, tiny_params: dict, tmp_path: Path) -> None:
+def test_the_whole_command_is_measured(tiny_model: Path, tiny_params: dict, tmp_path: Path) -> None:
     (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     measured = bench_segment(model=tiny_model, params=tmp_path / "params.yaml", repeats=1, reference=True)
     assert measured["name"] == "segment"
@@ -18,6 +18,6 @@ def test_the_command_is_measured_as_a_person_would_call_it(tiny_model: Path, tin
     assert 100 < measured["peak_mb"] < 4000
 
 
-def test_a_command_that_fails_says_why(repository: Path, tmp_path: Path) -> None:
+def test_a_failed_command_is_reported_with_its_last_line(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(SohesError, match=r"sohes segment .* failed: sohes: no trained model at .*nowhere"):
         bench_segment(model=tmp_path / "nowhere.safetensors", params=repository / "params.yaml", repeats=1)

@@ -4,7 +4,7 @@ from sohes.bench.viewer import bench_viewer, chromium
 from sohes.errors import SohesError
 
 
-def test_the_trace_holds_the_frames_of_the_pointers_moves():
+def test_the_trace_has_a_frame_per_move_of_the_pointer():
     try:
         measured = bench_viewer(count=20, size=64, moves=10)
     except SohesError as error:

@@ -60,7 +60,7 @@ def written(folder: Path) -> dict[str, bytes]:
 
 def test_every_photograph_is_labelled_as_phase_one_labels_it_or_named(params, photos, tmp_path):
     told = label(params, photos, tmp_path / "out/labels.parquet")
-    assert "1 left out for a name" in told[0]
+    assert "1 left out, because their names" in told[0]
     assert "18 photographs" in told[-1]
     assert "3 rejected" in told[-1]
     assert "label-free: yes" in told[-1]

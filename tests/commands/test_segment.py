@@ -50,7 +50,7 @@ def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_
         (photos / name).write_bytes(b"no image")
     (photos / "broken.jpg").unlink()
     assert len(list(segment(photos))) == 4
-    assert "photos: 2 left out for a name that ends in none of .jpg, " in capsys.readouterr().err
+    assert "photos: 2 left out, because their names end in none of .jpg, " in capsys.readouterr().err
     with pytest.raises(SohesError, match=r"could not be read .*HEIC"):
         list(segment(photos / "IMG_1.HEIC"))  # what was named is not left out
 

@@ -7,7 +7,7 @@ from sohes.params import load_params
 from sohes.structures import ImageRecord
 
 
-def test_all_methods_see_the_same_photographs_and_each_gets_scores_and_seconds(repository, tmp_path):
+def test_every_method_gets_the_same_photographs_and_has_scores_and_seconds(repository, tmp_path):
     params = load_params(repository / "params.yaml").explore.model_copy(update={"image_size": 64})
     photographs = []
     for i in (1, 2):
@@ -27,7 +27,7 @@ def test_all_methods_see_the_same_photographs_and_each_gets_scores_and_seconds(r
     assert results["sohes"].scores.AR > 50
 
 
-def test_features_of_the_same_pixels_are_computed_once_and_charged_again():
+def test_features_of_the_same_pixels_are_computed_once_and_counted_each_time():
     asked = []
 
     def extract(images):
@@ -49,7 +49,7 @@ def test_features_of_the_same_pixels_are_computed_once_and_charged_again():
     assert remembering([]) == []
 
 
-def test_images_of_equal_bytes_and_another_shape_have_features_of_their_own():
+def test_images_of_equal_bytes_but_another_shape_are_not_confused():
     remembering = Remembering(lambda images: [image.astype(np.float32) for image in images])
     assert len(remembering([np.zeros((16, 16, 3), np.uint8)])) == 1
     assert len(remembering([np.zeros((8, 8, 3), np.uint8)] * 4)) == 4

@@ -1,4 +1,4 @@
-"""The evaluator against hand-counted figures, pycocotools and faster-coco-eval, and the traps others fell into."""
+"""The evaluator against hand-counted figures, pycocotools and faster-coco-eval, and the pitfalls of other tools."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_more_than_255_masks_of_an_image():
     assert scores.AR_100 == pytest.approx(100 * 100 / 300)
 
 
-def test_sizes_follow_the_masks_area_and_both_ends_belong():
+def test_area_ranges_include_both_ends():
     drawn = np.zeros((3, 128, 128), bool)
     drawn[0, :32, :32] = True  # 1,024 pixels: small and medium
     drawn[1, 32:, 32:] = True  # 9,216: medium and large
@@ -111,7 +111,7 @@ def test_sizes_follow_the_masks_area_and_both_ends_belong():
     assert (scores.AR_S, scores.AR_M, scores.AR_L) == (50, 50, 0)
 
 
-def test_a_crowd_is_neither_asked_for_nor_held_against_what_lies_in_it():
+def test_a_crowd_need_not_be_found_and_masks_inside_it_are_not_wrong():
     truth = [record(1, [row_of(0, 1, 2, 3, 4), row_of(8, 9)], sources=["crowd", "coco"])]
     found = [record(1, [row_of(0, 1), row_of(2, 3), row_of(8, 9)], scores=[0.9, 0.8, 0.7])]
     scores = evaluate_masks(truth, found)
@@ -129,11 +129,11 @@ def test_recall_by_level_of_the_truth():
 
 
 def test_ancestor_pairs_by_hand():
-    # truth: 0 > 1 > 2 (three pairs).  Predicted: the same three masks, only 0 > 1, and 2 > 3 with a mask unknown to it.
+    # truth: 0 > 1 > 2 (three pairs). Predicted: the same three masks with 0 > 1 only, and 2 > 3 with an unmatched mask.
     drawn = [row_of(0, 1, 2, 3, 4, 5), row_of(0, 1, 2), row_of(0), row_of(9)]
     truth = [record(1, drawn[:3], parents=[-1, 0, 1])]
     scores = evaluate_masks(truth, [record(1, drawn, parents=[-1, 0, -1, 2])])
-    assert scores.ancestor_precision == 100  # the pair with the unknown mask is not judged
+    assert scores.ancestor_precision == 100  # the pair with the unmatched mask does not count
     assert scores.ancestor_recall == pytest.approx(100 / 3)
     assert scores.ancestor_f1 == pytest.approx(50)
     turned = evaluate_masks(truth, [record(1, drawn[:3], parents=[1, -1, 1])])
@@ -147,7 +147,7 @@ def test_ancestors_follow_the_masks_when_scores_reorder_them():
     assert evaluate_masks(truth, found).ancestor_f1 == 100
 
 
-def test_no_ancestors_annotated_is_none_and_none_predicted_is_zero():
+def test_ancestor_figures_are_none_without_annotation_and_zero_without_prediction():
     flat, nested = [row_of(0, 1)], [row_of(0, 1), row_of(0)]
     assert evaluate_masks([record(1, flat)], [record(1, flat)]).ancestor_f1 is None
     scores = evaluate_masks([record(1, nested, parents=[-1, 0])], [record(1, nested)])
@@ -163,7 +163,7 @@ def test_images_without_truth_or_predictions():
     assert scores.masks_per_image == 0.5
 
 
-def test_nothing_annotated_anywhere_is_none_not_zero():
+def test_without_any_annotation_figures_are_none_not_zero():
     scores = evaluate_masks([nothing(1)], [record(1, [np.eye(4)])])
     assert all(getattr(scores, name) is None for name in FIGURES)
     assert set(scores.recall_per_iou.values()) == {None}
@@ -186,7 +186,7 @@ def test_a_missing_image_is_named():
         evaluate_masks([nothing(1)], [nothing(2)])
 
 
-def test_an_image_given_twice_is_named():
+def test_a_duplicate_image_is_named():
     with pytest.raises(SohesError, match="predictions hold image 1 twice"):
         evaluate_masks([nothing(1), nothing(2)], [nothing(1), nothing(1)])
     with pytest.raises(SohesError, match="ground truth holds image 1 twice"):
@@ -235,7 +235,7 @@ def test_records_are_streamed_one_image_at_a_time():
 
 
 def random_images(random, *, images: int, truths: int = 6, found: int = 12, size=(40, 130), ties: bool = False):
-    """Rectangles, and predictions that are shaken copies of them, exact duplicates and inventions."""
+    """Rectangles, and predictions: shifted copies of them, exact duplicates and false ones."""
 
     def rectangles(count: int) -> np.ndarray:
         drawn = np.zeros((count, *size), bool)
@@ -263,7 +263,7 @@ def random_images(random, *, images: int, truths: int = 6, found: int = 12, size
 
 
 def reference(truth, found, *, max_masks: int = 1000, faster: bool = False) -> dict[str, float | None]:
-    """AR and AP by the library itself, read from its arrays: its summary has AR at 100 masks only."""
+    """AR and AP from the library's arrays, because its summary has AR at 100 masks only."""
     coco, evaluator = (FasterCOCO, COCOeval_faster) if faster else (COCO, COCOeval)
     annotations, detections = [], []
     for r in truth:
@@ -323,7 +323,7 @@ def test_equal_to_faster_coco_eval_on_random_images(seed):
 
 @settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.booleans())
-def test_equal_to_pycocotools_on_tiny_images_where_every_tie_happens(seed, images, ties):
+def test_equal_to_pycocotools_on_tiny_images_with_many_ties(seed, images, ties):
     truth, found = random_images(np.random.default_rng(seed), images=images, size=(3, 5), ties=ties)
     assert_close(evaluate_masks(truth, found), reference(truth, found))
 
@@ -347,14 +347,14 @@ def test_equal_to_pycocotools_on_a_thousand_predictions():
         ([[0, 1, 2, 3]], []),
         ([], [[0, 1]]),
         ([[]], [[]]),  # an empty mask on both sides
-        ([[0, 1], [0, 1], [0, 1]], [[0, 1], [0, 1]]),  # the annotation repeats itself
+        ([[0, 1], [0, 1], [0, 1]], [[0, 1], [0, 1]]),  # duplicate annotations
         ([[0, 1, 2, 3], [0, 1, 2]], [[0, 1, 2, 3], [0, 1, 2, 3]]),
         ([[0, 1]], [[0], [1], [0, 1]]),
     ],
     ids=["nothing found", "nothing annotated", "empty masks", "repeated truth", "second best", "halves"],
 )
 def test_equal_to_pycocotools_on_adversarial_images(truth, found):
-    full = record(2, [row_of(3, 4)])  # pycocotools fails where no annotation exists at all
+    full = record(2, [row_of(3, 4)])  # pycocotools fails without any annotation
     wanted = [record(1, np.array([row_of(*c) for c in truth]).reshape(-1, 1, 10)), full]
     guess = [record(1, np.array([row_of(*c) for c in found]).reshape(-1, 1, 10)), full]
     assert_close(evaluate_masks(wanted, guess), reference(wanted, guess))
@@ -369,7 +369,7 @@ def test_huge_image_ids_are_kept_apart():
     assert scores.per_image[2**53 + 1].recall == 0
 
 
-def test_figures_are_percentages_consistent_with_each_other():
+def test_figures_are_consistent_with_each_other():
     truth, found = random_images(np.random.default_rng(9), images=10)
     scores = evaluate_masks(truth, found)
     assert 0 <= scores.AR_1 <= scores.AR_10 <= scores.AR_100 <= scores.AR <= 100
@@ -393,7 +393,7 @@ def test_details_survive_json():
     assert set(scores.row()) == {"AR", "AR_S", "AR_M", "AR_L", "AP"}
 
 
-def test_the_sums_over_images_make_the_figures():
+def test_the_figures_are_ratios_of_sums_over_images():
     truth, found = random_images(np.random.default_rng(5), images=12)
     scores = evaluate_masks(truth, found)
     assert list(scores.ratios) == list(RATIOS)
@@ -403,7 +403,7 @@ def test_the_sums_over_images_make_the_figures():
         assert getattr(scores, name) == (pytest.approx(100 * above / below) if below else None), name
 
 
-def test_ancestor_sums_are_those_of_the_pairs():
+def test_ancestor_sums_count_pairs():
     drawn = [row_of(0, 1, 2, 3), row_of(0, 1), row_of(5, 6)]
     truth = [record(1, drawn, parents=[-1, 0, -1])]
     scores = evaluate_masks(truth, [record(1, drawn, parents=[-1, 0, 0])])
@@ -419,7 +419,7 @@ def test_bootstrap_of_a_run_with_itself_is_zero():
     assert paired_bootstrap(run, run, seed=0, draws=50) == (0, 0, 0)
 
 
-def test_bootstrap_difference_is_that_of_the_pooled_ar():
+def test_the_bootstrap_difference_is_the_difference_in_pooled_ar():
     truth, found = random_images(np.random.default_rng(3), images=30)
     _, worse = random_images(np.random.default_rng(3), images=30)
     worse = [record(r.image_id, masks.decode(r.masks)[::2], scores=r.masks.scores[::2]) for r in worse]
@@ -431,7 +431,7 @@ def test_bootstrap_difference_is_that_of_the_pooled_ar():
     assert paired_bootstrap(b.per_image, a.per_image, seed=0, draws=500) == pytest.approx((-difference, -high, -low))
 
 
-def test_bootstrap_interval_has_the_width_of_theory():
+def test_the_bootstrap_interval_has_the_theoretical_width():
     random = np.random.default_rng(0)
     gains = random.normal(5, 10, size=400)
     a = {i: ImageRecall(50 + gain, 1) for i, gain in enumerate(gains)}

@@ -10,7 +10,7 @@ RULES = {"refiner": "guided", "outline_error": 8 / 96, "longest": 1024, "refine_
 
 
 def scene(size=96):
-    """A red square on green, and its mask as a map with cells of 8 pixels would have it, 4 pixels off."""
+    """A red square on green, its mask moved by 4 pixels as in a map with 8-pixel cells, and the true mask."""
     image = np.full((size, size, 3), (40, 160, 60), np.uint8)
     image[20:76, 20:76] = (200, 40, 40)
     coarse = np.zeros((1, size, size), bool)
@@ -24,7 +24,7 @@ def iou(a, b):
     return (a & b).sum() / (a | b).sum()
 
 
-def test_outlines_move_to_the_edges_of_the_image():
+def test_outlines_move_to_edges_in_the_image():
     image, coarse, truth = scene()
     found = masks.mask_set(coarse, scores=np.array([0.7]), sources="instruct")
     refined = refine_masks(image, found, **RULES)
@@ -34,7 +34,7 @@ def test_outlines_move_to_the_edges_of_the_image():
     assert refined.sources == ("instruct",)
 
 
-def test_a_large_photograph_is_refined_on_a_small_picture_of_it():
+def test_a_large_photograph_is_refined_at_a_smaller_size():
     image, coarse, truth = (np.kron(part, np.ones((4, 4) + (1,) * (part.ndim - 2), part.dtype)) for part in scene_hw())
     refined = refine_masks(image, masks.mask_set(coarse[None]), **{**RULES, "longest": 96})
     assert (refined.height, refined.width) == (384, 384)
@@ -54,15 +54,15 @@ def test_without_a_refiner_nothing_changes():
     assert refine_masks(image, empty, **RULES) is empty
 
 
-def test_a_mask_that_would_become_another_stays_as_it_was():
+def test_a_mask_that_would_change_too_much_stays_as_it_is():
     image, coarse, _ = scene()
     found = masks.mask_set(coarse)
     assert refine_masks(image, found, **{**RULES, "refine_min_iou": 1.0}).rles == found.rles
 
 
-def test_of_two_masks_that_become_alike_the_better_is_left():
+def test_of_two_masks_that_become_alike_the_better_one_stays():
     image, coarse, truth = scene()
-    shifted = np.roll(coarse[0], -8, (0, 1))  # to the other side of the true place
+    shifted = np.roll(coarse[0], -8, (0, 1))  # to the other side of the true position
     assert iou(coarse[0], shifted) < 0.9
     found = masks.mask_set(np.stack([coarse[0], shifted]), scores=np.array([0.9, 0.8]))
     refined = refine_masks(image, found, **RULES)

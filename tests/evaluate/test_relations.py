@@ -15,7 +15,7 @@ def record(*parents: int, image_id: int = 1, drawn: np.ndarray = DRAWN) -> Image
     return ImageRecord(image_id, "", "", masks.mask_set(drawn, parents=np.array(parents)))
 
 
-def test_relations_gone_and_new_are_counted_against_those_before():
+def test_lost_and_new_relations_are_counted_relative_to_the_baseline():
     chain = record(-1, 0, 1, 2)  # six relations
     assert relations_changed([chain], [chain]) == 0
     assert relations_changed([record(-1, 0, 1, -1)], [chain]) == 50  # three are gone
@@ -23,19 +23,19 @@ def test_relations_gone_and_new_are_counted_against_those_before():
     assert relations_changed([record(-1, -1, -1, -1)], [record(-1, -1, -1, -1)]) == 0
 
 
-def test_other_masks_do_not_compare():
+def test_different_masks_do_not_compare():
     with pytest.raises(SohesError, match="the masks of image 1 differ"):
         relations_changed([record(-1, 0, 1, 2)], [record(-1, 0, 1, 2, drawn=DRAWN[::-1])])
 
 
-def test_forests_at_several_thresholds_of_coverage():
+def test_forests_at_several_coverage_thresholds():
     drawn = np.zeros((3, 1, 20), bool)
     drawn[0, 0, :20] = drawn[1, 0, :10] = True
-    drawn[2, 0, 2:12] = True  # of its ten pixels eight are in the second, all in the first
+    drawn[2, 0, 2:12] = True  # eight of its ten pixels are in the second, all in the first
     drawn[2, 0, 11] = False
     (loose,), (strict,) = with_coverage([record(-1, -1, -1, drawn=drawn)], [0.7, 0.9])
     assert strict.masks.parents.tolist() == [-1, 0, 0]
-    assert loose.masks.parents.tolist() == [-1, 0, 0]  # more than 0.7 of the second lies in the third, too
+    assert loose.masks.parents.tolist() == [-1, 0, 0]  # more than 0.7 of the second is also in the third
     drawn[2, 0, 2:5] = False
     (loose,), (strict,) = with_coverage([record(-1, -1, -1, drawn=drawn)], [0.7, 0.9])
     assert (loose.masks.parents.tolist(), relations_per_image([loose])) == ([-1, 0, 1], 3)

@@ -128,7 +128,7 @@ def test_the_checkouts_own_profile_is_valid_and_the_default(repository, monkeypa
         ("launcher: local\nenvironment: {}\n", "grace_seconds: Field required"),
         ("launcher: rocket\nenvironment: {}\ngrace_seconds: 1\n", "Input tag .rocket. found"),
         ("launcher: [\n", "not valid YAML"),
-        ("", "is empty: mend it"),
+        ("", "is empty: fix it"),
     ],
 )
 def test_a_broken_profile_names_its_file_and_key(tmp_path, text, message):

@@ -1,4 +1,4 @@
-"""The page in a real Chromium: what a person does with pointer, finger and keys, and what they then see."""
+"""The page in a real Chromium, with pointer, finger and keys."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def address():
 
 @pytest.fixture
 def open_page(browser, address):
-    """Opens the page; at the end nothing may have been said on the console and nothing asked of other machines."""
+    """Opens the page. At the end, the console must be empty and no other machine contacted."""
     pages, said, asked = [], [], []
 
     def open_it(url: str = "", **options):
@@ -78,19 +78,19 @@ def open_page(browser, address):
     yield open_it
     for context in pages:
         context.close()
-    assert [words for words in said if "willReadFrequently" not in words] == []  # that one is about `lit` below
+    assert [words for words in said if "willReadFrequently" not in words] == []  # caused by `lit` below
     assert asked
     assert {url.split("/")[2].rpartition(":")[0] for url in asked} == {"127.0.0.1"}
 
 
 def at(page, x: int, y: int, panel: str = "correct") -> tuple[float, float]:
-    """Where pixel (x, y) of a panel is in the window."""
+    """The position in the window of a panel's pixel (x, y)."""
     box = page.locator(".panel", has_text=panel).locator(".light").bounding_box()
     return box["x"] + (x + 0.5) * box["width"] / SIZE, box["y"] + (y + 0.5) * box["height"] / SIZE
 
 
 def settle(page) -> None:
-    """Until the next frame has been drawn."""
+    """Wait until the next frame has been drawn."""
     page.evaluate("new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
 
 
@@ -111,7 +111,7 @@ def selected(page) -> list[str]:
     return page.locator(".row[aria-selected=true] span:first-child").all_inner_texts()
 
 
-def test_hovering_lights_up_exactly_the_smallest_mask_under_the_pointer_in_every_panel(open_page):
+def test_hovering_highlights_the_smallest_mask_under_the_pointer_in_every_panel(open_page):
     page = open_page()
     for (x, y), mask in {(25, 35): SUBPART, (15, 50): PART, (8, 80): WHOLE, (70, 50): OTHER}.items():
         page.mouse.move(*at(page, x, y))
@@ -183,7 +183,7 @@ def test_a_slider_keeps_its_own_keys_and_leaves_the_others_to_the_page(open_page
     page.wait_for_selector(".panel:only-child")
 
 
-def test_the_key_for_the_ground_truth_is_named_where_there_is_one(open_page):
+def test_the_help_names_the_key_for_the_ground_truth_only_if_there_is_one(open_page):
     page = open_page()
     assert page.locator(".help").inner_text().endswith("pictures, t the ground truth.")
     page.keyboard.press("n")
@@ -193,7 +193,7 @@ def test_the_key_for_the_ground_truth_is_named_where_there_is_one(open_page):
     assert page.locator(".panel").is_visible()
 
 
-def test_the_sliders_take_masks_away_but_no_ground_truth_by_score(open_page):
+def test_the_sliders_hide_masks_but_the_score_slider_no_ground_truth(open_page):
     page = open_page()
     page.locator("#score").fill("0.55")
     assert page.locator("figcaption").all_inner_texts() == [
@@ -220,12 +220,12 @@ def test_layers_are_side_by_side_and_can_be_switched_off(open_page):
     assert not page.locator(".panel", has_text="ground truth").is_visible()
     page.get_by_label("instruct").uncheck()
     assert page.locator(".panel:visible").count() == 1
-    assert page.locator(".panel:visible").bounding_box()["width"] > 1.5 * boxes[0]["width"]  # as the height allows
+    assert page.locator(".panel:visible").bounding_box()["width"] > 1.5 * boxes[0]["width"]  # limited by the height
     page.keyboard.press("t")
     assert page.locator(".panel", has_text="ground truth").is_visible()
 
 
-def test_panels_take_two_rows_where_that_makes_them_larger(open_page):
+def test_panels_use_two_rows_if_that_makes_them_larger(open_page):
     with serving(Four(), title="four") as address:
         page = open_page(address, viewport={"width": 1280, "height": 900})
         boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
@@ -247,7 +247,7 @@ def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_p
 
 
 @pytest.mark.parametrize(("scheme", "brightness"), [("light", range(200, 256)), ("dark", range(0, 60))])
-def test_it_follows_the_systems_colours(open_page, scheme, brightness):
+def test_it_follows_the_systems_colour_scheme(open_page, scheme, brightness):
     page = open_page(color_scheme=scheme)
     colour = page.evaluate("getComputedStyle(document.body).backgroundColor")
     assert all(int(part) in brightness for part in colour.removeprefix("rgb(").rstrip(")").split(","))
@@ -270,11 +270,11 @@ def test_a_thousand_masks_are_found_under_the_pointer(open_page):
             assert area[hovered] == area[under].min()
 
 
-def test_weak_masks_are_left_out_at_first_where_enough_are_strong(open_page):
+def test_weak_masks_are_hidden_at_first_if_enough_are_strong(open_page):
     with serving(Nested(30, 64), title="ellipses") as address:
         page = open_page(url=address)
         strong = int((Nested(30, 64).picture.layers["masks"].scores >= 0.4).sum())
         assert 10 <= strong < 30
         assert page.locator("#score-value").inner_text() == "0.40"
         assert page.locator("figcaption").all_inner_texts() == [f"{strong} masks"]
-    assert open_page().locator("#score-value").inner_text() == "0.00"  # four masks: none is left out
+    assert open_page().locator("#score-value").inner_text() == "0.00"  # only four masks: none is hidden

@@ -17,7 +17,7 @@ from sohes.viewer.server import PAGES, make_server
 
 
 class OneGood:
-    """Three pictures, of which the second cannot be read and the third's parents form a cycle."""
+    """Three pictures. The second cannot be read, and the parents of the third form a cycle."""
 
     names = ("good", "bad", "cycle")
 
@@ -70,7 +70,7 @@ def test_a_picture_that_cannot_be_read_says_why(get):
 
 
 class Large:
-    """A picture whose file no socket takes at once."""
+    """A picture too large for a socket's buffer."""
 
     names = ("noise",)
 
@@ -95,25 +95,25 @@ def test_a_browser_that_hangs_up_leaves_no_traceback(capsys):
 @pytest.mark.parametrize(
     "path", ["/picture/3.json", "/picture/-1.json", "/picture/x.jpg", "/../cli.py", "/server.py", "/x"]
 )
-def test_nothing_else_is_there(get, path):
+def test_other_paths_are_not_found(get, path):
     assert get(path)[0].status == 404
 
 
-def test_a_strangers_name_for_this_address_gets_nothing(get):
+def test_a_foreign_host_name_is_refused(get):
     assert get("/index.json", Host="evil.example")[0].status == 403
     assert get("/index.json", Host="evil.example:80")[0].status == 403
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "localhost:9000"])
-def test_its_own_names_are_let_in_with_any_port_and_without_one(get, host):
+def test_its_own_names_are_accepted_with_and_without_a_port(get, host):
     assert get("/index.json", Host=host)[0].status == 200
 
 
-def test_it_only_reads(get):
+def test_only_get_is_allowed(get):
     assert get("/index.json", method="POST")[0].status == 501
 
 
-def test_a_taken_port_is_one_sentence():
+def test_a_taken_port_is_reported():
     with make_server(OneGood(), title="") as server:
         assert server.server_address[0] == "127.0.0.1"
         with pytest.raises(SohesError, match="name another with --port"):

@@ -1,1 +1,1 @@
-"""Drawn scenes with exact masks and hierarchy: the embedded data of the demo."""
+"""Drawn scenes with exact masks and hierarchy: the demo's embedded dataset."""

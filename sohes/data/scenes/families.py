@@ -1,7 +1,7 @@
-"""What the embedded scenes show: each family of entities as a figure of parts and subparts. Pure functions.
+"""The entities of the embedded scenes: each family draws a figure of parts and subparts. Pure functions.
 
-A family's geometry is consistent (it can be learned), its proportions, colours and patterns vary. A figure stands
-on the line y = 0 and is about one unit tall; x grows to the right, y upwards.
+A family's geometry is consistent, so it can be learned; its proportions, colours and patterns vary. A figure stands on
+the line y = 0 and is about one unit tall; x grows to the right, y upwards.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 Outline = np.ndarray  # (P, 2) float64 corners (x, y) of a closed polygon
 Colour = tuple[float, float, float]  # RGB in [0, 255]
 PATTERNS = ("plain", "stripes", "spots", "checks", "mottled")
-SUBPART_CONTRAST = 0.35  # subparts of strong, plain colours are what any clustering of colours finds at once
+SUBPART_CONTRAST = 0.35  # any clustering of colours would find subparts of strong, plain colours
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,12 @@ class Paint:
     pattern: str = "plain"
     period: float = 0.05
     angle: float = 0.0
-    gloss: float = 1.0  # how strongly the light models the part's roundness
+    gloss: float = 1.0  # strength of the shading that makes the part look round
 
 
 @dataclass(frozen=True)
 class Stroke:
-    """One coat of paint on a part. outlines: it covers their union."""
+    """One coat of paint on a part, over the union of the outlines."""
 
     part: int
     outlines: tuple[Outline, ...]
@@ -41,10 +41,10 @@ class Stroke:
 
 @dataclass
 class Figure:
-    """An entity. parents: of each part, lower than the part's own index; part 0 is the whole, the sum of its parts.
+    """An entity. parents: of each part, with a lower index than the part; part 0 is the whole, the union of all parts.
 
-    strokes: in the order in which they are painted. A part can have several: what is painted over it as mere
-    decoration belongs to it. kind: its family's name, once it stands in a scene.
+    strokes: in painting order. A part can have several, because decoration painted over a part belongs to it.
+    kind: the family's name, set when the figure is placed in a scene.
     """
 
     parents: list[int] = field(default_factory=lambda: [-1])
@@ -56,7 +56,7 @@ class Figure:
         return len(self.parents) - 1
 
     def add(self, *outlines: Outline, paint: Paint, parent: int = 0) -> int:
-        """Paint a new part. Returns its index. A subpart takes after what it lies on, if that is painted already."""
+        """Paint a new part and return its index. A subpart is tinted by the paint beneath it, if there is any yet."""
         part = self.part(parent)
         beneath = [stroke.paint for stroke in self.strokes if parent and stroke.part == parent]
         self.stroke(part, *outlines, paint=tinted(paint, beneath[0]) if beneath else paint)
@@ -107,13 +107,13 @@ def colour(
 
 
 def blend(start: Colour, end: Colour, share: float) -> Colour:
-    """The colour a `share` of the way from `start` to `end`."""
+    """The colour at a fraction `share` of the way from `start` to `end`."""
     r, g, b = (s + share * (e - s) for s, e in zip(start, end, strict=True))
     return (r, g, b)
 
 
 def tinted(paint: Paint, beneath: Paint) -> Paint:
-    """The paint with colours that stand out from those beneath it only by SUBPART_CONTRAST of what they did."""
+    """The paint with its contrast to the paint beneath reduced to SUBPART_CONTRAST."""
     first, second = (blend(beneath.base, colour, SUBPART_CONTRAST) for colour in (paint.base, paint.second))
     return replace(paint, base=first, second=second)
 
@@ -128,7 +128,7 @@ def coat(
     period: tuple[float, float] = (0.035, 0.08),
     gloss: float = 1.0,
 ) -> Paint:
-    """A paint of a random pattern, whose second colour is sometimes near the base, sometimes far from it."""
+    """A paint with a random pattern and a second colour at a random distance from the base."""
     base = colour(rng, hue, sat, val)
     other = colour(rng, (0, 1), (0.0, 0.7), (0.15, 1.0))
     second = blend(base, other, rng.uniform(0.35, 0.9))
@@ -207,7 +207,7 @@ def house(rng: np.random.Generator) -> Figure:
     )
     gable = np.array([(-half - 0.1, eaves), (half + 0.1, eaves), (half * 0.55, 0.9), (-half * 0.55, 0.9)])
     roof = figure.part()
-    figure.add(box(0.2, 0.7, 0.32, 1.0, square=0.1), paint=tiles, parent=roof)  # painted first: it stands behind
+    figure.add(box(0.2, 0.7, 0.32, 1.0, square=0.1), paint=tiles, parent=roof)  # painted first: it is behind the roof
     figure.stroke(roof, gable, paint=roof_paint)
     return figure
 
@@ -270,7 +270,7 @@ def potted_plant(rng: np.random.Generator) -> Figure:
 
 
 def mug(rng: np.random.Generator) -> Figure:
-    """Body with a badge and the mouth's dark inside, handle."""
+    """Body with a badge and a dark mouth, handle."""
     figure, half = Figure(), rng.uniform(0.32, 0.42)
     glaze = coat(rng, val=(0.5, 1.0))
     arc = np.linspace(-0.55 * np.pi, 0.55 * np.pi, 24)
@@ -325,7 +325,7 @@ def mushroom(rng: np.random.Generator) -> Figure:
 
 
 def balloon(rng: np.random.Generator) -> Figure:
-    """Envelope with a band, basket on ropes; it hangs in the air."""
+    """Envelope with a band, basket on ropes; floats in the air."""
     figure = Figure()
     rope = plain(rng, *WOOD)
     figure.add(np.array([(-0.16, 0.36), (0.16, 0.36), (0.08, 0.14), (-0.08, 0.14)]), paint=rope)

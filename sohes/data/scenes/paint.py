@@ -1,7 +1,7 @@
-"""How the embedded scenes are painted: noise, patterns, soft light. Pure functions, the same bits on every machine.
+"""Paint the embedded scenes: noise, patterns, soft light. Pure functions with the same bits on every machine.
 
-Pixels go through integers and single IEEE additions and multiplications only: no BLAS, no transcendental function
-whose last bit depends on the processor, no OpenCV filter with its own code path per instruction set.
+Pixels are computed with integers and single IEEE additions and multiplications only: no BLAS, no transcendental
+functions whose last bit depends on the processor, no OpenCV filters with a code path per instruction set.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ import numpy as np
 
 from sohes.data.scenes.families import Outline, Paint
 
-OVERSAMPLING = 4  # coverage has 16 + 1 steps; 15 units each make OpenCV's average a whole number
-FIXED_POINT = 6  # bits behind the point of OpenCV's polygon corners
+OVERSAMPLING = 4  # coverage has 16 + 1 steps of 15 units, so that OpenCV's average is a whole number
+FIXED_POINT = 6  # fractional bits of OpenCV's polygon corners
 
 
 def coverage(outlines: tuple[Outline, ...], size: int) -> tuple[np.ndarray, tuple[int, int, int, int]] | None:
     """Coverage of the union of outlines in image pixels: ((h, w) uint8 in 0..240, (y0, x0, y1, x1)), clipped to
-    the image; None if nothing of it is inside."""
+    the image; None if all of it is outside."""
     low = np.floor(np.min([o.min(0) for o in outlines], 0)).astype(int) - 1
     high = np.ceil(np.max([o.max(0) for o in outlines], 0)).astype(int) + 1
     (x0, y0), (x1, y1) = np.clip(low, 0, size), np.clip(high, 0, size)
@@ -33,10 +33,10 @@ def coverage(outlines: tuple[Outline, ...], size: int) -> tuple[np.ndarray, tupl
 
 def box_blur(values_HW: np.ndarray, radius: int) -> np.ndarray:
     """Two passes of a (2 radius + 1)-wide mean, as exact integer sums. (H, W) uint8 -> (H + 4r, W + 4r) float32 in
-    the same units: the blur of the image in an empty surrounding."""
+    the same units: the image is blurred with zeros around it."""
     width, margin = 2 * radius + 1, 4 * radius
     h, w = values_HW.shape
-    # running sums may overflow and wrap: their differences are right as long as 255 width^4 itself fits
+    # Running sums may wrap around; their differences are right as long as 255 width^4 fits.
     whole: type = np.uint32 if width < 64 else np.uint64
     out = np.zeros((h + 2 * margin, w + 2 * margin), whole)
     out[margin : margin + h, margin : margin + w] = values_HW
@@ -49,7 +49,7 @@ def box_blur(values_HW: np.ndarray, radius: int) -> np.ndarray:
 
 
 def value_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
-    """(size, size) float32 smooth noise in [0, 1] with `cells` bumps along a side; its edges meet when tiled."""
+    """(size, size) float32 smooth, tileable noise in [0, 1] with `cells` bumps along a side."""
     grid = rng.integers(0, 256, (cells, cells)).astype(np.float32) / np.float32(255)
     place = np.arange(size, dtype=np.float32) * np.float32(cells / size)
     cell = place.astype(np.int64)
@@ -57,12 +57,12 @@ def value_noise(rng: np.random.Generator, size: int, cells: int) -> np.ndarray:
     t = t * t * (3 - 2 * t)
     here, there = cell % cells, (cell + 1) % cells
     rows = grid[here] + t[:, None] * (grid[there] - grid[here])
-    columns = np.ascontiguousarray(rows.T)  # whole rows are gathered faster than single columns
+    columns = np.ascontiguousarray(rows.T)  # gathering rows is faster than gathering columns
     return np.ascontiguousarray((columns[here] + t[:, None] * (columns[there] - columns[here])).T)
 
 
 def sensor_noise(rng: np.random.Generator, shape: tuple[int, ...]) -> np.ndarray:
-    """float32 noise of zero mean and unit variance: the sum of four bytes, near enough to a bell."""
+    """float32 noise of zero mean and unit variance: the sum of four random bytes, close to a normal distribution."""
     total = rng.integers(0, 256, (4, *shape), np.uint8).sum(0, dtype=np.int32)
     return (total.astype(np.float32) - np.float32(510)) * np.float32(1 / 147.8)
 
@@ -87,12 +87,12 @@ def pattern_mix(
     v = (y * c - x * s) + noise_HW * np.float32(0.5)
     if paint.pattern == "checks":
         return _step((_triangle(u) - np.float32(0.5)) * (_triangle(v) - np.float32(0.5)), 2 * sharp)
-    du, dv = _triangle(u), _triangle(v)  # 0 on the lattice, 1 half way: round spots
+    du, dv = _triangle(u), _triangle(v)  # 0 on the lattice, 1 halfway: round spots
     return _step(np.float32(0.3) - (du * du + dv * dv), sharp)
 
 
 def _triangle(u: np.ndarray) -> np.ndarray:
-    """0 at whole numbers, 1 half way between them."""
+    """0 at whole numbers, 1 halfway between them."""
     u = u - np.floor(u)
     return np.float32(1) - np.abs(u + u - np.float32(1))
 

@@ -1,8 +1,8 @@
-"""The embedded data set: photograph-like scenes with an exact hierarchy of masks, made here from an index.
+"""The embedded dataset: photograph-like scenes with an exact hierarchy of masks, drawn from an index.
 
-A scene is two or three regions of stuff (sky, hills, ground, wall, table) and one to three entities from
-`scene_families`, each a whole of parts and subparts, painted back to front with patterns, shading, soft shadows and a
-camera's noise. The same index and seed give the same bits in every process and on every machine.
+A scene has two or three regions of stuff (sky, hills, ground, wall, table) and one to three entities from `families`,
+each a whole with parts and subparts. It is painted back to front with patterns, shading, soft shadows and camera noise.
+The same index and seed give the same bits in every process and on every machine.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from sohes.data.scenes.families import AIRBORNE, INDOORS, OUTDOORS, Family, Figu
 from sohes.data.scenes.paint import binomial_blur, box_blur, coverage, pattern_mix, sensor_noise, value_noise
 from sohes.masks.forest import relink
 
-EVAL_OFFSET = 1_000_000  # evaluation images are the indices from here on, so that no training image is among them
-DAPPLE = 0.7  # light through leaves: share of the light that comes and goes, over patches of a tenth of the image
-GRAIN = 20.0  # of a sensor at high ISO, grey levels
-BLOTCH = 20.0  # its colour noise, as cameras leave it: grey levels, blotches of six pixels
-MIN_PIXELS = 100  # a visible mask below this is no mask
+EVAL_OFFSET = 1_000_000  # evaluation images start at this index, so none is a training image
+DAPPLE = 0.7  # light through leaves: share of the light that varies, in patches of a tenth of the image
+GRAIN = 20.0  # of a sensor at high ISO, in grey levels
+BLOTCH = 20.0  # colour noise of the sensor, in grey levels, in blotches of six pixels
+MIN_PIXELS = 100  # masks with fewer visible pixels are dropped
 STUFF = "stuff"
-SAME_IOU = 0.9  # a part this like its parent is its parent
+SAME_IOU = 0.9  # a part that covers more than this of its parent is dropped
 
 
 @dataclass(frozen=True)
 class Scene:
     """image_HW3: uint8 RGB. masks_NHW: bool, visible pixels, largest first. parents_N: int64 index, -1 for a root.
 
-    kinds_N: the family of the entity that each mask is, or is a part of; STUFF for what is none.
+    kinds_N: the family of each mask's entity, or STUFF.
     """
 
     image_HW3: np.ndarray
@@ -38,9 +38,9 @@ class Scene:
 
 
 def render_scene(index: int, *, size: int, seed: int) -> Scene:
-    """The scene of an index as a `size` x `size` image with the masks of every entity, part and subpart.
+    """The scene of an index as a `size` x `size` image with the masks of all entities, parts and subparts.
 
-    A parent's mask contains its children's, and stuff and whole entities are roots.
+    A parent's mask contains its children's. Stuff and whole entities are roots.
     """
     if index < 0 or seed < 0 or size < 32:
         raise ValueError(f"a scene needs index and seed >= 0 and size >= 32 (got {index}, {seed}, {size})")
@@ -55,7 +55,7 @@ def render_scene(index: int, *, size: int, seed: int) -> Scene:
 
 
 class _Canvas:
-    """What has been painted so far: colours, and which part each pixel shows."""
+    """The painting so far: colours, and the part that each pixel shows."""
 
     def __init__(self, size: int, rng: np.random.Generator):
         self.size = size
@@ -78,7 +78,7 @@ class _Canvas:
     def paint(
         self, node: int, outlines: tuple[Outline, ...], paint: Paint, rng: np.random.Generator, *, roundness: float
     ) -> None:
-        """Paint outlines (in pixels) over what is there. roundness: pixels over which the edge bends away."""
+        """Paint outlines (in pixels) over the canvas. roundness: width in pixels of the shaded edge."""
         found = coverage(outlines, self.size)
         if found is None:
             return
@@ -103,7 +103,7 @@ class _Canvas:
         self.owner_HW[y0:y1, x0:x1][alpha_hw >= 120] = node
 
     def darken(self, outlines: tuple[Outline, ...], softness: float, depth: float) -> None:
-        """A soft shadow of the outlines' shape. softness: pixels; depth: share of the light that it takes."""
+        """Cast a soft shadow of the outlines. softness: pixels; depth: share of the light that it removes."""
         found = coverage(outlines, self.size)
         if found is None:
             return
@@ -117,7 +117,7 @@ class _Canvas:
         self.colour_HW3[top:bottom, left:right] *= (1 - np.float32(depth / 240) * soft)[..., None]
 
 
-# ---------------------------------------------------------------- what is where
+# ---------------------------------------------------------------- composition
 
 
 def _paint_stuff(canvas: _Canvas, rng: np.random.Generator) -> tuple[float, bool]:
@@ -179,7 +179,7 @@ def _band(rng: np.random.Generator, top: float, waves: float, size: int) -> Outl
 
 
 def _sky_light(canvas: _Canvas, rng: np.random.Generator, horizon: float) -> None:
-    """Haze towards the horizon and clouds; they are sky, not entities."""
+    """Paint clouds, and haze towards the horizon. They belong to the sky and are no entities."""
     height = np.clip(np.arange(canvas.size, dtype=np.float32) / np.float32(horizon * canvas.size), 0, 1)
     clouds = np.clip(canvas.noise_HW[: canvas.size, : canvas.size] * 3 - np.float32(rng.uniform(1.5, 2.6)), 0, 1)
     white = np.clip(height[:, None] * np.float32(0.45) + clouds * np.float32(0.6), 0, 0.85)[..., None]
@@ -189,7 +189,7 @@ def _sky_light(canvas: _Canvas, rng: np.random.Generator, horizon: float) -> Non
 def _compose(
     rng: np.random.Generator, horizon: float, outdoors: bool
 ) -> list[tuple[Figure, tuple[float, float], float, bool]]:
-    """Figures with their foot (x, y), height and whether they stand on the ground, farthest first (fractions)."""
+    """Figures with foot (x, y), height (both fractions) and whether they stand on the ground, farthest first."""
     families = OUTDOORS if outdoors else INDOORS
     count = int(rng.choice((1, 2)))
     picked = rng.permutation(len(families))[:count]
@@ -219,7 +219,7 @@ def _paint_entity(
     height: float,
     is_on_ground: bool,
 ) -> None:
-    """Paint a figure in a random pose: mirrored, stretched, leaning a little; wide ones are made smaller."""
+    """Paint a figure in a random pose: mirrored, stretched, leaning slightly. Wide figures are scaled down."""
     outlines = np.concatenate([o for stroke in figure.strokes for o in stroke.outlines])
     width = float(np.ptp(outlines[:, 0]))
     scale = canvas.size * height * min(1.0, 1.5 / width)
@@ -234,7 +234,7 @@ def _paint_entity(
         return np.stack([x, -y], 1)
 
     left, right = pose(outlines)[:, 0].min(), pose(outlines)[:, 0].max()
-    cut = 0.12 * (right - left)  # the most that may lie outside
+    cut = 0.12 * (right - left)  # at most this much may be outside the image
     x = min(max(foot[0] * canvas.size, -cut - left), canvas.size + cut - right)
     origin = np.array((x, foot[1] * canvas.size))
     if is_on_ground:
@@ -247,16 +247,16 @@ def _paint_entity(
     for stroke in figure.strokes:
         placed = tuple(pose(o) + origin for o in stroke.outlines)
         extent = min(float(np.ptp(np.concatenate(placed), axis=0).min()), 0.4 * canvas.size)
-        if figure.parents[stroke.part] == 0:  # parts shade each other; what is drawn on them does not
+        if figure.parents[stroke.part] == 0:  # parts cast shadows on each other; subparts do not
             canvas.darken(tuple(o + below for o in placed), max(2.0, 0.08 * extent), 0.28)
         canvas.paint(first + stroke.part, placed, stroke.paint, rng, roundness=0.35 * extent)
 
 
-# ---------------------------------------------------------------- the camera, the masks
+# ---------------------------------------------------------------- camera and masks
 
 
 def _develop(colour_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Uneven light, a lens's vignette and softness, a tint and a sensor's noise. Returns (H, W, 3) uint8."""
+    """Apply uneven light, vignette, lens softness, a tint and sensor noise. Returns (H, W, 3) uint8."""
     size = len(colour_HW3)
     along = np.linspace(-1, 1, size, dtype=np.float32)
     slope_y, slope_x, vignette = rng.uniform((-0.18, -0.18, 0.04), (0.06, 0.18, 0.14)).astype(np.float32)
@@ -278,9 +278,9 @@ def _develop(colour_HW3: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _visible_masks(owner_HW: np.ndarray, parents: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Nodes, masks and parents from the map of owners, without invisible nodes and parts that equal their whole."""
+    """Nodes, masks and parents from the map of owners, without invisible nodes and parts equal to their whole."""
     masks = owner_HW[None] == np.arange(len(parents))[:, None, None]
-    for node in range(len(parents) - 1, -1, -1):  # a child's index is above its parent's
+    for node in range(len(parents) - 1, -1, -1):  # a child has a higher index than its parent
         if parents[node] >= 0:
             masks[parents[node]] |= masks[node]
     areas = masks.sum((1, 2))

@@ -1,1 +1,1 @@
-"""Where photographs come from, one file per source."""
+"""Sources of photographs, one file per source."""

@@ -1,8 +1,8 @@
-"""Archives of photographs by https or from a file: COCO's zips, and every data set that comes so.
+"""Archives of photographs, by https or as files, such as COCO's zips.
 
-`images` are for training, but for `eval_fraction` of each; `eval` are held out whole. With `annotations`, COCO's
-instance JSON, only annotated photographs of `eval` count and they keep the annotations' ids; a JSON file inside an
-archive is written `https://host/annotations.zip#annotations/instances_val2017.json`.
+`images` are for training, except for `eval_fraction` of each; `eval` are held out as a whole. With `annotations` (COCO
+instance JSON), only annotated photographs of `eval` are used and they keep their ids. A JSON file inside an archive is
+written `https://host/annotations.zip#annotations/instances_val2017.json`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.work.files import atomic_path
 
-MAX_JSON_BYTES = 2**32  # COCO's largest has 450 MB
+MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
 _JSON = "annotations.json"
 
 
@@ -67,7 +67,7 @@ class ArchivesSource:
             return
         found = dict(iter_members(path, lambda name: name == member, max_member_bytes=MAX_JSON_BYTES))
         if not isinstance(data := found.get(member), bytes):
-            raise SohesError(f"there is no {member} that can be read in {_name(link)}: mend pull.archives.annotations")
+            raise SohesError(f"cannot read {member} in {_name(link)}: fix pull.archives.annotations")
         with atomic_path(folder / _JSON) as temporary:
             temporary.write_bytes(data)
         path.unlink()
@@ -81,7 +81,7 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             yield from self._annotated(pack, folder, wanted) if held_out else ()
             return
-        # Numbered among all that it has, so that a photograph's id does not depend on the fraction held out.
+        # Count all members, so that ids do not depend on the fraction held out.
         numbers: dict[str, int] = {}
 
         def numbered(name: str) -> bool:
@@ -100,10 +100,10 @@ class ArchivesSource:
         truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
         for path, data in iter_members(folder / pack.name, lambda p: wanted(p) and PurePosixPath(p).name in names):
             name = path if path in images else PurePosixPath(path).name
-            if name in images and name not in seen:  # a second file of the same name is not the annotated one
+            if name in images and name not in seen:  # a second file with the same name is not the annotated one
                 seen.add(name)
                 yield Member(images[name], name, data, truth[images[name]])
-        if len(self.eval) == 1:  # of several, each has a part of what is annotated
+        if len(self.eval) == 1:  # several archives have a part of the annotated photographs each
             for name in sorted(images.keys() - seen):
                 yield Member(images[name], name, UnreadableImage(f"annotated, but not in {pack.name}"))
 
@@ -111,7 +111,7 @@ class ArchivesSource:
 def _name(link: str) -> str:
     name = PurePosixPath(unquote(urlsplit(link).path)).name
     if not name:
-        raise SohesError(f"{link} names no file: mend pull.archives")
+        raise SohesError(f"{link} names no file: fix pull.archives")
     return name
 
 
@@ -120,6 +120,6 @@ def _as_url(link: str) -> str:
 
 
 def _stamp(link: str) -> str:
-    """Of a file on this machine; what a link holds is held to be the same while the link is."""
+    """Size and time of a local file. A link has none: its content is assumed to change only with the link."""
     path = Path(link).expanduser()
     return f"{path.stat().st_size} {path.stat().st_mtime_ns}" if "://" not in link and path.exists() else ""

@@ -1,15 +1,15 @@
-"""A folder of photographs as a source, annotated or not.
+"""A folder of photographs as a source, with or without annotations.
 
-Every image file below the folder counts, whatever its depth; hidden files and folders do not. Names are paths relative
-to the folder, so equal names in different sub-folders stay apart.
+Every image file below the folder is used, at any depth, except hidden files and folders. Names are paths relative to
+the folder, so equal names in different sub-folders stay apart.
 
-The split: `eval_fraction` of the images is held out, the ones whose content has the smallest digests, so renaming or
-adding photographs moves few of the others, and copies of one photograph stay on one side. At least one image is held
-out and one is left. Two exceptions, on which training and evaluation see the same photographs (training never sees
-annotations): `eval_fraction` 1 means all of them on both sides, and so does a folder of a single photograph.
+The split: `eval_fraction` of the images are held out, those whose content has the smallest digests. So renaming or
+adding photographs moves few others, and copies of a photograph stay on one side. At least one image is held out and at
+least one is not. In two cases training and evaluation use the same photographs (training never sees annotations): with
+`eval_fraction` 1, and if the folder has a single photograph.
 
-Without annotations ids count from 1 in the order of names, and EXIF rotation is applied. With them they are the
-annotations' own, only annotated photographs count, and EXIF rotation is not applied: masks are drawn in stored pixels.
+Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids are
+theirs, only annotated photographs are used, and EXIF rotation is not applied, because masks refer to stored pixels.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
-MAX_FILE_BYTES = 2**30  # read whole into memory; no photograph comes near
-_HEAD = 65536  # bytes that tell two photographs apart, with the size: reading all of a large folder twice takes hours
+MAX_FILE_BYTES = 2**30  # files are read into memory as a whole; no photograph comes near
+_HEAD = 65536  # bytes that, with the size, identify a photograph: reading a large folder twice takes hours
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class FolderSource:
             ]
             unlisted = len(set(names) - {photograph.file_name for photograph in photographs})
             if unlisted:
-                notes.append(f"{unlisted} photographs are not listed in {self.annotations}: left out")
+                notes.append(f"{unlisted} photographs are not listed in {self.annotations} and were left out")
         if not photographs:
             where = self.annotations or f"{self.images} ({', '.join(SUFFIXES)}, in sub-folders too)"
             raise SohesError(f"there are no photographs in {where}: name a folder that has some")
@@ -72,7 +72,7 @@ class FolderSource:
             return photographs, []
         if self.eval_fraction == 1:
             return photographs, photographs
-        with ThreadPoolExecutor(8) as pool:  # waiting for the disk, mostly
+        with ThreadPoolExecutor(8) as pool:  # mostly waits for the disk
             keys = list(pool.map(_content_key, (self.images / photograph.file_name for photograph in photographs)))
         chosen = held_out_keys(keys, self.eval_fraction)
         if not chosen:
@@ -83,7 +83,7 @@ class FolderSource:
     def read(self, photograph: Photograph) -> bytes:
         name = PurePosixPath(photograph.file_name)
         if name.is_absolute() or ".." in name.parts:
-            raise UnreadableImage("the annotations give it a name that leads out of the folder")
+            raise UnreadableImage("its name in the annotations points outside the folder")
         path = self.images / name
         try:
             if path.stat().st_size > MAX_FILE_BYTES:
@@ -103,13 +103,12 @@ class FolderSource:
 
 
 def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[list[str], int]:
-    """The names of the image files below a folder, relative, sorted, and how many other files there are.
+    """The sorted relative names of the image files below a folder, and the number of other files.
 
-    leave_out: a folder that is not looked into. Links to folders are followed, each folder once, so a link back up does
-    no harm.
+    leave_out: a folder to skip. Links to folders are followed, each folder once, so cycles are harmless.
     """
     if not folder.is_dir():
-        raise SohesError(f"there is no folder of photographs at {folder}: mend pull.folder.images")
+        raise SohesError(f"there is no folder of photographs at {folder}: fix pull.folder.images")
     names: list[str] = []
     others = 0
     visited = {os.path.realpath(leave_out)} if leave_out else set()
@@ -130,8 +129,8 @@ def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[li
 
 
 def left_out(folder: Path, others: int) -> str:
-    """What a user is told of the files below a folder that do not count."""
-    return f"{folder}: {others} left out for a name that ends in none of {', '.join(SUFFIXES)}"
+    """The message about files below a folder that are not photographs."""
+    return f"{folder}: {others} left out, because their names end in none of {', '.join(SUFFIXES)}"
 
 
 def _is_new(folder: Path, visited: set[str]) -> bool:
@@ -143,7 +142,7 @@ def _is_new(folder: Path, visited: set[str]) -> bool:
 
 
 def _printable(name: str) -> str:
-    """A name that is not UTF-8, escaped: no file is found under it, which rejects the image instead of losing it."""
+    """The name, escaped if it is not UTF-8. No file has the escaped name, so the image is rejected, not lost."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
@@ -156,7 +155,7 @@ def _stamp(path: Path) -> str:
 
 
 def _content_key(path: Path) -> str | None:
-    """A digest of a file's size and first bytes; None where it cannot be read."""
+    """A digest of a file's size and first bytes; None if it cannot be read."""
     try:
         with path.open("rb") as file:
             return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(_HEAD)).hexdigest()
@@ -165,9 +164,9 @@ def _content_key(path: Path) -> str | None:
 
 
 def held_out_keys(keys: Sequence[str | None], eval_fraction: float) -> set[str]:
-    """The smallest keys that together cover `eval_fraction` of the images: at least one image, and never all.
+    """The smallest keys that together cover `eval_fraction` of the images: at least one image, but never all.
 
-    Images of one key (copies of a photograph) go together; those without a key are never chosen.
+    Images with the same key (copies of a photograph) stay together; those without a key are never chosen.
     """
     copies = Counter(key for key in keys if key is not None)
     wanted = max(1, round(eval_fraction * copies.total()))

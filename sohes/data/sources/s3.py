@@ -1,8 +1,8 @@
-"""An S3 prefix as a source: photographs one by one, packs of them (tar, zip), or both; of MinIO and Ceph too.
+"""An S3 prefix as a source: single photographs, packs of them (tar, zip), or both. Works with MinIO and Ceph too.
 
-Credentials come the way every AWS tool finds them: environment, profile, or the machine's role. Loose photographs are
-taken in groups of `images_per_shard`, in the order of their keys; an archive is a pack of its own and comes in parts,
-many at once, of which none is fetched twice.
+Credentials are found as by other AWS tools: environment, profile, or the machine's role. Single photographs form packs
+of `images_per_shard` in the order of their keys. An archive is one pack and is fetched in parallel parts, none of them
+twice.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from sohes.errors import SohesError
 
 PART_BYTES = 16 * 2**20
 CONNECTIONS = 8
-_LOOSE = "photographs"  # how a pack of single objects is called
+_LOOSE = "photographs"  # prefix of the names of packs of single objects
 
 
 @dataclass(frozen=True)
 class S3Object:
-    """What the listing says of one object."""
+    """One object in the listing."""
 
     key: str
     etag: str
@@ -46,7 +46,7 @@ class S3Object:
 
 @dataclass(frozen=True)
 class S3Source:
-    """`uri`: s3://bucket/prefix. `endpoint_url`: another service than AWS's; None leaves it to AWS_ENDPOINT_URL."""
+    """`uri`: s3://bucket/prefix. `endpoint_url`: for services other than AWS; None: use AWS_ENDPOINT_URL."""
 
     uri: str
     endpoint_url: str | None
@@ -66,13 +66,13 @@ class S3Source:
             for number, group in enumerate(groups)
         ]
         if not packs:
-            raise SohesError(f"there are no photographs and no archives under {self.uri}: mend pull.s3.uri")
-        notes = (f"{self.uri}: {others} objects left out, neither photographs nor archives",) if others else ()
+            raise SohesError(f"there are no photographs and no archives under {self.uri}: fix pull.s3.uri")
+        notes = (f"{self.uri}: {others} objects left out (neither photographs nor archives)",) if others else ()
         numbered = (Pack(i, p.name, p.stamp, p.size) for i, p in enumerate(packs))
         return Plan((), (), True, notes, tuple(numbered))
 
     def _contents(self) -> tuple[list[S3Object], list[list[S3Object]], int]:
-        """Archives, loose photographs in groups, and how many objects are neither; in the order of their keys."""
+        """Archives, single photographs in groups, and the number of other objects, in the order of their keys."""
         found = sorted(self._list(), key=lambda item: item.key)
         archives = [item for item in found if item.key.lower().endswith(unpack.SUFFIXES)]
         loose = [item for item in found if item.key.lower().endswith(photographs.SUFFIXES)]
@@ -116,7 +116,7 @@ class S3Source:
             return checked(lambda: persist(lambda: self._fetch_object(pack, path), what, twice), path, digest, what)
 
     def _fetch_object(self, pack: Pack, path: Path) -> None:
-        """The object in ranges, each written where it belongs and then noted, so that another run skips it."""
+        """Fetch the object in ranges. Each is written to its place and then noted, so that another run skips it."""
         check_disk(path.parent, 2 * pack.size, pack.name)
         client, (bucket, _) = self._client(), self._place()
         etag = pack.stamp.partition(" ")[0]
@@ -150,7 +150,7 @@ class S3Source:
         note.unlink()
 
     def _check(self, client: Any, wanted: dict[str, str], part: Path, etag: str) -> None:
-        """Compare with whatever checksum of the whole object the service keeps; a wrong file is thrown away."""
+        """Compare with the checksums of the whole object that the service has; remove the file if one differs."""
 
         def head() -> dict[str, Any]:
             return client.head_object(**wanted, ChecksumMode="ENABLED")
@@ -169,21 +169,21 @@ class S3Source:
             "ChecksumCRC32": base64.b64encode(crc32.to_bytes(4)).decode(),
         }
         pairs = [(said.get(name), value) for name, value in ours.items() if whole]
-        # Encrypted and multi-part objects have an ETag of another kind, which has a dash or other checksums beside it.
+        # The ETag of encrypted or multi-part objects is not an MD5: it has a dash, or KMS is named.
         if len(etag) == 32 and not said.get("ServerSideEncryption", "").startswith("aws:kms"):
             pairs.append((etag, md5.hexdigest()))
         if any(theirs is not None and theirs != mine for theirs, mine in pairs):
             part.unlink()
-            raise TransferFailed("it came with a wrong checksum")
+            raise TransferFailed("it has a wrong checksum")
 
     def _get(self, client: Any, wanted: dict[str, str], size: int) -> bytes:
-        """The bytes of an object or of a range of it."""
+        """The bytes of an object, or of a range of it."""
 
         def read() -> bytes:
             with contextlib.closing(client.get_object(**wanted)["Body"]) as body:
                 data = body.read()
             if len(data) != size:
-                raise TransferFailed(f"{len(data)} of {size} bytes came")
+                raise TransferFailed(f"only {len(data)} of {size} bytes arrived")
             return data
 
         what = f"{wanted['Key']} of {self.uri}"
@@ -222,7 +222,7 @@ class S3Source:
             return self._get(client, wanted, item.size)
 
         with ThreadPoolExecutor(CONNECTIONS) as pool:
-            for start in range(0, len(chosen), CONNECTIONS):  # no more in memory than are on the way
+            for start in range(0, len(chosen), CONNECTIONS):  # bounds what is in memory
                 window = chosen[start : start + CONNECTIONS]
                 for (number, item), data in zip(window, pool.map(bring, [item for _, item in window]), strict=True):
                     yield Member(pack.index * IDS_PER_PACK + number, item.key, data)
@@ -230,15 +230,15 @@ class S3Source:
 
 @functools.lru_cache(maxsize=4)
 def _client(endpoint_url: str | None, timeout: float) -> Any:
-    """One for a process: making it takes longer than most requests, and its threads may share it."""
-    import boto3  # a second to import, and only this source needs it
+    """One client per process: creating it is slower than most requests, and threads can share it."""
+    import boto3  # takes a second to import, and only this source needs it
     from botocore.config import Config
 
     config = Config(
         connect_timeout=timeout,
         read_timeout=timeout,
         max_pool_connections=CONNECTIONS,
-        retries={"total_max_attempts": 1},  # `persist` does it, the same for headers and bodies
+        retries={"total_max_attempts": 1},  # `persist` retries, for headers and bodies alike
     )
     return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
 
@@ -253,7 +253,7 @@ def _local_name(pack: Pack) -> str:
 
 
 def _translated(work: Callable[[], Any], what: str) -> Any:
-    """Run one request; what another attempt may mend as TransferFailed, the rest as one sentence."""
+    """Run one request. TransferFailed for errors that a retry may fix, SohesError for all others."""
     from botocore import exceptions as aws
     from urllib3.exceptions import HTTPError
 
@@ -264,10 +264,10 @@ def _translated(work: Callable[[], Any], what: str) -> Any:
         code = error.response.get("Error", {}).get("Code", "")
         if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
             raise TransferFailed(f"the server answers {status} {code}") from None
-        remedy = "mend the address, the credentials or the right to it"
+        remedy = "check the address, the credentials and the permissions"
         if status == 412:
             remedy = "it has changed since it was listed: run the same command again"
-        raise SohesError(f"{what} is refused ({status} {code}): {remedy}") from None
+        raise SohesError(f"{what} was refused ({status} {code}): {remedy}") from None
     except (aws.NoCredentialsError, aws.ProfileNotFound, aws.PartialCredentialsError) as error:
         raise SohesError(f"{what}: {error}: set up AWS credentials (environment, profile or role)") from None
     except (aws.HTTPClientError, aws.IncompleteReadError, HTTPError, ConnectionError) as error:

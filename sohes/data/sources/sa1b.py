@@ -1,8 +1,8 @@
-"""SA-1B as a source: a list of signed links, one pack of some 11,000 photographs behind each.
+"""SA-1B as a source: a list of signed links, each to a pack of about 11,000 photographs.
 
-The list has two columns, `file_name` and `cdn_link`, separated by a tab, under a line with these names. Its links
-expire: then a fresh list is downloaded to the same place, and the packs that have come stay. A pack is named `.tar` but
-may be gzip inside. Its JSON files hold machine-made masks: they are read for held-out images only, never for training.
+The list has the tab-separated columns `file_name` and `cdn_link` and a header line with these names. When its links
+expire, download a fresh list to the same place; packs that were fetched are kept. A pack is named `.tar` but may be
+gzipped. Its JSON files hold machine-made masks, which are read for held-out images only, never for training.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
 
 @dataclass(frozen=True)
 class Sa1bSource:
-    """`links`: the list; `packs`: a file that names the packs to take, one a line, or None for all of the list."""
+    """`links`: the list; `packs`: a file with the packs to use, one per line, or None for all."""
 
     links: Path
     packs: Path | None
@@ -46,12 +46,12 @@ class Sa1bSource:
     def fetch(self, pack: Pack, folder: Path) -> str:
         digest = read_digests(self.digests).get(pack.name)
         try:
-            url = read_links(self.links)[pack.name]  # read anew: the list may have been replaced while we worked
+            url = read_links(self.links)[pack.name]  # read again: the list may have been replaced meanwhile
             return fetch(url, folder / pack.name, digest=digest, patience=self.patience)
         except LinkRefused as error:
             raise SohesError(
-                f"the link of {pack.name} is refused (HTTP status {error.status}), most often because it has expired: "
-                f"download a fresh list to {self.links} and run the same command again; what has come is kept"
+                f"the link of {pack.name} was refused (HTTP status {error.status}), probably because it has expired: "
+                f"download a fresh list to {self.links} and run the same command again; finished packs are kept"
             ) from None
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
@@ -92,7 +92,7 @@ def _member(name: str, data: bytes | UnreadableImage, annotations: bytes | Unrea
 
 
 def _truth(annotations: bytes | UnreadableImage) -> MaskSet:
-    """The masks of one of SA-1B's JSON files."""
+    """The masks in one of SA-1B's JSON files."""
     if isinstance(annotations, UnreadableImage):
         raise annotations
     try:
@@ -106,7 +106,7 @@ def _truth(annotations: bytes | UnreadableImage) -> MaskSet:
 
 
 def read_links(path: Path) -> dict[str, str]:
-    """The links by the name of their pack. SohesError names the line that is wrong, without its link."""
+    """The links by pack name. SohesError names the line that is wrong, without its link."""
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
@@ -117,7 +117,7 @@ def read_links(path: Path) -> dict[str, str]:
         if not name or (number == 1 and name == "file_name"):
             continue
         if not _PACK.fullmatch(name) or not link.startswith(("https://", "http://")):
-            raise SohesError(f"{path}, line {number}: a name such as sa_000020.tar, a tab and a link are needed")
+            raise SohesError(f"{path}, line {number}: expected a name such as sa_000020.tar, a tab and a link")
         links[name] = link
     if not links:
         raise SohesError(f"{path} has no links: download the list again")
@@ -125,11 +125,11 @@ def read_links(path: Path) -> dict[str, str]:
 
 
 def read_packs(path: Path) -> list[str]:
-    """The names of the packs to take; lines that begin with # are remarks."""
+    """The names of the packs to use; lines that start with # are comments."""
     try:
         lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
     except FileNotFoundError:
-        raise SohesError(f"there is no list of packs at {path}: mend pull.sa1b.packs") from None
+        raise SohesError(f"there is no list of packs at {path}: fix pull.sa1b.packs") from None
     names = [line for line in lines if line and not line.startswith("#")]
     wrong = [name for name in names if not _PACK.fullmatch(name)]
     if wrong or not names:

@@ -1,4 +1,4 @@
-"""The embedded data set as a source: scenes with an exact hierarchy of masks, made here, with nothing to download."""
+"""The embedded dataset as a source: drawn scenes with an exact hierarchy of masks, without a download."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sohes.structures import ImageRecord
 
 @dataclass(frozen=True)
 class ScenesSource:
-    """`train` scenes for training and `held_out` ones for evaluation, `size` x `size` pixels.
+    """`train` scenes for training and `held_out` for evaluation, `size` x `size` pixels.
 
-    A scene's image id is its index in the generator plus one; those held out come from EVAL_OFFSET on, so more
-    training scenes never change them.
+    The image id of a scene is its index in the generator plus one. Held-out scenes start at EVAL_OFFSET, so they do not
+    change with the number of training scenes.
     """
 
     size: int

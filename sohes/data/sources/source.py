@@ -1,4 +1,4 @@
-"""What every source of images offers to the stage `pull`."""
+"""The interface of image sources, as used by the stage `pull`."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord, MaskSet
 
-IDS_PER_PACK = 10_000_000  # photographs of the n-th pack are numbered from n times this, plus one
+IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus one
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image that a source has. `stamp` changes when its file does; `expected_hw`: what its annotations say."""
+    """One image of a source. `stamp` changes when the file does; `expected_hw`: its size in the annotations."""
 
     image_id: int
     file_name: str
@@ -27,9 +27,9 @@ class Photograph:
 
 @dataclass(frozen=True)
 class Pack:
-    """Photographs that come together, as an archive: one shard. `index`: its place in the plan.
+    """Photographs that come together, such as an archive: one shard. `index`: its position in the plan.
 
-    `stamp` changes when its content does; `size`: bytes, 0 where nobody says; `held_out`: all of it is for evaluation.
+    `stamp` changes when the content does; `size`: bytes, 0 if unknown; `held_out`: the whole pack is for evaluation.
     """
 
     index: int
@@ -41,7 +41,7 @@ class Pack:
 
 @dataclass(frozen=True)
 class Member:
-    """One photograph out of a pack. `truth`: its annotated masks, where they are known and it is held out."""
+    """One photograph of a pack. `truth`: its annotated masks, if it is held out and they are known."""
 
     image_id: int
     file_name: str
@@ -51,9 +51,9 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """The images for training and those held out, or the packs that they come in.
+    """The images for training and the held-out ones, or the packs that contain them.
 
-    `notes`: sentences for the user, on what was left out and why.
+    `notes`: sentences for the user on what was left out and why.
     """
 
     train: tuple[Photograph, ...]
@@ -64,50 +64,50 @@ class Plan:
 
 
 class Source(Protocol):
-    """Picklable: each process of the pool has its own."""
+    """Must be picklable: each worker process gets a copy."""
 
     def plan(self) -> Plan:
-        """What there is; the same images give the same plan. SohesError for a source that cannot be used."""
+        """The images of the source; the same images give the same plan. SohesError if the source cannot be used."""
 
     def read(self, photograph: Photograph) -> bytes:
-        """An image file's bytes. UnreadableImage says why there are none."""
+        """The bytes of an image file. UnreadableImage, with the reason, if it cannot be read."""
 
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
-        """The ground truth of these images, in any order and without digests; None where there is none to have."""
+        """The ground truth of these images, in any order and without digests; None if the source has none."""
 
 
 class PackSource(Protocol):
-    """A source whose photographs are known only when their pack has come. Picklable too."""
+    """A source whose photographs are known only after their pack has been fetched. Must be picklable."""
 
     def plan(self) -> Plan:
-        """As `Source.plan`, in packs."""
+        """Like `Source.plan`, but in packs."""
 
     def fetch(self, pack: Pack, folder: Path) -> str:
-        """Bring the pack into `folder`, whole, continuing what is there; its digest. SohesError if it cannot be had."""
+        """Fetch the whole pack into `folder`, resuming if possible. Returns its digest. SohesError if that fails."""
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
-        """The photographs for evaluation, or those for training, of a pack that was fetched."""
+        """The photographs of a fetched pack that are for evaluation (`held_out`) or for training."""
 
 
 def held_out_by_name(name: str, eval_fraction: float) -> bool:
-    """Whether a photograph is held out: by a digest of its name, so that each pack decides without the others."""
+    """Whether a photograph is held out, by a digest of its name, so that packs do not depend on each other."""
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) < eval_fraction * 2**64
 
 
 def read_digests(path: Path | None) -> dict[str, str]:
-    """`sha256:<hex>` by file name, from the lines `<hex>  <name>` that sha256sum writes; none without a path."""
+    """`sha256:<hex>` by file name, from lines `<hex>  <name>` as written by sha256sum. Empty without a path."""
     if path is None:
         return {}
     try:
         lines = path.read_text("utf-8").splitlines()
     except FileNotFoundError:
-        raise SohesError(f"there is no list of digests at {path}: mend pull's `digests`") from None
+        raise SohesError(f"there is no list of digests at {path}: fix the key `digests` under pull") from None
     digests = {}
     for number, line in enumerate(lines, 1):
         hexadecimal, _, name = line.partition(" ")
         if not line.strip():
             continue
         if len(hexadecimal) != 64 or set(hexadecimal.lower()) - set("0123456789abcdef") or not name.strip(" *"):
-            raise SohesError(f"{path}, line {number}: a digest of 64 letters and a file name are needed (got {line!r})")
+            raise SohesError(f"{path}, line {number}: expected 64 hexadecimal digits and a file name (got {line!r})")
         digests[name.strip().removeprefix("*")] = f"sha256:{hexadecimal.lower()}"
     return digests

@@ -1,7 +1,7 @@
-"""Bytes from elsewhere: a file by https or from a folder, resumed where it was cut, checked before it counts.
+"""Fetch files by https or from a folder, resuming interrupted transfers and checking digests.
 
-How patient a transfer is changes no result, so these numbers stand here and not in params.yaml: another network must
-not make a finished stage stale.
+Timeouts and retries are set here and not in params.yaml, because they change no result and must not make a finished
+stage stale.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from sohes.errors import SohesError
 from sohes.work.files import digest_file, write_json
 
 Result = TypeVar("Result")
-ENOUGH = 2**20  # bytes of progress after which a transfer has earned its attempts anew
+ENOUGH = 2**20  # bytes of progress that reset the count of failed attempts
 TEMPORARY = {408, 425, 429, 500, 502, 503, 504}
 
 
 @dataclass(frozen=True)
 class Patience:
-    """How often and how long. attempts: in a row without a MiB of progress. timeout: seconds of silence."""
+    """Retries and waits. attempts: failures in a row without a MiB of progress. All others in seconds."""
 
     attempts: int = 8
     first_wait: float = 1.0
@@ -37,7 +37,7 @@ class Patience:
     timeout: float = 60.0
 
     def wait(self, failures: int) -> float:
-        """Seconds before the next attempt: doubling, with a spread that keeps many workers from returning at once."""
+        """Seconds before the next attempt: doubling, with jitter so that workers do not all return at the same time."""
         return min(self.longest_wait, self.first_wait * 2 ** (failures - 1)) * random.uniform(0.5, 1.0)
 
 
@@ -45,13 +45,13 @@ PATIENCE = Patience()
 
 
 class LinkRefused(SohesError):
-    """The server says that there is nothing to be had under this link, or not any more. `status`: its HTTP status."""
+    """The server refuses this link for good. `status`: the HTTP status."""
 
     status = 0
 
 
 class TransferFailed(Exception):
-    """One attempt failed in a way that another may not. `progress`: bytes it brought; `wait`: what the server asks."""
+    """An attempt failed and a retry may help. `progress`: bytes received; `wait`: seconds the server asked for."""
 
     def __init__(self, reason: str, progress: int = 0, wait: float = 0.0) -> None:
         super().__init__(reason)
@@ -59,7 +59,7 @@ class TransferFailed(Exception):
 
 
 def shown(url: str) -> str:
-    """A link for people: without its query and its user, where signatures and passwords are."""
+    """The link without its user and query, which may hold passwords and signatures."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.hostname or ''}{parts.path}" if parts.scheme else url
 
@@ -72,13 +72,13 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
     if needed > free:
         gib = 2**30
         raise SohesError(
-            f"{what} needs {needed / gib:.1f} GiB on the disk of {folder} and {free / gib:.1f} GiB are free: "
+            f"{what} needs {needed / gib:.1f} GiB on the disk of {folder}, but only {free / gib:.1f} GiB are free: "
             "free some space and run the same command again"
         )
 
 
 def persist(attempt: Callable[[], Result], what: str, patience: Patience = PATIENCE) -> Result:
-    """Repeat `attempt` while it raises TransferFailed, with growing pauses; SohesError when patience is at an end."""
+    """Repeat `attempt` with growing pauses while it raises TransferFailed; SohesError after the last one."""
     failures = 0
     while True:
         try:
@@ -87,16 +87,16 @@ def persist(attempt: Callable[[], Result], what: str, patience: Patience = PATIE
             failures = 1 if error.progress >= ENOUGH else failures + 1
             if failures >= patience.attempts:
                 raise SohesError(
-                    f"{what}: {error}, {failures} times in a row: what has come is kept, run the same command again"
+                    f"{what}: {error}, {failures} times in a row: what was received is kept, run the same command again"
                 ) from None
             time.sleep(max(patience.wait(failures), min(error.wait, patience.longest_wait)))
 
 
 def fetch(url: str, path: Path, *, digest: str | None = None, patience: Patience = PATIENCE) -> str:
-    """Bring a file by https, http or file:// to `path`, whole or not at all; its digest.
+    """Fetch a file by https, http or file:// to `path`, completely or not at all. Returns its digest.
 
-    What an earlier call has left in `<path>.part` is continued if the server still has the same file. A file of another
-    digest than asked for is fetched once more. LinkRefused for 4xx, SohesError when it cannot be had or does not fit.
+    `<path>.part` of an earlier call is continued if the file on the server is still the same. If the digest is wrong,
+    the file is fetched once more. LinkRefused for 4xx, SohesError if fetching fails or the disk is too small.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f"{path.name}.lock")):
@@ -104,7 +104,7 @@ def fetch(url: str, path: Path, *, digest: str | None = None, patience: Patience
 
 
 def checked(bring: Callable[[], object], path: Path, digest: str | None, what: str) -> str:
-    """The digest of `path`, brought if it is not there; a wrong one is thrown away and brought once more."""
+    """The digest of `path`, fetched with `bring` if missing; a file with a wrong digest is fetched once more."""
     found = ""
     for _ in range(2):
         if not path.exists():
@@ -113,7 +113,7 @@ def checked(bring: Callable[[], object], path: Path, digest: str | None, what: s
         if digest in (None, found):
             return found
         path.unlink()
-    raise SohesError(f"{what} has the digest {found} and {digest} was expected, twice: the list or the file is wrong")
+    raise SohesError(f"{what} has the digest {found}, but {digest} was expected, twice: the list or the file is wrong")
 
 
 def _fetch(url: str, path: Path, patience: Patience) -> None:
@@ -147,7 +147,7 @@ def _note(part: Path) -> Path:
 
 
 def _attempt(pool: urllib3.PoolManager, url: str, part: Path) -> None:
-    """Continue `part` to its end, or raise TransferFailed with what this attempt has added."""
+    """Continue `part` to its end, or raise TransferFailed with the progress of this attempt."""
     have = part.stat().st_size if part.exists() else 0
     known: dict[str, Any] = json.loads(_note(part).read_text()) if have and _note(part).exists() else {}
     if not known:
@@ -176,11 +176,11 @@ def _attempt(pool: urllib3.PoolManager, url: str, part: Path) -> None:
         raise TransferFailed(_reason(error), have - began) from None
     total = json.loads(_note(part).read_text())["total"]
     if total is not None and have != total:
-        raise TransferFailed(f"{have} of {total} bytes came", have - began)
+        raise TransferFailed(f"only {have} of {total} bytes arrived", have - began)
 
 
 def _accepted(response: urllib3.BaseHTTPResponse, url: str, have: int, known: dict[str, Any], part: Path) -> int:
-    """The offset at which the response's body begins; notes what is known of the file when it begins at 0."""
+    """The offset at which the response's body starts. At 0, records the file's size and validator."""
     status = response.status
     if status in TEMPORARY:
         wait = response.headers.get("Retry-After", "")
@@ -189,16 +189,16 @@ def _accepted(response: urllib3.BaseHTTPResponse, url: str, have: int, known: di
         span, _, total = response.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
         if span.startswith(f"{have}-") and total in (str(known["total"]), "*"):
             return have
-    if status in (206, 416):  # another piece than asked for, or of another file: from the beginning
+    if status in (206, 416):  # not the range we asked for, or of another file: start over
         _note(part).unlink(missing_ok=True)
         raise TransferFailed("the file has changed on the server")
     if status != 200:
-        refused = LinkRefused(f"{shown(url)} is refused (HTTP status {status}): mend the address or fetch a fresh link")
+        refused = LinkRefused(f"{shown(url)} was refused (HTTP status {status}): fix the address or get a fresh link")
         refused.status = status
         raise refused
     length = response.headers.get("Content-Length", "")
     total_bytes = int(length) if length.isdecimal() else None
-    # The file itself, and its photographs packed beside it before it is removed.
+    # For the file itself, and for its photographs, which are packed before it is removed.
     check_disk(part.parent, 2 * (total_bytes or 0), part.name.removesuffix(".part"))
     etag = response.headers.get("ETag", "")
     validator = etag if etag and not etag.startswith("W/") else response.headers.get("Last-Modified", "")
@@ -207,9 +207,9 @@ def _accepted(response: urllib3.BaseHTTPResponse, url: str, have: int, known: di
 
 
 def _reason(error: BaseException) -> str:
-    """Without the address, which the caller names and which may hold a signature."""
+    """The reason without the address, which may hold a signature; the caller names it."""
     if isinstance(error, urllib3.exceptions.TimeoutError | TimeoutError):
-        return "the server is silent"
+        return "the server does not respond"
     if isinstance(error, urllib3.exceptions.IncompleteRead | urllib3.exceptions.ProtocolError):
         return "the connection was cut"
     if isinstance(error, urllib3.exceptions.MaxRetryError):

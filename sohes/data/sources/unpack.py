@@ -1,7 +1,6 @@
-"""Archives that strangers have made, read in place: nothing is ever extracted, so no member can leave its folder.
+"""Read untrusted archives in place. Nothing is extracted to disk, so no member can escape its folder.
 
-What a member's name may do is therefore only to be a name. Links, devices and folders are passed over; sizes are
-checked before anything is unpacked, and again while it is.
+Links, devices and folders are skipped. Sizes are checked before unpacking and again while unpacking.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
-MAX_MEMBER_BYTES = 2**28  # 256 MiB: no photograph and no annotation file of one image comes near
+MAX_MEMBER_BYTES = 2**28  # 256 MiB: far more than a photograph or the annotations of one image
 MAX_RATIO = 100  # unpacked to packed bytes; photographs are near 1, JSON near 10
 
 Member = tuple[str, bytes | UnreadableImage]
@@ -25,10 +24,10 @@ Member = tuple[str, bytes | UnreadableImage]
 def iter_members(
     path: Path, wanted: Callable[[str], bool], *, max_member_bytes: int = MAX_MEMBER_BYTES, max_ratio: int = MAX_RATIO
 ) -> Iterator[Member]:
-    """(name, bytes) of the files in a tar, gzipped or not, or a zip, in their order there, of those `wanted` by name.
+    """(name, bytes) of the files in a tar (gzipped or not) or zip whose name is `wanted`, in the archive's order.
 
-    A member that is too large or damaged comes as UnreadableImage with the reason; one whose name leads out of the
-    archive too. SohesError if the archive itself is damaged, or unpacks to more than `max_ratio` times its size.
+    A member that is too large, damaged or named with a path outside the archive is an UnreadableImage with the reason.
+    SohesError if the archive itself is damaged, or unpacks to more than `max_ratio` times its size.
     """
     try:
         if zipfile.is_zipfile(path):
@@ -37,20 +36,20 @@ def iter_members(
             yield from _iter_tar(path, wanted, max_member_bytes, max_ratio)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
-            raise  # the disk's trouble
+            raise  # a problem of the disk, not of the archive
         detail = (str(error) or type(error).__name__).splitlines()[0]
         raise SohesError(f"the archive {path.name} is damaged ({detail}): remove it and pull again") from None
 
 
 def _iter_tar(path: Path, wanted: Callable[[str], bool], max_member_bytes: int, max_ratio: int) -> Iterator[Member]:
-    """One pass from front to back: SA-1B's `.tar` is gzip inside, which has no other way."""
+    """Read front to back in one pass, because SA-1B's `.tar` files are gzipped."""
     limit = max_ratio * path.stat().st_size
     unpacked = 0
     with tarfile.open(path, "r|*", errorlevel=0) as tar:
         for member in tar:
             unpacked += member.size
             if unpacked > limit:
-                raise SohesError(f"the archive {path.name} unpacks to more than {max_ratio} times its size: not used")
+                raise SohesError(f"the archive {path.name} unpacks to more than {max_ratio} times its size: refused")
             if not member.isreg() or not wanted(member.name):  # links and devices are not photographs
                 continue
             if problem := _problem(member.name, member.size, max_member_bytes):
@@ -79,7 +78,7 @@ def _iter_zip(path: Path, wanted: Callable[[str], bool], max_member_bytes: int) 
             except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
                 yield member.filename, UnreadableImage(f"damaged in the archive: {error}")
                 continue
-            # The directory's word for the size is not taken: a bomb lies there.
+            # The size in the directory may be a lie (zip bomb), so check the real one.
             problem = _problem(member.filename, len(data), max_member_bytes)
             yield member.filename, UnreadableImage(problem) if problem else data
 
@@ -87,7 +86,7 @@ def _iter_zip(path: Path, wanted: Callable[[str], bool], max_member_bytes: int) 
 def _problem(name: str, size: int, max_member_bytes: int) -> str | None:
     parts = PurePosixPath(name.replace("\\", "/"))
     if parts.is_absolute() or ".." in parts.parts:
-        return "its name leads out of the archive"
+        return "its name points outside the archive"
     if size > max_member_bytes:
         return f"it has {size / 2**20:.0f} MiB in the archive, more than an image needs"
     return None

@@ -2,15 +2,14 @@ import hashlib
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
 from skimage.draw import polygon2mask
 
+from sohes.data.scenes import families
 from sohes.data.scenes.paint import box_blur, coverage, value_noise
 from sohes.data.scenes.render import EVAL_OFFSET, MIN_PIXELS, SAME_IOU, _visible_masks, render_scene
-from sohes.data.scenes.render import families as scene_families
 from sohes.masks.forest import forest_ancestors
 from sohes.params import load_params
 
@@ -24,7 +23,7 @@ for index in (0, 7, 1_000_003):
 """
 
 
-def test_the_same_bits_in_processes_with_other_thread_counts():
+def test_processes_with_different_thread_counts_give_the_same_bits():
     digests = [
         subprocess.run(
             [sys.executable, "-c", DIGEST],
@@ -39,7 +38,7 @@ def test_the_same_bits_in_processes_with_other_thread_counts():
     assert len(set(digests[0])) == 3
 
 
-def test_another_seed_and_another_index_are_other_scenes():
+def test_other_seeds_and_indices_give_other_scenes():
     a, b, c = (render_scene(i, size=64, seed=s).image_HW3 for i, s in ((0, 0), (1, 0), (0, 1)))
     assert not np.array_equal(a, b)
     assert not np.array_equal(a, c)
@@ -65,7 +64,7 @@ def test_every_scene_is_an_exact_forest(start, size):
         for i in range(n):
             for j in range(i + 1, n):
                 shared = (masks[i] & masks[j]).sum()
-                assert shared == (areas[j] if ancestors[i, j] else 0)  # nested where related, else disjoint
+                assert shared == (areas[j] if ancestors[i, j] else 0)  # nested if related, else disjoint
                 if parents[j] == i:
                     assert areas[j] <= SAME_IOU * areas[i]
 
@@ -75,7 +74,7 @@ def test_the_roots_cover_almost_the_whole_image():
     assert scene.masks_NHW[scene.parents_N < 0].any(0).mean() > 0.999  # all but fragments below MIN_PIXELS
 
 
-def test_the_masks_suit_the_metric_and_the_time_of_the_demo():
+def test_the_masks_have_all_sizes_and_are_few_enough_for_the_demo():
     scenes = [render_scene(i, size=192, seed=0) for i in range(60)]
     areas = np.concatenate([s.masks_NHW.sum((1, 2)) for s in scenes])
     assert 8 <= np.mean([len(s.parents_N) for s in scenes]) <= 14
@@ -84,8 +83,8 @@ def test_the_masks_suit_the_metric_and_the_time_of_the_demo():
     assert np.mean([s.image_HW3.std() for s in scenes]) > 25
 
 
-def test_training_indices_stay_below_the_evaluation_offset():
-    params = load_params(Path(__file__).parents[2] / "params.yaml")
+def test_training_indices_stay_below_the_evaluation_offset(repository):
+    params = load_params(repository / "params.yaml")
     assert params.pull.scenes.train < EVAL_OFFSET
 
 
@@ -94,7 +93,7 @@ def test_a_bad_argument_is_named():
         render_scene(-1, size=64, seed=0)
 
 
-def test_visible_masks_drops_hidden_parts_and_parts_that_are_their_whole():
+def test_visible_masks_drops_hidden_parts_and_parts_equal_to_their_whole():
     # nodes: 0 stuff, 1 whole, 2 its part that hides nearly all of it, 3 subpart of 2, 4 a speck of 1
     owner = np.zeros((40, 40), np.int16)
     owner[4:36, 4:36] = 2
@@ -102,11 +101,11 @@ def test_visible_masks_drops_hidden_parts_and_parts_that_are_their_whole():
     owner[35, 4:12] = 4
     _, masks, parents = _visible_masks(owner, np.array([-1, -1, 1, 2, 1]))
     assert masks.sum((1, 2)).tolist() == [1024, 576, 144]  # the whole, stuff, the subpart
-    assert parents.tolist() == [-1, -1, 0]  # part 2 has gone, its child belongs to the whole
+    assert parents.tolist() == [-1, -1, 0]  # part 2 is dropped, its child now belongs to the whole
 
 
 @pytest.mark.parametrize(
-    "family", [*scene_families.OUTDOORS, *scene_families.INDOORS, *scene_families.AIRBORNE], ids=lambda f: f.__name__
+    "family", [*families.OUTDOORS, *families.INDOORS, *families.AIRBORNE], ids=lambda f: f.__name__
 )
 def test_a_family_is_one_whole_with_two_to_seven_parts_on_the_ground(family):
     for seed in range(5):
@@ -126,14 +125,14 @@ def test_coverage_of_a_box_is_its_share_of_each_pixel():
     alpha, (y0, x0, y1, x1) = found
     canvas = np.zeros((16, 16))
     canvas[y0:y1, x0:x1] = alpha / 240
-    # a polygon's edge is drawn by OpenCV with the pixels that it touches: up to one of four subpixels too much
+    # OpenCV draws every pixel that the polygon's edge touches: up to one of four subpixels too many
     assert canvas[3:6, 2:5].min() == 1
     assert 0.5 <= canvas[4, 5] <= 0.75
     assert canvas[:2].max() == canvas[8:].max() == 0
 
 
 def test_coverage_agrees_with_another_rasteriser():
-    outline = scene_families.blob(np.random.default_rng(0), 32, 30, 20, 14)
+    outline = families.blob(np.random.default_rng(0), 32, 30, 20, 14)
     alpha, (y0, x0, y1, x1) = coverage((outline,), 64)
     mine = np.zeros((64, 64), bool)
     mine[y0:y1, x0:x1] = alpha >= 120
@@ -145,7 +144,7 @@ def test_coverage_outside_the_image_is_none():
     assert coverage((np.array([(20.0, 3.0), (25, 3), (25, 6)]),), 16) is None
 
 
-def test_box_blur_is_two_means_in_an_empty_surrounding():
+def test_box_blur_is_two_means_with_zeros_around_the_image():
     spot = np.array([[81]], np.uint8)
     tent = np.array([1, 2, 3, 2, 1])
     np.testing.assert_allclose(box_blur(spot, 1), np.outer(tent, tent), rtol=1e-6)
@@ -153,7 +152,7 @@ def test_box_blur_is_two_means_in_an_empty_surrounding():
 
 def test_a_wide_box_blur_does_not_overflow():
     flat = np.full((300, 300), 255, np.uint8)
-    for radius in (31, 40):  # either side of the change of the integers' width
+    for radius in (31, 40):  # below and above the switch to 64 bits
         np.testing.assert_allclose(box_blur(flat, radius)[2 * radius + 150, 2 * radius + 150], 255, rtol=1e-6)
 
 
@@ -164,8 +163,8 @@ def test_value_noise_tiles_without_a_seam():
     assert 0 <= noise.min() < 0.2 < 0.8 < noise.max() <= 1
 
 
-def test_the_scenes_of_this_version_are_these():
-    """Another processor or another version of a library must not change the data set without a word."""
+def test_the_scenes_are_the_same_in_every_version():
+    """Another processor or version of a library must not silently change the dataset."""
     digest = hashlib.sha256()
     for index in range(0, 40, 5):
         scene = render_scene(index, size=96, seed=0)

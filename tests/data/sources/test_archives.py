@@ -31,7 +31,7 @@ def write_zip(path: Path, files: dict[str, bytes]) -> None:
 
 @pytest.fixture
 def coco_zips(web: SimpleNamespace) -> SimpleNamespace:
-    """COCO's layout in small: train and val, and the annotations in a zip of their own."""
+    """COCO's layout in miniature: train, val, and a separate zip of annotations."""
     write_zip(web.folder / "train2017.zip", {f"train2017/{i:012d}.jpg": photo(i) for i in range(1, 11)})
     write_zip(web.folder / "val2017.zip", {f"val2017/{i:012d}.jpg": photo(i) for i in (139, 285, 632)})
     images = [{"id": i, "file_name": f"{i:012d}.jpg", "height": 10, "width": 20} for i in (139, 285, 724)]
@@ -84,7 +84,7 @@ def test_without_annotations_a_fraction_is_held_out_and_ids_do_not_depend_on_it(
     assert [m.image_id for m in second] == [IDS_PER_PACK + i for i in (1, 2, 3)]
 
 
-def test_files_on_this_machine_do_as_well(coco_zips, tmp_path):
+def test_local_files_work_too(coco_zips, tmp_path):
     local = source_of(coco_zips, images=(str(coco_zips.folder / "train2017.zip"),), eval=(), annotations=None)
     assert len(everything(local, tmp_path)[False]) == 10
     before = local.plan()
@@ -93,12 +93,12 @@ def test_files_on_this_machine_do_as_well(coco_zips, tmp_path):
     assert coco_zips.faults.paths == []
 
 
-def test_a_digest_list_is_kept_to(coco_zips, tmp_path):
+def test_digests_are_checked(coco_zips, tmp_path):
     (tmp_path / "digests").write_text(f"{'0' * 64}  train2017.zip\n")
-    with pytest.raises(SohesError, match=r"train2017\.zip has the digest .* was expected, twice"):
+    with pytest.raises(SohesError, match=r"train2017\.zip has the digest .*, but .* was expected, twice"):
         everything(source_of(coco_zips, digests=tmp_path / "digests"), tmp_path)
     (tmp_path / "digests").write_text("not a digest\n")
-    with pytest.raises(SohesError, match="line 1: a digest of 64 letters"):
+    with pytest.raises(SohesError, match="line 1: expected 64 hexadecimal digits"):
         everything(source_of(coco_zips, digests=tmp_path / "digests"), tmp_path)
 
 
@@ -110,12 +110,12 @@ def test_a_digest_list_is_kept_to(coco_zips, tmp_path):
         ({"images": ("https://a/",)}, "names no file"),
     ],
 )
-def test_a_wrong_list_is_one_sentence(coco_zips, values, sentence):
+def test_a_bad_list_of_archives_is_reported(coco_zips, values, sentence):
     with pytest.raises(SohesError, match=sentence):
         source_of(coco_zips, **values).plan()
 
 
-def test_annotations_that_are_not_there_are_named(coco_zips, tmp_path):
+def test_missing_annotations_are_named(coco_zips, tmp_path):
     source = source_of(coco_zips, annotations=f"{coco_zips.url}/annotations.zip#nowhere.json")
-    with pytest.raises(SohesError, match=r"there is no nowhere\.json that can be read in annotations\.zip"):
+    with pytest.raises(SohesError, match=r"cannot read nowhere\.json in annotations\.zip"):
         everything(source, tmp_path)

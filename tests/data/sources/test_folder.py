@@ -30,14 +30,14 @@ def names(photographs: tuple[Photograph, ...]) -> list[str]:
 # ---------------------------------------------------------------- the folder
 
 
-def test_photographs_are_found_at_any_depth_under_any_suffix(tmp_path: Path) -> None:
+def test_photographs_are_found_at_any_depth_with_any_suffix(tmp_path: Path) -> None:
     for name in ("b.JPG", "a.jpeg", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp", ".hidden.png", ".cache/x.png"):
         photo(tmp_path / name, 1)
     (tmp_path / "notes.txt").write_text("not a photograph")
     assert list_photographs(tmp_path) == (["a.jpeg", "b.JPG", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp"], 1)
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_circular_links_are_followed_once(tmp_path: Path) -> None:
     photo(tmp_path / "album/sub/a.png", 1)
     photo(tmp_path / "elsewhere/b.png", 2)
     (tmp_path / "album/sub/up").symlink_to(tmp_path / "album")
@@ -54,7 +54,7 @@ def test_a_name_that_is_not_utf8_is_not_lost(tmp_path: Path) -> None:
     try:
         shutil.copy(tmp_path / "a.png", os.fsencode(tmp_path) + b"/\xff.png")
     except OSError:
-        pytest.skip("this file system takes UTF-8 names only")
+        pytest.skip("this file system allows UTF-8 names only")
     source = FolderSource(tmp_path, None, 0)
     plan = source.plan()
     assert names(plan.train) == ["\\xff.png", "a.png"]
@@ -69,7 +69,7 @@ def test_a_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
         FolderSource(tmp_path / "gone", None, 0.1).plan()
 
 
-def test_files_that_are_not_photographs_are_told(tmp_path: Path) -> None:
+def test_files_that_are_not_photographs_are_reported(tmp_path: Path) -> None:
     folder_of(tmp_path, 3)
     (tmp_path / "a.heic").touch()
     assert "1 left out" in FolderSource(tmp_path, None, 0.5).plan().notes[0]
@@ -171,8 +171,8 @@ def test_without_annotations_there_is_no_truth(tmp_path: Path) -> None:
     ("file_name", "reason"),
     [
         ("gone.png", "no such photograph"),
-        ("../secret.png", "leads out of the folder"),
-        ("/etc/passwd", "leads out of the folder"),
+        ("../secret.png", "points outside the folder"),
+        ("/etc/passwd", "points outside the folder"),
         ("folder.png", "cannot be read"),
     ],
 )
@@ -182,7 +182,7 @@ def test_a_listed_photograph_that_cannot_be_read_is_rejected(tmp_path: Path, fil
     photo(tmp_path / "secret.png", 9)
     file = annotations(tmp_path / "a.json", [listed(i, f"00{i}.png") for i in range(3)] + [listed(9, file_name)])
     plan = (source := FolderSource(tmp_path / "photos", file, 0.3)).plan()
-    # On either side: what /etc/passwd begins with is each machine's own.
+    # It may be on either side, because /etc/passwd differs between machines.
     bad = next(photograph for photograph in plan.train + plan.held_out if photograph.image_id == 9)
     with pytest.raises(UnreadableImage, match=reason):
         source.read(bad)

@@ -14,7 +14,7 @@ from sohes.data.store.images import UnreadableImage
 from sohes.errors import SohesError
 
 HASTY = Patience(attempts=4, first_wait=0.01, longest_wait=0.02, timeout=1)
-# moto and botocore keep what their dependencies have deprecated, and sockets that the collector closes.
+# moto and botocore use deprecated functions and leave sockets to the garbage collector.
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
     pytest.mark.filterwarnings("ignore::ResourceWarning"),
@@ -29,7 +29,7 @@ def source_of(uri: str = "s3://photos/set", **values: object) -> S3Source:
 
 @pytest.fixture
 def loose(s3: SimpleNamespace) -> dict[str, bytes]:
-    """Ten photographs (bytes will do), a text, and one outside of the prefix."""
+    """Ten photographs (random bytes), a text file, and a photograph outside the prefix."""
     files = {f"set/{i}.jpg": os.urandom(2000 + i) for i in range(10)}
     for key, data in files.items():
         s3.client.put_object(Bucket="photos", Key=key, Body=data)
@@ -89,7 +89,7 @@ def test_a_pack_comes_in_parts_whatever_the_service_does(s3, pack, tmp_path, fau
     assert len(all_members(source, tmp_path)) == 10
 
 
-def test_parts_that_have_come_are_not_fetched_again(s3, pack, tmp_path):
+def test_finished_parts_are_not_fetched_again(s3, pack, tmp_path):
     source = source_of("s3://photos/packs", patience=Patience(attempts=1, timeout=1))
     (planned,) = source.plan().packs
     s3.faults.next = ["", "", "403"]
@@ -105,7 +105,7 @@ def test_parts_that_have_come_are_not_fetched_again(s3, pack, tmp_path):
     assert sorted(p.name for p in tmp_path.iterdir()) == ["pack-00000", "pack-00000.lock"]
 
 
-def test_a_flipped_bit_is_noticed_and_the_pack_fetched_again(s3, pack, tmp_path):
+def test_after_a_flipped_bit_the_pack_is_fetched_again(s3, pack, tmp_path):
     source = source_of("s3://photos/packs")
     (planned,) = source.plan().packs
     s3.faults.next = ["flip"]
@@ -117,7 +117,7 @@ def test_a_flipped_bit_is_noticed_and_the_pack_fetched_again(s3, pack, tmp_path)
         source.fetch(planned, tmp_path)
 
 
-def test_an_object_that_changed_is_not_mixed(s3, pack, tmp_path):
+def test_an_object_that_changed_meanwhile_is_refused(s3, pack, tmp_path):
     source = source_of("s3://photos/packs")
     (planned,) = source.plan().packs
     s3.client.put_object(Bucket="photos", Key="packs/a.tar", Body=os.urandom(len(pack)))
@@ -125,7 +125,7 @@ def test_an_object_that_changed_is_not_mixed(s3, pack, tmp_path):
         source.fetch(planned, tmp_path)
 
 
-def test_requester_pays_is_asked_for(s3, loose, monkeypatch):
+def test_requests_offer_to_pay(s3, loose, monkeypatch):
     asked = []
     original = module._translated
     source = source_of(requester_pays=True)
@@ -140,17 +140,17 @@ def test_requester_pays_is_asked_for(s3, loose, monkeypatch):
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
-        ("s3://nowhere/x", r"s3://nowhere/x is refused \(404 NoSuchBucket\)"),
+        ("s3://nowhere/x", r"s3://nowhere/x was refused \(404 NoSuchBucket\)"),
         ("s3://photos/empty", "no photographs and no archives under s3://photos/empty"),
         ("http://photos/x", "must look like s3://bucket/prefix"),
     ],
 )
-def test_a_wrong_address_is_one_sentence(s3, uri, sentence):
+def test_a_wrong_address_is_reported(s3, uri, sentence):
     with pytest.raises(SohesError, match=sentence):
         source_of(uri).plan()
 
 
-def test_missing_credentials_are_one_sentence(s3, monkeypatch):
+def test_missing_credentials_are_reported(s3, monkeypatch):
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SohesError, match="set up AWS credentials"):

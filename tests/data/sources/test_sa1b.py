@@ -33,7 +33,7 @@ def annotations(number: int, width: int = 20) -> bytes:
 
 
 def write_pack(path: Path, numbers: range, order: tuple[str, ...] = ("jpg", "json")) -> None:
-    """A pack as SA-1B has them: named .tar, gzip inside, names under `./`."""
+    """A pack like SA-1B's: named .tar, gzipped, members under `./`."""
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as tar:
         for number in numbers:
@@ -59,7 +59,7 @@ def write_links(web: SimpleNamespace, folder: Path, packs: int = 2, sign: str = 
     (folder / "links.txt").write_text("file_name\tcdn_link\n" + "".join(rows))
 
 
-def test_the_packs_come_in_the_order_of_their_list_and_hold_out_by_name(source, tmp_path):
+def test_packs_keep_the_order_of_the_list_and_hold_out_by_name(source, tmp_path):
     packs = source.plan().packs
     assert [pack.name for pack in packs] == ["sa_000001.tar", "sa_000000.tar"]
     folder = tmp_path / "downloads"
@@ -86,22 +86,22 @@ def test_the_order_of_photograph_and_json_does_not_matter(source, web, tmp_path)
     assert [(m.image_id, m.data) for m in source.members(pack, tmp_path / "a", held_out=True)] == first
 
 
-def test_an_expired_link_says_so_and_a_fresh_list_goes_on(source, web, tmp_path):
+def test_an_expired_link_is_reported_and_a_fresh_list_continues(source, web, tmp_path):
     pack = source.plan().packs[0]
     web.faults.next = ["cut", "403"]
     with pytest.raises(
-        SohesError, match=r"sa_000001\.tar is refused \(HTTP status 403\).*expired.*fresh list"
+        SohesError, match=r"sa_000001\.tar was refused \(HTTP status 403\).*expired.*fresh list"
     ) as caught:
         source.fetch(pack, tmp_path / "downloads")
     assert "old" not in str(caught.value)
     write_links(web, tmp_path, sign="fresh")
-    assert source.plan().packs[0] == pack  # the same work: nothing that was finished is done again
+    assert source.plan().packs[0] == pack  # the same pack, so nothing finished is done again
     source.fetch(pack, tmp_path / "downloads")
     assert web.faults.paths[-1] == "/sa_000001.tar?Signature=fresh"
     assert (tmp_path / "downloads/sa_000001.tar").read_bytes() == (web.folder / "sa_000001.tar").read_bytes()
 
 
-def test_a_held_out_photograph_without_annotations_stops(source, web, tmp_path):
+def test_a_held_out_photograph_without_annotations_is_an_error(source, web, tmp_path):
     write_pack(web.folder / "sa_000001.tar", range(11, 21), ("jpg",))
     pack = source.plan().packs[0]
     source.fetch(pack, tmp_path / "downloads")
@@ -129,12 +129,12 @@ def test_annotations_that_cannot_be_read_reject_their_photograph(source, tmp_pat
     [
         ("", "has no links"),
         ("file_name\tcdn_link\n", "has no links"),
-        ("<html>expired</html>\n", "line 1: a name such as sa_000020.tar"),
+        ("<html>expired</html>\n", "line 1: expected a name such as sa_000020.tar"),
         ("../sa_000001.tar\thttps://host/x\n", "line 1"),
         ("sa_000001.tar\tfile:///etc/passwd\n", "line 1"),
     ],
 )
-def test_a_list_that_is_none_is_named(tmp_path, text, sentence):
+def test_an_invalid_list_of_links_is_reported(tmp_path, text, sentence):
     (tmp_path / "links.txt").write_text(text)
     with pytest.raises(SohesError, match=sentence):
         read_links(tmp_path / "links.txt")
@@ -146,5 +146,5 @@ def test_a_pack_without_a_link_is_named(source, web, tmp_path):
         source.plan()
 
 
-def test_the_committed_two_percent_are_twenty_packs(repository):
+def test_the_committed_list_has_twenty_packs(repository):
     assert len(read_packs(repository / "params/sa1b-2-percent.txt")) == 20

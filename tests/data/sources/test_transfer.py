@@ -32,18 +32,18 @@ def bring(web: SimpleNamespace, tmp_path: Path, digest: str | None = None) -> by
         [],
         ["500", "503"],
         ["429", "cut"],
-        ["cut", "cut", "500", "cut", "cut"],  # more than three, but each cut came after progress
+        ["cut", "cut", "500", "cut", "cut"],  # more than three, but with progress before each cut
         ["stall"],
         ["cut", "whole"],  # a server that starts over
     ],
 )
-def test_whatever_the_server_does_the_bytes_are_the_same(web, pack, tmp_path, faults):
+def test_the_bytes_are_right_whatever_the_server_does(web, pack, tmp_path, faults):
     web.faults.next = list(faults)
     assert bring(web, tmp_path) == pack
     assert len(web.faults.paths) == len(faults) + 1 - (faults[-1:] == ["whole"])
 
 
-def test_it_continues_where_another_run_was_cut(web, pack, tmp_path):
+def test_an_interrupted_transfer_is_continued(web, pack, tmp_path):
     web.faults.next = ["cut", "500", "500", "500"]
     with pytest.raises(SohesError, match=r"127\.0\.0\.1/pack\.tar: the server answers 500, 3 times in a row: .* kept"):
         bring(web, tmp_path)
@@ -53,7 +53,7 @@ def test_it_continues_where_another_run_was_cut(web, pack, tmp_path):
     assert bring(web, tmp_path) == pack
 
 
-def test_a_file_that_changed_meanwhile_starts_over(web, pack, tmp_path):
+def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(web, pack, tmp_path):
     web.faults.next = ["cut", "500", "500", "500"]
     with pytest.raises(SohesError):
         bring(web, tmp_path)
@@ -64,13 +64,13 @@ def test_a_file_that_changed_meanwhile_starts_over(web, pack, tmp_path):
 
 def test_a_wrong_digest_is_fetched_twice_then_reported(web, pack, tmp_path):
     wrong = "sha256:" + "0" * 64
-    with pytest.raises(SohesError, match=f"has the digest sha256:[0-9a-f]+ and {wrong} was expected, twice"):
+    with pytest.raises(SohesError, match=f"has the digest sha256:[0-9a-f]+, but {wrong} was expected, twice"):
         bring(web, tmp_path, digest=wrong)
     assert len(web.faults.paths) == 2
     assert not (tmp_path / "here/pack.tar").exists()
     assert bring(web, tmp_path, digest=digest_file(web.folder / "pack.tar")) == pack
     bring(web, tmp_path)
-    assert len(web.faults.paths) == 3  # what is there is not fetched again
+    assert len(web.faults.paths) == 3  # a finished file is not fetched again
 
 
 @pytest.mark.parametrize("status", [403, 404, 410])
@@ -83,19 +83,19 @@ def test_a_refusal_is_final_and_never_shows_the_signature(web, pack, tmp_path, s
     assert len(web.faults.paths) == 1
 
 
-def test_nobody_there_is_one_sentence(tmp_path):
+def test_an_unreachable_server_is_reported(tmp_path):
     with pytest.raises(SohesError, match=r"http://127\.0\.0\.1/x: no connection \(NewConnectionError\), 3 times"):
         fetch("http://127.0.0.1:9/x?secret", tmp_path / "x", patience=HASTY)
 
 
-def test_a_file_that_does_not_fit_is_not_begun(web, pack, tmp_path, monkeypatch):
+def test_a_file_that_does_not_fit_is_not_started(web, pack, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
     with pytest.raises(SohesError, match=r"pack\.tar needs 0\.0 GiB on the disk of .* free some space"):
         bring(web, tmp_path)
     assert not (tmp_path / "here/pack.tar.part").exists()
 
 
-def test_a_local_file_comes_too(tmp_path):
+def test_a_local_file_is_copied(tmp_path):
     (tmp_path / "a b.zip").write_bytes(b"zip")
     assert fetch((tmp_path / "a b.zip").as_uri(), tmp_path / "c/d.zip") == digest_file(tmp_path / "a b.zip")
     with pytest.raises(SohesError, match="no such file"):
@@ -104,7 +104,7 @@ def test_a_local_file_comes_too(tmp_path):
         fetch("ftp://host/x", tmp_path / "c/e.zip")
 
 
-def test_the_check_of_the_disk_looks_at_the_folder_that_will_be(tmp_path):
+def test_the_disk_check_accepts_a_folder_that_does_not_exist_yet(tmp_path):
     check_disk(tmp_path / "a/b/c", shutil.disk_usage(tmp_path).free // 2, "this")
     with pytest.raises(SohesError, match="this needs"):
         check_disk(tmp_path / "a/b/c", 2**60, "this")

@@ -36,7 +36,7 @@ def photographs(path: Path, **limits: int) -> dict[str, object]:
     return {name: data.reason if isinstance(data, UnreadableImage) else data for name, data in members}
 
 
-def test_tar_gzip_and_zip_give_the_same_whatever_they_are_called(tmp_path):
+def test_tar_gzip_and_zip_are_recognised_whatever_their_name(tmp_path):
     wanted = {"a.jpg": b"one", "deep/b.jpg": b"two"}
     assert photographs(write_tar(tmp_path / "plain.tar", FILES)) == wanted
     assert photographs(write_tar(tmp_path / "gzip-inside.tar", FILES, "w:gz")) == wanted
@@ -44,17 +44,17 @@ def test_tar_gzip_and_zip_give_the_same_whatever_they_are_called(tmp_path):
 
 
 @pytest.mark.parametrize("write", [write_tar, write_zip])
-def test_names_that_lead_out_are_reported_and_nothing_is_written_anywhere(tmp_path, write):
+def test_names_outside_the_archive_are_reported_and_nothing_is_written(tmp_path, write):
     (tmp_path / "in").mkdir()
     path = write(tmp_path / "in/evil", dict.fromkeys(EVIL, b"evil") | {"good.jpg": b"good"})
     found = photographs(path)
     assert found.pop("good.jpg") == b"good"
-    assert set(found.values()) == {"its name leads out of the archive"}
+    assert set(found.values()) == {"its name points outside the archive"}
     assert len(found) == len(EVIL)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["evil", "in"]
 
 
-def test_links_and_devices_are_no_photographs(tmp_path):
+def test_links_and_devices_are_skipped(tmp_path):
     odd = []
     kinds = {
         "s": tarfile.SYMTYPE,
@@ -76,7 +76,7 @@ def test_links_and_devices_are_no_photographs(tmp_path):
     assert photographs(tmp_path / "odd.zip") == {"a.jpg": b"one"}
 
 
-def test_bombs_are_refused_before_they_go_off(tmp_path):
+def test_zip_bombs_are_refused(tmp_path):
     bomb = {"a.jpg": bytes(2**21)}
     assert "2 MiB in the archive" in str(photographs(write_zip(tmp_path / "b.zip", bomb), max_member_bytes=2**20))
     with pytest.raises(SohesError, match="unpacks to more than 10 times its size"):
@@ -88,7 +88,7 @@ def test_bombs_are_refused_before_they_go_off(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["w", "w:gz"])
-def test_an_archive_that_was_cut_is_damaged_not_short(tmp_path, mode):
+def test_a_truncated_archive_is_reported_as_damaged(tmp_path, mode):
     import random
 
     noise = random.Random(0).randbytes(50_000)
@@ -98,7 +98,7 @@ def test_an_archive_that_was_cut_is_damaged_not_short(tmp_path, mode):
         photographs(path)
 
 
-def test_what_is_no_archive_is_one_sentence(tmp_path):
+def test_a_file_that_is_no_archive_is_reported(tmp_path):
     (tmp_path / "page.zip").write_text("<html>please log in</html>")
     with pytest.raises(SohesError, match=r"page\.zip is damaged"):
         photographs(tmp_path / "page.zip")
