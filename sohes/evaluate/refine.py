@@ -11,7 +11,7 @@ from dataclasses import replace
 import numpy as np
 
 from sohes import masks
-from sohes.explore.label_image import fit
+from sohes.data.imaging import fit
 from sohes.explore.refine import make_refiner
 from sohes.masks import forest, packed, runs
 from sohes.masks.packed import PackedMasks

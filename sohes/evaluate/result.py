@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sohes import masks
+from sohes.data.imaging import encode_jpeg, encode_png
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
 from sohes.masks import forest
@@ -117,9 +118,9 @@ class Result:
         folder = Path(folder)
         drawn = pictures.strongest(self.found)
         for suffix, encoded in (
-            ("photo.jpg", pictures.encode_jpeg(self.image)),
-            ("overlay.png", pictures.encode_png(pictures.overlay(self.image, drawn))),
-            ("levels.png", pictures.encode_png(pictures.contact_sheet(self.image, drawn))),
+            ("photo.jpg", encode_jpeg(self.image)),
+            ("overlay.png", encode_png(pictures.overlay(self.image, drawn))),
+            ("levels.png", encode_png(pictures.contact_sheet(self.image, drawn))),
         ):
             with atomic_path(folder / f"{name}.{suffix}") as path:
                 path.write_bytes(encoded)

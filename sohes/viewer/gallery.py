@@ -11,7 +11,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from sohes import masks
-from sohes.data.store.images import ImageStore, decode_image
+from sohes.data.imaging import encode_jpeg
+from sohes.data.store.decode import decode_image
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
@@ -113,7 +115,7 @@ def as_shown(picture: Picture) -> tuple[bytes, dict[str, Any]]:
             raise SohesError(f"the masks of {name} are {found.width} x {found.height} pixels, the photograph is not")
         image, small = pictures.reduced(picture.image, found, longest=LONGEST)
         layers.append({"name": name, "masks": _masks(small)})
-    return pictures.encode_jpeg(image), {"height": image.shape[0], "width": image.shape[1], "layers": layers}
+    return encode_jpeg(image), {"height": image.shape[0], "width": image.shape[1], "layers": layers}
 
 
 def _masks(found: MaskSet) -> list[dict[str, Any]]:

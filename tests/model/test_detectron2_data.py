@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from packing import pack_images
 from PIL import Image
 
 from sohes import masks
 from sohes.backbone.vit import Backbone
-from sohes.data.store.images import pack_images
 from sohes.data.store.labels import CROWD, write_shard
 from sohes.errors import SohesError
 from sohes.evaluate.recall import evaluate_masks

@@ -17,7 +17,7 @@ from sohes.data.benchmarks import coco
 from sohes.data.sources.source import Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, LinkRefused, Patience, fetch
 from sohes.data.sources.unpack import iter_members
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import MaskSet
 
