@@ -14,7 +14,7 @@ from sohes.explore.refine import Refiner, make_refiner
 from sohes.masks import packed
 from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
 from sohes.masks.packed import PackedMasks
-from sohes.masks.runs import encode
+from sohes.masks.stretch import encode_stretched
 from sohes.params import ExploreParams
 from sohes.structures import MaskSet
 
@@ -65,7 +65,7 @@ def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray
 
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
     """The masks as run lengths of `size` (height, width) by the nearest pixel."""
-    return MaskSet(*size, encode(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
+    return MaskSet(*size, encode_stretched(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
