@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sohes.data.store.images import decode_image, rgb_pixels
+from sohes.data.store.decode import decode_image, rgb_pixels
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
 from sohes.evaluate.result import Result

@@ -1,4 +1,4 @@
-"""The containers that travel through the house, and the legend of shape letters.
+"""The containers that the rooms exchange, and the legend of shape letters.
 
 Shape letters, used as suffixes (`mask_logits_BQhw`) and in docstrings:
 
@@ -21,13 +21,16 @@ if TYPE_CHECKING:  # torch takes seconds to import, and half of the commands nev
     from torch import Tensor
 
 
+CROWD = "crowd"  # source of ground truth over many objects at once: evaluation neither asks for it nor punishes it
+
+
 @dataclass(frozen=True)
 class MaskSet:
     """The masks of one image with their scores and their forest; `sohes.masks` packs and unpacks it.
 
     rles: N byte strings, COCO's compressed run lengths of an H x W mask.
     scores: (N,) float32 in [0, 1].  parents: (N,) int64, index into this set, -1 for a root.
-    sources: N words that say which step found the mask (`global`, `local`, `instruct`, ...).
+    sources: N words for the step that found each mask (`global`, `local`, `instruct`, ...), or CROWD.
     """
 
     height: int
@@ -61,7 +64,7 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Targets:
-    """What one training image should yield. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j."""
+    """What one training image should give. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j."""
 
     masks_THW: Tensor
     ancestors_TT: Tensor

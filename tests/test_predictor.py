@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 import sohes
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.predictor import as_pixels
 

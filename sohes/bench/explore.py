@@ -14,8 +14,9 @@ from sohes.bench.cluster import brute_force_merge
 from sohes.bench.cost import peak_gb
 from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
+from sohes.data.imaging import fit
 from sohes.data.scenes.render import render_scene
-from sohes.explore.label_image import at_size, fit, label_image, make_extractor, parents_by_coverage, refine
+from sohes.explore.label_image import at_size, label_image, make_extractor, parents_by_coverage, refine
 from sohes.explore.label_image import without_duplicates as nms
 from sohes.explore.local import Extract, global_regions, local_regions, square
 from sohes.explore.merge.tree import merge_tree

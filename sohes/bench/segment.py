@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 
 from sohes.bench.cost import Cost, compared
+from sohes.data.imaging import encode_jpeg
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
-from sohes.evaluate.pictures import encode_jpeg
 from sohes.project import Project
 
 HEIGHT, WIDTH = 1500, 2250

@@ -21,8 +21,9 @@ import typer
 from sohes.commands.options import BACKBONE, HERE, ParamsFile, Upright
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
-from sohes.data.store.images import Rejected, decode_image
+from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import iter_records, write_shard
+from sohes.data.store.rejected import Rejected, first_reasons, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
@@ -31,7 +32,7 @@ from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
-from sohes.stages.explore import SCHEMA_VERSION, write_rejected
+from sohes.stages.explore import SCHEMA_VERSION
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards
@@ -143,7 +144,7 @@ def _finish(
     found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
     total = sum(map(len, work.shards))
     images, explore = total - len(rejected), params.explore
-    first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])
+    first = first_reasons(rejected)
     if not images:
         work.remove()
         raise SohesError(f"none of {total} photographs could be labelled: fix them or name others. The first: {first}")

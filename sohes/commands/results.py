@@ -24,7 +24,7 @@ from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import CROWD, iter_records
+from sohes.data.store.labels import iter_records
 from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
@@ -32,7 +32,7 @@ from sohes.explore import label_free
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES
 from sohes.project import Project
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 from sohes.work.files import atomic_path
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards

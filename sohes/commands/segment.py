@@ -17,7 +17,7 @@ from rich.progress import Progress
 
 from sohes.commands.options import HERE, ParamsFile, Upright
 from sohes.data.sources.folder import left_out, list_photographs
-from sohes.data.store.images import UnreadableImage, decode_image
+from sohes.data.store.decode import UnreadableImage, decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.params import Params, load_params_anywhere

@@ -11,6 +11,7 @@ import typer
 
 from sohes import masks
 from sohes.commands.options import HERE, ParamsFile
+from sohes.data.imaging import encode_png
 from sohes.evaluate import pictures
 from sohes.masks import forest
 from sohes.params import Params, load_params
@@ -60,7 +61,7 @@ def run(params: Params, root: Path, *, out: Path, phase: str = "instruct", step:
             print(f"passed over {reason}", file=sys.stderr)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_path(out) as path:
-        path.write_bytes(pictures.encode_png(sheet(drawn)))
+        path.write_bytes(encode_png(sheet(drawn)))
 
 
 def sheet(samples: list[Sample], *, gap: int = 8) -> np.ndarray:

@@ -1,7 +1,8 @@
-"""Letterbox: an image fitted into a square, its longer side filled, padded at the bottom and on the right.
+"""(H, W, 3) uint8 RGB images resized and encoded.
 
-Training, prediction and phase 3 share this geometry, so that a mask found in the square finds its way back.
-Pixel centres are aligned (a pixel covers [i, i + 1)), as in torch's `interpolate(align_corners=False)`.
+The letterbox fits an image into a square, padded at the bottom and on the right. Training and prediction share it, so a
+mask found in the square maps back to the image. A pixel covers [i, i + 1), as in torch's
+`interpolate(align_corners=False)`.
 """
 
 from __future__ import annotations
@@ -30,33 +31,37 @@ def letterbox(image_HW3: np.ndarray, image_size: int) -> tuple[np.ndarray, tuple
     return square, (h, w)
 
 
-def letterbox_masks(masks_NHW: np.ndarray, image_size: int) -> np.ndarray:
-    """(N, S, S) bool: the pixels of the square of which a mask covers at least half; the padding is in none."""
-    n, height, width = masks_NHW.shape
-    h, w = letterbox_size(height, width, image_size)
-    squares = np.zeros((n, image_size, image_size), bool)
-    for mask, square in zip(masks_NHW, squares, strict=True):
-        square[:h, :w] = _resize(mask.astype(np.float32), h, w) >= 0.5
-    return squares
+def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
+    """The image, reduced if its longer side exceeds `longest` pixels."""
+    return _reduced(image_HW3, longest / max(image_HW3.shape[:2]))
 
 
-def unletterbox(square: np.ndarray, content_hw: tuple[int, int], image_hw: tuple[int, int]) -> np.ndarray:
-    """A square's content, (S, S) or (S, S, 3) uint8 or float32, at the image's size. `content_hw` in its pixels."""
-    h, w = content_hw
-    return _resize(square[:h, :w], *image_hw)
+def fit_shorter(image_HW3: np.ndarray, shortest: int) -> np.ndarray:
+    """The image, reduced if its shorter side exceeds `shortest` pixels."""
+    return _reduced(image_HW3, shortest / min(image_HW3.shape[:2]))
 
 
-def unletterbox_masks(masks_NSS: np.ndarray, content_hw: tuple[int, int], image_hw: tuple[int, int]) -> np.ndarray:
-    """(N, H, W) bool masks of the image from (N, S, S) bool masks of its square."""
-    masks = np.zeros((len(masks_NSS), *image_hw), bool)
-    for square, mask in zip(masks_NSS, masks, strict=True):
-        mask[:] = unletterbox(square.astype(np.float32), content_hw, image_hw) >= 0.5
-    return masks
+def _reduced(image_HW3: np.ndarray, scale: float) -> np.ndarray:
+    if scale >= 1:
+        return image_HW3
+    height, width = (max(1, round(side * scale)) for side in image_HW3.shape[:2])
+    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA)
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
     if image.shape[:2] == (height, width):
         return image
-    # Averaging over areas keeps thin parts and does not alias; it has no meaning when enlarging.
+    # Averaging over areas keeps thin parts and does not alias; it means nothing when enlarging.
     method = cv2.INTER_AREA if height * width < image.shape[0] * image.shape[1] else cv2.INTER_LINEAR
     return cv2.resize(np.ascontiguousarray(image), (width, height), interpolation=method)
+
+
+def encode_png(image_HW3: np.ndarray) -> bytes:
+    """A PNG file's bytes."""
+    return cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))[1].tobytes()
+
+
+def encode_jpeg(image_HW3: np.ndarray, *, quality: int = 88) -> bytes:
+    """A JPEG file's bytes."""
+    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
+    return cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), flags)[1].tobytes()

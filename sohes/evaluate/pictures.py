@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.explore.label_image import fit
+from sohes.data.imaging import fit
 from sohes.masks import forest
 from sohes.structures import MaskSet
 
@@ -127,15 +127,6 @@ def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:
     for panel in panels[1:]:
         row += [spacer, panel]
     return np.concatenate(row, axis=1)
-
-
-def encode_png(image_HW3: np.ndarray) -> bytes:
-    return cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))[1].tobytes()
-
-
-def encode_jpeg(image_HW3: np.ndarray, *, quality: int = 88) -> bytes:
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    return cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
 
 
 def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> MaskSet:

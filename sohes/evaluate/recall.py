@@ -18,12 +18,11 @@ import numba
 import numpy as np
 from faster_coco_eval.core import mask as rle_mask
 
-from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.evaluate.intervals import paired_interval
 from sohes.masks import areas, coco_rles
 from sohes.masks.forest import forest_ancestors
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled

@@ -11,10 +11,11 @@ from dataclasses import replace
 import numpy as np
 
 from sohes import masks
-from sohes.explore.label_image import fit
+from sohes.data.imaging import fit
 from sohes.explore.refine import make_refiner
-from sohes.masks import forest, packed, runs
+from sohes.masks import forest, packed
 from sohes.masks.packed import PackedMasks
+from sohes.masks.stretch import encode_stretched
 from sohes.structures import MaskSet
 
 
@@ -44,7 +45,7 @@ def refine_masks(
     moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
     in_order = np.argsort(np.concatenate([moved, stayed]))
     settled = packed.join([after[moved], before[stayed]], size=view.shape[:2])[in_order]
-    enlarged = runs.encode(settled, (found.height, found.width))
+    enlarged = encode_stretched(settled, (found.height, found.width))
     rles = tuple(new if same else old for new, old, same in zip(enlarged, found.rles, alike, strict=True))
     refined = replace(found, rles=rles)
     refined = replace(refined, parents=_larger_parents(found.parents, masks.areas(refined)))

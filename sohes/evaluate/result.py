@@ -1,4 +1,4 @@
-"""What segmenting one photograph yields: masks with scores and a forest, and the ways out of it."""
+"""What segmenting one photograph gives: masks with scores and a forest, and their export."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sohes import masks
+from sohes.data.imaging import encode_jpeg, encode_png
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
-from sohes.masks import forest
+from sohes.masks import forest, mask_json
 from sohes.structures import MaskSet
 from sohes.work.files import atomic_path
 
@@ -23,10 +24,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Result:
-    """One photograph's masks, best first where a model found them. It may be pickled.
+    """One photograph's masks, best first where a model found them. It can be pickled.
 
     image: (H, W, 3) uint8 RGB, the photograph that the masks are for.
-    found: the masks as run lengths; `masks` unpacks them, which takes N x H x W bytes.
+    found: the masks as run lengths; `masks` unpacks them into N x H x W bytes.
     """
 
     image: np.ndarray
@@ -39,7 +40,7 @@ class Result:
         return f"Result({len(self)} masks of {self.found.width} x {self.found.height} pixels)"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"image": self.image, "found": self.found}  # not what can be worked out again from them
+        return {"image": self.image, "found": self.found}  # the rest is computed again
 
     @cached_property
     def masks(self) -> np.ndarray:
@@ -72,18 +73,15 @@ class Result:
         return masks.boxes_xywh(self.found)
 
     def to_json(self, file_name: str = "") -> dict[str, Any]:
-        """SA-1B's JSON of one image with `score` and `parent_id` (null for a whole entity) added; ids from 1."""
-        image = {"file_name": file_name, "height": self.found.height, "width": self.found.width}
-        return {"image": image, "annotations": [self._annotation(i) for i in range(len(self))]}
+        """SA-1B's JSON of one image with scores and the forest, as `sohes.masks.mask_json` describes it."""
+        return mask_json.sa1b(self.found, file_name)
 
     def to_coco(self, file_name: str = "", *, image_id: int = 1) -> dict[str, Any]:
-        """COCO's JSON of the single category `entity`, which pycocotools reads; `score` and `parent_id` are added."""
-        image = {"id": image_id, "file_name": file_name, "height": self.found.height, "width": self.found.width}
-        of_image = {"image_id": image_id, "category_id": 1, "iscrowd": 0}
+        """COCO's JSON of the single category `entity`, which pycocotools reads, with scores and the forest."""
         return {
-            "images": [image],
-            "categories": [{"id": 1, "name": "entity"}],
-            "annotations": [self._annotation(i) | of_image for i in range(len(self))],
+            "images": [mask_json.coco_image(self.found, file_name, image_id)],
+            "categories": mask_json.CATEGORIES,
+            "annotations": mask_json.coco_annotations(self.found, image_id),
         }
 
     def to_supervision(self) -> supervision.Detections:
@@ -103,7 +101,7 @@ class Result:
         )
 
     def plot(self, *, level: int | None = None, min_score: float = 0.4) -> np.ndarray:
-        """(H, W, 3) uint8: the photograph with its masks tinted; those above min_score, at least the ten best.
+        """(H, W, 3) uint8: the photograph with its masks above `min_score`, at least the ten best, tinted.
 
         level: one depth of the forest only, 0 for whole entities.
         """
@@ -112,14 +110,14 @@ class Result:
     def save(self, folder: Path | str, name: str = "photo", *, file_name: str = "") -> Path:
         """Write `<name>.json`, the photograph as `<name>.photo.jpg`, `<name>.overlay.png` and `<name>.levels.png`.
 
-        file_name: what the JSON calls the photograph. Returns the JSON's path, which is written last.
+        file_name: the photograph's name in the JSON. Returns the JSON's path, which is written last.
         """
         folder = Path(folder)
         drawn = pictures.strongest(self.found)
         for suffix, encoded in (
-            ("photo.jpg", pictures.encode_jpeg(self.image)),
-            ("overlay.png", pictures.encode_png(pictures.overlay(self.image, drawn))),
-            ("levels.png", pictures.encode_png(pictures.contact_sheet(self.image, drawn))),
+            ("photo.jpg", encode_jpeg(self.image)),
+            ("overlay.png", encode_png(pictures.overlay(self.image, drawn))),
+            ("levels.png", encode_png(pictures.contact_sheet(self.image, drawn))),
         ):
             with atomic_path(folder / f"{name}.{suffix}") as path:
                 path.write_bytes(encoded)
@@ -127,17 +125,3 @@ class Result:
         with atomic_path(target) as path:
             path.write_text(json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
         return target
-
-    def _annotation(self, i: int) -> dict[str, Any]:
-        parent = int(self.parents[i])
-        return {
-            "id": i + 1,
-            "segmentation": {
-                "size": [self.found.height, self.found.width],
-                "counts": self.found.rles[i].decode("ascii"),
-            },
-            "area": int(self.areas[i]),
-            "bbox": self.boxes_xywh[i].tolist(),
-            "score": round(float(self.scores[i]), 6),
-            "parent_id": parent + 1 if parent >= 0 else None,
-        }

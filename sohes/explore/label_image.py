@@ -5,16 +5,16 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
+from sohes.data.imaging import fit
 from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
 from sohes.explore.peers import peer_candidates
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.masks import packed
 from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
 from sohes.masks.packed import PackedMasks
-from sohes.masks.runs import encode
+from sohes.masks.stretch import encode_stretched
 from sohes.params import ExploreParams
 from sohes.structures import MaskSet
 
@@ -63,19 +63,9 @@ def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray
     return parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=theta_cover), np.diagonal(shared))
 
 
-def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
-    """The image, reduced if its longer side exceeds `longest` pixels."""
-    height, width = image_HW3.shape[:2]
-    scale = longest / max(height, width)
-    if scale >= 1:
-        return image_HW3
-    size = (max(1, round(width * scale)), max(1, round(height * scale)))
-    return cv2.resize(image_HW3, size, interpolation=cv2.INTER_AREA)
-
-
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
     """The masks as run lengths of `size` (height, width) by the nearest pixel."""
-    return MaskSet(*size, encode(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
+    return MaskSet(*size, encode_stretched(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
 
 
 def make_extractor(params: ExploreParams, backbone: Path) -> Extract:

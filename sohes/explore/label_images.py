@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sohes.data.store.images import Rejected
 from sohes.data.store.labels import write_shard
+from sohes.data.store.rejected import Rejected
 from sohes.errors import is_the_machines
 from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract

@@ -1,20 +1,15 @@
-"""Masks as arrays and as run lengths."""
+"""Masks as boolean pictures, as bits, as run lengths and as JSON, and the forest over them."""
 
-from sohes.masks.dense import (
+from sohes.masks.dense import bounding_boxes, intersections, iou_from_intersections, nms_from_iou
+from sohes.masks.rle import (
     areas,
-    bounding_boxes,
     boxes_xywh,
     coco_rles,
     decode,
     empty_mask_set,
     encode,
-    intersections,
-    iou_from_intersections,
     mask_set,
     nearest,
-    nms_from_iou,
-    nonzero_boxes,
-    popcount,
     sample,
 )
 
@@ -31,7 +26,5 @@ __all__ = [
     "mask_set",
     "nearest",
     "nms_from_iou",
-    "nonzero_boxes",
-    "popcount",
     "sample",
 ]

@@ -1,7 +1,7 @@
-"""Masks as bits, each only where it is: what phase 1 computes with. Pure functions.
+"""Masks as bits, each only within its bounding box: what phase 1 computes with.
 
-One image may have thousands of candidates, most of them a few hundred pixels large. As full boolean pictures of
-1024 x 1024 they would fill gigabytes; here a mask costs an eighth of its bounding box.
+One image may have thousands of candidates, most of them a few hundred pixels large. As boolean pictures of 1024 x 1024
+they would fill gigabytes; here a mask costs an eighth of its box.
 """
 
 from __future__ import annotations
@@ -11,8 +11,6 @@ from dataclasses import dataclass
 
 import numba
 import numpy as np
-
-from sohes.masks import nonzero_boxes, popcount
 
 
 @dataclass(frozen=True)
@@ -33,13 +31,13 @@ class PackedMasks:
         return len(self.boxes_N4)
 
     def __getitem__(self, kept: np.ndarray) -> PackedMasks:
-        """The masks that an index array or a (N,) bool array names."""
+        """The masks at an index array or under a (N,) bool array."""
         boxes, first = self.boxes_N4[kept], self.first_N[kept]
         words = [self.words[start : start + count] for start, count in zip(first, _word_counts(boxes), strict=True)]
         return _assembled(self.size, boxes, words)
 
     def window(self, index: int, box_yxyx: Sequence[int]) -> np.ndarray:
-        """(y1 - y0, x1 - x0) bool: one mask as far as it lies in a box of the picture."""
+        """(y1 - y0, x1 - x0) bool: the part of one mask inside a box of the picture."""
         y0, x0, y1, x1 = (int(side) for side in box_yxyx)
         seen = np.zeros((y1 - y0, x1 - x0), bool)
         row0, word0, row1, word1 = self.boxes_N4[index].tolist()
@@ -63,6 +61,12 @@ def _word_counts(boxes_N4: np.ndarray) -> np.ndarray:
     return (boxes_N4[:, 2] - boxes_N4[:, 0]) * (boxes_N4[:, 3] - boxes_N4[:, 1])
 
 
+def _blank(size: tuple[int, int], boxes_N4: np.ndarray) -> PackedMasks:
+    """Masks with these boxes and not yet a pixel."""
+    counts = _word_counts(boxes_N4)
+    return PackedMasks(size, boxes_N4, np.zeros(counts.sum(), np.uint64), np.cumsum(counts) - counts)
+
+
 def _assembled(size: tuple[int, int], boxes_N4: np.ndarray, words: Sequence[np.ndarray]) -> PackedMasks:
     counts = _word_counts(boxes_N4)
     joined = np.concatenate(words) if len(words) else np.zeros(0, np.uint64)
@@ -71,8 +75,50 @@ def _assembled(size: tuple[int, int], boxes_N4: np.ndarray, words: Sequence[np.n
 
 def pack(masks_Nhw: np.ndarray, *, size: tuple[int, int], origin: tuple[int, int] = (0, 0)) -> PackedMasks:
     """Pack (N, h, w) bool masks whose first pixel is the picture's pixel `origin`."""
-    height, width = masks_Nhw.shape[1:]
-    return lay(masks_Nhw, np.arange(height), np.arange(width), size=size, origin=origin)
+    y, x = origin
+    rows_of_words = _as_words(masks_Nhw, x % 64)
+    packed = _blank(size, nonzero_boxes(rows_of_words))
+    _cut(packed.words, packed.boxes_N4, packed.first_N, rows_of_words)
+    packed.boxes_N4[packed.boxes_N4[:, 2] > 0] += np.array([y, x // 64, y, x // 64])
+    return packed
+
+
+def _as_words(masks_Nhw: np.ndarray, skipped: int) -> np.ndarray:
+    """(N, h, ceil((skipped + w) / 64)) uint64: each row's pixels as bits behind `skipped` zeros."""
+    if skipped:
+        masks_Nhw = np.pad(masks_Nhw, ((0, 0), (0, 0), (skipped, 0)))
+    bits = np.packbits(masks_Nhw, axis=2, bitorder="little")
+    if missing := -bits.shape[2] % 8:
+        bits = np.pad(bits, ((0, 0), (0, 0), (0, missing)))
+    return bits.view(np.uint64)
+
+
+@numba.njit(cache=True)
+def nonzero_boxes(cells):
+    """(N, 4) int64 half-open boxes (row, column, row, column) of what is not zero in (N, h, w) words or cells; all
+    zeros where everything is."""
+    n, height, width = cells.shape
+    boxes = np.zeros((n, 4), np.int64)
+    for i in range(n):
+        y0, x0, y1, x1 = height, width, 0, 0
+        for y in range(height):
+            for x in range(width):
+                if cells[i, y, x]:
+                    y0, y1 = min(y0, y), y + 1
+                    x0, x1 = min(x0, x), max(x1, x + 1)
+        if y1:
+            boxes[i] = (y0, x0, y1, x1)
+    return boxes
+
+
+@numba.njit(cache=True)
+def _cut(words, boxes, first, rows_of_words):
+    for i in range(len(boxes)):
+        row0, word0, row1, word1 = boxes[i]
+        wide = word1 - word0
+        for y in range(row0, row1):
+            start = first[i] + (y - row0) * wide
+            words[start : start + wide] = rows_of_words[i, y, word0:word1]
 
 
 def lay(
@@ -93,11 +139,9 @@ def lay(
     boxes[(boxes[:, 2] <= boxes[:, 0]) | (boxes[:, 3] <= boxes[:, 1])] = 0
     boxes[:, 1] //= 64
     boxes[:, 3] = -(-boxes[:, 3] // 64)
-    counts = _word_counts(boxes)
-    first = np.cumsum(counts) - counts
-    words = np.zeros(counts.sum(), np.uint64)
-    _fill(words, boxes, first, cells, np.asarray(from_rows), np.asarray(from_columns), *origin)
-    return PackedMasks(size, boxes, words, first)
+    packed = _blank(size, boxes)
+    _fill(packed.words, boxes, packed.first_N, cells, np.asarray(from_rows), np.asarray(from_columns), *origin)
+    return packed
 
 
 def _first_of(from_cells: np.ndarray, cells: int) -> np.ndarray:
@@ -141,12 +185,12 @@ def areas(masks: PackedMasks) -> np.ndarray:
 
 
 def overlaps(masks: PackedMasks, others: PackedMasks) -> np.ndarray:
-    """(N,) int64: the pixels that mask i shares with the other ones' mask i."""
+    """(N,) int64: the pixels that mask i shares with mask i of the others."""
     return _overlaps(masks.boxes_N4, masks.words, masks.first_N, others.boxes_N4, others.words, others.first_N)
 
 
 def resemble(masks: PackedMasks, others: PackedMasks, *, min_iou: float) -> np.ndarray:
-    """(N,) bool: whether mask i and the other ones' mask i share a pixel and have an IoU of at least `min_iou`."""
+    """(N,) bool: whether mask i and mask i of the others share a pixel and have an IoU of at least `min_iou`."""
     shared = overlaps(masks, others)
     return (shared > 0) & (shared >= min_iou * (areas(masks) + areas(others) - shared))
 
@@ -157,9 +201,17 @@ def intersections(masks: PackedMasks) -> np.ndarray:
 
 
 def suppress(masks: PackedMasks, *, nms_iou: float) -> np.ndarray:
-    """Indices kept by greedy non-maximum suppression in the masks' own order: a mask falls if it is empty, or if an
-    earlier kept one has IoU above `nms_iou` with it."""
+    """(K,) int64 indices kept by greedy non-maximum suppression in the masks' own order: a mask is dropped if it is
+    empty, or if an earlier kept one has IoU above `nms_iou` with it."""
     return _suppress(masks.boxes_N4, masks.words, masks.first_N, float(nms_iou))
+
+
+@numba.njit(cache=True)
+def _popcount(word):  # the classic parallel bit count: numba turns it into one instruction where there is one
+    word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
+    word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
+    word = (word + (word >> np.uint64(4))) & np.uint64(0x0F0F0F0F0F0F0F0F)
+    return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
 @numba.njit(cache=True)
@@ -168,7 +220,7 @@ def _areas(boxes, words, first):
     for i in range(len(boxes)):
         count = np.uint64(0)
         for k in range(first[i], first[i] + (boxes[i, 2] - boxes[i, 0]) * (boxes[i, 3] - boxes[i, 1])):
-            count += popcount(words[k])
+            count += _popcount(words[k])
         area[i] = np.int64(count)
     return area
 
@@ -184,7 +236,7 @@ def _shared(box, words, start, other_box, other_words, other_start):
         row = start + (y - box[0]) * wide - box[1]
         other_row = other_start + (y - other_box[0]) * other_wide - other_box[1]
         for x in range(x0, x1):
-            count += popcount(words[row + x] & other_words[other_row + x])
+            count += _popcount(words[row + x] & other_words[other_row + x])
     return np.int64(count)
 
 
@@ -212,15 +264,15 @@ def _suppress(boxes, words, first, nms_iou):
     kept = np.empty(len(boxes), np.int64)
     count = 0
     for i in range(len(boxes)):
-        falls = area[i] == 0
+        dropped = area[i] == 0
         for k in kept[:count]:
             if min(area[i], area[k]) <= nms_iou * max(area[i], area[k]):
                 continue  # the ratio of areas is the highest IoU that two masks can have
             shared = _shared(boxes[i], words, first[i], boxes[k], words, first[k])
             if shared / (area[i] + area[k] - shared) > nms_iou:
-                falls = True
+                dropped = True
                 break
-        if not falls:
+        if not dropped:
             kept[count] = i
             count += 1
     return kept[:count]

@@ -17,11 +17,11 @@ from PIL import Image
 
 from sohes import masks
 from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import CROWD, LabelStore
+from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import forest
 from sohes.model.detectron2_heads import require_detectron2
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 from sohes.work.files import atomic_path
 
 XYWH_ABS = 1  # detectron2.structures.BoxMode's numbers do not change: they are written into people's files

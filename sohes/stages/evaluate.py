@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from sohes import tracking
-from sohes.data.store.images import ImageStore, new_folder
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.evaluate.phases import UNTRAINED, Predicted, depends_on, make_predictor, predict_images, write_predicted
@@ -22,6 +22,7 @@ from sohes.project import Project
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
+from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from sohes import tracking
-from sohes.data.store.images import ImageStore, Rejected, new_folder
+from sohes.data.store.images import ImageStore
+from sohes.data.store.rejected import Rejected, check_rejected, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
@@ -24,9 +24,10 @@ from sohes.explore.local import Extract
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params
 from sohes.project import Project, require
-from sohes.work.files import atomic_path, digest_file, write_json
+from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
+from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
 
 SCHEMA_VERSION = 1
@@ -114,7 +115,8 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
     found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
     rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
     try:
-        _check_rejected(images, rejected, params.explore.max_rejected_fraction)
+        limit = params.explore.max_rejected_fraction
+        check_rejected(images, rejected, max_rejected_fraction=limit, stage="explore")
     except SohesError:
         work.redo(index for index, part in enumerate(facts) if part["rejected"])
         raise
@@ -137,22 +139,3 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
         )
     work.remove()
     return {"images": images, "masks_per_image": found.total() / images, "rejected": len(rejected)}
-
-
-def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
-    """One line per image that could not be labelled."""
-    with atomic_path(path) as temporary:
-        lines = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected)
-        temporary.write_text("".join(lines), encoding="utf-8")
-
-
-def _check_rejected(images: int, rejected: Sequence[Rejected], max_rejected_fraction: float) -> None:
-    """SohesError, with the first images and their reasons, if too little is left."""
-    total = images + len(rejected)
-    if images and len(rejected) <= max_rejected_fraction * total:
-        return
-    first = "; ".join(f"{image.file_name}: {image.reason}" for image in rejected[:3])
-    raise SohesError(
-        f"{len(rejected)} of {total} images could not be labelled, more than explore.max_rejected_fraction "
-        f"({max_rejected_fraction:g}) allows: fix or remove them, or raise it. The first: {first}"
-    )

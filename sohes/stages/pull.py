@@ -24,19 +24,11 @@ from sohes.data.sources.sa1b import Sa1bSource
 from sohes.data.sources.scenes import ScenesSource
 from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
 from sohes.data.sources.transfer import check_disk
-from sohes.data.store.images import (
-    Candidate,
-    ImageEntry,
-    ImageStore,
-    Rejected,
-    UnreadableImage,
-    check_rejected,
-    pack_shard,
-    publish_folder,
-    shard_name,
-    write_manifest,
-)
+from sohes.data.store.decode import UnreadableImage
+from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import write_shard
+from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
+from sohes.data.store.rejected import Rejected, check_rejected
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.project import Project
@@ -44,6 +36,7 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards, report_images
+from sohes.work.publish import publish_folder
 from sohes.work.sharded import Facts, ShardedWork
 
 SPLITS = ("images", "eval")

@@ -13,6 +13,7 @@ import numpy as np
 import yaml
 
 from sohes import tracking
+from sohes.data.imaging import encode_jpeg
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
@@ -201,8 +202,7 @@ def _photo(
         "name": store.entry(image_id).file_name,
         "note": "" if recall is None else f"{word}: recall of phase 3 is {recall:.1f}",
         "panels": [
-            {"caption": caption, "data": base64.b64encode(pictures.encode_jpeg(panel)).decode()}
-            for caption, panel in panels
+            {"caption": caption, "data": base64.b64encode(encode_jpeg(panel)).decode()} for caption, panel in panels
         ],
     }
 

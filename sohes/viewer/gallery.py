@@ -1,4 +1,4 @@
-"""What the viewer shows: photographs, each with one or several layers of masks, from results or from a project."""
+"""What the viewer shows: photographs with layers of masks, from results or from a project."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ from typing import Any, Protocol
 import numpy as np
 
 from sohes import masks
-from sohes.data.store.images import ImageStore, decode_image
+from sohes.data.imaging import encode_jpeg
+from sohes.data.store.decode import decode_image
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
 from sohes.masks import forest
+from sohes.masks.mask_json import read_sa1b
+from sohes.pipeline import PHASES
+from sohes.project import Project
 from sohes.structures import MaskSet
 
 TRUTH = "ground truth"
-PHASES = ("explore", "instruct", "correct")
 LONGEST = 1024  # pixels of a side as shown; masks are reduced with their photograph
 MAX_MEGAPIXELS = 200
 
@@ -59,16 +63,13 @@ class ResultGallery:
 
 
 class ProjectGallery:
-    """A project's held-out images: the ground truth, if there is one, and what each phase found."""
+    """A project's held-out images: the ground truth, if there is any, and the masks of each phase."""
 
     def __init__(self, root: Path) -> None:
-        self.images = ImageStore(root / "data/eval")
-        self.layers: dict[str, LabelStore] = {}
-        if (root / "data/eval/labels").exists():
-            self.layers[TRUTH] = LabelStore(root / "data/eval/labels")
-        for phase in PHASES:
-            if (root / "predictions" / phase).exists():
-                self.layers[phase] = LabelStore(root / "predictions" / phase)
+        project = Project(root)
+        self.images = ImageStore(project.held_out)
+        shards = [(TRUTH, project.truth), *((phase, project.predictions(phase)) for phase in PHASES)]
+        self.layers = {name: LabelStore(folder) for name, folder in shards if folder.exists()}
         self.names = [self.images.entry(image_id).file_name for image_id in self.images.image_ids]
 
     def read(self, place: int) -> Picture:
@@ -80,23 +81,11 @@ class ProjectGallery:
 def read_result(file: Path) -> MaskSet:
     """The masks of one JSON file of `sohes segment`. SohesError if it is none, or if its parents form a cycle."""
     try:
-        content = json.loads(file.read_text())
-        size, annotations = content["image"], content["annotations"]
-        places = {a["id"]: i for i, a in enumerate(annotations)}
-        found = MaskSet(
-            size["height"],
-            size["width"],
-            tuple(a["segmentation"]["counts"].encode("ascii") for a in annotations),
-            np.array([a["score"] for a in annotations], np.float32),
-            np.array([-1 if a["parent_id"] is None else places[a["parent_id"]] for a in annotations], np.int64),
-            ("",) * len(annotations),
-        )
-        forest.levels(found.parents)  # ValueError for a cycle, which the page would walk for ever
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        return read_sa1b(json.loads(file.read_text()), file).masks
+    except (ValueError, SohesError) as error:
         raise SohesError(
             f"{file} is not a result of `sohes segment` ({error}): name the folder that it wrote, or segment again"
         ) from None
-    return found
 
 
 def is_result(file: Path) -> bool:
@@ -113,7 +102,7 @@ def as_shown(picture: Picture) -> tuple[bytes, dict[str, Any]]:
             raise SohesError(f"the masks of {name} are {found.width} x {found.height} pixels, the photograph is not")
         image, small = pictures.reduced(picture.image, found, longest=LONGEST)
         layers.append({"name": name, "masks": _masks(small)})
-    return pictures.encode_jpeg(image), {"height": image.shape[0], "width": image.shape[1], "layers": layers}
+    return encode_jpeg(image), {"height": image.shape[0], "width": image.shape[1], "layers": layers}
 
 
 def _masks(found: MaskSet) -> list[dict[str, Any]]:

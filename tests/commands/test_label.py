@@ -15,7 +15,7 @@ from PIL import Image
 from sohes.commands.label import run
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.data.scenes.render import render_scene
-from sohes.data.store.images import decode_image
+from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import export_coco, read_shard
 from sohes.errors import SohesError
 from sohes.explore import label_images

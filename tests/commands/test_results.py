@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import yaml
+from packing import pack_images
 from PIL import Image
 
 from sohes.commands import results
-from sohes.data.store.images import pack_images
 from sohes.data.store.labels import export_coco
 from sohes.errors import SohesError
 from sohes.masks import mask_set

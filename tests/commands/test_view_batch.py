@@ -3,11 +3,12 @@ import io
 import cv2
 import numpy as np
 import pytest
+from packing import pack_images
 from PIL import Image
 
 from sohes import masks
 from sohes.commands import view_batch
-from sohes.data.store.images import ImageStore, pack_images
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore, write_shard
 from sohes.errors import SohesError
 from sohes.params import load_params

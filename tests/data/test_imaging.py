@@ -1,9 +1,10 @@
+import cv2
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sohes.data.imaging import PADDING_RGB, letterbox, letterbox_masks, letterbox_size, unletterbox, unletterbox_masks
+from sohes.data.imaging import PADDING_RGB, encode_png, fit, fit_shorter, letterbox, letterbox_size
 
 SIDES = st.integers(1, 5000)
 
@@ -49,26 +50,16 @@ def test_shrinking_averages_and_an_image_of_the_right_size_stays() -> None:
     np.testing.assert_array_equal(letterbox(image, 8)[0], image)
 
 
-def test_a_mask_keeps_the_cells_that_it_covers_at_least_half() -> None:
-    mask = np.array([[1, 0, 1, 0], [1, 0, 0, 0]], bool)  # cells of 2 x 2: half covered, a quarter covered
-    np.testing.assert_array_equal(letterbox_masks(mask[None], 2)[0], [[True, False], [False, False]])
-    assert letterbox_masks(np.zeros((0, 4, 4), bool), 2).shape == (0, 2, 2)
+def test_an_image_is_reduced_by_its_longer_or_its_shorter_side_and_never_enlarged() -> None:
+    image = np.zeros((30, 40, 3), np.uint8)
+    assert fit(image, 20).shape == (15, 20, 3)
+    assert fit(image, 40) is image
+    assert fit_shorter(image, 15).shape == (15, 20, 3)
+    assert fit_shorter(image, 31) is image
+    assert fit(np.zeros((1, 100, 3), np.uint8), 10).shape == (1, 10, 3)
 
 
-def test_masks_and_images_share_the_geometry() -> None:
-    mask = np.zeros((30, 50), bool)
-    mask[7:19, 11:33] = True
-    square, (h, w) = letterbox(np.repeat(mask[..., None], 3, 2).astype(np.uint8) * 255, 64)
-    np.testing.assert_array_equal(square[:h, :w, 0] >= 128, letterbox_masks(mask[None], 64)[0, :h, :w])
-
-
-@pytest.mark.parametrize("shape", [(30, 50), (50, 30), (200, 120), (64, 64)])
-def test_the_way_back(shape: tuple[int, int]) -> None:
-    mask = np.zeros(shape, bool)
-    mask[shape[0] // 4 : shape[0] // 2, shape[1] // 4 : shape[1] // 2] = True
-    content = letterbox_size(*shape, 64)
-    back = unletterbox_masks(letterbox_masks(mask[None], 64), content, shape)[0]
-    assert (back & mask).sum() / (back | mask).sum() > 0.85
-    scores = np.full((64, 64), 7, np.float32)
-    scores[content[0] :] = scores[:, content[1] :] = 99  # nothing of the padding may leak in
-    np.testing.assert_allclose(unletterbox(scores, content, shape), np.full(shape, 7), rtol=1e-6)
+def test_png_keeps_every_pixel() -> None:
+    image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
+    back = cv2.imdecode(np.frombuffer(encode_png(image), np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(back, image)

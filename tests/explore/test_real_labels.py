@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sohes import masks
-from sohes.data.store.images import decode_image
+from sohes.data.store.decode import decode_image
 from sohes.evaluate.relations import relations_per_image, with_coverage
 from sohes.explore.label_image import label_image, make_extractor
 from sohes.masks.forest import forest_ancestors

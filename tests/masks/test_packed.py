@@ -2,23 +2,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from drawings import blobs
 
 from sohes import masks
 from sohes.masks import packed
-from sohes.masks.packed import PackedMasks, join, lay, pack
-from sohes.masks.runs import encode
-
-
-def blobs(count: int, height: int, width: int, seed: int = 0) -> np.ndarray:
-    """Ellipses of all sizes, one of them empty and one of them everything."""
-    rng = np.random.default_rng(seed)
-    y, x = np.mgrid[:height, :width]
-    centres, radii = rng.random((count, 2)) * (height, width), rng.uniform(1, 0.5 * min(height, width), (count, 2))
-    drawn = np.stack(
-        [((y - cy) / ry) ** 2 + ((x - cx) / rx) ** 2 < 1 for (cy, cx), (ry, rx) in zip(centres, radii, strict=True)]
-    )
-    drawn[0], drawn[-1] = False, True
-    return drawn
+from sohes.masks.packed import join, lay, pack
 
 
 @pytest.fixture(params=[(40, 64), (37, 150), (70, 63), (5, 200)])
@@ -32,6 +20,17 @@ def test_packing_loses_nothing(drawn: np.ndarray) -> None:
     np.testing.assert_array_equal(packed.areas(found), drawn.sum((1, 2)))
     assert found.words.nbytes < drawn.nbytes
     assert found.boxes_N4[0].tolist() == [0, 0, 0, 0]
+
+
+@pytest.mark.parametrize("origin", [(0, 1), (3, 63), (2, 64), (1, 130)])
+def test_packing_at_an_origin_moves_the_masks(drawn: np.ndarray, origin: tuple[int, int]) -> None:
+    _, height, width = drawn.shape
+    size = (height + origin[0], width + origin[1])
+    moved = np.pad(drawn, ((0, 0), (origin[0], 0), (origin[1], 0)))
+    found, wanted = pack(drawn, size=size, origin=origin), pack(moved, size=size)
+    np.testing.assert_array_equal(found.unpacked(), moved)
+    np.testing.assert_array_equal(found.boxes_N4, wanted.boxes_N4)
+    np.testing.assert_array_equal(found.words, wanted.words)
 
 
 def test_a_window_may_lie_anywhere(drawn: np.ndarray) -> None:
@@ -84,33 +83,3 @@ def test_suppression_is_greedy_nms_without_empty_masks(nms_iou: float) -> None:
     order = np.flatnonzero(drawn.any((1, 2)))
     expected = masks.nms_from_iou(iou, order, nms_iou=nms_iou)
     np.testing.assert_array_equal(packed.suppress(pack(drawn, size=(60, 90)), nms_iou=nms_iou), expected)
-
-
-# ---------------------------------------------------------------- run lengths
-
-
-def stretched(drawn_NHW: np.ndarray, height: int, width: int) -> np.ndarray:
-    rows = ((np.arange(height) + 0.5) * drawn_NHW.shape[1] / height).astype(int)
-    columns = ((np.arange(width) + 0.5) * drawn_NHW.shape[2] / width).astype(int)
-    return drawn_NHW[:, rows][:, :, columns]
-
-
-def test_run_lengths_are_pycocotools(drawn: np.ndarray) -> None:
-    assert encode(pack(drawn, size=drawn.shape[1:]), drawn.shape[1:]) == masks.encode(drawn)
-
-
-@pytest.mark.parametrize("factor", [0.4, 0.99, 1.5, 2.3])
-def test_run_lengths_of_another_size(drawn: np.ndarray, factor: float) -> None:
-    height, width = (round(side * factor) for side in drawn.shape[1:])
-    found = encode(pack(drawn, size=drawn.shape[1:]), (height, width))
-    assert found == masks.encode(stretched(drawn, height, width))
-
-
-def test_noise_has_the_longest_run_lengths() -> None:
-    drawn = np.random.default_rng(0).random((3, 61, 131)) < 0.5
-    assert encode(pack(drawn, size=(61, 131)), (61, 131)) == masks.encode(drawn)
-
-
-def test_no_masks_are_no_run_lengths() -> None:
-    nothing = PackedMasks((4, 5), np.zeros((0, 4), np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
-    assert encode(nothing, (8, 10)) == ()

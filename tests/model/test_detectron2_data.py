@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from packing import pack_images
 from PIL import Image
 
 from sohes import masks
 from sohes.backbone.vit import Backbone
-from sohes.data.store.images import pack_images
-from sohes.data.store.labels import CROWD, write_shard
+from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.evaluate.recall import evaluate_masks
 from sohes.model.build import build_network
@@ -20,7 +20,7 @@ from sohes.model.cascade_heads import TorchvisionCascade
 from sohes.model.detectron2_data import as_dict, dataset_dicts, record_of, register
 from sohes.model.detectron2_heads import Detectron2Cascade
 from sohes.params import ModelParams
-from sohes.structures import ImageRecord, Targets
+from sohes.structures import CROWD, ImageRecord, Targets
 
 SIZE = 64
 

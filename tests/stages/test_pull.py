@@ -11,7 +11,8 @@ from PIL import Image
 from sohes import cli
 from sohes.data.scenes.render import EVAL_OFFSET, render_scene
 from sohes.data.sources.folder import FolderSource
-from sohes.data.store.images import ImageStore, UnreadableImage
+from sohes.data.store.decode import UnreadableImage
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import encode

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from packing import pack_images
 from PIL import Image
 from safetensors.torch import load_file
 
 from sohes import masks
 from sohes.backbone.vit import Backbone, save_backbone
 from sohes.commands import segment
-from sohes.data.store.images import pack_images
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.model.cascade import CascadeSegmenter

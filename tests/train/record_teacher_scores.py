@@ -13,10 +13,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
-from sohes.data.imaging import letterbox_masks
+from sohes.data.imaging import letterbox_size
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.masks import decode
@@ -24,6 +25,15 @@ from sohes.model.checkpoint import load_checkpoint
 
 SCENES = 32
 OUT = Path(__file__).with_name("teacher_scores.npz")
+
+
+def letterbox_masks(masks_NHW: np.ndarray, side: int) -> np.ndarray:
+    """(N, side, side) bool: the cells of the letterboxed square of which a mask covers at least half."""
+    h, w = letterbox_size(*masks_NHW.shape[1:], side)
+    squares = np.zeros((len(masks_NHW), side, side), bool)
+    for mask, square in zip(masks_NHW, squares, strict=True):
+        square[:h, :w] = cv2.resize(mask.astype(np.float32), (w, h), interpolation=cv2.INTER_AREA) >= 0.5
+    return squares
 
 
 @torch.inference_mode()

@@ -5,10 +5,11 @@ from contextlib import closing
 import numpy as np
 import pytest
 import torch
+from packing import pack_images
 from PIL import Image
 
 from sohes import masks
-from sohes.data.store.images import ImageStore, pack_images
+from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore, write_shard
 from sohes.errors import SohesError
 from sohes.masks import forest

@@ -20,7 +20,7 @@ from sohes.data.benchmarks import (
     pascal_part,
     sa1b,
 )
-from sohes.data.store.images import decode_image
+from sohes.data.store.decode import decode_image
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 

@@ -1,8 +1,8 @@
 """COCO's instance annotations, and every data set in the same JSON, as class-agnostic ground truth.
 
 Protocol (paper section 4 and appendix B): the 5,000 images of val2017, zero-shot and class-agnostic, so all categories
-become one `entity`, and AR counts up to 1,000 masks an image. As in pycocotools, a crowd region (`iscrowd`) is neither
-asked for nor counted against a prediction inside it: it is kept with the source `labels.CROWD`. An image without
+become one `entity`, and AR counts up to 1,000 masks per image. As in pycocotools, a crowd region (`iscrowd`) is neither
+asked for nor counted against a prediction inside it: it is kept with the source `structures.CROWD`. An image without
 annotations stays in the set, since predictions on it count for AP. Annotations are drawn in stored pixels: EXIF
 rotation must not be applied.
 """
@@ -10,20 +10,18 @@ rotation must not be applied.
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sohes.data.benchmarks import layout
-from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.masks import areas
 from sohes.masks.forest import relink
-from sohes.structures import ImageRecord, MaskSet
+from sohes.masks.mask_json import checked_coco, coco_images, run_lengths
+from sohes.structures import CROWD, ImageRecord, MaskSet
 
 NAME = SOURCE = "coco"
 INFO = """Get `2017 Val images` and `2017 Train/Val annotations` from cocodataset.org. DIR holds:
@@ -44,7 +42,7 @@ def read_image(root: Path, file_name: str) -> bytes:
 def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[ImageRecord]:
     """The ground truth of the JSON file's images, or of `image_ids` only, in the file's order, without digests.
 
-    Annotations whose mask has no pixel are dropped: no prediction can match them. SohesError names what is wrong.
+    Annotations whose mask has no pixel are dropped: no prediction can match them. SohesError says what is wrong.
     """
     yield from read_content(load(path), path, image_ids)
 
@@ -52,15 +50,12 @@ def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[Image
 def read_content(
     content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None, *, source: str = SOURCE
 ) -> Iterator[ImageRecord]:
-    """As `read`, from what `load` has read from `path`; `source` is written into every mask's record."""
-    annotations = defaultdict(list)
-    for annotation in content["annotations"]:
-        annotations[annotation.get("image_id")].append(annotation)
-    for image in content["images"]:
+    """As `read`, from the content that `load` gave for `path`; `source` is that of every mask."""
+    for image, drawn in coco_images(content):
         if image_ids is None or image["id"] in image_ids:
-            found = [rle_of(annotation, image, path) for annotation in annotations[image["id"]]]
-            crowd = [bool(annotation.get("iscrowd")) for annotation in annotations[image["id"]]]
-            yield record(image, found, crowd, source)
+            size, name = (image["height"], image["width"]), image["file_name"]
+            rles = [run_lengths(annotation, size, name, path) for annotation in drawn]
+            yield record(image, rles, [bool(annotation.get("iscrowd")) for annotation in drawn], source)
 
 
 def record(
@@ -86,48 +81,15 @@ def record(
 
 
 def load(path: Path) -> dict[str, Any]:
-    """A COCO-style JSON file, checked: `images` with distinct whole ids, names and sizes, and `annotations`."""
-    return checked(read_json(path), path)
+    """A COCO-style JSON file, checked as by `sohes.masks.mask_json`."""
+    return checked_coco(read_json(path), path)
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds. SohesError if there is none."""
+    """The content of a JSON file. SohesError if there is none, or if it is not JSON."""
     try:
         return json.loads(Path(path).read_text("utf-8"))
     except FileNotFoundError:
-        raise SohesError(f"no annotations at {path}: mend the path") from None
+        raise SohesError(f"no annotations at {path}: fix the path") from None
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise SohesError(f"{path} is not valid JSON: {error}") from None
-
-
-def checked(content: Any, path: Path) -> dict[str, Any]:
-    """The content of a COCO-style JSON file, or a SohesError that says what it lacks."""
-    if not isinstance(content, dict) or not all(isinstance(content.get(k), list) for k in ("images", "annotations")):
-        raise SohesError(f"{path} is not COCO JSON: it needs the lists `images` and `annotations`")
-    for image in content["images"]:
-        sound = isinstance(image, dict) and isinstance(image.get("file_name"), str)
-        if not sound or not all(type(image.get(key)) is int for key in ("id", "height", "width")):
-            raise SohesError(f"{path}: an image needs file_name and whole numbers id, height, width (got {image})")
-    if len({image["id"] for image in content["images"]}) < len(content["images"]):
-        raise SohesError(f"{path}: an image id occurs twice: give every image an id of its own")
-    return content
-
-
-def rle_of(annotation: dict[str, Any], image: dict[str, Any], path: Path) -> bytes:
-    """An annotation's mask as compressed run lengths; COCO knows polygons, and run lengths with and without them."""
-    segmentation, size = annotation.get("segmentation"), (image["height"], image["width"])
-    try:
-        if isinstance(segmentation, list):
-            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer than 3 corners: no area
-            return coco_mask.merge(coco_mask.frPyObjects(polygons or [[0] * 6], *size))["counts"]
-        if segmentation is None:
-            raise ValueError("there is no segmentation")
-        if list(segmentation["size"]) != list(size):
-            raise ValueError(f"its size {segmentation['size']} is not the image's {list(size)}")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-        return counts.encode("ascii")
-    except Exception as error:  # pycocotools raises bare Exceptions for what it does not know
-        where = f"annotation {annotation.get('id')} of {image['file_name']}"
-        raise SohesError(f"{path}: {where} has no mask that can be read: {error or type(error).__name__}") from None

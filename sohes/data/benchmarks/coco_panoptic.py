@@ -1,7 +1,7 @@
 """COCO's panoptic annotations, things and stuff, as class-agnostic ground truth.
 
 Each annotation names a PNG whose colours are segment ids, R + 256 G + 65536 B. Protocol as in `benchmarks.coco`: every
-segment, thing or stuff, is one entity; crowd segments are kept with the source `labels.CROWD`, to be ignored; void
+segment, thing or stuff, is one entity; crowd segments are kept with the source `structures.CROWD`, to be ignored; void
 pixels (id 0) belong to no entity. The PNGs lie beside the JSON, in the folder of its name without `.json`. The paper
 does not use this set; ours: val2017, because its segments cover the whole image.
 """
@@ -18,6 +18,7 @@ from PIL import Image
 from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
 from sohes.masks import encode
+from sohes.masks.mask_json import coco_images
 from sohes.structures import ImageRecord
 
 NAME = SOURCE = "coco_panoptic"
@@ -45,7 +46,7 @@ def read_image(root: Path, file_name: str) -> bytes:
 
 
 def is_panoptic(content: dict[str, Any]) -> bool:
-    """Whether a JSON file that `coco.load` has read is of the panoptic kind."""
+    """Whether the content of a JSON file, as `coco.load` gives it, is of the panoptic kind."""
     return any("segments_info" in annotation for annotation in content["annotations"][:1])
 
 
@@ -57,17 +58,14 @@ def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[Image
 def read_content(
     content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None
 ) -> Iterator[ImageRecord]:
-    """As `read`, from what `coco.load` has read from `path`."""
-    annotations = {annotation["image_id"]: annotation for annotation in content["annotations"]}
-    for image in content["images"]:
+    """As `read`, from the content that `coco.load` gave for `path`."""
+    for image, found in coco_images(content):
         if image_ids is None or image["id"] in image_ids:
-            if image["id"] not in annotations:
-                yield coco.record(image, [], [], SOURCE)
-                continue
-            annotation = annotations[image["id"]]
-            ids_HW = segment_ids(Path(path).with_suffix("") / annotation["file_name"], image)
-            segments = annotation["segments_info"]
-            rles = encode(np.stack([ids_HW == segment["id"] for segment in segments])) if segments else ()
+            segments = found[-1]["segments_info"] if found else []
+            rles: tuple[bytes, ...] = ()
+            if segments:
+                ids_HW = segment_ids(Path(path).with_suffix("") / found[-1]["file_name"], image)
+                rles = encode(np.stack([ids_HW == segment["id"] for segment in segments]))
             yield coco.record(image, rles, [bool(segment.get("iscrowd")) for segment in segments], SOURCE)
 
 

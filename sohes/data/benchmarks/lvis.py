@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlparse
 
 from sohes.data.benchmarks import coco, layout
+from sohes.masks.mask_json import checked_coco
 from sohes.structures import ImageRecord
 
 NAME = "lvis"
@@ -30,7 +31,7 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
         for image in content.get("images", []):
             if isinstance(image, dict) and "file_name" not in image and "coco_url" in image:
                 image["file_name"] = "/".join(urlparse(image["coco_url"]).path.split("/")[-2:])
-    return coco.read_content(coco.checked(content, path), path, source=NAME)
+    return coco.read_content(checked_coco(content, path), path, source=NAME)
 
 
 def read_image(root: Path, file_name: str) -> bytes:

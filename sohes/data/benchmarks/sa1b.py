@@ -1,21 +1,22 @@
 """Packs of SA-1B, as class-agnostic ground truth.
 
-Protocol (paper section 4.1): one pack of some 11,000 images, another than those trained on, all masks. They are made
-by a machine (SAM, checked by people in part), which is why AP and AR there lean towards what SAM finds. The files
-have no hierarchy and no crowds; masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
+Protocol (paper section 4.1): all masks of one pack of some 11,000 images that were not trained on. They are made by a
+machine (SAM, checked by people in part), so AP and AR favour what SAM finds. The files have no hierarchy and no crowds;
+masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import tarfile
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
+from sohes.masks.mask_json import read_sa1b
 from sohes.structures import ImageRecord
 
 NAME = "sa1b"
@@ -28,9 +29,9 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth: files in the order of their numbers, or a tar's in its own order."""
     files = sorted(Path(root).rglob("sa_*.json"), key=lambda file: layout.number(file.name))
     if files:
-        return (_record(file.read_bytes(), file) for file in files)
+        return (record(file.read_bytes(), file) for file in files)
     tars = _tars(root) or [layout.find(root, "sa_*.json", "*.tar", name=NAME)]
-    return (record for path in tars for record in _read_tar(path))
+    return itertools.chain.from_iterable(map(_read_tar, tars))
 
 
 def read_image(root: Path, file_name: str) -> bytes:
@@ -60,31 +61,31 @@ def _read_tar(path: Path) -> Iterator[ImageRecord]:
             if member.isfile() and member.name.endswith(".json"):
                 file = tar.extractfile(member)
                 assert file is not None
-                yield _record(file.read(), path / member.name)
+                yield record(file.read(), path / member.name)
 
 
 @lru_cache(2)
 def _members(path: Path) -> dict[str, tarfile.TarInfo]:
-    """Where the files of a tar lie, by their names; kept, since finding it out reads the whole tar."""
+    """The files of a tar by name; cached, because listing them reads the whole tar."""
     with _open(path) as tar:
         return {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
 
 
 def _open(path: Path) -> tarfile.TarFile:
     try:
-        return tarfile.open(path, "r:*")  # tells gzip by its first bytes, whatever the name says
+        return tarfile.open(path, "r:*")  # gzip is recognised by its first bytes, whatever the name
     except (tarfile.TarError, OSError) as error:
-        raise SohesError(f"{path} cannot be read as a pack of SA-1B ({error}): get it anew") from None
+        raise SohesError(f"{path} cannot be read as a pack of SA-1B ({error}): download it again") from None
 
 
-def _record(data: bytes, path: Path) -> ImageRecord:
-    content: Any = json.loads(data)
+def record(data: bytes, path: Path) -> ImageRecord:
+    """The ground truth in the bytes of one of SA-1B's JSON files. SohesError names `path` and what is wrong."""
     try:
-        image = {**content["image"], "id": content["image"]["image_id"]}
-        annotations = content["annotations"]
-        rles = [coco.rle_of(annotation, image, path) for annotation in annotations]
-    except (KeyError, TypeError):
-        raise SohesError(
-            f"{path} is not SA-1B JSON: it needs `image` with its id and size, and `annotations`"
-        ) from None
-    return coco.record(image, rles, [False] * len(rles), NAME)
+        found = read_sa1b(json.loads(data), path)
+    except ValueError as error:
+        raise SohesError(f"{path} is not SA-1B JSON: {error}") from None
+    if found.image_id < 0:
+        raise SohesError(f"{path} is not SA-1B JSON: its image needs a whole number image_id")
+    masks = found.masks
+    image = {"id": found.image_id, "file_name": found.file_name, "height": masks.height, "width": masks.width}
+    return coco.record(image, masks.rles, [False] * len(masks), NAME)

@@ -17,7 +17,7 @@ from sohes.data.sources.folder import SUFFIXES
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.work.files import atomic_path
 

@@ -24,7 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks import coco, coco_panoptic
 from sohes.data.sources.source import Photograph, Plan
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 

@@ -27,7 +27,7 @@ from sohes.data.sources import folder as photographs
 from sohes.data.sources import unpack
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, Patience, TransferFailed, check_disk, checked, persist
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
 PART_BYTES = 16 * 2**20

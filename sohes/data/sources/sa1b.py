@@ -7,19 +7,17 @@ gzipped. Its JSON files hold machine-made masks, which are read for held-out ima
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sohes.data.benchmarks import coco
+from sohes.data.benchmarks import sa1b
 from sohes.data.sources.source import Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, LinkRefused, Patience, fetch
 from sohes.data.sources.unpack import iter_members
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
-from sohes.structures import MaskSet
 
 _PACK = re.compile(r"sa_\d+\.tar")
 _PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
@@ -83,26 +81,14 @@ class Sa1bSource:
 def _member(name: str, data: bytes | UnreadableImage, annotations: bytes | UnreadableImage | None) -> Member:
     match = _PHOTOGRAPH.fullmatch(name)
     assert match is not None
-    truth = None
-    try:
-        truth = None if annotations is None else _truth(annotations)
-    except UnreadableImage as error:
-        data = error
-    return Member(int(match[1]), name, data, truth)
-
-
-def _truth(annotations: bytes | UnreadableImage) -> MaskSet:
-    """The masks in one of SA-1B's JSON files."""
+    if annotations is None:
+        return Member(int(match[1]), name, data, None)
     if isinstance(annotations, UnreadableImage):
-        raise annotations
+        return Member(int(match[1]), name, annotations, None)
     try:
-        content = json.loads(annotations)
-        image = {key: content["image"][key] for key in ("image_id", "file_name", "height", "width")}
-        rles = [annotation["segmentation"]["counts"].encode("ascii") for annotation in content["annotations"]]
-        image["id"] = image["image_id"]
-        return coco.record(image, rles, [False] * len(rles), "sa1b").masks
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UnreadableImage(f"its annotations cannot be read: {type(error).__name__} {error}") from None
+        return Member(int(match[1]), name, data, sa1b.record(annotations, Path(name).with_suffix(".json")).masks)
+    except SohesError as error:
+        return Member(int(match[1]), name, UnreadableImage(f"its annotations cannot be read: {error}"), None)
 
 
 def read_links(path: Path) -> dict[str, str]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord, MaskSet
 

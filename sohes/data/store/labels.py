@@ -1,8 +1,7 @@
 """Label and prediction shards: Parquet, one row per image, masks as run lengths with their forest.
 
 A mask's `id` is its place in the image's list, from 0, and `parent` is such an id, or -1 for a whole entity. `rle` is
-COCO's compressed run lengths, which are ASCII. A mask whose `source` is `CROWD` is ground truth that covers many
-objects at once: evaluation neither asks for it nor punishes a prediction inside it.
+COCO's compressed run lengths, which are ASCII.
 """
 
 from __future__ import annotations
@@ -20,10 +19,10 @@ import pyarrow.parquet as pq
 from sohes.errors import SohesError
 from sohes.masks import areas, boxes_xywh
 from sohes.masks.forest import levels
+from sohes.masks.mask_json import CATEGORIES, coco_annotations, coco_image, sa1b
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import atomic_path, write_json
 
-CROWD = "crowd"
 SCHEMA_VERSION = "1"
 ROWS_PER_GROUP = 16  # one image read at random costs one group: small groups keep that near a millisecond
 
@@ -84,8 +83,8 @@ def _iter_shard(path: Path) -> Iterator[ImageRecord]:
 class LabelStore:
     """The records of a folder of shards by image id; only the ids stay in memory, and the last row group read.
 
-    It may be pickled into worker processes: it holds no open file. SohesError for a folder without shards, a shard of
-    another version, or an image id that occurs twice.
+    It holds no open file, so it can be pickled into worker processes. SohesError for a folder without shards, a shard
+    of another version, or an image id that occurs twice.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -132,7 +131,7 @@ class LabelStore:
 def _shards(folder: Path) -> list[Path]:
     if Path(folder).is_file():
         return [Path(folder)]
-    # A name with a dot in front is what a killed writer left behind.
+    # A killed writer leaves a name with a leading dot.
     paths = sorted(path for path in Path(folder).glob("*.parquet") if not path.name.startswith("."))
     if not paths:
         raise SohesError(f"no label shards (*.parquet) in {folder}: run the stage that writes them first")
@@ -209,19 +208,18 @@ def _record(table: pa.Table, row: int) -> ImageRecord:
 
 
 def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
-    """Write a folder of shards, one shard, or records, as one COCO JSON file of the single category `entity`.
+    """Write a folder of shards, one shard, or records as one COCO JSON file, as `sohes.masks.mask_json` describes it.
 
-    Annotation ids start at 1 (pycocotools takes 0 for "unmatched"). Beyond COCO's keys each annotation has `score`,
-    `parent` (an annotation id, null for a whole entity), `level` and `source`. Streams: one image in memory at a time.
+    Annotation ids count through the file. One image is in memory at a time.
     """
     images: list[dict[str, Any]] = []
     next_id = 1
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write('{"info": {"description": "sohes labels"}, "categories": [{"id": 1, "name": "entity"}],\n')
+        file.write(f'{{"info": {{"description": "sohes labels"}}, "categories": {json.dumps(CATEGORIES)},\n')
         file.write('"annotations": [')
         for record in _records(records):
-            images.append(_image_entry(record, "id"))
-            annotations = _annotations(record, next_id)
+            images.append(coco_image(record.masks, record.file_name, record.image_id))
+            annotations = coco_annotations(record.masks, record.image_id, first_id=next_id)
             _write_items(file, annotations, first=next_id == 1)
             next_id += len(annotations)
         file.write('],\n"images": [')
@@ -230,47 +228,13 @@ def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
 
 
 def export_sa1b(records: Path | Iterable[ImageRecord], folder: Path) -> None:
-    """Write a folder of shards, one shard, or records, as SA-1B JSON, one file `sa_<image id>.json` per image.
-
-    `predicted_iou` holds the mask's score. SA-1B's prompt and stability keys are left out: these masks have neither.
-    Beyond SA-1B's keys: `parent` (an annotation id of the same file, null for a whole entity), `level`, `source`.
-    """
+    """Write a folder of shards, one shard, or records as SA-1B JSON, one file `sa_<image id>.json` per image."""
     for record in _records(records):
-        annotations = _annotations(record, 1)
-        for annotation in annotations:
-            annotation["predicted_iou"] = annotation.pop("score")
-            del annotation["image_id"], annotation["category_id"], annotation["iscrowd"]
-        image = _image_entry(record, "image_id")
-        write_json(Path(folder) / f"sa_{record.image_id}.json", {"image": image, "annotations": annotations})
+        write_json(Path(folder) / f"sa_{record.image_id}.json", sa1b(record.masks, record.file_name, record.image_id))
 
 
 def _records(records: Path | Iterable[ImageRecord]) -> Iterable[ImageRecord]:
     return iter_records(Path(records)) if isinstance(records, str | Path) else records
-
-
-def _image_entry(record: ImageRecord, id_key: str) -> dict[str, Any]:
-    masks = record.masks
-    return {id_key: record.image_id, "file_name": record.file_name, "height": masks.height, "width": masks.width}
-
-
-def _annotations(record: ImageRecord, first_id: int) -> list[dict[str, Any]]:
-    masks = _row(record)["masks"]
-    return [
-        {
-            "id": first_id + mask["id"],
-            "image_id": record.image_id,
-            "category_id": 1,
-            "segmentation": {"size": [record.masks.height, record.masks.width], "counts": mask["rle"]},
-            "area": mask["area"],
-            "bbox": mask["bbox_xywh"],
-            "iscrowd": int(mask["source"] == CROWD),
-            "score": mask["score"],
-            "parent": None if mask["parent"] < 0 else first_id + mask["parent"],
-            "level": mask["level"],
-            "source": mask["source"],
-        }
-        for mask in masks
-    ]
 
 
 def _write_items(file: TextIO, items: list[dict[str, Any]], *, first: bool) -> None:

@@ -7,9 +7,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 
 from sohes.data.benchmarks import coco
-from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.masks import decode
+from sohes.structures import CROWD
 
 # pycocotools 2.0.11 decodes in a way that numpy 2.4 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

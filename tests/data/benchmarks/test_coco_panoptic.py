@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from sohes.data.benchmarks import coco, coco_panoptic
-from sohes.data.store.labels import CROWD
 from sohes.errors import SohesError
 from sohes.masks import areas, decode
+from sohes.structures import CROWD
 
 # pycocotools 2.0.11 decodes in a way that numpy 2.4 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

@@ -11,7 +11,7 @@ from PIL import Image
 from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.source import IDS_PER_PACK
 from sohes.data.sources.transfer import Patience
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
 HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=0.02, timeout=2)

@@ -8,7 +8,7 @@ from PIL import Image
 
 from sohes.data.sources.folder import FolderSource, held_out_keys, list_photographs
 from sohes.data.sources.source import Photograph
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
 

@@ -10,7 +10,7 @@ import pytest
 from sohes.data.sources import s3 as module
 from sohes.data.sources.s3 import S3Source
 from sohes.data.sources.transfer import Patience
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
 HASTY = Patience(attempts=4, first_wait=0.01, longest_wait=0.02, timeout=1)

@@ -11,7 +11,7 @@ from PIL import Image
 
 from sohes.data.sources.sa1b import Sa1bSource, read_links, read_packs
 from sohes.data.sources.transfer import Patience
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks import areas, encode
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from sohes.data.scenes.render import EVAL_OFFSET, render_scene
 from sohes.data.sources.scenes import ScenesSource
-from sohes.data.store.images import decode_image
+from sohes.data.store.decode import decode_image
 from sohes.errors import SohesError
 from sohes.masks import encode
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sohes.data.sources.unpack import iter_members
-from sohes.data.store.images import UnreadableImage
+from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
 FILES = {"a.jpg": b"one", "deep/b.jpg": b"two", "notes.txt": b"no"}

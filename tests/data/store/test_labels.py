@@ -12,7 +12,6 @@ from pycocotools.coco import COCO
 from torch.utils.data import DataLoader
 
 from sohes.data.store.labels import (
-    CROWD,
     ROWS_PER_GROUP,
     LabelStore,
     export_coco,
@@ -23,7 +22,7 @@ from sohes.data.store.labels import (
 )
 from sohes.errors import SohesError
 from sohes.masks import decode, empty_mask_set, mask_set
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 
 # pycocotools 2.0.11 decodes in a way that numpy 2.4 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

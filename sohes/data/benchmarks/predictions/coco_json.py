@@ -2,47 +2,31 @@
 
 The results list (`coco_instances_results.json`) is what detectron2's evaluation writes, and so what FreeSOLO, CutLER,
 HASSOD and UnSAM leave behind: `[{"image_id", "category_id", "segmentation", "score", ...}, ...]`. It names no file and
-says nothing of an image without detections. The other form is a dictionary with `images` and `annotations`, as the
-pseudo-labels of CutLER, HASSOD and FreeSOLO and `sohes export` have it. Categories and boxes do not matter; a mask
-without a score has 1; `parent`, the id of another annotation of the image, is ours and makes the forest.
+does not list an image without detections. The other form is a dictionary with `images` and `annotations`, as in the
+pseudo-labels of CutLER, HASSOD and FreeSOLO and from `sohes export`. Categories and boxes do not matter.
 """
 
 from __future__ import annotations
 
 import json
-from collections import defaultdict
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
-from sohes.masks.forest import forest_ancestors
-from sohes.structures import ImageRecord, MaskSet
+from sohes.masks.mask_json import Found, coco_images
+from sohes.structures import ImageRecord
 
 SOURCE = "coco_json"
 _CHUNK = 2**20  # characters
 
 
-@dataclass
-class Found:
-    """The masks of one image, as they are collected."""
-
-    size: tuple[int, int]
-    rles: list[bytes] = field(default_factory=list)
-    scores: list[float] = field(default_factory=list)
-    ids: list[Any] = field(default_factory=list)
-    above: list[Any] = field(default_factory=list)  # the id of the parent, or None
-
-
 def read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
     """The records of a file, in the order in which its images first appear; a results list gives no file names.
 
-    sizes: (height, width) of the benchmark's images, for polygons in a results list, which do not know it.
-    The list is read piece by piece: of 5 million masks only run lengths and scores are kept.
+    sizes: (height, width) of the benchmark's images, for polygons in a results list, which do not hold it.
+    The list is read in pieces, and only run lengths and scores are kept: it may hold millions of masks.
     SohesError for another kind of file, and for a mask or score that cannot be read.
     """
     if _first_character(path) == "[":
@@ -61,12 +45,12 @@ def _results(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[Image
     for detection in iter_list(path):
         image_id = detection.get("image_id") if isinstance(detection, dict) else None
         if type(image_id) is not int:
-            raise SohesError(f"{path} is no list of COCO results: an item needs a whole number image_id")
+            raise SohesError(f"{path} is not a list of COCO results: an item needs a whole number image_id")
         if image_id not in found:
-            found[image_id] = Found(_size(detection, image_id, sizes, path))
-        add(found[image_id], detection, f"image {image_id}", path)
+            found[image_id] = Found(_size(detection, image_id, sizes, path), f"image {image_id}", path)
+        found[image_id].add([detection])
     for image_id in list(found):
-        yield as_record(image_id, "", found.pop(image_id))
+        yield ImageRecord(image_id, "", "", found.pop(image_id).masks(SOURCE))
 
 
 def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], path: Path) -> tuple[int, int]:
@@ -75,48 +59,17 @@ def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], p
         return tuple(segmentation["size"])
     if image_id in sizes:
         return sizes[image_id]
-    raise SohesError(f"{path} has masks of image {image_id}, which the benchmark does not have: mend its image_id")
+    raise SohesError(f"{path} has masks of image {image_id}, which the benchmark does not have: fix its image_id")
 
 
 def _annotated(path: Path) -> Iterator[ImageRecord]:
-    content = coco.load(path)
-    of_image = defaultdict(list)
-    for annotation in content["annotations"]:
-        of_image[annotation.get("image_id")].append(annotation)
-    for image in content["images"]:
-        found = Found((image["height"], image["width"]))
-        for annotation in of_image[image["id"]]:
-            add(found, annotation, image["file_name"], path)
-        yield as_record(image["id"], image["file_name"], found)
-
-
-def add(found: Found, annotation: dict[str, Any], where: str, path: Path) -> None:
-    """One more mask with its score: `score`, or SAM's `predicted_iou`, or 1."""
-    image = {"height": found.size[0], "width": found.size[1], "file_name": where}
-    score = annotation.get("score", annotation.get("predicted_iou", 1.0))
-    if isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite(score):
-        raise SohesError(f"{path}: a mask of {where} has the score {score!r}: give it a finite number")
-    found.rles.append(coco.rle_of(annotation, image, path))
-    found.scores.append(float(score))
-    found.ids.append(annotation.get("id"))
-    found.above.append(annotation.get("parent", annotation.get("parent_id")))
-
-
-def as_record(image_id: int, file_name: str, found: Found, *, source: str = SOURCE) -> ImageRecord:
-    """The collected masks as a record; a parent that the image does not have makes a root."""
-    index = {mask_id: i for i, mask_id in enumerate(found.ids) if mask_id is not None}
-    parents = np.array([-1 if above is None else index.get(above, -1) for above in found.above], np.int64)
-    try:
-        forest_ancestors(parents)
-    except ValueError as error:
-        raise SohesError(f"the masks of {file_name or image_id} are no forest: {error}") from None
-    scores = np.array(found.scores, np.float64)  # as precise as the file: float32 would make ties of near scores
-    masks = MaskSet(*found.size, tuple(found.rles), scores, parents, (source,) * len(found.rles))
-    return ImageRecord(image_id, file_name, "", masks)
+    for image, drawn in coco_images(coco.load(path)):
+        found = Found((image["height"], image["width"]), image["file_name"], path).add(drawn)
+        yield ImageRecord(image["id"], image["file_name"], "", found.masks(SOURCE))
 
 
 def iter_list(path: Path) -> Iterator[Any]:
-    """The items of a file that holds one JSON list of objects, a piece of it in memory at a time."""
+    """The items of a file that holds one JSON list of objects, with one piece of it in memory at a time."""
     decoder = json.JSONDecoder()
     try:
         with path.open(encoding="utf-8") as file:

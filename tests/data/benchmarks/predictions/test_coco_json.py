@@ -93,7 +93,7 @@ def test_our_own_export_comes_back_with_its_forest(tmp_path):
         ([5], "needs a whole number image_id"),
         ([detection(), detection(segmentation=None)], "there is no segmentation"),
         ([detection(), detection(segmentation=rle(MASK.T))], r"size \[6, 4\] is not the image's \[4, 6\]"),
-        ([detection(id=1, parent=2), detection(id=2, parent=1)], "the masks of 7 are no forest"),
+        ([detection(id=1, parent=2), detection(id=2, parent=1)], "the masks of image 7 are not a forest"),
         ({"images": []}, "is not COCO JSON"),
         ("masks", "is not COCO JSON"),
     ],

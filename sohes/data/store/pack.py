@@ -1,0 +1,106 @@
+"""Packing photographs: their bytes as they are into tar shards, and the manifest of a store."""
+
+from __future__ import annotations
+
+import hashlib
+import tarfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sohes.data.store.decode import UnreadableImage, decode_image
+from sohes.data.store.images import MANIFEST_VERSION, ImageEntry
+from sohes.data.store.rejected import Rejected, write_rejected
+from sohes.errors import SohesError
+from sohes.work.files import atomic_path
+
+_MANIFEST = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("digest", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("apply_exif", pa.bool_()),
+    ]
+)
+
+Candidate = tuple[int, str, bytes | UnreadableImage]  # image id, file name, and the file or why there is none
+
+
+def shard_name(index: int) -> str:
+    """The file name of a store's tar."""
+    return f"images-{index:05d}.tar"
+
+
+def pack_shard(
+    candidates: Iterable[Candidate],
+    path: Path,
+    *,
+    max_megapixels: float,
+    apply_exif: bool,
+    expected_hw: Mapping[int, tuple[int, int]] | None = None,
+) -> tuple[list[ImageEntry], list[Rejected]]:
+    """Write one tar of the images that decode, bytes as they came; the entries written, and the images rejected.
+
+    expected_hw: (height, width) of an image's annotations by image id; a photograph of another size is rejected.
+    """
+    packed: list[ImageEntry] = []
+    rejected: list[Rejected] = []
+    with atomic_path(path) as temporary, temporary.open("wb") as tar:
+        for image_id, file_name, data in candidates:
+            try:
+                if isinstance(data, UnreadableImage):
+                    raise data
+                height, width = decode_image(data, max_megapixels=max_megapixels, apply_exif=apply_exif).shape[:2]
+                _check_expected(height, width, (expected_hw or {}).get(image_id))
+            except UnreadableImage as error:
+                rejected.append(Rejected(file_name, error.reason))
+                continue
+            digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+            # Named by its id: a name from an annotation file may point anywhere once unpacked.
+            offset = _add_to_tar(tar, f"{image_id:012d}{PurePosixPath(file_name).suffix.lower()}", data)
+            packed.append(
+                ImageEntry(image_id, file_name, digest, height, width, path.name, offset, len(data), apply_exif)
+            )
+        tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
+    return packed, rejected
+
+
+def _check_expected(height: int, width: int, expected: tuple[int, int] | None) -> None:
+    if expected not in (None, (height, width)):
+        assert expected is not None
+        raise UnreadableImage(
+            f"the photograph is {width} x {height}, its annotations are for {expected[1]} x {expected[0]}"
+        )
+
+
+def _add_to_tar(tar: BinaryIO, name: str, data: bytes) -> int:
+    """Append a file to a tar under a header of nothing but name and size; return the offset of its bytes."""
+    header = tarfile.TarInfo(name)
+    header.size = len(data)
+    tar.write(header.tobuf(tarfile.USTAR_FORMAT))
+    offset = tar.tell()
+    tar.write(data)
+    tar.write(bytes(-len(data) % tarfile.BLOCKSIZE))
+    return offset
+
+
+def write_manifest(folder: Path, packed: Sequence[ImageEntry], rejected: Sequence[Rejected], *, note: str = "") -> None:
+    """Write `rejected.jsonl` and `manifest.parquet` beside the tars; `note`, a sentence, goes into the metadata."""
+    image_ids = [entry.image_id for entry in packed]
+    if len(set(image_ids)) < len(image_ids):
+        twice = next(i for i, count in zip(*np.unique(image_ids, return_counts=True), strict=True) if count > 1)
+        raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
+    write_rejected(folder / "rejected.jsonl", rejected)
+    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": note})
+    with atomic_path(folder / "manifest.parquet") as temporary:
+        pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in packed], schema), temporary, compression="zstd")

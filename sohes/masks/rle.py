@@ -1,0 +1,150 @@
+"""COCO's compressed run lengths: the only file that knows their letters.
+
+A mask is walked column by column, and its runs count the pixels outside, inside, outside, ... From the fourth on, a run
+is stored as its difference from the one two before. A number is written as letters of five bits each, the lowest first;
+a letter is 48 plus its bits, plus 32 if more follow, and bit 16 of the last is the sign.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numba
+import numpy as np
+from pycocotools import mask as coco_mask
+
+from sohes.structures import MaskSet
+
+# ---------------------------------------------------------------- between pictures and run lengths
+
+
+def encode(masks_NHW: np.ndarray) -> tuple[bytes, ...]:
+    """The run lengths of (N, H, W) bool masks."""
+    columns_first = np.asfortranarray(masks_NHW.transpose(1, 2, 0).astype(np.uint8, copy=False))
+    return tuple(rle["counts"] for rle in coco_mask.encode(columns_first))
+
+
+def decode(masks: MaskSet) -> np.ndarray:
+    """(N, H, W) bool masks of a MaskSet."""
+    if not len(masks):
+        return np.zeros((0, masks.height, masks.width), bool)
+    return np.ascontiguousarray(coco_mask.decode(coco_rles(masks)).transpose(2, 0, 1)).view(bool)
+
+
+def sample(masks: MaskSet, index: int, rows: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """(len(rows), len(columns)) bool: one mask at these rising int64 rows and columns, without drawing the rest."""
+    drawn = np.zeros((len(rows), len(columns)), bool)
+    first_row = np.searchsorted(rows, np.arange(masks.height + 1))
+    _draw(np.frombuffer(masks.rles[index], np.uint8), masks.height, first_row, columns, drawn)
+    return drawn
+
+
+def nearest(side: int, wanted: int) -> np.ndarray:
+    """(wanted,) int64: the pixel, of `side`, that each pixel of a resized picture takes, as by INTER_NEAREST_EXACT."""
+    places = np.arange(side, dtype=np.float32)[:, None]
+    return cv2.resize(places, (1, wanted), interpolation=cv2.INTER_NEAREST_EXACT)[:, 0].astype(np.int64)
+
+
+# ---------------------------------------------------------------- sets of masks
+
+
+def mask_set(
+    masks_NHW: np.ndarray,
+    *,
+    scores: np.ndarray | None = None,
+    parents: np.ndarray | None = None,
+    sources: Sequence[str] | str = "",
+) -> MaskSet:
+    """Pack (N, H, W) bool masks. Without scores all are 1, without parents all are roots."""
+    n, height, width = masks_NHW.shape
+    return MaskSet(
+        height,
+        width,
+        encode(masks_NHW) if n else (),
+        np.ones(n, np.float32) if scores is None else np.asarray(scores, np.float32),
+        np.full(n, -1, np.int64) if parents is None else np.asarray(parents, np.int64),
+        (sources,) * n if isinstance(sources, str) else tuple(sources),
+    )
+
+
+def empty_mask_set(height: int, width: int) -> MaskSet:
+    """The MaskSet of an image in which nothing was found."""
+    return mask_set(np.zeros((0, height, width), bool))
+
+
+def coco_rles(masks: MaskSet) -> list[dict]:
+    """`{"size": [H, W], "counts": bytes}` for each mask, as pycocotools takes them."""
+    return [{"size": [masks.height, masks.width], "counts": counts} for counts in masks.rles]
+
+
+def areas(masks: MaskSet) -> np.ndarray:
+    """(N,) int64 pixels."""
+    rles = coco_rles(masks)
+    # pycocotools 2.0.11 overflows on more than 255 masks at once under numpy 2
+    parts = [coco_mask.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
+    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+
+
+def boxes_xywh(masks: MaskSet) -> np.ndarray:
+    """(N, 4) float64 boxes in pixels."""
+    return coco_mask.toBbox(coco_rles(masks)).reshape(-1, 4) if len(masks) else np.zeros((0, 4))
+
+
+# ---------------------------------------------------------------- letters
+
+
+@numba.njit(cache=True, nogil=True)
+def compressed(changes, pixels):
+    """uint8 letters of a mask of `pixels` pixels that turns from 0 to 1 and back at the rising places `changes`,
+    counted column by column."""
+    runs = len(changes) + 1
+    if len(changes) and changes[-1] == pixels:
+        runs -= 1
+    letters = np.empty(13 * runs, np.uint8)  # 64 bits take 13 letters at most
+    length = 0
+    start, last, before = np.int64(0), np.int64(0), np.int64(0)
+    for i in range(runs):
+        end = changes[i] if i < len(changes) else pixels
+        run = end - start
+        value = run - before if i > 2 else run
+        start, last, before = end, run, last
+        more = True
+        while more:
+            five, value = value & 31, value >> 5
+            more = value != (-1 if five & 16 else 0)
+            letters[length] = five + 32 * more + 48
+            length += 1
+    return letters[:length]
+
+
+@numba.njit(cache=True)
+def _draw(letters, height, first_row, columns, drawn):
+    """Set the pixels of `drawn` whose row and column a run covers; first_row: the first drawn row at or below each."""
+    at, run, column = 0, 0, 0
+    start, last, before = np.int64(0), np.int64(0), np.int64(0)
+    while at < len(letters):
+        value, shift, more = np.int64(0), 0, True
+        while more and at < len(letters):
+            letter = np.int64(letters[at]) - 48
+            value |= (letter & 31) << shift
+            more = letter & 32 != 0
+            shift += 5
+            if not more and letter & 16:
+                value |= -1 << shift
+            at += 1
+        if run > 2:
+            value += before
+        before, last = last, value
+        end = start + value
+        if run % 2:
+            while column < len(columns) and (columns[column] + 1) * height <= start:
+                column += 1
+            c = column
+            while c < len(columns) and columns[c] * height < end:
+                top, bottom = max(0, start - columns[c] * height), min(height, end - columns[c] * height)
+                if top < bottom:
+                    drawn[first_row[top] : first_row[bottom], c] = True
+                c += 1
+        start = end
+        run += 1
