@@ -1,7 +1,7 @@
-"""A stage somewhere else: its shards and its end as jobs of the launcher, then what came of it written into dvc.lock.
+"""A stage somewhere else: its shards and its end as jobs of the launcher, then the result written into dvc.lock.
 
-DVC runs commands on its own machine only, so here it is told afterwards (`dvc commit`); that code, params and inputs
-are still those that ran is checked first.
+DVC runs commands on its own machine only, so the result is committed afterwards (`dvc commit`), if code, params and
+inputs are still those that the stage ran with.
 """
 
 from __future__ import annotations
@@ -10,18 +10,17 @@ import hashlib
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-import yaml
-
-from flows.graph import DVC
-from sohes.errors import SohesError
+from flows.command import SAYS
+from flows.graph import command_of, commit, params_file, sections_of, stages
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch import Kind, Outcome, Profile, Task, run_tasks
+from sohes.launch.task import with_python
+from sohes.params import read_mapping
+from sohes.pipeline import STAGES
 from sohes.work.pool import from_ranges
-
-SHARDED = ("pull", "explore", "evaluate")
-TRAINED = ("backbone", "instruct", "correct")
 
 
 def run_elsewhere(
@@ -35,13 +34,11 @@ def run_elsewhere(
 ) -> Outcome:
     """Run one stage by the launcher and record it; the outcome of the first task that failed, or of the last.
 
-    SohesError if something that the stage depends on was changed while it ran.
+    TemporaryError if something that the stage depends on was changed while it ran.
     """
     before = inputs_digest(stage, root)
-    command = tuple(definition(stage, root)["cmd"].split())
-    if command[:1] == ("python",):
-        command = (sys.executable, *command[1:])
-    if stage in SHARDED:
+    command = with_python(command_of(stages(root)[stage]), sys.executable)
+    if stage in STAGES and STAGES[stage].splits:
         shards = missing_shards(command, stage, root)
         on_line(f"{stage}: {len(shards)} shards to do")
         tasks = [Task(f"{index:05d}", (*command, "--shard", str(index))) for index in shards]
@@ -52,51 +49,47 @@ def run_elsewhere(
         if failed := [outcome for outcome in outcomes if outcome.exit_code != 0]:
             on_line(f"{stage}: {len(failed)} of {len(shards)} shards failed; the others are kept")
             return failed[0]
-    kind: Kind = "train" if stage in TRAINED else "whole"
+    kind: Kind = "train" if stage in STAGES and STAGES[stage].trains else "whole"
     (outcome,) = run_tasks(
         [Task(stage, command)], kind=kind, group=stage, root=root, profile=profile, environment=environment,
         on_line=on_line,
     )  # fmt: skip
     if outcome.exit_code == 0:
         if inputs_digest(stage, root) != before:
-            raise SohesError(f"code, params or inputs of {stage} changed while it ran: not recorded, run it again")
+            raise TemporaryError(f"code, params or inputs of {stage} changed while it ran: not recorded, run it again")
         commit(stage, root)
     return outcome
 
 
-def definition(stage: str, root: Path) -> dict:
-    """The stage as dvc.yaml has it."""
-    return yaml.safe_load((root / "dvc.yaml").read_text())["stages"][stage]
-
-
 def missing_shards(command: tuple[str, ...], stage: str, root: Path) -> list[int]:
-    """Asked of a process of its own, which forgets what it had to read for the answer."""
-    done = subprocess.run([*command[:-1], "shards", stage], cwd=root, capture_output=True, text=True, check=False)
+    """The shards that are not done, by `sohes shards STAGE` with the options of the stage's own command.
+
+    In a process of its own: what it reads for the answer need not stay in this one's memory.
+    """
+    if stage not in command:
+        raise SohesError(f"the command of {stage} in dvc.yaml does not name it: write `python -m sohes {stage}`")
+    place = command.index(stage)
+    question = [*command[:place], "shards", *command[place:]]
+    done = subprocess.run(question, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode != 0:
-        raise SohesError((done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix("sohes: "))
+        raise SohesError((done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix(SAYS))
     return from_ranges(done.stdout)
 
 
 def inputs_digest(stage: str, root: Path) -> str:
     """Changes with the stage's definition, its params, its code, and the size or time of any file of its inputs."""
-    stage_definition = definition(stage, root)
-    params = yaml.safe_load((root / "params.yaml").read_text())
-    found: list[object] = [stage_definition, {name: params.get(name) for name in stage_definition.get("params", [])}]
-    for dep in sorted(stage_definition["deps"]):
-        path = root / dep
-        for file in [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()):
-            if "__pycache__" in file.parts:
-                continue
-            if file.suffix in (".py", ".html"):
-                found.append([str(file), hashlib.sha256(file.read_bytes()).hexdigest()])
-            else:
-                found.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
+    definition = stages(root)[stage]
+    params = read_mapping(root / params_file(command_of(definition)))
+    found: list[object] = [definition, {name: params.get(name) for name in sections_of(definition)}]
+    for file in _files(root / dep for dep in sorted(definition["deps"])):
+        if file.suffix in (".py", ".html"):
+            found.append([str(file), hashlib.sha256(file.read_bytes()).hexdigest()])
+        else:
+            found.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
     return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
 
 
-def commit(stage: str, root: Path) -> None:
-    """Write what lies there into dvc.lock and the cache, as if DVC had run the stage."""
-    command = [*DVC, "commit", "--force", stage]
-    done = subprocess.run(command, cwd=root, capture_output=True, text=True, stdin=subprocess.DEVNULL, check=False)
-    if done.returncode != 0:
-        raise SohesError(f"dvc commit {stage} failed: {(done.stderr.strip().splitlines() or ['no message'])[0]}")
+def _files(paths: Iterator[Path]) -> Iterator[Path]:
+    for path in paths:
+        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
+        yield from (file for file in found if "__pycache__" not in file.parts)

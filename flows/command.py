@@ -1,13 +1,24 @@
-"""What the flows' commands share: their options, and how they end."""
+"""What the flows' commands share: their options, how they end, and what a failed task means."""
 
 from __future__ import annotations
 
 import argparse
+import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError, exit_code_of, sentence_of
+from sohes.launch import Outcome
+
+if TYPE_CHECKING:
+    from prefect import State, Task
+    from prefect.client.schemas.objects import TaskRun
+
+SAYS = "sohes: "  # before the one sentence of every command that fails
+WRONG_USAGE = 2
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +28,46 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work: 0, or 1 after one sentence on stderr, 130 after Ctrl-C."""
+    """Do the work and return the exit code: 0, or the error's own after one sentence on stderr; 130 after Ctrl-C."""
     try:
         work()
-    except SohesError as error:
-        print(f"sohes: {error}", file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
-        print("sohes: interrupted", file=sys.stderr)
+        print(f"{SAYS}interrupted", file=sys.stderr)
         return 130
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None or os.environ.get("SOHES_DEBUG"):
+            raise
+        print(f"{SAYS}{sentence}", file=sys.stderr)
+        return exit_code_of(error)
     return 0
+
+
+def failure(what: str, outcome: Outcome) -> SohesError:
+    """The error of a task that failed, in its own words; a TemporaryError unless only the user can fix it.
+
+    Only the user can fix wrong usage, and what a `sohes` command ended for with a sentence and exit code 1.
+    """
+    words = f"{what} failed: {why(outcome.last_lines)} (log: {outcome.log})"
+    code, spoke = _own_exit_code(outcome), any(line.startswith(SAYS) for line in outcome.last_lines)
+    final = code == WRONG_USAGE or (code == 1 and spoke)
+    return SohesError(words) if final else TemporaryError(words)
+
+
+def may_pass(task: Task, run: TaskRun, state: State) -> bool:
+    """Whether Prefect may try a task again: not after an error that only the user can fix."""
+    error = state.data
+    return not isinstance(error, SohesError) or isinstance(error, TemporaryError)
+
+
+def why(last_lines: tuple[str, ...]) -> str:
+    """The command's own sentence if it has one, else the last thing that was said before DVC's summary."""
+    own = [line.removeprefix(SAYS) for line in last_lines if line.startswith(SAYS)]
+    said = [line for line in last_lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]
+    return (own or said or ["it said nothing"])[-1]
+
+
+def _own_exit_code(outcome: Outcome) -> int:
+    """Of the command, also where DVC has run it and ends with a code of its own."""
+    named = [match for line in outcome.last_lines if (match := re.search(r"exited with (-?\d+)$", line))]
+    return int(named[-1][1]) if named else outcome.exit_code

@@ -15,6 +15,7 @@ import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import cast
 from uuid import UUID
@@ -35,14 +36,15 @@ from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
 from flows.cluster import run_elsewhere
-from flows.command import add_options, exit_code
-from flows.graph import is_fresh, reproduce_command, stage_order
+from flows.command import add_options, exit_code, failure, may_pass
+from flows.graph import command_of, environment, is_fresh, params_file, reproduce_command, stage_order, stages
 from flows.ui import MLFLOW_URL
 from sohes import tracking
 from sohes.errors import SohesError
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
+from sohes.project import Project
 
 
 @task(
@@ -51,6 +53,7 @@ from sohes.params import load_params
     retries=2,
     retry_delay_seconds=exponential_backoff(10),
     retry_jitter_factor=0.5,
+    retry_condition_fn=may_pass,
     cache_policy=NO_CACHE,
 )
 def run_stage(stage: str, root: Path, launch: str | None) -> State:
@@ -58,26 +61,20 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
     if is_fresh(stage, root):
         return Completed(name="Cached", message=f"{stage}: nothing has changed since its last run")
     logger = get_run_logger()
-    profile = load_profile(root / "infra/launch", launch)
+    profile = load_profile(Project(root).launch_profiles, launch)
+    on_line = partial(logger.info, "%s")
     if isinstance(profile, LocalProfile):
         outcome = run_task(
-            reproduce_command(stage),
-            task=stage,
-            root=root,
-            profile=profile,
-            # dvc.yaml's commands begin with `python`: let it be this one, whether or not its environment is activated.
-            environment={"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"},
-            on_line=lambda line: logger.info("%s", line),
-        )
+            reproduce_command(stage), task=stage, root=root, profile=profile, environment=environment(),
+            on_line=on_line,
+        )  # fmt: skip
     else:
         progress = ShardProgress(stage)
-        outcome = run_elsewhere(
-            stage, root, profile, environment={}, on_line=lambda line: logger.info("%s", line), on_progress=progress
-        )
+        outcome = run_elsewhere(stage, root, profile, environment={}, on_line=on_line, on_progress=progress)
     if outcome.exit_code != 0:
         for line in outcome.last_lines:
             logger.error("%s", line)
-        raise SohesError(f"stage {stage} failed: {_why(outcome.last_lines)} (log: {outcome.log})")
+        raise failure(f"stage {stage}", outcome)
     return Completed(message=f"{stage}: done")
 
 
@@ -97,13 +94,6 @@ class ShardProgress:
             update_progress_artifact(self._artifact, percent)
 
 
-def _why(last_lines: tuple[str, ...]) -> str:
-    """The stage's own sentence if it has one, else the last thing that was said before DVC's summary."""
-    own = [line.removeprefix("sohes: ") for line in last_lines if line.startswith("sohes: ")]
-    said = [line for line in last_lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]
-    return (own or said or ["it said nothing"])[-1]
-
-
 def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
     """Post one JSON object about a failed or crashed run to SOHES_NOTIFY_URL, if there is one: a chat's webhook."""
     url = os.environ.get("SOHES_NOTIFY_URL")
@@ -119,11 +109,10 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
 @contextmanager
 def only_one(root: Path) -> Iterator[None]:
     """SohesError if another pipeline is at work in the same folder: both would run the same stages."""
-    lock = FileLock(root / ".sohes/pipeline.lock", timeout=0)
-    lock_folder = root / ".sohes"
-    lock_folder.mkdir(exist_ok=True)
+    path = Project(root).state("pipeline.lock")
+    path.parent.mkdir(exist_ok=True)
     try:
-        with lock:  # the system's own lock: it is gone when its process is, however that ended
+        with FileLock(path, timeout=0):  # the system's own lock: it is gone when its process is, however that ended
             yield
     except Timeout:
         raise SohesError(f"another pipeline is running in {root}: wait for it or end it") from None
@@ -131,9 +120,9 @@ def only_one(root: Path) -> Iterator[None]:
 
 @flow(name="sohes", on_failure=[tell_failure], on_crashed=[tell_failure])
 def pipeline(root: Path, launch: str | None = None) -> None:
-    """Every stage of dvc.yaml in its order; stops at the first that fails, after its retry."""
+    """Every stage of dvc.yaml in its order; stops at the first that fails for good."""
     root = root.resolve()
-    load_profile(root / "infra/launch", launch)
+    load_profile(Project(root).launch_profiles, launch)
     with only_one(root):
         for stage in stage_order(root):
             run_stage(stage, root, launch)
@@ -146,27 +135,33 @@ def one_stage(stage: str, root: Path, launch: str | None = None) -> None:
     root = root.resolve()
     if stage not in stage_order(root):
         raise SohesError(f"no stage {stage!r} in dvc.yaml (there is: {', '.join(stage_order(root))})")
-    load_profile(root / "infra/launch", launch)
+    load_profile(Project(root).launch_profiles, launch)
     with only_one(root):
         run_stage(stage, root, launch)
 
 
 def leave_artifacts(root: Path) -> None:
     """What a person wants to see of a finished run: the AR table, a picture, the way to MLflow's records."""
-    rows = json.loads((root / "metrics/evaluate.json").read_text())
+    project = Project(root)
+    rows = json.loads(project.metrics("evaluate").read_text())
     create_markdown_artifact(phase_markdown(rows), key="recall", description="One row per phase; AR and AP in percent")
-    picture = root / "reports/example.jpg"
-    if picture.exists():
+    if project.example.exists():
         # Inline: the server need not reach this machine's files.
-        data = base64.b64encode(picture.read_bytes()).decode()
-        create_image_artifact(f"data:image/jpeg;base64,{data}", key="picture", description=f"From {picture.parent}")
-    link = tracking.pipeline_url(load_params(root / "params.yaml"), root, local_ui=MLFLOW_URL)
+        data = base64.b64encode(project.example.read_bytes()).decode()
+        create_image_artifact(f"data:image/jpeg;base64,{data}", key="picture", description=f"From {project.reports}")
+    link = tracking.pipeline_url(load_params(params_files(root)[-1]), root, local_ui=MLFLOW_URL)
     if link is not None:
         create_link_artifact(link, link_text="MLflow run", key="mlflow", description="Parameters, figures, checkpoints")
 
 
+def params_files(root: Path) -> list[Path]:
+    """The file of params that each stage reads, in the stages' order."""
+    graph = stages(root)
+    return [root / params_file(command_of(graph[name])) for name in stage_order(root)]
+
+
 def main(arguments: list[str] | None = None) -> int:
-    """Run the flow; 0 if every stage is done or fresh, 1 after one sentence on stderr, 130 after Ctrl-C."""
+    """Run the flow; 0 if every stage is done or fresh, otherwise as every `sohes` command ends."""
     parser = argparse.ArgumentParser(prog="python -m flows.pipeline", description="Run the pipeline under Prefect.")
     add_options(parser)
     options = parser.parse_args(arguments)
@@ -174,9 +169,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     def work() -> None:
         # Before a server is started: what is wrong with the folder is known at once.
-        stage_order(root)
-        load_params(root / "params.yaml")
-        load_profile(root / "infra/launch", options.launch)
+        for path in dict.fromkeys(params_files(root)):
+            load_params(path)
+        load_profile(Project(root).launch_profiles, options.launch)
         pipeline(root, options.launch)
 
     return exit_code(work)

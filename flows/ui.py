@@ -11,9 +11,10 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from sohes.project import Project
 from sohes.tracking import tracking_uri
 
-HOST = "127.0.0.1"  # nothing here asks for a password: loopback only
+HOST = "127.0.0.1"  # nothing here asks for a password
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
 MLFLOW_URL = f"http://{HOST}:{MLFLOW_PORT}"
 GRACE_SECONDS = 15
@@ -22,7 +23,7 @@ GRACE_SECONDS = 15
 def commands(root: Path, mlflow_port: int, prefect_port: int) -> dict[str, list[str]]:
     """The two servers by their address."""
     mlflow = ["-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root), "--workers", "1"]
-    mlflow += ["--default-artifact-root", (root / "mlartifacts").resolve().as_uri()]
+    mlflow += ["--default-artifact-root", Project(root).artifacts.resolve().as_uri()]
     prefect = ["-m", "prefect", "server", "start"]
     return {
         f"MLflow   http://{HOST}:{mlflow_port}": [*mlflow, "--host", HOST, "--port", str(mlflow_port)],
@@ -31,7 +32,7 @@ def commands(root: Path, mlflow_port: int, prefect_port: int) -> dict[str, list[
 
 
 def serve(servers: Mapping[str, Sequence[str]]) -> int:
-    """Run the servers until Ctrl-C or SIGTERM (0), or until one of them ends by itself (1); end the others then."""
+    """Run the servers until Ctrl-C or SIGTERM (0), or until one of them ends by itself (1); then end the others."""
     # Its job runner is four more processes of 250 MB for features that nobody uses here.
     environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
     running: dict[str, subprocess.Popen[bytes]] = {}

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sohes.errors import chain, sentence_of
+from sohes.errors import exit_code_of, sentence_of
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
@@ -100,7 +100,7 @@ def _options(
 def main() -> NoReturn:
     """Run the command; an error that the user can fix ends as one sentence on stderr and a non-zero exit code.
 
-    1: an error; 2: wrong usage; 130: Ctrl-C; 143: SIGTERM.
+    1: an error; 2: wrong usage; 75: an error that may pass by itself; 130: Ctrl-C; 143: SIGTERM.
     """
     signal.signal(signal.SIGTERM, _terminate)
     try:
@@ -114,8 +114,7 @@ def main() -> NoReturn:
         if sentence is None or os.environ.get("SOHES_DEBUG"):
             raise
         print(f"sohes: {sentence}", file=sys.stderr)
-        interrupted = any(isinstance(link, KeyboardInterrupt) for link in chain(error))
-        raise SystemExit(130 if interrupted else 1) from None
+        raise SystemExit(exit_code_of(error)) from None
     raise SystemExit(0)
 
 

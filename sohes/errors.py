@@ -24,6 +24,20 @@ class SohesError(Exception):
     """Something the user can fix: one sentence with the value that is wrong and the remedy."""
 
 
+class TemporaryError(SohesError):
+    """Something that may pass by itself, so that the same command may succeed later: a network, a server, a node."""
+
+
+TEMPORARY = 75  # exit code after a TemporaryError, as in sysexits.h
+
+
+def exit_code_of(error: BaseException) -> int:
+    """What a command ends with after the error's sentence: 130 if the user interrupted it, TEMPORARY, or 1."""
+    if any(isinstance(link, KeyboardInterrupt) for link in chain(error)):
+        return 130
+    return TEMPORARY if isinstance(error, TemporaryError) else 1
+
+
 def sentence_of(error: BaseException) -> str | None:
     """What to tell the user; None for a bug of ours, which deserves its traceback."""
     if isinstance(error, SohesError):

@@ -94,6 +94,15 @@ class Project:
         """The page that the stage `report` writes."""
         return self.reports / "index.html"
 
+    @property
+    def example(self) -> Path:
+        """The last phase's masks on one photograph, for a flow to show."""
+        return self.reports / "example.jpg"
+
+    def cost(self, stage: str) -> Path:
+        """What a stage has taken: time and memory."""
+        return self.root / f"metrics/cost/{stage}.json"
+
     # ---------------------------------------------------------------- what comes and goes
 
     def state(self, name: str) -> Path:
@@ -104,6 +113,11 @@ class Project:
     def database(self) -> Path:
         """MLflow's, where no server is named."""
         return self.root / "mlflow.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """MLflow's copies of files, where no server is named."""
+        return self.root / "mlartifacts"
 
 
 def require(path: Path, what: str, command: str) -> Path:

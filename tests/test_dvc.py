@@ -6,6 +6,7 @@ import pytest
 import yaml
 
 from sohes.pipeline import STAGES
+from sohes.project import Project
 from sohes.work.identity import source_files
 
 # Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
@@ -31,6 +32,13 @@ def test_the_stages_are_the_projects_words_in_their_order(stages):
 def test_a_stages_command_and_sections_are_those_of_the_table(stage, stages):
     assert stages[stage]["cmd"] == f"python -m sohes {stage}"
     assert stages[stage]["params"] == ["seed", *STAGES[stage].sections]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_what_a_stage_cost_is_an_output_that_the_report_shows(stage, stages):
+    cost = str(Project(Path()).cost(stage))
+    assert cost in stages[stage]["outs"]
+    assert stage == "report" or cost in stages["report"]["deps"]
 
 
 @pytest.mark.parametrize("stage", STAGES)

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from sohes.ablation import load_table
 from sohes.commands.options import BACKBONE, HERE, ParamsFile
 from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.errors import SohesError
+from sohes.evaluate.ablation import load_table
 from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import Outcome, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
@@ -57,14 +57,14 @@ def ablate_photographs(
 def run(
     benchmarks: Sequence[str], params: Path, project: Path, *, backbone: Path, images: int, out: Path
 ) -> Iterator[str]:
-    """Write the page, anew after each of its tables; yields each table when it is done.
+    """Write the page, again after each of its tables; yields each table when it is done.
 
-    benchmarks: NAME=DIR, with the names that `sohes benchmark-info` knows. backbone: of the rows that are not
+    benchmarks: NAME=DIR, with the names that `sohes benchmark-info` knows. backbone: for rows whose features are not
     handmade. A row whose refiner is not on this machine is left out, and the page says so. SohesError for what cannot
     be read.
     """
     explore = load_params(params).explore
-    require_refiner(explore.refiner)  # only the other rows can do without
+    require_refiner(explore.refiner)  # other rows are left out without theirs, but not the baseline
     places = dict(map(name_and_folder, benchmarks))
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")

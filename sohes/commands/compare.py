@@ -15,6 +15,7 @@ from sohes.evaluate import plots
 from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.recall import paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading, markdown
+from sohes.project import Project
 from sohes.tracking.ablations import RecordedRow, recorded_rows
 from sohes.work.files import atomic_path
 
@@ -52,7 +53,7 @@ def run(name: str, root: Path) -> tuple[str, list[Path]]:
         text += f"\nNot label-free, since human labels trained the refiner or the backbone: {', '.join(human)}.\n"
     if unknown := [row.name for row in rows if row.label_free is None]:
         text += f"\nUnknown whether label-free, since it is unknown what trained the backbone: {', '.join(unknown)}.\n"
-    folder = root / "reports/ablations"
+    folder = Project(root).reports / "ablations"
     written = [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".png")]
     contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, differences)))
     for path, content in zip(written, contents, strict=True):

@@ -36,11 +36,8 @@ def _command(name: str, words: str) -> Callable[..., None]:
 def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
     values = load_params(params)
     run = importlib.import_module(f"sohes.stages.{stage}").run
-    if shard is None:
-        with measured(stage, Path.cwd()):
-            run(values, Path.cwd(), **options)
-    else:
-        run(values, Path.cwd(), shard=shard, **options)
+    with measured(stage, values, Path.cwd(), whole=shard is None, options=options):
+        run(values, Path.cwd(), **({} if shard is None else {"shard": shard}), **options)
 
 
 pull = _command(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import digest_file
 from sohes.work.identity import code_digest
 from sohes.work.pool import report_images
+
+if TYPE_CHECKING:
+    from sohes.explore.local import OnTree
 
 UNTRAINED = "untrained"  # the network before phase 2: the baseline for training
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
@@ -45,14 +48,14 @@ def _model_digest(phase: str, params: Params, root: Path) -> str:
     return f"{digest_file(backbone)} {params.seed} {model}"
 
 
-def make_predictor(phase: str, params: Params, root: Path) -> Predictor:
-    """The function from images to masks of a phase."""
+def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | None = None) -> Predictor:
+    """The function from images to masks of a phase. on_tree: gets the merge trees of phase 1."""
     backbone = Project(root).model("backbone")
     if phase == "explore":
         from sohes.explore.label_image import label_image, make_extractor
 
         extract = make_extractor(params.explore, backbone)
-        return lambda images: (label_image(image, extract, params.explore) for image in images)
+        return lambda images: (label_image(image, extract, params.explore, on_tree) for image in images)
 
     import torch
 

@@ -12,7 +12,6 @@ HEADINGS = {
     "masks_per_image": "masks/img",
     "seconds_per_image": "s/img",
 }
-PHASES = ("explore", "instruct", "correct")
 
 
 def published_rows() -> list[list[str]]:

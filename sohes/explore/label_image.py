@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sohes.data.imaging import fit
-from sohes.explore.local import Candidates, Extract, global_regions, local_regions, square
+from sohes.explore.local import Candidates, Extract, OnTree, global_regions, local_regions, square
 from sohes.explore.peers import peer_candidates
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.masks import packed
@@ -19,19 +19,21 @@ from sohes.params import ExploreParams
 from sohes.structures import MaskSet
 
 
-def label_image(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> MaskSet:
+def label_image(
+    image_HW3: np.ndarray, extract: Extract, params: ExploreParams, on_tree: OnTree | None = None
+) -> MaskSet:
     """The pseudo-labels of a (H, W, 3) uint8 RGB image, at its own size (paper 3.1, steps 1 to 4).
 
     Ours: between clustering and the result, masks are worked on at the image's size with its longer side cut down to
     `image_size`, which bounds time and memory and, measured, costs no recall. Every score is 1, or, with
-    `min_stability`, the region's stability.
+    `min_stability`, the region's stability. on_tree: gets the whole image's merge tree; peers of phase 1 have none.
     """
     view = fit(image_HW3, params.image_size)
     size, image_hw = view.shape[:2], image_HW3.shape[:2]
 
     (features,) = extract([square(image_HW3, params.image_size)])
     if params.method == "sohes":
-        large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size)
+        large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size, on_tree=on_tree)
         found = large + local_regions(image_HW3, small_boxes, extract, params, size=size)
     else:
         found = peer_candidates(features, params, image_hw=image_hw, size=size)

@@ -9,12 +9,13 @@ import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.explore.merge.tree import merge_tree, region_masks, select_regions, stability, unit_features
+from sohes.explore.merge.tree import MergeTree, merge_tree, region_masks, select_regions, stability, unit_features
 from sohes.masks.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
 # Square uint8 RGB images, all of one size, to the (h, w, C) float32 features of their patches.
 Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
+OnTree = Callable[[MergeTree], None]
 
 SHARE_IOU = 0.5  # crops that overlap this much see the same place
 PIXELS_AT_ONCE = 2**21  # of crops whose features are in memory together: 32 of 256 x 256, one batch of a ViT
@@ -41,12 +42,17 @@ class Candidates:
 
 
 def global_regions(
-    features_hwC: np.ndarray, params: ExploreParams, *, image_hw: tuple[int, int], size: tuple[int, int]
+    features_hwC: np.ndarray,
+    params: ExploreParams,
+    *,
+    image_hw: tuple[int, int],
+    size: tuple[int, int],
+    on_tree: OnTree | None = None,
 ) -> tuple[Candidates, np.ndarray]:
     """Step 1: the regions of the whole image that are large enough, as masks of `size` (height, width), and the
     (M, 4) boxes (y0, x0, y1, x1), in the image's pixels, of those to look at again: the ones smaller than `theta_small`
     of it or, with `recluster: all`, every one."""
-    regions, scores = cluster(features_hwC, params)
+    regions, scores = cluster(features_hwC, params, on_tree)
     is_small = regions.mean((1, 2)) < params.theta_small
     again = is_small if params.recluster == "small" else np.ones(len(regions), bool)
     patch = np.divide(image_hw, regions.shape[1:])
@@ -97,11 +103,15 @@ def view_sides(crops_yxyx: np.ndarray, scale: float, *, crop_size: int, image_si
     return np.where(sides >= 1.5 * seen, sides, 0)
 
 
-def cluster(features_hwC: np.ndarray, params: ExploreParams) -> tuple[np.ndarray, np.ndarray]:
+def cluster(
+    features_hwC: np.ndarray, params: ExploreParams, on_tree: OnTree | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """(N, h, w) bool regions of a feature map at all thresholds, largest first, and their (N,) float32 scores."""
     if params.normalise:
         features_hwC = unit_features(features_hwC)
     tree = merge_tree(features_hwC)
+    if on_tree is not None:
+        on_tree(tree)
     nodes = select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou)
     scores = np.ones(len(nodes), np.float32)
     if params.min_stability > 0:

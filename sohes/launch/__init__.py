@@ -1,6 +1,6 @@
 """Where a command runs: a profile from `infra/launch/`, chosen by SOHES_LAUNCH.
 
-A task is one shell command, so whatever launches it can be replaced by a person who pastes it.
+A task is one shell command: a person can paste what a launcher runs.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ def run_tasks(
     on_line: Callable[[str], None] = lambda line: None,
     on_progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Outcome]:
-    """Run tasks where the profile says and wait for them; their outcomes, in order.
+    """Run tasks where the profile says, wait for them, and return their outcomes in order.
 
     group: names this set of tasks; a caller that was killed and asks for the same group again waits for the jobs that
-    are already out. kind: which of the profile's resources each gets. On this machine they run one after the other.
+    are still running. kind: which of the profile's resources each gets. On this machine they run one after the other.
     """
     if not tasks:
         return []

@@ -1,7 +1,7 @@
 """Tasks as Kubernetes Jobs, by the official client: one Job a task, one pod a node.
 
-A Job's deadline, its restarts and its clean-up are the cluster's own, so nothing is left behind when the caller dies;
-one that is started again finds the jobs by the names in its ledger.
+The cluster itself enforces deadlines, restarts and clean-up, so nothing is left behind when the caller dies; a caller
+that is started again finds the jobs by the names in its ledger.
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch.ledger import Ledger
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import LAST_LINES, Kind, Outcome, Task, pause, torchrun
+from sohes.launch.task import LAST_LINES, Kind, Outcome, Task, log_file, pause, torchrun, with_python
 
 PORT = 29400
 FAILED = 1
-OVERLAP = 30  # seconds of log that are asked for twice, for what the node writes late
-PATIENCE = 10  # answers in a row that the API server may fail to give
+OVERLAP = 30  # seconds of log that are read twice, for lines that the node writes late
+PATIENCE = 10  # requests in a row that may fail before we give up
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
 
 
@@ -38,10 +38,10 @@ def run_kubernetes(
     on_line: Callable[[str], None],
     on_progress: Callable[[int, int], None],
 ) -> list[Outcome]:
-    """Create the Jobs, `at_once` at a time, and wait for all; their logs are kept and they are deleted.
+    """Create the Jobs, `at_once` at a time, wait for all, keep their logs and delete them.
 
-    The log of a task that is alone reaches the file and `on_line` while it runs, those of many when each has ended.
-    Interrupted, it deletes what is out; killed, it finds them again. SohesError if the API server refuses.
+    The log of a single task reaches the file and `on_line` while it runs, those of many when each has ended. An
+    interruption deletes the Jobs; after kill -9 the next call finds them. SohesError if the API server refuses.
     """
     cluster = Cluster(profile)
     ledger = Ledger(root, "kubernetes", group)
@@ -60,7 +60,7 @@ def run_kubernetes(
     if any(task.name not in names for task in tasks):
         ledger.close()
         submission = ledger.open(list(tasks))
-        # Names are ours to choose, so they are written down before any job exists.
+        # We choose the names, so they are written down before any job exists.
         names |= {t.name: names.get(t.name) or job_name(submission.name, t.name) for t in tasks}
         ledger.submitted(submission, names)
     try:
@@ -69,10 +69,10 @@ def run_kubernetes(
                 task = waiting.pop(0)
                 job = render_job(task, names[task.name], root, profile, resources, environment, train=kind == "train")
                 cluster.create([*render_service(names[task.name], profile, resources), job])
-                path = root / ".sohes/logs" / f"{group}-{task.name}.log"
+                path = log_file(root, f"{group}-{task.name}")
                 running[task.name] = Log(cluster, names[task.name], path, on_line if len(tasks) == 1 else None)
             for task_name, log in list(running.items()):
-                state = cluster.state(names[task_name])  # first the state, then the log: what it said last is not lost
+                state = cluster.state(names[task_name])  # before the log, whose last lines would be lost otherwise
                 if state is not None or len(tasks) == 1:
                     log.read()
                 if state is None:
@@ -84,7 +84,7 @@ def run_kubernetes(
             if running:
                 time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
     except BaseException:
-        # Where the API no longer answers, the ledger stays, and whoever comes next finds the jobs.
+        # If the API no longer answers, the ledger stays, and the next call finds the jobs.
         with contextlib.suppress(SohesError):
             for task_name in running:
                 cluster.delete(names[task_name])
@@ -97,8 +97,8 @@ def run_kubernetes(
 class Log:
     """The log of one job as it grows: every line of every pod once, into a file and to `on_line`.
 
-    Asked for again and again instead of followed: no connection has to stay open for days, and a pod that replaces
-    another is found by itself. Lines are told apart by the time that the node has put before each.
+    Polled, not followed: no connection has to stay open for days, and a pod that replaces another is found, too. Lines
+    are identified by the time stamp that the node puts before each.
     """
 
     def __init__(self, cluster: Cluster, job: str, path: Path, on_line: Callable[[str], None] | None) -> None:
@@ -109,7 +109,7 @@ class Log:
         path.parent.mkdir(parents=True, exist_ok=True)
 
     def read(self) -> None:
-        """Take what is new."""
+        """Append the new lines."""
         overlap = round(time.monotonic() - self._read_at) + OVERLAP
         self._read_at = time.monotonic()
         with self._path.open("a", encoding="utf-8") as file:
@@ -126,7 +126,7 @@ class Log:
                         self._on_line(line)
 
     def outcome(self, failure: str) -> Outcome:
-        """How the job ended, with the last that it said. failure: empty, or what Kubernetes says of it."""
+        """How the job ended, with its last lines. failure: empty, or Kubernetes's reason."""
         if not failure:
             return Outcome(0, self._path, tuple(self._last))
         return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of job {self._job}"))
@@ -136,7 +136,7 @@ class Log:
 
 
 class Cluster:
-    """The few calls that the launcher needs, in one namespace. Configured as kubectl is, or from inside of a pod."""
+    """The few calls that the launcher needs, in one namespace. Configured as kubectl is, or from inside a pod."""
 
     def __init__(self, profile: KubernetesProfile) -> None:
         import kubernetes
@@ -153,7 +153,7 @@ class Cluster:
         self._batch, self._core = kubernetes.client.BatchV1Api(), kubernetes.client.CoreV1Api()
 
     def create(self, manifests: list[dict[str, Any]]) -> None:
-        """Create what is not there yet: after a restart of the caller it may be."""
+        """Create what does not exist yet; after a restart of the caller some of it does."""
         for manifest in manifests:
             make = (
                 self._batch.create_namespaced_job if manifest["kind"] == "Job" else self._core.create_namespaced_service
@@ -161,17 +161,17 @@ class Cluster:
             self._call(make, self._namespace, manifest, known=409)
 
     def state(self, name: str) -> str | None:
-        """None: it goes on; empty: done; else why it failed."""
+        """None while it runs, an empty string when it is done, or why it failed."""
         job = self._call(self._batch.read_namespaced_job_status, name, self._namespace, known=404)
         if job is None:
-            return "that there is none any more"
+            return "NotFound"
         for condition in job.status.conditions or ():
             if condition.status == "True" and condition.type in ("Complete", "Failed"):
                 return "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
         return None
 
     def pods(self, name: str) -> list[str]:
-        """The job's, oldest first; those of one moment by their place among the nodes."""
+        """The job's pods, oldest first; pods of the same second by the number of their node."""
         found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=f"job-name={name}").items
 
         def place(pod: Any) -> tuple[str, int, str]:
@@ -182,20 +182,20 @@ class Cluster:
         return [pod.metadata.name for pod in sorted(found, key=place)]
 
     def log(self, pod: str, since_seconds: int | None) -> str | None:
-        """Lines that begin with their time; None while there are none to be had."""
+        """Lines that begin with their time; None if there is no log yet."""
         options = {} if since_seconds is None else {"since_seconds": since_seconds}
         read = self._core.read_namespaced_pod_log
         return self._call(read, pod, self._namespace, timestamps=True, known=(400, 404), **options)
 
     def delete(self, name: str) -> None:
-        """The job with its pods, and the name of its nodes."""
+        """Delete the job with its pods, and the service that names its nodes."""
         for remove in (self._batch.delete_namespaced_job, self._core.delete_namespaced_service):
             self._call(remove, name, self._namespace, propagation_policy="Background", known=404)
 
     def _call(
         self, function: Callable[..., Any], *arguments: Any, known: int | tuple[int, ...] = (), **options: Any
     ) -> Any:
-        """One answer of the API server, with patience for its bad moments; None for a status that is `known`."""
+        """One answer of the API server, retried while it is overloaded or down; None for a status that is `known`."""
         for attempt in range(1, PATIENCE + 1):
             try:
                 return function(*arguments, **options, _request_timeout=30)
@@ -206,8 +206,9 @@ class Cluster:
                 temporary = status == 0 or status == 429 or status >= 500
                 if not temporary or attempt == PATIENCE:
                     reason = getattr(error, "reason", None) or type(error).__name__
-                    raise SohesError(
-                        f"the Kubernetes API refuses ({status} {reason}): mend infra/launch or its rights"
+                    kind = TemporaryError if temporary else SohesError
+                    raise kind(
+                        f"the Kubernetes API refuses ({status} {reason}): fix infra/launch or its rights"
                     ) from None
                 time.sleep(min(0.2 * 2**attempt, 10))
         raise AssertionError
@@ -223,7 +224,7 @@ def _http_error() -> type[Exception]:
 
 
 def job_name(submission: str, task: str) -> str:
-    """A name that DNS allows, unique for the submission and the task, short enough for a pod's host name."""
+    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name."""
     digest = hashlib.sha256(task.encode()).hexdigest()[:6]
     word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
     return f"{submission[:28].strip('-')}-{word}-{digest}"
@@ -237,7 +238,7 @@ def render_job(
     mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
     if not mounted:
         raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
-    command = (profile.python, *task.command[1:]) if task.command[1:2] == ("-m",) else task.command
+    command = with_python(task.command, profile.python)
     if train and resources.nodes * max(resources.gpus, 1) > 1:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
         processes = max(resources.gpus, 1)
@@ -299,7 +300,7 @@ def render_job(
 
 
 def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
-    """What makes the first of several nodes findable by its name; nothing for a single one."""
+    """The service by which nodes find the first of them; none for a single node."""
     if resources.nodes == 1:
         return []
     spec = {

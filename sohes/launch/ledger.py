@@ -1,4 +1,4 @@
-"""Which jobs are out, on disk: a caller that was killed and started again waits for them instead of asking twice."""
+"""The submitted jobs, on disk: a caller that was killed and started again waits for them and submits none twice."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from pathlib import Path
 
 from sohes.errors import SohesError
 from sohes.launch.task import Task
+from sohes.project import Project
 from sohes.work.files import write_json
 
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs handed over together. `name`: theirs alone, written down before any exists; `jobs`: id by task."""
+    """Jobs submitted together. name: unique, written down before any of them exists.  jobs: id by task."""
 
     name: str
     jobs: dict[str, str]
@@ -27,7 +28,7 @@ class Ledger:
     """`.sohes/launch/<launcher>-<group>.json`."""
 
     def __init__(self, root: Path, launcher: str, group: str) -> None:
-        self._path = root / ".sohes/launch" / f"{launcher}-{group}.json"
+        self._path = Project(root).state("launch") / f"{launcher}-{group}.json"
         self._group = re.sub("[^a-z0-9]+", "-", group.lower()).strip("-")
         try:
             known = json.loads(self._path.read_text()) if self._path.exists() else []
@@ -52,7 +53,7 @@ class Ledger:
         self._save([one for one in self.submissions if one.name != submission.name])
 
     def close(self) -> None:
-        """Nothing is out any more."""
+        """No job is left."""
         self._path.unlink(missing_ok=True)
         self.submissions = []
 

@@ -1,4 +1,4 @@
-"""One command on this machine, with its log: what every other launcher does somewhere else."""
+"""One command on this machine, with its log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sohes.errors import SohesError
 from sohes.launch.profile import Profile
-from sohes.launch.task import LAST_LINES, Outcome
+from sohes.launch.task import LAST_LINES, Outcome, log_file
 
 
 def run_task(
@@ -27,10 +27,10 @@ def run_task(
 ) -> Outcome:
     """Run one command in `root` and wait for it; both its streams go to `.sohes/logs/<task>.log` and to `on_line`.
 
-    If the caller is interrupted, the command and all that it started are ended before the interruption goes on.
+    If the caller is interrupted, the command and all its children are ended before the interruption is raised.
     SohesError if the command cannot be started.
     """
-    log = root / ".sohes/logs" / f"{task}.log"
+    log = log_file(root, task)
     log.parent.mkdir(parents=True, exist_ok=True)
     variables = {**os.environ, **profile.environment, **(environment or {}), "PYTHONUNBUFFERED": "1"}
     last: deque[str] = deque(maxlen=LAST_LINES)
@@ -60,7 +60,7 @@ def run_task(
 
 def _end(process: subprocess.Popen[str], grace_seconds: float) -> None:
     """Ask the command's whole group to end, then end it."""
-    # Somebody must read while it says goodbye: a full pipe would keep it from ending.
+    # Its output must be read to the end: a full pipe would keep it from ending.
     reader = threading.Thread(target=lambda: [None for _ in process.stdout or ()], daemon=True)
     reader.start()
     _signal_group(process, signal.SIGTERM)

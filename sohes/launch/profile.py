@@ -20,7 +20,7 @@ class _Model(BaseModel):
 
 
 class Resources(_Model):
-    """Of one task: `nodes` machines with `gpus`, `cpus` and `memory_gib` each, for `minutes` at most."""
+    """What one task gets: `nodes` machines with `gpus`, `cpus` and `memory_gib` each, for at most `minutes`."""
 
     nodes: Positive
     gpus: Count
@@ -100,7 +100,7 @@ def load_profile(folder: Path, name: str | None = None) -> Profile:
     if name not in profiles:
         existing = ", ".join(profiles) or "none"
         raise SohesError(
-            f"no launch profile {name!r} in {folder} (there is: {existing}): mend SOHES_LAUNCH or --launch"
+            f"no launch profile {name!r} in {folder} (there is: {existing}): correct SOHES_LAUNCH or --launch"
         )
     try:
         return _ANY.validate_python(read_mapping(profiles[name]))

@@ -1,7 +1,7 @@
 """Tasks as Slurm jobs, by submitit: an array of shards, or one job over several nodes that trains.
 
-Every submission has a fresh folder under `.sohes/slurm/`, since Slurm gives job ids anew after a reset and submitit
-would then take an old result for the new one. A job may run twice (requeued after preemption): tasks are idempotent.
+Every submission has a fresh folder under `.sohes/slurm/`, since Slurm reuses job ids after a reset and submitit would
+then take an old result for the new one. A job may run twice (requeued after preemption): tasks are idempotent.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +20,8 @@ from typing import Any
 from sohes.errors import SohesError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
-from sohes.launch.task import Kind, Outcome, Task, last_lines, pause, torchrun
+from sohes.launch.task import Kind, Outcome, Task, last_lines, pause, torchrun, with_python
+from sohes.project import Project
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
 PORT = 29400
@@ -28,10 +30,13 @@ KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
 
 
 class Command:
-    """What submitit runs in the job: one command in a folder. Returns its exit code."""
+    """What submitit runs in the job: one command in a folder. Returns its exit code.
 
-    def __init__(self, command: Sequence[str], root: Path, environment: Mapping[str, str], train: Resources | None):
-        self.command, self.root, self.environment, self.train = tuple(command), root, dict(environment), train
+    The profile's `python` started the job, perhaps in a container: the command runs under the same Python.
+    """
+
+    def __init__(self, command: tuple[str, ...], root: Path, environment: Mapping[str, str], train: Resources | None):
+        self.command, self.root, self.environment, self.train = with_python(command, "python"), root, environment, train
         self._process: subprocess.Popen[bytes] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -42,26 +47,27 @@ class Command:
         self._process = subprocess.Popen(self._here(), cwd=self.root, env=environment, stderr=subprocess.STDOUT)
         code = self._process.wait()
         if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
-            # Slurm is ending the job and this process is next. To return would be to report a job as done and failed
-            # that is cancelled or comes back from the queue.
+            # Slurm is ending the job, and this process is next. Returning would report as failed a job that was
+            # cancelled or will come back from the queue.
             time.sleep(KILL_WAIT)
         return code
 
     def _here(self) -> list[str]:
+        command = with_python(self.command, sys.executable)  # the job's
         if self.train is None or self.train.nodes * max(self.train.gpus, 1) == 1:
-            return list(self.command)
+            return list(command)
         from submitit import JobEnvironment
 
         # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
         head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
         job = os.environ["SLURM_JOB_ID"]
         return torchrun(
-            self.command, nodes=self.train.nodes, processes=max(self.train.gpus, 1), head=head,
+            command, nodes=self.train.nodes, processes=max(self.train.gpus, 1), head=head,
             port=PORT + int(job) % 1000, run=job,
         )  # fmt: skip
 
     def checkpoint(self) -> Any:
-        """Called before the job is preempted or out of time: let the command save what it has, then go on later."""
+        """Called before the job is preempted or out of time: let the command save its state and requeue it."""
         from submitit.helpers import DelayedSubmission
 
         if self._process is not None:
@@ -81,16 +87,16 @@ def run_slurm(
     environment: Mapping[str, str],
     on_progress: Callable[[int, int], None],
 ) -> list[Outcome]:
-    """Submit the tasks that are not out yet and wait for all. Interrupted, it cancels them; killed, they go on.
+    """Submit the tasks that have no job yet and wait for all. An interruption cancels the jobs, kill -9 leaves them.
 
-    SohesError if Slurm refuses. A job that failed is cancelled for good: Slurm might requeue it behind our back.
+    SohesError if Slurm refuses. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
     """
     ledger = Ledger(root, "slurm", group)
     jobs: dict[str, Any] = {}
     wanted = {task.name: task for task in tasks}
     try:
         for submission in list(ledger.submissions):
-            if not submission.jobs:  # announced, and then we were killed: nobody knows whether it was made
+            if not submission.jobs:  # we were killed before or after submitting: nobody knows which
                 _scancel(["--name", submission.name])
                 ledger.drop(submission)
             for name, job in _attach(submission, root).items():
@@ -116,7 +122,7 @@ def run_slurm(
 
 
 def _folder(root: Path, name: str) -> Path:
-    return root / ".sohes/slurm" / name
+    return Project(root).state("slurm") / name
 
 
 def _submit(
@@ -141,14 +147,14 @@ def _submit(
     except submitit.core.utils.FailedJobError as error:
         ledger.drop(submission)
         said = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
-        raise SohesError(f"Slurm refuses the jobs: {said[-1].strip()} (mend infra/launch)") from None
+        raise SohesError(f"Slurm refuses the jobs: {said[-1].strip()} (fix infra/launch)") from None
     named = {task.name: job for task, job in zip(tasks, jobs, strict=True)}
     ledger.submitted(submission, {name: job.job_id for name, job in named.items()})
     return named
 
 
 def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) -> dict[str, Any]:
-    """The profile in submitit's words."""
+    """The profile as submitit's parameters."""
     values: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,
@@ -176,8 +182,8 @@ def _attach(submission: Submission, root: Path) -> dict[str, Any]:
 
 
 def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int], None]) -> None:
-    """Until every job has a result, or Slurm says that it will have none. Short jobs are looked at more often."""
-    told = -1
+    """Wait until every job has a result, or Slurm says that it will have none. Young jobs are polled more often."""
+    reported = -1
     began = time.monotonic()
     while True:
         pending = [job for job in jobs if not job.paths.result_pickle.exists()]
@@ -186,9 +192,9 @@ def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int]
                 job.watcher.register_job(job.job_id)
             pending[0].watcher.update()  # one call of sacct for all of them
             pending = [job for job in pending if not job.watcher.is_done(job.job_id, mode="cache")]
-        if len(jobs) - len(pending) != told:
-            told = len(jobs) - len(pending)
-            on_progress(told, len(jobs))
+        if len(jobs) - len(pending) != reported:
+            reported = len(jobs) - len(pending)
+            on_progress(reported, len(jobs))
         if not pending:
             return
         time.sleep(pause(time.monotonic() - began, poll_seconds))
@@ -196,7 +202,7 @@ def _wait(jobs: list[Any], poll_seconds: float, on_progress: Callable[[int, int]
 
 def _outcome(job: Any) -> Outcome:
     log = Path(job.paths.stdout)
-    for _ in range(20):  # a shared file system shows files a little late
+    for _ in range(20):  # files appear late on a shared file system
         if job.paths.result_pickle.exists():
             break
         if job.watcher.get_state(job.job_id, mode="cache").upper() != "COMPLETED":

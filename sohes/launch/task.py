@@ -1,10 +1,13 @@
-"""What is launched, and how it ended."""
+"""A task to launch, and its outcome."""
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
+
+from sohes.project import Project
 
 LAST_LINES = 20
 Kind = Literal["shard", "whole", "train"]  # which of a profile's resources a task gets
@@ -12,7 +15,10 @@ Kind = Literal["shard", "whole", "train"]  # which of a profile's resources a ta
 
 @dataclass(frozen=True)
 class Task:
-    """One shell command. `name`: a word of letters, digits and dashes, unique in its group."""
+    """One shell command, under this process's Python or the one of wherever it runs.
+
+    name: a word of letters, digits and dashes, unique in its group.
+    """
 
     name: str
     command: tuple[str, ...]
@@ -20,11 +26,16 @@ class Task:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a task ended. exit_code: negative for a signal. last_lines: what it said at the end, oldest first."""
+    """How a task ended. exit_code: negative for a signal. last_lines: the last of its output, oldest first."""
 
     exit_code: int
     log: Path
     last_lines: tuple[str, ...]
+
+
+def log_file(root: Path, name: str) -> Path:
+    """Where the log of a task is kept that has no other place for it."""
+    return Project(root).state("logs") / f"{name}.log"
 
 
 def last_lines(text: str) -> tuple[str, ...]:
@@ -33,17 +44,23 @@ def last_lines(text: str) -> tuple[str, ...]:
 
 
 def pause(elapsed: float, longest: float) -> float:
-    """Seconds until the next look at jobs that have been out for `elapsed`: a tenth of that, `longest` at most."""
+    """Seconds until the next look at jobs submitted `elapsed` seconds ago: a tenth of that, at most `longest`."""
     return min(longest, 0.2 + elapsed / 10)
 
 
-def torchrun(command: tuple[str, ...], *, nodes: int, processes: int, head: str, port: int, run: str) -> list[str]:
-    """`python -m MODULE ...` as `nodes` x `processes` of it that train together; the same command on every node.
+def with_python(command: tuple[str, ...], python: str) -> tuple[str, ...]:
+    """The command under another Python, if it is one of Python's: `python ...`, or this process's own interpreter."""
+    is_python = command[0] == sys.executable or Path(command[0]).name == "python"
+    return (python, *command[1:]) if is_python else command
 
-    head: the name or address of one of the nodes. run: what this run is called, different from any other's.
+
+def torchrun(command: tuple[str, ...], *, nodes: int, processes: int, head: str, port: int, run: str) -> list[str]:
+    """The command that starts `nodes` x `processes` of `python -m MODULE ...` that train together, same on every node.
+
+    head: the name or address of one of the nodes. run: a name that no other run has.
     """
     if command[1:2] != ("-m",):
-        raise ValueError(f"only `python -m MODULE ...` can be trained with (got {command})")
+        raise ValueError(f"only `python -m MODULE ...` can run under torchrun (got {command})")
     return [
         command[0], "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}",
         "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}", f"--rdzv-id={run}", *command[1:],

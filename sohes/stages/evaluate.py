@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sohes import tracking
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.evaluate.phases import UNTRAINED, Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
 from sohes.pipeline import PHASES
 from sohes.project import Project
@@ -24,6 +27,8 @@ from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
+
+Counted = tuple[Predicted, list[np.ndarray]]  # with the regions at each of THRESHOLDS, an array an image
 
 
 @dataclass(frozen=True)
@@ -79,15 +84,19 @@ def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shard: i
         work.spread(compute, write, left, workers=workers, description=f"predict {phase}")
 
 
-def _compute(job: Job, image_ids: Sequence[int]) -> Predicted:
+def _compute(job: Job, image_ids: Sequence[int]) -> Counted:
     store = ImageStore(Project(job.root).held_out)
     entries = [store.entry(image_id) for image_id in image_ids]
     named = [(entry.image_id, entry.file_name, entry.digest) for entry in entries]
-    return predict_images(named, map(store.read, image_ids), make_predictor(job.phase, job.params, job.root))
+    counts: list[np.ndarray] = []
+    predict = make_predictor(job.phase, job.params, job.root, on_tree=lambda tree: counts.append(region_counts(tree)))
+    return predict_images(named, map(store.read, image_ids), predict), counts
 
 
-def _write(work: ShardedWork, index: int, pieces: Sequence[Predicted]) -> dict[str, Any]:
-    return write_predicted(work.path(index, ".parquet"), pieces)
+def _write(work: ShardedWork, index: int, pieces: Sequence[Counted]) -> dict[str, Any]:
+    facts = write_predicted(work.path(index, ".parquet"), [predicted for predicted, _ in pieces])
+    counts = [count for _, piece in pieces for count in piece]
+    return facts | {"trees": len(counts), "regions": np.sum(counts, 0).tolist()}
 
 
 # ---------------------------------------------------------------- score
@@ -113,12 +122,20 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
     if UNTRAINED in rows:
         write_json(project.metrics("untrained"), rows.pop(UNTRAINED))
+        write_json(project.metrics("regions"), _regions(works["explore"].facts()))
     write_json(project.metrics("evaluate"), list(rows.values()))
     write_json(project.metrics("evaluate_details"), details)
     recorder.artifact(project.metrics("evaluate"))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
     next(iter(works.values())).remove()
+
+
+def _regions(facts: Sequence[dict[str, Any]]) -> dict[str, object]:
+    """Regions an image by merging threshold, the mean over the images that phase 1 has merged (paper figure 8)."""
+    images = sum(part["trees"] for part in facts)
+    means = np.sum([part["regions"] for part in facts], 0) / images if images else np.zeros(0)
+    return {"thresholds": THRESHOLDS, "regions_per_image": means.tolist(), "images": images}
 
 
 def _row(phase: str, scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, object]:

@@ -16,30 +16,23 @@ from sohes import tracking
 from sohes.data.imaging import encode_jpeg
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
-from sohes.errors import SohesError
 from sohes.evaluate import pictures, plots, published, tables
 from sohes.explore import label_free
-from sohes.explore.label_image import make_extractor
-from sohes.explore.local import square
-from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, without_secrets
-from sohes.project import Project
+from sohes.pipeline import PHASES
+from sohes.project import Project, require
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
 from sohes.work.files import atomic_path, digest_file
 
-THRESHOLDS = tuple(k / 20 for k in range(2, 18))  # of the plot of figure 8: 0.1 to 0.85
-
 
 def run(params: Params, root: Path) -> None:
     """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts."""
+    project = Project(root)
     with tracking.stage_run("report", params, root) as recorder:
-        reports = root / "reports"
-        reports.mkdir(exist_ok=True)
-        rows = _read(root / "metrics/evaluate.json")
-        details = _read(root / "metrics/evaluate_details.json")
-        photos, note = _photos(root, details, params.report.pictures)
-        context = _tables(rows, details, _read(root / "metrics/untrained.json"))
+        rows, details = _read(project, "evaluate"), _read(project, "evaluate_details")
+        photos, note = _photos(project, details, params.report.pictures)
+        context = _tables(rows, details, _read(project, "untrained"))
         html = _template().render(
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
@@ -49,24 +42,22 @@ def run(params: Params, root: Path) -> None:
             refiner=params.explore.refiner,
             max_masks=params.evaluate.max_masks,
             stages=tables.cost_rows(_costs(root)),
-            plots=_plots(rows, details, root, params),
+            plots=_plots(rows, details, project, params),
             photos=photos,
             picture_note=note,
             panels=len(photos[0]["panels"]) if photos else 1,
-            digests=_digests(root),
+            digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
-        with atomic_path(reports / "index.html") as path:
+        with atomic_path(project.report) as path:
             path.write_text(html, encoding="utf-8")
-        with atomic_path(reports / "example.jpg") as path:  # the last phase on the first photograph
+        with atomic_path(project.example) as path:  # the last phase on the first photograph
             path.write_bytes(base64.b64decode(photos[0]["panels"][-1]["data"]))
-        recorder.artifact(reports / "index.html")
+        recorder.artifact(project.report)
 
 
-def _read(path: Path):
-    if not path.exists():
-        raise SohesError(f"no metrics at {path}: run `sohes evaluate` first")
-    return json.loads(path.read_text())
+def _read(project: Project, name: str):
+    return json.loads(require(project.metrics(name), "metrics", "evaluate").read_text())
 
 
 def _template() -> jinja2.Template:
@@ -75,8 +66,9 @@ def _template() -> jinja2.Template:
 
 
 def _label_free(root: Path) -> str:
-    manifest = json.loads((root / "data/pseudo_labels/manifest.json").read_text())
-    return label_free.in_words(label_free.of_model(manifest["label_free"], Project(root).model("backbone")))
+    project = Project(root)
+    manifest = json.loads((project.pseudo_labels / "manifest.json").read_text())
+    return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
 
 
 def _feature_words(params: Params) -> str:
@@ -125,12 +117,11 @@ def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
 
 
 def _costs(root: Path) -> dict[str, dict[str, float | None]]:
-    """In the pipeline's order; the report itself is not done yet."""
-    costs = read_costs(root)
-    return {stage: costs[stage] for stage in tracking.SECTIONS if stage in costs and stage != "report"}
+    """Of the other stages: the report itself is not done yet."""
+    return {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}
 
 
-def _plots(rows: list[dict], details: dict, root: Path, params: Params) -> list[str]:
+def _plots(rows: list[dict], details: dict, project: Project, params: Params) -> list[str]:
     """Recall, losses, the number of regions and the teacher's threshold, each an SVG."""
     drawn = []
     if any(row["AR"] is not None for row in rows):
@@ -139,41 +130,31 @@ def _plots(rows: list[dict], details: dict, root: Path, params: Params) -> list[
             plots.recall_by_iou({row["phase"]: details[row["phase"]]["recall_per_iou"] for row in rows}),
         ]
     for phase in ("instruct", "correct"):
-        history = root / f"metrics/{phase}.json"
+        history = project.metrics(phase)
         if history.exists():
             drawn.append(plots.loss_curves(json.loads(history.read_text()), title=phase))
-    areas = np.geomspace(1e-5, 1, 200)
-    thresholds = [
-        theta_score(
-            a,
-            theta_score_small=params.correct.theta_score_small,
-            theta_score_large=params.correct.theta_score_large,
-            gamma=params.correct.gamma,
+    regions = _read(project, "regions")
+    if regions["images"]:
+        drawn.append(
+            plots.masks_per_threshold(
+                regions["thresholds"], regions["regions_per_image"], chosen=params.explore.theta_merge
+            )
         )
-        for a in areas
-    ]
-    return [*drawn, _regions_plot(root, params), plots.score_threshold(areas.tolist(), [float(t) for t in thresholds])]
+    return [*drawn, _threshold_plot(params)]
 
 
-def _regions_plot(root: Path, params: Params) -> str:
-    """Figure 8 of the paper, on the first of the held-out images: global clustering only, single patches left out."""
-    store = ImageStore(root / "data/eval")
-    extract = make_extractor(params.explore, root / "models/backbone.safetensors")
-    counts = []
-    for image_id in store.image_ids[: params.report.pictures]:
-        (features,) = extract([square(store.read(image_id), params.explore.image_size)])
-        tree = merge_tree(features)
-        regions = regions_at_thresholds(tree, THRESHOLDS)
-        counts.append([np.count_nonzero(tree.area_K[nodes] > 1) for nodes in regions])
-    return plots.masks_per_threshold(THRESHOLDS, np.mean(counts, 0).tolist(), chosen=params.explore.theta_merge)
+def _threshold_plot(params: Params) -> str:
+    numbers = params.correct.model_dump(include={"theta_score_small", "theta_score_large", "gamma"})
+    areas = np.geomspace(1e-5, 1, 200).tolist()
+    return plots.score_threshold(areas, [float(theta_score(area, **numbers)) for area in areas])
 
 
-def _photos(root: Path, details: dict, count: int) -> tuple[list[dict], str]:
+def _photos(project: Project, details: dict, count: int) -> tuple[list[dict], str]:
     """Good, typical and worst images by the last phase's recall; the first ones where nothing is annotated."""
-    store = ImageStore(root / "data/eval")
-    truth = LabelStore(root / "data/eval/labels") if (root / "data/eval/labels").exists() else None
-    phases = {phase: LabelStore(root / "predictions" / phase) for phase in tables.PHASES}
-    recalls = {int(k): v for k, v in details[tables.PHASES[-1]].get("per_image", {}).items() if v is not None}
+    store = ImageStore(project.held_out)
+    truth = LabelStore(project.truth) if project.truth.exists() else None
+    phases = {phase: LabelStore(project.predictions(phase)) for phase in PHASES}
+    recalls = {int(k): v for k, v in details[PHASES[-1]].get("per_image", {}).items() if v is not None}
     if recalls:
         ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
         places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
@@ -207,7 +188,7 @@ def _photo(
     }
 
 
-def _digests(root: Path) -> str:
-    made = ["data/images/manifest.parquet", "data/eval/manifest.parquet", "data/pseudo_labels/manifest.json"]
-    made += [f"models/{name}.safetensors" for name in ("backbone", "instruct", "correct")]
-    return "\n".join(f"{path}  {digest_file(root / path)}" for path in made if (root / path).exists())
+def _digests(project: Project) -> str:
+    made = [folder / "manifest.parquet" for folder in (project.images, project.held_out)]
+    made += [project.pseudo_labels / "manifest.json", *map(project.model, ("backbone", *PHASES[1:]))]
+    return "\n".join(f"{p.relative_to(project.root)}  {digest_file(p)}" for p in made if p.exists())

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes.ablation import Table, table_file
 from sohes.errors import SohesError
+from sohes.evaluate.ablation import Table, table_file
 from sohes.explore import label_free
 from sohes.params import Params
-from sohes.tracking import flatten, has_store, store_errors, tracking_client, tracking_uri
+from sohes.tracking.recorder import flatten
+from sohes.tracking.store import experiment_id, has_store, store_errors, tracking_client, tracking_uri
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -117,10 +118,5 @@ def _label_free(params: Params, phase: str) -> bool | None:
 
 
 def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:
-    found = client.get_experiment_by_name(f"{PREFIX}{name}")
-    if found is not None:
-        return found.experiment_id
-    uri = tracking_uri(root)
-    files = None if uri.startswith("http") else (root / "mlartifacts").resolve().as_uri()
     tags = {"sohes.title": table.title, "mlflow.note.content": f"{table.title} ({table.source})"}
-    return client.create_experiment(f"{PREFIX}{name}", artifact_location=files, tags=tags)
+    return experiment_id(client, f"{PREFIX}{name}", root, tags)

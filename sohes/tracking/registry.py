@@ -16,6 +16,8 @@ from PIL import Image
 
 from sohes.errors import SohesError
 from sohes.params import Params
+from sohes.project import Project
+from sohes.tracking.store import has_store, store_errors, tracking_client, tracking_uri
 from sohes.work.files import digest_file
 
 if TYPE_CHECKING:
@@ -82,8 +84,6 @@ def registered_model(name: str, root: Path) -> Path:
 
     SohesError if the registry cannot be reached or has no such model.
     """
-    from sohes.tracking import has_store, store_errors, tracking_client, tracking_uri
-
     model, at, alias = name.removeprefix("mlflow:").strip("/").partition("@")
     model, slash, number = (model, "", "") if at else model.partition("/")
     if not model or not (alias or number):
@@ -105,7 +105,7 @@ def registered_model(name: str, root: Path) -> Path:
             raise SohesError(
                 f"the registry has no {model}{at}{alias}{slash}{number}: `sohes evaluate` registers the trained model"
             ) from None
-        folder = root / ".sohes/registry" / f"{model}-{found.version}-{found.tags.get('sohes.model', '')[-12:]}"
+        folder = Project(root).state("registry") / f"{model}-{found.version}-{found.tags.get('sohes.model', '')[-12:]}"
         if not folder.exists():
             _fetch(client.get_model_version_download_uri(model, found.version), folder, tracking_uri(root))
     (checkpoint,) = folder.glob("artifacts/*.safetensors")

@@ -1,42 +1,118 @@
-"""What a stage cost: time and memory, kept beside the pipeline's state for the report. Standard library only."""
+"""What a stage costs: every attempt and shard records its time and memory, and the finished stage adds them up."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
 import sys
+import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from sohes.params import Params
+from sohes.pipeline import STAGES
+from sohes.project import Project
 from sohes.work.files import write_json
+from sohes.work.identity import identity
 
-FOLDER = ".sohes/cost"
+EVERY = 10.0  # seconds between two updates of a record: what kill -9 can lose
+ADDED, LARGEST = ("seconds", "processor_seconds"), ("memory_gib", "gpu_memory_gib")
 _KIB_PER_UNIT = 1 / 1024 if sys.platform == "darwin" else 1  # ru_maxrss is bytes on macOS, KiB elsewhere
+
+Cost = dict[str, float | None]
 
 
 @contextmanager
-def measured(stage: str, root: Path) -> Iterator[None]:
-    """Write `.sohes/cost/<stage>.json` if the block ends well: seconds on the clock and of processors, memory in GiB.
+def measured(
+    stage: str, params: Params, root: Path, *, whole: bool = True, options: Mapping[str, str] | None = None
+) -> Iterator[None]:
+    """Record the block as one attempt at a stage or, not `whole`, at one of its shards; also if it fails or is killed.
 
-    memory_gib: the larger of this process and its largest child. gpu_memory_gib: the most that torch held on one GPU;
-    None without one.
+    A whole stage that ends well adds up all attempts with the same params and options in `metrics/cost/<stage>.json`:
+    seconds on the clock and of processors; of memory, in GiB, the most of any. memory_gib: the larger of a process and
+    its largest child. gpu_memory_gib: the most that torch held on one GPU; None if it used none.
+    Of processes that train together only the first is measured.
     """
+    if os.environ.get("RANK", "0") != "0":
+        yield
+        return
+    made_of = _made_of(stage, params, options or {})
+    folder = Project(root).state("cost") / stage
+    record = folder / f"{uuid.uuid4().hex}.json"
     clock, processors = time.perf_counter(), _processor_seconds()
-    yield
-    cost = {
-        "seconds": time.perf_counter() - clock,
-        "processor_seconds": _processor_seconds() - processors,
-        "memory_gib": max(usage.ru_maxrss for usage in _usages()) * _KIB_PER_UNIT / 2**20,
-        "gpu_memory_gib": _gpu_memory_gib(),
-    }
-    write_json(root / FOLDER / f"{stage}.json", {name: value and round(value, 3) for name, value in cost.items()})
+
+    def write() -> None:
+        cost: Cost = {
+            "seconds": time.perf_counter() - clock,
+            "processor_seconds": _processor_seconds() - processors,
+            "memory_gib": max(usage.ru_maxrss for usage in _usages()) * _KIB_PER_UNIT / 2**20,
+            "gpu_memory_gib": _gpu_memory_gib(),
+        }
+        write_json(record, {"made_of": made_of, "cost": cost})
+
+    try:
+        with _repeatedly(write, EVERY):
+            yield
+    except BaseException:
+        with suppress(OSError):  # the error itself is what the user has to see
+            write()
+        raise
+    write()
+    if whole:
+        _add_up(folder, made_of, Project(root).cost(stage))
 
 
-def read_costs(root: Path) -> dict[str, dict[str, float | None]]:
-    """The costs by stage of those that have been measured."""
-    return {path.stem: json.loads(path.read_text()) for path in sorted((root / FOLDER).glob("*.json"))}
+def read_costs(root: Path) -> dict[str, Cost]:
+    """The costs of the stages that have been measured, in the pipeline's order."""
+    files = {stage: Project(root).cost(stage) for stage in STAGES}
+    return {stage: json.loads(path.read_text()) for stage, path in files.items() if path.exists()}
+
+
+def total(costs: Sequence[Cost]) -> Cost:
+    """Times added, and the largest amounts of memory; None where nothing was measured."""
+    measured = {name: [value for cost in costs if (value := cost[name]) is not None] for name in (*ADDED, *LARGEST)}
+    sums: Cost = {name: round(sum(measured[name]), 3) for name in ADDED}
+    return sums | {name: round(max(measured[name]), 3) if measured[name] else None for name in LARGEST}
+
+
+def _add_up(folder: Path, made_of: str, out: Path) -> None:
+    """Write the total of the records of the same params and options, then remove them."""
+    records = {path: json.loads(path.read_text()) for path in folder.glob("[!.]*.json")}
+    own = {path: record["cost"] for path, record in records.items() if record["made_of"] == made_of}
+    write_json(out, total(list(own.values())))
+    for path in own:
+        path.unlink()
+
+
+def _made_of(stage: str, params: Params, options: Mapping[str, str]) -> str:
+    """Of what the stage computes: an attempt with other params is not a part of it."""
+    return identity([params.model_dump(mode="json", include={"seed", *STAGES[stage].sections}), dict(options)])
+
+
+@contextmanager
+def _repeatedly(work: Callable[[], None], seconds: float) -> Iterator[None]:
+    """Do the work again and again in a thread, until the block ends."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            with suppress(Exception):  # torch may be half imported, the disk full: the next time will do
+                work()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+# ---------------------------------------------------------------- measurements
 
 
 def _usages() -> list[resource.struct_rusage]:
@@ -44,11 +120,23 @@ def _usages() -> list[resource.struct_rusage]:
 
 
 def _processor_seconds() -> float:
-    return sum(usage.ru_utime + usage.ru_stime for usage in _usages())
+    """Of this process and its children; the system itself counts a child only after its end."""
+    return sum(usage.ru_utime + usage.ru_stime for usage in _usages()) + _of_living_children()
+
+
+def _of_living_children() -> float:
+    """0 where there is no /proc."""
+    ticks = 0
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with suppress(OSError):  # it has ended in this moment
+            for pid in listed.read_text().split():
+                fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+                ticks += sum(map(int, fields[11:15]))  # utime, stime, and those of its own children
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _gpu_memory_gib() -> float | None:
     torch = sys.modules.get("torch")  # a stage that never imported it has used no GPU
-    if torch is None or not torch.cuda.is_available():
+    if torch is None or not torch.cuda.is_initialized():
         return None
     return max(torch.cuda.max_memory_allocated(k) for k in range(torch.cuda.device_count())) / 2**30

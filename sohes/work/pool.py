@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -111,7 +111,7 @@ def run_shards(
         except BrokenProcessPool:
             reason = f"{description}: a worker process died, most often for want of memory"
             remedy = f"with fewer processes than {workers} (SOHES_WORKERS) if memory was short"
-            raise SohesError(f"{reason}; {_left(finished, shards, kept)}, {remedy}") from None
+            raise TemporaryError(f"{reason}; {_left(finished, shards, kept)}, {remedy}") from None
 
 
 def _left(finished: int, shards: Sequence[Shard], kept: bool) -> str:

@@ -3,10 +3,11 @@ import csv
 import cv2
 import pytest
 
-from sohes.ablation import FOLDER, Row, Table
 from sohes.commands import compare
 from sohes.errors import SohesError
+from sohes.evaluate.ablation import Row, Table
 from sohes.params import load_params
+from sohes.project import Project
 from sohes.tracking import tracking_client
 from sohes.tracking.ablations import record_row, recorded_rows
 from sohes.work.files import write_json
@@ -83,8 +84,8 @@ def test_what_was_not_recorded_is_one_sentence(tmp_path):
         SohesError, match=r"no table 'nope' in .*params/ablations \(there is: none\): run in the project's folder"
     ):
         compare.run("nope", tmp_path)
-    (tmp_path / FOLDER).mkdir(parents=True)
-    (tmp_path / FOLDER / "t.yaml").touch()
+    Project(tmp_path).ablations.mkdir(parents=True)
+    (Project(tmp_path).ablations / "t.yaml").touch()
     for name in ("t", "ablation t"):
         with pytest.raises(SohesError, match=r"no experiment 'ablation t' at .*: run `sohes ablate t` first"):
             compare.run(name, tmp_path)

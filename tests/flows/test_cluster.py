@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cluster import run_elsewhere
+from flows.cluster import inputs_digest, missing_shards, run_elsewhere
 from flows.graph import is_fresh
 from sohes.errors import SohesError
 from sohes.launch import LocalProfile
@@ -87,6 +87,28 @@ def test_what_changed_while_it_ran_is_not_recorded(root, name, text):
         run(root, change)
     assert not (root / "dvc.lock").exists()
     assert not is_fresh("explore", root)
+
+
+@pytest.mark.parametrize("option", ["--params mine.yaml", "--params=mine.yaml"])
+def test_a_stage_with_a_params_file_of_its_own_is_asked_and_watched_with_that_file(root, option):
+    stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["explore"]
+    stage |= {"cmd": f"python work.py explore {option}", "params": [{"mine.yaml": ["explore"]}]}
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"explore": stage}}))
+    (root / "work.py").write_text(WORK.replace("sys.argv[3]", "sys.argv[-1]"))
+    (root / "mine.yaml").write_text("explore: {crops: 1}\n")
+    before = inputs_digest("explore", root)
+    (root / "params.yaml").write_text("explore: {crops: 3}\n")
+    assert inputs_digest("explore", root) == before
+    outcome, told = run(root)
+    assert (outcome.exit_code, told[0]) == (0, "explore: 2 shards to do")
+    assert is_fresh("explore", root)
+    (root / "mine.yaml").write_text("explore: {crops: 2}\n")
+    assert inputs_digest("explore", root) != before
+
+
+def test_a_command_that_does_not_name_its_stage_is_one_sentence(root):
+    with pytest.raises(SohesError, match=r"the command of explore in dvc\.yaml does not name it"):
+        missing_shards((sys.executable, "work.py", "look"), "explore", root)
 
 
 def test_a_param_of_another_stage_may_change(root):

@@ -1,8 +1,15 @@
 import argparse
+import errno
 from pathlib import Path
 
-from flows.command import add_options, exit_code
-from sohes.errors import SohesError
+import pytest
+
+from flows.command import add_options, exit_code, failure, why
+from sohes.errors import SohesError, TemporaryError
+from sohes.launch import Outcome
+
+DVC = "ERROR: failed to reproduce 'pull': failed to run: python -m sohes pull, exited with"
+SENTENCE = "sohes: no such folder: x"
 
 
 def raises(error):
@@ -16,6 +23,11 @@ def test_how_a_command_ends(capsys):
     assert exit_code(lambda: None) == 0
     assert exit_code(raises(SohesError("no dvc.yaml in here: go there"))) == 1
     assert capsys.readouterr().err == "sohes: no dvc.yaml in here: go there\n"
+    assert exit_code(raises(TemporaryError("the server is down"))) == 75
+    assert exit_code(raises(OSError(errno.ENOSPC, "full"))) == 1
+    assert capsys.readouterr().err.splitlines()[1].startswith("sohes: the disk is full")
+    with pytest.raises(ZeroDivisionError):
+        exit_code(raises(ZeroDivisionError()))
     assert exit_code(raises(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "sohes: interrupted\n"
 
@@ -28,3 +40,30 @@ def test_the_options():
         "launch": "slurm",
         "root": Path("there"),
     }
+
+
+def test_why_prefers_the_stages_own_words_to_dvcs():
+    assert why(("Running stage 'pull':", SENTENCE, f"{DVC} 1")) == "no such folder: x"
+    assert why(("Traceback", "ZeroDivisionError", "", f"{DVC} 1")) == "ZeroDivisionError"
+    assert why(()) == "it said nothing"
+
+
+@pytest.mark.parametrize(
+    ("code", "lines", "may_pass"),
+    [
+        (1, (SENTENCE,), False),
+        (255, (SENTENCE, f"{DVC} 1"), False),
+        (255, ("Usage: sohes pull [OPTIONS]", "No such option: --wheels", f"{DVC} 2"), False),
+        (75, ("sohes: https://here: the connection failed, 9 times in a row",), True),
+        (255, ("sohes: https://here: the connection failed, 9 times in a row", f"{DVC} 75"), True),
+        (255, ("sohes: interrupted", f"{DVC} 130"), True),  # by whoever ends jobs on that machine
+        (-9, ("Running stage 'pull':",), True),
+        (1, ("Traceback", "ZeroDivisionError"), True),
+        (1, ("Slurm says NODE_FAIL of job 7",), True),
+        (1, (), True),
+    ],
+)
+def test_only_what_the_user_alone_can_fix_is_final(code, lines, may_pass):
+    error = failure("stage pull", Outcome(code, Path("pull.log"), lines))
+    assert isinstance(error, TemporaryError) == may_pass
+    assert str(error) == f"stage pull failed: {why(lines)} (log: pull.log)"

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from sohes.bench.launch import bench_launch
+from flows.overhead import measure
 
 
 @pytest.mark.slow
@@ -12,7 +12,7 @@ from sohes.bench.launch import bench_launch
 @pytest.mark.usefixtures("slurm")
 def test_shards_and_stages_are_measured_on_the_cluster(repository, monkeypatch):
     monkeypatch.chdir(repository)
-    result = bench_launch(launch="slurm", shards=4)
+    result = measure(launch="slurm", shards=4)
     print(json.dumps(result))
     assert result["slurm_stage_overhead_seconds"] > 0
     assert result["slurm_shard_overhead_seconds"] is not None

@@ -2,9 +2,11 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import time
+import venv
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,8 @@ import pytest
 from sohes.errors import SohesError
 from sohes.launch import SlurmProfile, Task, load_profile, run_tasks
 from sohes.launch.ledger import Ledger
-from sohes.launch.slurm import sbatch_parameters
+from sohes.launch.profile import Resources
+from sohes.launch.slurm import Command, sbatch_parameters
 
 SMALL = {"nodes": 1, "gpus": 0, "cpus": 1, "memory_gib": 1, "minutes": 5}
 
@@ -51,6 +54,32 @@ def test_without_slurm_it_is_one_sentence(profile, tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SohesError, match="run on a login node of the cluster"):
         launch([Task("a", python("pass"))], tmp_path, profile)
+
+
+@pytest.mark.parametrize("first_word", ["python", "/usr/bin/python", sys.executable])
+@pytest.mark.parametrize("train", [None, Resources(**{**SMALL, "gpus": 2})])
+def test_a_command_runs_under_the_python_that_the_profile_has_started_the_job_with(tmp_path, first_word, train):
+    # As in a container: another interpreter at another path, where the caller's is not.
+    venv.create(tmp_path / "there", symlinks=True, with_pip=False)
+    there = str(tmp_path / "there/bin/python")
+    command = Command((first_word, "-m", "sohes", "explore"), tmp_path, {}, train)
+    script = "import pickle, sys; print(*pickle.loads(bytes.fromhex(sys.argv[1]))._here(), sep='\\n')"
+    environment = {
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "SLURM_LAUNCH_NODE_IPADDR": "127.0.0.1",
+        "SLURM_JOB_ID": "7",
+    }
+    done = subprocess.run(
+        [there, "-c", script, pickle.dumps(command).hex()], env=environment, capture_output=True, text=True, check=True
+    )
+    words = done.stdout.splitlines()
+    assert words[0] == there
+    assert words[-3:] == ["-m", "sohes", "explore"]
+    assert ("torch.distributed.run" in words) == (train is not None)
+
+
+def test_what_is_not_pythons_stays_as_it_is(tmp_path):
+    assert Command(("sh", "-c", "python x"), tmp_path, {}, None)._here() == ["sh", "-c", "python x"]
 
 
 @pytest.mark.slurm

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlsplit
 import urllib3
 from filelock import FileLock
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.work.files import digest_file, write_json
 
 Result = TypeVar("Result")
@@ -86,7 +86,7 @@ def persist(attempt: Callable[[], Result], what: str, patience: Patience = PATIE
         except TransferFailed as error:
             failures = 1 if error.progress >= ENOUGH else failures + 1
             if failures >= patience.attempts:
-                raise SohesError(
+                raise TemporaryError(
                     f"{what}: {error}, {failures} times in a row: what was received is kept, run the same command again"
                 ) from None
             time.sleep(max(patience.wait(failures), min(error.wait, patience.longest_wait)))

@@ -1,6 +1,6 @@
 import pytest
 
-from sohes.bench.launch import bench_launch, overheads
+from flows.overhead import measure, overheads
 from sohes.errors import SohesError
 
 
@@ -20,7 +20,7 @@ def test_a_shard_is_charged_with_its_part_of_the_array_beyond_the_bare_command()
 def test_without_the_flows_it_says_where_to_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SohesError, match="run in the project's folder"):
-        bench_launch()
+        measure()
 
 
 @pytest.mark.parametrize(
@@ -29,12 +29,12 @@ def test_without_the_flows_it_says_where_to_run(tmp_path, monkeypatch):
 def test_what_it_cannot_measure_is_refused(repository, monkeypatch, options, words):
     monkeypatch.chdir(repository)
     with pytest.raises(SohesError, match=words):
-        bench_launch(**options)
+        measure(**options)
 
 
 @pytest.mark.slow
 def test_it_measures_the_real_flow_on_this_machine(repository, monkeypatch):
     monkeypatch.chdir(repository)
-    result = bench_launch(launch="local", shards=2)
+    result = measure(launch="local", shards=2)
     assert set(result) == {"name", "bare_shard_seconds", "local_stage_overhead_seconds", "local_shard_overhead_seconds"}
     assert result["local_stage_overhead_seconds"] > 0

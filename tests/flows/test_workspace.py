@@ -3,11 +3,13 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sohes.ablation import FOLDER, folder_name, load_table, make_workspace, row_params, stages_for
+from flows.workspace import folder_name, make_workspace, row_params, stages_for
 from sohes.errors import SohesError
+from sohes.evaluate.ablation import load_table
+from sohes.project import Project
 
-ROOT = Path(__file__).parents[1]
-TABLES = sorted(path.stem for path in (ROOT / FOLDER).glob("*.yaml"))
+ROOT = Path(__file__).parents[2]
+TABLES = sorted(path.stem for path in Project(ROOT).ablations.glob("*.yaml"))
 
 
 @pytest.mark.parametrize("name", TABLES)
@@ -18,15 +20,6 @@ def test_every_row_of_every_table_is_a_valid_profile(name, profile, tmp_path):
         row_params(ROOT / profile, row.set, tmp_path / "params.yaml")
     folders = {folder_name(row).casefold() for row in table.rows}
     assert len(folders) == len(table.rows)
-
-
-def test_the_papers_figures_stand_where_the_paper_has_them():
-    assert load_table("table-2", ROOT).rows["refined"].paper["AR"] == 16.4
-    assert load_table("table-3", ROOT).rows["phase 3, dynamic threshold"].paper["AR"] == 33.3
-    six_a = load_table("table-6a", ROOT)
-    assert [row.paper["AR_S"] for row in six_a.rows.values()] == [1.9, 4.3, 5.1, 5.1]
-    assert [row.set["explore.theta_small"] for row in six_a.rows.values()] == [0, 1 / 2048, 1 / 1024, 1 / 512]
-    assert load_table("table-7", ROOT).rows["448, patch 32"].set["backbone.patch_size"] == 32
 
 
 def test_a_row_sets_its_keys_and_makes_paths_absolute(tmp_path):
@@ -53,27 +46,26 @@ def test_a_phase_needs_no_stage_behind_it():
     assert "models/correct.safetensors" not in evaluate["deps"]
 
 
+def test_a_row_is_computed_from_its_own_params_whatever_file_the_stages_read():
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    for stage in graph.values():
+        stage["cmd"] += " --params params/paper.yaml"
+        stage["params"] = [{"params/paper.yaml": stage["params"]}]
+    for stage in stages_for(graph, "correct").values():
+        assert "params/paper.yaml" not in stage["cmd"]
+        assert "seed" in stage["params"]
+
+
+def test_an_evaluation_of_one_phase_promises_no_more_than_it_writes():
+    graph = yaml.safe_load((ROOT / "dvc.yaml").read_text())["stages"]
+    evaluate = stages_for(graph, "explore")["evaluate"]
+    promised = [*evaluate["outs"], *evaluate["metrics"]]
+    assert {"predictions", "metrics/evaluate.json", "metrics/evaluate_details.json"} <= set(promised)
+    assert not [path for path in promised if "untrained" in path or "regions" in path]
+
+
 def test_a_workspace_shares_the_projects_cache_and_code(tmp_path):
     make_workspace(ROOT, tmp_path / "row", ROOT / "params.yaml", {"seed": 3}, "explore")
     assert f"dir = {ROOT.resolve() / '.dvc/cache'}" in (tmp_path / "row/.dvc/config").read_text()
     assert (tmp_path / "row/sohes/cli.py").samefile(ROOT / "sohes/cli.py")
     assert yaml.safe_load((tmp_path / "row/params.yaml").read_text())["seed"] == 3
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("a: [", "not valid YAML"),
-        ("", "is empty: fix it"),
-        ("title: \udcfc", "is not UTF-8 text"),
-        ("title: x", "source: Field required"),
-        ("{title: x, source: y, phase: explore, baseline: z, rows: {a: {set: {}}}}", "the baseline must be a row"),
-    ],
-)
-def test_what_is_wrong_with_a_table_is_one_sentence(tmp_path, text, message):
-    (tmp_path / FOLDER).mkdir(parents=True)
-    (tmp_path / FOLDER / "mine.yaml").write_text(text, errors="surrogateescape")
-    with pytest.raises(SohesError, match=message):
-        load_table("mine", tmp_path)
-    with pytest.raises(SohesError, match=r"no table 'theirs' in .* \(there is: mine\)"):
-        load_table("theirs", tmp_path)

@@ -1,0 +1,93 @@
+"""A workspace for every row of an ablation table: a small DVC project that shares the project's cache.
+
+Whatever two rows have in common is computed once, and a row that has been computed anywhere is never computed again.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from flows.graph import command_of, path_of, sections_of, stages, without_params_file
+from sohes.errors import SohesError
+from sohes.params import Params, load_params, read_mapping
+from sohes.pipeline import PHASES, Phase
+from sohes.project import Project
+from sohes.work.files import atomic_path
+
+HERE = Project(Path())  # paths as dvc.yaml has them
+
+
+def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str, Any], phase: Phase) -> Params:
+    """Prepare a DVC project in `folder` that computes one row with the code of `root`; returns the row's params.
+
+    Only the stages that the phase needs are in it: a row about pseudo-labels trains nothing.
+    """
+    values = row_params(params, changes, Project(folder).params)
+    graph = yaml.safe_dump({"stages": stages_for(stages(root), phase)}, sort_keys=False)
+    config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {root.resolve() / '.dvc/cache'}\n"
+    texts = {"dvc.yaml": graph, ".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n"}
+    for name, text in texts.items():
+        with atomic_path(folder / name) as path:
+            path.write_text(text)
+    code = folder / "sohes"
+    if not code.exists():
+        code.symlink_to((root / "sohes").resolve())
+    return values
+
+
+def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
+    """The params file `base` with some dotted keys set, written to `scratch` and validated.
+
+    SohesError for a key that is not there. Paths in it are made absolute: a workspace lies elsewhere.
+    """
+    load_params(base)  # a file that is wrong by itself is not the table's fault
+    values = read_mapping(base)
+    folder = values["pull"]["folder"]
+    for key in ("images", "annotations"):
+        if folder[key] is not None:
+            folder[key] = str((base.parent / Path(folder[key]).expanduser()).resolve())
+    for key, value in changes.items():
+        *sections, last = key.split(".")
+        section = values
+        for name in sections:
+            section = section.get(name, {}) if isinstance(section, dict) else {}
+        if last not in section:
+            raise SohesError(f"the table sets {key}, which {base} does not have: correct one of the two")
+        section[last] = value
+    with atomic_path(scratch) as temporary:
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False))
+        return load_params(temporary)
+
+
+def stages_for(graph: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
+    """The stages up to the evaluation of a phase, which then scores that phase alone, all on the folder's params.yaml.
+
+    graph: dvc.yaml's stages.
+    """
+    trained = PHASES[: PHASES.index(phase) + 1] if phase != "explore" else ()  # `evaluate` runs phase 1 itself
+    needed = {name: _on_own_params(graph[name]) for name in ("pull", "backbone", *trained, "evaluate")}
+    evaluate = needed["evaluate"]
+    evaluate["cmd"] += f" --phase {phase}"
+    unused = {str(HERE.model(name)) for name in PHASES if name != phase}
+    unused |= {str(HERE.metrics(name)) for name in ("untrained", "regions")}  # of an evaluation of all phases
+    for kind in ("deps", "outs", "metrics"):
+        evaluate[kind] = [entry for entry in evaluate[kind] if path_of(entry) not in unused]
+    if phase == "explore":
+        evaluate["params"] = [name for name in evaluate["params"] if name != "model"]
+    return needed
+
+
+def _on_own_params(stage: Mapping[str, Any]) -> dict[str, Any]:
+    command = shlex.join(without_params_file(command_of(stage)))
+    return {**stage, "cmd": command, "params": sections_of(stage)}
+
+
+def folder_name(row: str) -> str:
+    """A row's name as a folder's: `224, patch 8` becomes `224-patch-8`."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", row).strip("-")

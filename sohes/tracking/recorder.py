@@ -1,0 +1,105 @@
+"""What a stage records with: into one MLflow run, or nowhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sohes.params import Params, without_secrets
+from sohes.tracking.store import first_line
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+_PARAMS_PER_CALL = 100  # MLflow's limit for one batch
+
+
+class Recorder:
+    """Records nothing: what a stage gets when tracking is off. `run_id` is None."""
+
+    run_id: str | None = None
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Figures by name; `/` in a name groups them in the UI."""
+
+    def artifact(self, path: Path | str) -> None:
+        """A copy of a file or folder."""
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        """Words to search by."""
+
+    def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
+        """A checkpoint for the registry (`sohes.tracking.registry.register`)."""
+
+
+class MlflowRecorder(Recorder):
+    """Writes into one MLflow run. A server that fails midway costs records, with a warning, but not the work."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self._client, self.run_id, self.lost = client, run_id, 0
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        from mlflow.entities import Metric
+        from mlflow.utils.time import get_current_time_millis
+
+        now = get_current_time_millis()
+        batch = [Metric(name, float(value), now, step or 0) for name, value in values.items()]
+        self.send(lambda: self._client.log_batch(self._run_id, metrics=batch))
+
+    def artifact(self, path: Path | str) -> None:
+        path = Path(path)
+        if not path.exists():
+            raise ValueError(f"an artifact must exist (got {path})")
+        log = self._client.log_artifacts if path.is_dir() else self._client.log_artifact
+        self.send(lambda: log(self._run_id, str(path)))
+
+    def tags(self, values: Mapping[str, str]) -> None:
+        self.send(lambda: set_tags(self._client, self._run_id, values))
+
+    def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
+        from sohes.tracking.registry import register
+
+        self.send(lambda: register(self._client, self._run_id, path, params, metrics=metrics, data=data))
+
+    @property
+    def _run_id(self) -> str:
+        assert self.run_id is not None
+        return self.run_id
+
+    def send(self, call: Callable[[], Any]) -> None:
+        """Make one call; if it fails, the first time with a warning, it is counted in `lost`."""
+        try:
+            call()
+        except Exception as error:  # whatever the store's own client throws: HTTP, SQL, S3
+            self.lost += 1
+            if self.lost == 1:
+                print(f"warning: MLflow takes no records ({first_line(error)}); the work continues", file=sys.stderr)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested sections as dotted names: `{"a": {"b": 1}}` becomes `{"a.b": "1"}`; links without user and signature."""
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = without_secrets(str(value))
+    return flat
+
+
+def log_params(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """Log any number of parameters."""
+    from mlflow.entities import Param
+
+    params = [Param(name, value) for name, value in values.items()]
+    for start in range(0, len(params), _PARAMS_PER_CALL):
+        client.log_batch(run_id, params=params[start : start + _PARAMS_PER_CALL])
+
+
+def set_tags(client: MlflowClient, run_id: str, values: Mapping[str, str]) -> None:
+    """Tag a run, replacing what it has."""
+    from mlflow.entities import RunTag
+
+    client.log_batch(run_id, tags=[RunTag(name, str(value)) for name, value in values.items()])

@@ -1,0 +1,93 @@
+"""Where MLflow keeps its records: a database in the project's folder, or a server."""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from sohes.errors import SohesError, TemporaryError
+from sohes.params import without_secrets
+from sohes.project import Project
+
+if TYPE_CHECKING:
+    from mlflow.tracking import MlflowClient
+
+
+def is_on() -> bool:
+    """Whether anything is to be recorded."""
+    return os.environ.get("SOHES_TRACKING", "on").lower() != "off"
+
+
+def tracking_uri(root: Path) -> str:
+    """MLFLOW_TRACKING_URI, or the sqlite database in the project's folder."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Project(root).database.resolve()}"
+
+
+def has_store(root: Path) -> bool:
+    """False if the store is a sqlite file that is not there; MLflow's client would make it, also for who only reads."""
+    kind, _, path = tracking_uri(root).partition(":///")
+    return not kind.startswith("sqlite") or Path(path.partition("?")[0]).exists()
+
+
+def tracking_client(root: Path) -> MlflowClient:
+    """MLflow's client for the store, quiet and impatient."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")  # 7 by default: minutes until a dead server is named
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from mlflow.tracking import MlflowClient
+
+        for name in ("mlflow", "alembic"):  # they announce every table; importing mlflow resets its level
+            logging.getLogger(name).setLevel(logging.ERROR)
+        uri = tracking_uri(root)
+        return MlflowClient(uri, registry_uri=uri)
+
+
+def experiment_id(client: MlflowClient, name: str, root: Path, tags: dict[str, str] | None = None) -> str:
+    """The id of the experiment, which is made with these tags on first use."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = client.get_experiment_by_name(name)
+        if found is not None:
+            return found.experiment_id
+        is_server = tracking_uri(root).startswith("http")  # it has a place for artifacts of its own
+        files = None if is_server else Project(root).artifacts.resolve().as_uri()
+        return client.create_experiment(name, artifact_location=files, tags=tags or {})
+
+
+@contextmanager
+def locked(root: Path) -> Iterator[None]:
+    """One process of the project at a time."""
+    path = Project(root).state("tracking.lock")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path):
+        yield
+
+
+@contextmanager
+def store_errors(uri: str) -> Iterator[None]:
+    """Turns whatever the store's client throws into one sentence."""
+    try:
+        yield
+    except SohesError:
+        raise
+    except Exception as error:
+        raise TemporaryError(
+            f"cannot record in MLflow at {without_secrets(uri)} ({first_line(error)}): start that server, unset "
+            "MLFLOW_TRACKING_URI for a local database, or set SOHES_TRACKING=off"
+        ) from error
+
+
+def first_line(error: BaseException) -> str:
+    """What went wrong, in a line; a client's retries and stack of causes are left out."""
+    lines = str(error).strip().splitlines()
+    return without_secrets(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__
