@@ -18,8 +18,8 @@ from flows.graph import command_of, commit, params_file, sections_of, stages
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import Kind, Outcome, Profile, Task, run_tasks
 from sohes.launch.task import with_python
-from sohes.params import read_mapping
 from sohes.pipeline import STAGES
+from sohes.project import read_mapping
 from sohes.work.pool import from_ranges
 
 

@@ -15,9 +15,9 @@ import yaml
 
 from flows.graph import command_of, path_of, sections_of, stages, without_params_file
 from sohes.errors import SohesError
-from sohes.params import Params, load_params, read_mapping
+from sohes.params import Params, load_params
 from sohes.pipeline import PHASES, Phase
-from sohes.project import Project
+from sohes.project import Project, read_mapping
 from sohes.work.files import atomic_path
 
 HERE = Project(Path())  # paths as dvc.yaml has them

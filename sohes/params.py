@@ -6,14 +6,13 @@ their section; pure functions take keyword-only numbers.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
+from sohes.project import read_mapping
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
@@ -22,9 +21,6 @@ Count = Annotated[int, Field(ge=0)]
 
 class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-# ---------------------------------------------------------------- pull
 
 
 class ScenesParams(Section):
@@ -84,9 +80,6 @@ class PullParams(Section):
     max_rejected_fraction: Fraction
 
 
-# ---------------------------------------------------------------- backbone
-
-
 class DinoParams(Section):
     """DINO self-distillation on the pulled images (Caron et al., 2021)."""
 
@@ -124,9 +117,6 @@ class BackboneParams(Section):
     num_heads: Positive
     image_size: Positive  # for which the position embeddings are made
     dino: DinoParams
-
-
-# ---------------------------------------------------------------- explore
 
 
 class PeersParams(Section):
@@ -169,9 +159,6 @@ class ExploreParams(Section):
         return self
 
 
-# ---------------------------------------------------------------- model, losses, augmentation
-
-
 class AdapterParams(Section):
     """ViT-Adapter (Chen et al., 2022)."""
 
@@ -184,18 +171,12 @@ class AdapterParams(Section):
 class CascadeParams(Section):
     """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
-    ious: tuple[Fraction, ...]  # per box stage: the IoU from which a box counts as correct
+    ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # per box stage: the IoU from which a box counts as correct
     proposals: Positive  # boxes per image that enter the first stage
     samples: Positive  # how many of them are used in training
     anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in strides of the level
     nms_iou: Fraction  # of boxes; a part's box can fill most of its whole's
     theta_cover: Fraction  # builds the forest by coverage, since there is no ancestor head
-
-    @model_validator(mode="after")
-    def _has_a_stage(self) -> CascadeParams:
-        if not self.ious:
-            raise ValueError("ious needs one IoU or more")
-        return self
 
 
 class ModelParams(Section):
@@ -257,31 +238,30 @@ class ProbeOptimParams(RateParams):
     backbone_lr_scale: ClassVar[float] = 0.0  # the ViT is frozen
 
 
-class InstructParams(Section):
-    """Phase 2 (paper 3.2)."""
+class TrainingParams(Section):
+    """What phases 2 and 3 share."""
 
     steps: Positive
-    batch_size: Positive  # images per step, over all processes
+    batch_size: Positive  # images per step, over all processes; phase 3: in each of its two branches
     accumulate: Positive  # parts that each step's batch is split into
     max_targets: Positive
     optim: OptimParams
     augment: AugmentParams
-    ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
     workers: Count
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
 
 
-class CorrectParams(Section):
+class InstructParams(TrainingParams):
+    """Phase 2 (paper 3.2)."""
+
+    ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
+
+
+class CorrectParams(TrainingParams):
     """Phase 3 (paper 3.3)."""
 
-    steps: Positive
-    batch_size: Positive  # images per step in each of the two branches
-    accumulate: Positive
-    max_targets: Positive
-    optim: OptimParams
-    augment: AugmentParams
     teacher_momentum: Fraction
     theta_score_small: Fraction
     theta_score_large: Fraction
@@ -291,13 +271,6 @@ class CorrectParams(Section):
     parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper
     parent_min_fraction: Fraction  # of the image; smaller masks are not cropped
     child_cover: Fraction  # of a mask found in a crop: how much must lie inside the cropped mask
-    workers: Count
-    compile: bool  # the network, by torch.compile
-    checkpoint_every: Positive
-    validate_every: Count  # steps; 0: never. Needs annotated evaluation images
-
-
-# ---------------------------------------------------------------- evaluate, report
 
 
 class EvaluateParams(Section):
@@ -359,35 +332,15 @@ def load_params(path: Path) -> Params:
         raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. SohesError if it is not UTF-8, not YAML, empty or not a mapping."""
-    try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
-    except UnicodeDecodeError as error:
-        raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
-    except yaml.YAMLError as error:
-        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
-    if not isinstance(raw, dict):
-        found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
-        raise SohesError(f"{path} is {found}: fix it, or copy one that comes with the code")
-    return raw
-
-
 def load_params_anywhere(path: Path) -> Params:
     """`load_params` for commands that need no project: falls back to the profile that comes with the code."""
     return load_params(TEMPLATE if path == Path(TEMPLATE.name) and not path.exists() and TEMPLATE.exists() else path)
 
 
-def _sentence(error: object) -> str:
-    detail: dict = error  # type: ignore[assignment]
+def _sentence(detail: Any) -> str:
     key = ".".join(str(part) for part in detail["loc"]) or "the file"
     if detail["type"] == "extra_forbidden":
         return f"unknown key {key}: remove it or fix its spelling"
     if detail["type"] == "missing":
         return f"missing key {key}"
     return f"{key}: {detail['msg']} (got {detail['input']!r})"
-
-
-def without_secrets(text: str) -> str:
-    """The text with users, passwords and queries (which hold signatures) removed from its links."""
-    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from sohes.errors import SohesError
 
@@ -125,3 +126,19 @@ def require(path: Path, what: str, command: str) -> Path:
     if not path.exists():
         raise SohesError(f"no {what} at {path}: run `sohes {command}` first")
     return path
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file. SohesError if it is not UTF-8, not YAML, empty or not a mapping."""
+    import yaml  # `sohes --help` does without it
+
+    try:
+        raw = yaml.safe_load(path.read_text("utf-8"))
+    except UnicodeDecodeError as error:
+        raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
+    except yaml.YAMLError as error:
+        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(raw, dict):
+        found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
+        raise SohesError(f"{path} is {found}: fix it, or copy one that comes with the code")
+    return raw

@@ -51,14 +51,14 @@ def _is_section(annotation: Any) -> bool:
 
 
 def _comments(model: Any) -> dict[str, str]:
-    """The comment after each field in the source."""
-    source = inspect.getsource(model)
-    lines = source.splitlines()
-    (definition,) = ast.parse(source).body
-    assert isinstance(definition, ast.ClassDef)
+    """The comment after each field in the source, inherited fields included."""
     found = {}
-    for statement in definition.body:
-        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-            _, mark, comment = lines[statement.lineno - 1].partition("  # ")
-            found[statement.target.id] = comment.replace("|", "\\|") if mark else ""
+    for owner in filter(_is_section, reversed(model.__mro__)):
+        lines = inspect.getsource(owner).splitlines()
+        (definition,) = ast.parse("\n".join(lines)).body
+        assert isinstance(definition, ast.ClassDef)
+        for statement in definition.body:
+            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+                _, mark, comment = lines[statement.lineno - 1].partition("  # ")
+                found[statement.target.id] = comment.replace("|", "\\|") if mark else ""
     return found

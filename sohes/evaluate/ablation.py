@@ -8,9 +8,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
-from sohes.params import read_mapping
 from sohes.pipeline import Phase
-from sohes.project import Project
+from sohes.project import Project, read_mapping
 
 
 class Row(BaseModel):

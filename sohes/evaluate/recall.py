@@ -110,14 +110,6 @@ def score_images(
     return [_score_image(wanted, found, max_masks) for wanted, found in _paired(truth, predictions)]
 
 
-def summarise(results: Iterable[ImageResult]) -> Scores:
-    """The scores of all images together. SohesError if there is none."""
-    by_image = sorted(results, key=lambda result: result.image_id)  # pycocotools breaks ties in this order too
-    if not by_image:
-        raise SohesError("there is no image to score: neither the ground truth nor the predictions hold any")
-    return _summarise(by_image)
-
-
 def paired_bootstrap(
     per_image_a: Mapping[int, ImageRecall], per_image_b: Mapping[int, ImageRecall], *, seed: int, draws: int
 ) -> tuple[float, float, float]:
@@ -282,7 +274,11 @@ def _relations(
     return np.array([right.sum(), predicted.sum(), annotated_GG[~crowd_G][:, ~crowd_G].sum()])
 
 
-def _summarise(results: list[ImageResult]) -> Scores:
+def summarise(images: Iterable[ImageResult]) -> Scores:
+    """The scores of all images together. SohesError if there is none."""
+    results = sorted(images, key=lambda result: result.image_id)  # pycocotools breaks ties in this order too
+    if not results:
+        raise SohesError("there is no image to score: neither the ground truth nor the predictions hold any")
     truths_A, found_AI, found_with_caps, truths_L, found_LI, relations = (
         np.sum([getattr(result, name) for result in results], axis=0)
         for name in ("truths_A", "found_AI", "found_with_caps", "truths_L", "found_LI", "relations")

@@ -18,9 +18,10 @@ from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures, plots, published, tables
 from sohes.explore import label_free
-from sohes.params import Params, without_secrets
+from sohes.params import Params
 from sohes.pipeline import PHASES
 from sohes.project import Project, require
+from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
 from sohes.work.files import atomic_path, digest_file

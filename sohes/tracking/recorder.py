@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sohes.params import Params, without_secrets
-from sohes.tracking.store import first_line
+from sohes.params import Params
+from sohes.tracking.store import first_line, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient

@@ -14,11 +14,20 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes.params import Params, without_secrets
+from sohes.params import Params
 from sohes.pipeline import STAGES
 from sohes.tracking.provenance import dvc_tags, git_tags
 from sohes.tracking.recorder import MlflowRecorder, Recorder, flatten, log_params, set_tags
-from sohes.tracking.store import experiment_id, first_line, is_on, locked, store_errors, tracking_client, tracking_uri
+from sohes.tracking.store import (
+    experiment_id,
+    first_line,
+    is_on,
+    locked,
+    store_errors,
+    tracking_client,
+    tracking_uri,
+    without_secrets,
+)
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

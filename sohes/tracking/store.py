@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +14,6 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 
 from sohes.errors import SohesError, TemporaryError
-from sohes.params import without_secrets
 from sohes.project import Project
 
 if TYPE_CHECKING:
@@ -91,3 +91,8 @@ def first_line(error: BaseException) -> str:
     """What went wrong, in a line; a client's retries and stack of causes are left out."""
     lines = str(error).strip().splitlines()
     return without_secrets(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__
+
+
+def without_secrets(text: str) -> str:
+    """The text with users, passwords and queries (which hold signatures) removed from its links."""
+    return re.sub(r"(\w://[^\s?'\"]*)\?[^\s'\"]*", r"\1", re.sub(r"//[^/@\s]+@", "//", text))

@@ -16,7 +16,7 @@ from sohes.masks.forest import forest_ancestors
 from sohes.model.decode import decode
 from sohes.model.network import Segmenter
 from sohes.params import EvaluateParams, LossParams, ModelParams, OptimParams
-from sohes.structures import ImageRecord, Targets
+from sohes.structures import ImageRecord, MaskSet, Targets
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 
 SIZE, IMAGES, STEPS = 64, 8, 500
@@ -55,7 +55,7 @@ def network() -> Segmenter:
     return Segmenter(Backbone("vit_tiny_patch16_224", shape), params)
 
 
-def ceiling(scene) -> masks.MaskSet:
+def ceiling(scene) -> MaskSet:
     """The best masks that stride-4 maps can hold: logits fitted to the pixels of their bilinear enlargement."""
     wanted = torch.from_numpy(scene.masks_NHW).float()
     shares = area_targets(torch.from_numpy(scene.masks_NHW), SIZE // 4, SIZE // 4).clamp(0.01, 0.99)
