@@ -5,19 +5,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sohes import tracking
 from sohes.commands.options import HERE, ParamsFile
-from sohes.downstream.run import FIGURES, Outcome, find_backbones, measure, open_tasks
 from sohes.evaluate.published import PAPER_DOWNSTREAM, SOHES_PAPER
 from sohes.evaluate.tables import markdown
 from sohes.params import Params, load_params
 from sohes.project import Project
-from sohes.train.world import join_world
 from sohes.work.files import write_json
+
+if TYPE_CHECKING:  # it imports torch
+    from sohes.downstream.run import Outcome
 
 
 def downstream(
@@ -43,6 +44,9 @@ def run(params: Params, root: Path, *, semantic: str | None = None, detection: s
     semantic, detection: `NAME=DIR`; a task without one is left out, and without any both are done on the embedded
     scenes. SohesError if a data set or a model is missing.
     """
+    from sohes.downstream.run import find_backbones, measure, open_tasks
+    from sohes.train.world import join_world
+
     backbones = find_backbones(root)
     tasks = open_tasks(params, semantic=semantic, detection=detection)
     with join_world() as world, tracking.stage_run("downstream", params, root) as recorder:
@@ -56,14 +60,15 @@ def run(params: Params, root: Path, *, semantic: str | None = None, detection: s
 
 def table(outcomes: Sequence[Outcome]) -> str:
     """Both backbones of each task in percent, and the paper's figures where it has the same task."""
+    from sohes.downstream.run import FIGURES
+
+    def line(task: str, source: str, before: float, after: float) -> list[str]:
+        return [task, source, FIGURES[task], f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]
+
     body = []
     for one in outcomes:
-        body.append(_line(one.task, f"{one.data}, measured here", one.before, one.after))
+        body.append(line(one.task, f"{one.data}, measured here", one.before, one.after))
         paper = PAPER_DOWNSTREAM.get((one.task, one.data))
         if paper is not None:
-            body.append(_line(one.task, f"{one.data}, published: {SOHES_PAPER}, figure 6", *paper))
+            body.append(line(one.task, f"{one.data}, published: {SOHES_PAPER}, figure 6", *paper))
     return markdown(["task", "data", "figure", "pre-trained backbone", "after SOHES", "gain"], body)
-
-
-def _line(task: str, data: str, before: float, after: float) -> list[str]:
-    return [task, data, FIGURES[task], f"{before:.1f}", f"{after:.1f}", f"{after - before:+.1f}"]

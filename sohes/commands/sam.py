@@ -63,8 +63,7 @@ def run(
 ) -> int:
     """Write `out/shard-*.parquet` with the masks of every image of the benchmark; the number of images.
 
-    A finished shard is never predicted again, so a run that was stopped goes on. SohesError if the shards in `out`
-    are another run's.
+    Finished shards are kept, so a stopped run resumes. SohesError if the shards in `out` are another run's.
     """
     from sohes.evaluate.predict import best_device  # they import torch
     from sohes.evaluate.sam import make_sam

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from sohes.commands import downstream
+from sohes.downstream.run import Outcome
 from sohes.errors import SohesError
 from sohes.params import Params
 
@@ -81,7 +82,7 @@ def test_real_photographs(root, params, shared_data, tmp_path):
 
 
 def test_the_papers_figures_stand_beside_its_own_tasks():
-    told = downstream.table([downstream.Outcome("detection", "coco", 80, 118287, 5000, before=1.0, after=2.5)])
+    told = downstream.table([Outcome("detection", "coco", 80, 118287, 5000, before=1.0, after=2.5)])
     lines = told.splitlines()
     assert lines[2] == "| detection | coco, measured here | AP of boxes | 1.0 | 2.5 | +1.5 |"
     assert lines[3] == "| detection | coco, published: SOHES, ICLR 2024, figure 6 | AP of boxes | 22.7 | 24.4 | +1.7 |"
