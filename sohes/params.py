@@ -7,7 +7,7 @@ their section; pure functions take keyword-only numbers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -171,7 +171,7 @@ class AdapterParams(Section):
 class CascadeParams(Section):
     """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
-    ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # per box stage: the IoU from which a box counts as correct
+    ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # per box stage: IoU of a correct box
     proposals: Positive  # boxes per image that enter the first stage
     samples: Positive  # how many of them are used in training
     anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in strides of the level

@@ -69,7 +69,7 @@ def project(tmp_path: Path) -> Path:
     """A git and DVC project of its own with this checkout's dvc.yaml, code and tiny params; no commit is made."""
     for name in ("dvc.yaml", ".dvcignore"):
         shutil.copy(REPOSITORY / name, tmp_path)
-    # With __pycache__: numba's compiled functions lie there, and compiling them anew takes half a minute.
+    # With __pycache__: numba's compiled functions lie there, and compiling them again takes half a minute.
     for name in ("sohes", "infra"):
         shutil.copytree(REPOSITORY / name, tmp_path / name)
     shutil.copytree(REPOSITORY / ".dvc", tmp_path / ".dvc", ignore=shutil.ignore_patterns("cache", "tmp"))

@@ -9,7 +9,7 @@ from sohes.pipeline import STAGES
 from sohes.project import Project
 from sohes.work.identity import source_files
 
-# Validation while training is told and steers nothing: a new way of scoring must not train everything anew.
+# Validation during training changes nothing: a new way of scoring must not retrain everything.
 ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
 
 

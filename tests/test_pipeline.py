@@ -29,7 +29,7 @@ for stage in sys.argv[1:]:
 def run(*command: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
     """`python -m ...`, which must end well; what it said is in the failure's message."""
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"  # dvc.yaml's commands begin with `python`
-    # One process instead of a pool of them: each would import everything anew for four images.
+    # One process instead of a pool of them: each would import everything again for four images.
     variables = {**os.environ, "PATH": path, "SOHES_WORKERS": "1", **environment}
     done = subprocess.run(
         [sys.executable, *command], cwd=cwd, capture_output=True, text=True, env=variables, check=False

@@ -212,7 +212,7 @@ def build_backbone(params: BackboneParams) -> Backbone:
 def _from_params(params: BackboneParams) -> Backbone:
     name = params.architecture
     if not timm.is_model(name):
-        raise SohesError(f"timm has no model {name}: mend backbone.architecture (for example vit_small_patch16_224)")
+        raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
     if params.embed_dim % params.num_heads:
         raise SohesError(f"backbone.embed_dim {params.embed_dim} is no multiple of num_heads {params.num_heads}")
     if params.image_size % params.patch_size:
@@ -250,7 +250,7 @@ def _from_weights(path: Path, params: BackboneParams) -> Backbone:
         weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # never run what a pickle says
         missing = backbone.vit.load_state_dict(weights, strict=False).missing_keys
     except FileNotFoundError:
-        raise SohesError(f"no backbone weights at {path}: mend backbone.pretrained") from None
+        raise SohesError(f"no backbone weights at {path}: fix backbone.pretrained") from None
     except (*_BAD_FILE, KeyError, ValueError) as error:
         raise SohesError(_not_these_weights(path, params.architecture, error)) from None
     if missing:

@@ -16,6 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from sohes.backbone.vit import Backbone
+from sohes.data.imaging import fit_shorter
 from sohes.errors import SohesError
 from sohes.params import DinoParams
 from sohes.train.loading import Loaded, Position, from_epochs, normalised
@@ -72,7 +73,7 @@ class CropDataset:
             raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
         self.params, self.seed, self.image_ids = params, seed, images.image_ids
         self.patch_size, self.mean, self.std = backbone.patch_size, backbone.mean, backbone.std
-        self.read = cached(lambda i: shrunk(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
+        self.read = cached(lambda i: fit_shorter(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
 
     def __getitem__(self, position: Position) -> Crops:
         step, k = position
@@ -98,15 +99,6 @@ class CropDataset:
         return Loaded(
             CropBatch(normalised(large, self.mean, self.std), normalised(small, self.mean, self.std) if small else None)
         )
-
-
-def shrunk(image_HW3: np.ndarray, side: int) -> np.ndarray:
-    """The image with its shorter side at most `side`: a crop needs no more, and a photograph has twenty times that."""
-    height, width = image_HW3.shape[:2]
-    if min(height, width) <= side:
-        return image_HW3
-    factor = side / min(height, width)
-    return cv2.resize(image_HW3, (round(width * factor), round(height * factor)), interpolation=cv2.INTER_AREA)
 
 
 def cached(read: Callable[[int], np.ndarray], *, limit: int) -> Callable[[int], np.ndarray]:

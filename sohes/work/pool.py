@@ -109,7 +109,7 @@ def run_shards(
         except KeyboardInterrupt:
             raise SohesError(f"{description}: stopped by the user; {_left(finished, shards, kept)}") from None
         except BrokenProcessPool:
-            reason = f"{description}: a worker process died, most often for want of memory"
+            reason = f"{description}: a worker process died, most often because it ran out of memory"
             remedy = f"with fewer processes than {workers} (SOHES_WORKERS) if memory was short"
             raise TemporaryError(f"{reason}; {_left(finished, shards, kept)}, {remedy}") from None
 

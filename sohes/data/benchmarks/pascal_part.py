@@ -58,7 +58,7 @@ def _record(path: Path, root: Path) -> ImageRecord:
         raise SohesError(f"{path} is not a Pascal-Part annotation: {error}") from None
     height, width = masks[0].shape if masks else _size(read_image(root, name))
     if any(mask.shape != (height, width) for mask in masks):
-        raise SohesError(f"{path} holds masks of several sizes: get it anew")
+        raise SohesError(f"{path} holds masks of several sizes: download it again")
     image = {"id": layout.number(name), "file_name": name, "height": height, "width": width}
     return coco.record(image, encode(np.stack(masks)) if masks else (), [False] * len(masks), NAME, parents)
 

@@ -23,7 +23,7 @@ class Refiner(Protocol):
     label_free: bool
 
     def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
-        """Each mask anew, in the same order; image_HW3 is uint8 RGB."""
+        """The refined masks, in the same order; image_HW3 is uint8 RGB."""
         ...
 
 

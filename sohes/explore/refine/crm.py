@@ -176,7 +176,7 @@ def load_network(path: Path) -> CrmNetwork:
         if is_the_machines(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        remedy = f"fetch {RELEASES['crm'].file} anew"
+        remedy = f"download {RELEASES['crm'].file} again"
         raise SohesError(f"{path} does not hold CRM's weights ({reason}): {remedy}") from error
     return model.eval().requires_grad_(False)
 

@@ -133,7 +133,7 @@ def _corners(points):
 
 @numba.njit(cache=True)
 def _renumbered(corners, below, above, weights):
-    """The corners that points have and their neighbours, numbered anew, and what lies next to each of them."""
+    """The corners that points have and their neighbours, renumbered, and what lies next to each of them."""
     axes, count = below.shape
     number = np.full(count + 1, -1, np.int32)
     kept = np.empty(count, np.int32)
