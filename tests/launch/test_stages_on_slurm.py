@@ -76,6 +76,6 @@ def test_a_change_while_it_runs_is_noticed(project, tiny_params):
     tiny_params["report"]["pictures"] += 1
     (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     assert inputs_digest("explore", project) == before  # not a param of this stage
-    with (project / "sohes/masks.py").open("a") as file:
+    with (project / "sohes/stages/explore.py").open("a") as file:
         file.write("# a change\n")
     assert inputs_digest("explore", project) != before

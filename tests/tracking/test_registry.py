@@ -110,7 +110,7 @@ def test_a_registry_that_fails_costs_the_record_and_not_the_work(tiny_params, tm
     monkeypatch.setenv("SOHES_TRACKING", "on")
     with tracking.stage_run("evaluate", Params.model_validate(tiny_params), tmp_path) as recorder:
         recorder.model(tmp_path / "absent.safetensors", Params.model_validate(tiny_params), metrics={}, data={})
-    assert "MLflow does not take records" in capsys.readouterr().err
+    assert "MLflow takes no records" in capsys.readouterr().err
 
 
 @pytest.mark.slow
