@@ -36,7 +36,7 @@ def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
     return _reduced(image_HW3, longest / max(image_HW3.shape[:2]))
 
 
-def fit_shorter(image_HW3: np.ndarray, shortest: int) -> np.ndarray:
+def shrunk(image_HW3: np.ndarray, shortest: int) -> np.ndarray:
     """The image, reduced if its shorter side exceeds `shortest` pixels."""
     return _reduced(image_HW3, shortest / min(image_HW3.shape[:2]))
 

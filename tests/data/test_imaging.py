@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sohes.data.imaging import PADDING_RGB, encode_png, fit, fit_shorter, letterbox, letterbox_size
+from sohes.data.imaging import PADDING_RGB, encode_png, fit, letterbox, letterbox_size, shrunk
 
 SIDES = st.integers(1, 5000)
 
@@ -54,8 +54,8 @@ def test_an_image_is_reduced_by_its_longer_or_its_shorter_side_and_never_enlarge
     image = np.zeros((30, 40, 3), np.uint8)
     assert fit(image, 20).shape == (15, 20, 3)
     assert fit(image, 40) is image
-    assert fit_shorter(image, 15).shape == (15, 20, 3)
-    assert fit_shorter(image, 31) is image
+    assert shrunk(image, 15).shape == (15, 20, 3)
+    assert shrunk(image, 31) is image
     assert fit(np.zeros((1, 100, 3), np.uint8), 10).shape == (1, 10, 3)
 
 

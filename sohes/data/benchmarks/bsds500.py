@@ -1,10 +1,10 @@
 """BSDS500 (Arbelaez et al., 2011), validation images, as class-agnostic ground truth.
 
-Protocol (ours; the paper does not use the set). Some five people segmented each image, every one as finely as they saw
-fit, so together they draw wholes and parts. What counts is the union: every region of every annotator is an entity,
-in the order of the file, except that a region whose IoU with one already counted exceeds 0.5 is the same entity drawn
-again. Above 0.5 the partner within one person's segmentation is unique, which is why panoptic quality uses that
-number, too; the outline that came first stands. No hierarchy is annotated. Image ids are the number in the name.
+Protocol (ours; the paper does not use the set). Some five people segmented each image, each as finely as they saw fit,
+so together they draw wholes and parts. Every region of every annotator is an entity, in the order of the file, except
+that a region whose IoU with an earlier one exceeds 0.5 is the same entity drawn again, and the first outline stands.
+Above 0.5 the partner within one person's segmentation is unique, which is why panoptic quality uses that number, too.
+No hierarchy is annotated. Image ids are the number in the name.
 """
 
 from __future__ import annotations

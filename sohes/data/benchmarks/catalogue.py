@@ -1,4 +1,4 @@
-"""All annotated data sets by the name that `sohes score --benchmark` knows them by."""
+"""All annotated data sets by their names in `sohes score --benchmark`."""
 
 from __future__ import annotations
 
@@ -76,5 +76,5 @@ def describe(name: str) -> str:
 
 
 def is_published_protocol(name: str, root: Path) -> bool:
-    """Whether what lies in the folder is what published figures of that name are on."""
+    """Whether the folder holds the set that published figures of that name are on."""
     return name != ade20k.NAME or ade20k.is_challenge(root)

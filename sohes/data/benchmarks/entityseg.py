@@ -1,8 +1,8 @@
 """EntitySeg (Qi et al., 2023), validation set at low resolution, as class-agnostic ground truth.
 
-Protocol (paper section 4 and table 4): `entityseg_val_lr.json`, whose masks fit the reduced images, things and stuff
-alike: every annotated segment is one entity, and together they cover nearly the whole image. Predictions must be in
-the frame of the low-resolution images; those of the large ones are refused by their size.
+Protocol (paper section 4 and table 4): `entityseg_val_lr.json`, whose masks fit the reduced images. Every annotated
+segment, thing or stuff, is one entity, and together they cover nearly the whole image. Predictions must be in the frame
+of the low-resolution images; those of the large ones have another size and are refused.
 """
 
 from __future__ import annotations

@@ -1,10 +1,10 @@
 """LVIS v1, validation set, as class-agnostic ground truth.
 
 Protocol (paper section 4; zero-shot, AR at 1,000 masks): the 19,809 images of `lvis_v1_val.json`, which are photographs
-of COCO's train2017 and val2017, all categories as one entity. Annotation is federated: an image is only guaranteed to
-be complete for some categories, so AP says little here (paper appendix B) and AR is what to compare. There are no
-crowds. Masks are polygons in stored pixels. This reader keeps every annotation; the file that UnSAM's published code
-names is called `cocofied`, so published figures may be on COCO's categories only.
+of COCO's train2017 and val2017, all categories as one entity. Annotation is federated: an image is complete for some
+categories only, so AP says little here (paper appendix B); compare AR. There are no crowds. Masks are polygons in
+stored pixels. This reader keeps every annotation; UnSAM's published code names a file called `cocofied`, so published
+figures may be on COCO's categories only.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ INFO = """Get the v1 validation annotations from lvisdataset.org and COCO's 2017
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
-    """The ground truth, in the file's order; file names are `val2017/....jpg`, out of `coco_url`."""
+    """The ground truth, in the file's order; file names are `val2017/....jpg`, from `coco_url`."""
     path = layout.find(root, "annotations/lvis_v1_val.json", "lvis_v1_val.json", name=NAME)
     content = coco.read_json(path)
     if isinstance(content, dict):

@@ -2,8 +2,8 @@
 
 Protocol (paper section 4.3 and table 5): the part masks of the 2,410 images of `paco_lvis_v1_val.json`, each one
 entity; the 20,945 masks are those annotations whose `obj_ann_id` names another one, their object. The objects
-themselves are not asked for, so there is one level only. PACO merges parts of one name within an object, so that one
-mask may consist of several pieces.
+themselves are not asked for, so there is only one level. PACO merges parts of one name within an object, so a mask may
+have several pieces.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ INFO = """Get paco_lvis_v1.zip as facebookresearch/paco on GitHub says, and COCO
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
-    """The ground truth, in the file's order. SohesError if the annotations do not say what is a part of what."""
+    """The ground truth, in the file's order. SohesError if the annotations do not name their objects."""
     path = layout.find(root, "annotations/paco_lvis_v1_val.json", "paco_lvis_v1_val.json", name=NAME)
     content = coco.load(path)
     if any("obj_ann_id" not in annotation for annotation in content["annotations"]):
-        raise SohesError(f"{path} has annotations without obj_ann_id: it is not PACO's official file: download that")
+        raise SohesError(f"{path} has annotations without obj_ann_id: it is not PACO's file, download it again")
     parts = [annotation for annotation in content["annotations"] if annotation["obj_ann_id"] != annotation["id"]]
     return coco.read_content({**content, "annotations": parts}, path, source=NAME)
 

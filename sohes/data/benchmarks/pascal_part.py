@@ -1,8 +1,8 @@
 """Pascal-Part (Chen et al., 2014): objects of PASCAL VOC 2010 and their parts, as class-agnostic ground truth.
 
-Protocol (ours; the paper does not use the set): every image that has a `.mat`, every object one entity and every part
-of it one more, whose parent is the object. Parts may overlap, and some objects have none. What is not annotated is
-void: it is neither asked for nor counted in AR. Image ids are the digits of the name: 2008_000652 is 2008000652.
+Protocol (ours; the paper does not use the set): in every image with a `.mat`, every object is an entity and every part
+of it another, whose parent is the object. Parts may overlap, and some objects have none. What is not annotated is void
+and does not count in AR. Image ids are the digits of the name: 2008_000652 is 2008000652.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def _record(path: Path, root: Path) -> ImageRecord:
 
 
 def _as_list(value: Any) -> list[Any]:
-    """MATLAB's array of structs, which is one struct where there is one, and an empty array where there is none."""
+    """MATLAB's array of structs as a list; scipy gives a lone struct as itself."""
     return [value] if isinstance(value, dict) else list(value)
 
 

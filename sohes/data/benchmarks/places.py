@@ -1,4 +1,4 @@
-"""Where a data set is, as a person says it on the command line: NAME=DIR."""
+"""Where a data set is, as given on the command line: NAME=DIR."""
 
 from __future__ import annotations
 

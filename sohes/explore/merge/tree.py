@@ -140,24 +140,6 @@ def region_masks(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
     return masks_Nn.reshape(len(nodes), tree.height, tree.width)
 
 
-def tree_parents(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
-    """(N,) int64: the index in `nodes` of each node's nearest ancestor there, -1 for a root."""
-    return _nearest_ancestors(tree.parent_K, np.asarray(nodes, np.int64))
-
-
-@numba.njit(cache=True)
-def _nearest_ancestors(parent, nodes):
-    index = np.full(len(parent), -1, np.int64)
-    for i in range(len(nodes)):
-        index[nodes[i]] = i
-    nearest = np.full(len(parent), -1, np.int64)
-    for node in range(len(parent) - 1, -1, -1):
-        above = parent[node]
-        if above >= 0:
-            nearest[node] = index[above] if index[above] >= 0 else nearest[above]
-    return nearest[nodes]
-
-
 def persistence(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
     """(N,) float64 in [0, 1]: the length of the range of thresholds at which each node would be recorded.
 

@@ -15,7 +15,6 @@ from sohes.explore.merge.tree import (
     regions_at_thresholds,
     select_regions,
     stability,
-    tree_parents,
 )
 from sohes.masks import intersections, iou_from_intersections, nms_from_iou
 
@@ -295,17 +294,6 @@ def test_masks_follow_from_the_children(tree):
     left, right = tree.children_M2.T
     np.testing.assert_array_equal(masks_Khw[n:], masks_Khw[left] | masks_Khw[right])
     np.testing.assert_array_equal(masks_Khw.sum((1, 2)), tree.area_K)
-
-
-def test_parents_are_the_smallest_regions_that_contain(tree):
-    nodes = np.random.default_rng(0).permutation(select_regions(tree, theta_merge=THETA_MERGE, nms_iou=0.8))
-    masks_Nhw = region_masks(tree, nodes)
-    shared, area = intersections(masks_Nhw), tree.area_K[nodes]
-    parents = tree_parents(tree, nodes)
-    assert (parents >= 0).any()
-    for j in range(len(nodes)):
-        above = [i for i in range(len(nodes)) if area[i] > area[j] and shared[i, j] == area[j]]
-        assert parents[j] == (min(above, key=lambda i: area[i]) if above else -1)
 
 
 def test_persistence_is_the_span_of_thresholds_that_record_a_node(tree):

@@ -1,4 +1,4 @@
-"""Whatever holds predictions, read and brought to a benchmark's image ids."""
+"""Predictions of any format, read and matched to a benchmark's image ids."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRec
     if path.is_file():
         return coco_json.read(path, sizes)
     if not path.exists():
-        raise SohesError(f"there are no predictions at {path}: check the path")
+        raise SohesError(f"there are no predictions at {path}: fix the path")
     if any(path.glob("[!.]*.parquet")):
         return iter_records(path)
     if (path / DETECTRON2).is_file():
