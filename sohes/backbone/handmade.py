@@ -1,4 +1,4 @@
-"""Patch features made from colour by hand, not learned: where no backbone is at hand, and as a yardstick for one."""
+"""Patch features made from colour by hand, not learned: for use without a backbone, and as a yardstick for one."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ LIGHTNESS = 0.7  # weight against hue: shading changes lightness first
 TEXTURE = 3.0  # weight of the lightness gradient
 SIGMA = 12.0  # width of the kernel, in units of CIELAB
 FREQUENCIES = 128
-CENTRING = 0.5  # share of the image's mean that is taken off: a low-contrast image is cut finer
-SAMPLE = 2  # pixels a side of one sample; the noise of single pixels says nothing
+CENTRING = 0.5  # share of the image's mean that is subtracted: a low-contrast image is cut finer
+SAMPLE = 2  # pixels per side of one sample, to average out the noise of single pixels
 
 
 def handmade_features(image_HW3: np.ndarray, *, patch_size: int) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The plain ViT that everything stands on: built by timm, saved with all that is needed to build it again offline.
+"""The plain ViT: built by timm, and saved with everything needed to build it again offline.
 
 Any image size works (position embeddings are interpolated, rotary ones computed), and so does any timm model of the
 classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
@@ -47,11 +47,11 @@ class Backbone(nn.Module):
     def __init__(self, architecture: str, arguments: Mapping[str, Any], *, pretrained: bool = False) -> None:
         super().__init__()
         self.architecture, self.arguments = architecture, dict(arguments)
-        # no pooling: with it, timm puts the last norm behind the pooling, where patch tokens do not pass
+        # no pooling, since timm would put the last norm behind it, where patch tokens do not pass
         fixed: dict[str, Any] = {"num_classes": 0, "global_pool": "", "dynamic_img_size": True}
         try:
             self.vit = timm.create_model(architecture, pretrained=pretrained, **fixed, **arguments)
-        except TypeError:  # a convolutional network knows nothing of patches
+        except TypeError:  # a convolutional network takes no patch size
             self.vit = None
         if not isinstance(self.vit, VisionTransformer | Eva):
             raise SohesError(f"{architecture} is not a plain ViT: name one of timm's vit_* or eva02_* models")
@@ -95,7 +95,7 @@ class Backbone(nn.Module):
         return ((stacked - mean) / std).contiguous()
 
     def embed(self, images_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
-        """What enters the first block: (B, prefix + h * w, C) tokens with their positions, and (h, w).
+        """The input of the first block: (B, prefix + h * w, C) tokens with their positions, and (h, w).
 
         SohesError if a side is not a multiple of the patch size.
         """
@@ -157,12 +157,12 @@ class Backbone(nn.Module):
 
 
 def _projected(block: Any, tokens_BNC: Tensor, kind: Kind) -> Tensor:
-    """What enters a block, as the keys or values of its attention."""
+    """The keys or values that a block's attention makes of its input."""
     attention, normed = block.attn, block.norm1(tokens_BNC)
     if attention.qkv is None:  # Eva may have three projections in place of one
         return (attention.k_proj if kind == "keys" else attention.v_proj)(normed)
     bias = attention.qkv.bias
-    if getattr(attention, "q_bias", None) is not None:  # Eva's keys may have none, which is kept as zeros
+    if getattr(attention, "q_bias", None) is not None:  # Eva's keys may have none, stored as zeros
         bias = torch.cat([attention.q_bias, attention.k_bias, attention.v_bias])
     return nn.functional.linear(normed, attention.qkv.weight, bias).chunk(3, -1)[1 if kind == "keys" else 2]
 
@@ -193,7 +193,7 @@ def build_backbone(params: BackboneParams) -> Backbone:
     """The backbone that `params.pretrained` names: random (`train`), from a file, or a timm model from its hub.
 
     A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
-    be had, or are of another shape than the params say.
+    be obtained or differ in shape from the params.
     """
     if params.pretrained == "train":
         return _from_params(params)
@@ -214,9 +214,9 @@ def _from_params(params: BackboneParams) -> Backbone:
     if not timm.is_model(name):
         raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
     if params.embed_dim % params.num_heads:
-        raise SohesError(f"backbone.embed_dim {params.embed_dim} is no multiple of num_heads {params.num_heads}")
+        raise SohesError(f"backbone.embed_dim {params.embed_dim} is not a multiple of num_heads {params.num_heads}")
     if params.image_size % params.patch_size:
-        raise SohesError(f"backbone.image_size {params.image_size} is no multiple of patch_size {params.patch_size}")
+        raise SohesError(f"backbone.image_size {params.image_size} is not a multiple of patch_size {params.patch_size}")
     shape = {key: getattr(params, key) for key in ("patch_size", "embed_dim", "depth", "num_heads")}
     return Backbone(name, {**shape, "img_size": params.image_size})
 
@@ -232,9 +232,9 @@ def _from_hub(params: BackboneParams) -> Backbone:
         backbone = Backbone(name, {"img_size": params.image_size}, pretrained=True)
     except SohesError:
         raise
-    except Exception as error:  # the hub's client meets a dozen kinds: no network, no login, a licence, a full disk
+    except Exception as error:  # the hub's client raises a dozen kinds: no network, no login, a licence, a full disk
         raise SohesError(
-            f"the weights of {name} could not be had from the hub ({_first_sentence(error)}): check the network, or "
+            f"cannot get the weights of {name} from the hub ({_first_sentence(error)}): check the network, or "
             f"fetch them elsewhere and set backbone.pretrained to that file and backbone.architecture to {name}"
         ) from None
     if isinstance(backbone.norm, nn.LayerNorm) and bool((backbone.norm.weight == 1).all()):
@@ -243,11 +243,11 @@ def _from_hub(params: BackboneParams) -> Backbone:
 
 
 def _from_weights(path: Path, params: BackboneParams) -> Backbone:
-    """Bare weights, of timm or in the form of the DINO family's own releases, fitted to patch and image size."""
+    """Bare weights, timm's or those of the DINO family's own releases, fitted to patch and image size."""
     backbone = _from_params(params)
     fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights
     try:
-        weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # never run what a pickle says
+        weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # a pickle must not run code
         missing = backbone.vit.load_state_dict(weights, strict=False).missing_keys
     except FileNotFoundError:
         raise SohesError(f"no backbone weights at {path}: fix backbone.pretrained") from None
@@ -266,7 +266,7 @@ def save_backbone(backbone: Backbone, path: Path, card: Mapping[str, Any]) -> No
     path = Path(path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.vit.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(serialise(weights))  # save_file lets nobody but the owner read its file
+        temporary.write_bytes(serialise(weights))  # save_file would make it readable by its owner only
     facts = {
         "version": CARD_VERSION,
         "architecture": backbone.architecture,
@@ -309,7 +309,8 @@ _BAD_FILE = (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 def _not_these_weights(path: Path, architecture: str, why: object) -> str:
     return (
-        f"{path} does not hold the weights of {architecture} ({_first_sentence(why)}): name the file or model it is of"
+        f"{path} does not hold the weights of {architecture} ({_first_sentence(why)}): name another file, or the "
+        "architecture of this one"
     )
 
 

@@ -1,4 +1,4 @@
-"""L = class + mask + dice + ancestor over all decoder layers, on one page (paper 3.2; Mask2Former, section 3.3)."""
+"""L = class + mask + dice + ancestor over all decoder layers (paper 3.2; Mask2Former, section 3.3)."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def criterion(
 
     The summands are weighted and summed over the decoder layers, each matched on its own: they add up to `loss`.
     Computed in float32 also under autocast. A batch without a target yields finite losses that reach every head, so
-    that no parameter is unused under DDP. ValueError if there is not one `Targets` per image.
+    that DDP finds no unused parameter. ValueError if there is not one `Targets` per image.
     """
     batch, num_queries, height, width = output.mask_logits_BQhw.shape
     if len(targets) != batch:
@@ -50,7 +50,7 @@ def criterion(
         first_target_B = torch.tensor([0, *counts[:-1]], device=num_masks.device).cumsum(0)
         parts: dict[str, list[Tensor]] = {"class": [], "mask": [], "dice": [], "ancestor": []}
         for layer, pairs in zip(layers, _match_layers(layers, counts, comparison, params), strict=True):
-            # index_select, since the backward of indexing with two arrays sorts them and is many times slower
+            # not indexing with two arrays, whose backward sorts them and is many times slower
             rows_M = pairs.images_M * num_queries + pairs.queries_M
             matched_Mhw = layer.mask_logits_BQhw.flatten(0, 1).index_select(0, rows_M).float()
             points = comparison.pairs(matched_Mhw, first_target_B[pairs.images_M] + pairs.targets_M)

@@ -1,4 +1,4 @@
-"""Which query answers for which target: the Hungarian assignment on points (Mask2Former, section 3.2.2)."""
+"""Which query predicts which target: the Hungarian assignment on points (Mask2Former, section 3.2.2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def matching_cost(
 
     mask_points_QP: mask logits at P points.  target_points_TP: the targets at the same points, in [0, 1].
     BCE(x, t) = softplus(x) - x t and the overlap in dice is sigmoid(x) t, so both come from matrix products and no
-    Q x T x P array is made. Their few rows go first: the CPU's kernel takes half the time then.
+    Q x T x P array is made. The few rows of the targets go first, which halves the time of the CPU's kernel.
     """
     logits, target = mask_points_QP.float(), target_points_TP.float()
     points = max(logits.shape[1], 1)
@@ -36,9 +36,9 @@ def matching_cost(
 
 
 def _softplus_sum(logits_QP: Tensor, probability_QP: Tensor) -> Tensor:
-    """(Q,) sum of softplus(x) = max(x, 0) - log max(p, 1 - p), with p = sigmoid(x) at hand.
+    """(Q,) sum of softplus(x) = max(x, 0) - log max(p, 1 - p), given p = sigmoid(x).
 
-    The logarithm's argument lies in [0.5, 1], where nothing is lost; torch's softplus takes three times as long.
+    The logarithm's argument lies in [0.5, 1], where no precision is lost; torch's softplus takes three times as long.
     """
     likelier = (probability_QP - 0.5).abs_().add_(0.5)
     return logits_QP.clamp(min=0).sub_(likelier.log_()).sum(1)
@@ -47,8 +47,8 @@ def _softplus_sum(logits_QP: Tensor, probability_QP: Tensor) -> Tensor:
 def assign(cost_QT: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Minimum-cost pairs of a (Q, T) matrix: (query indices, target indices), min(Q, T) of each, queries rising.
 
-    Costs that are not finite become the worst there is: a diverged query is matched last, and the solver, which
-    raises on NaN, lets the loss itself show that training diverged.
+    A cost that is not finite becomes the worst possible one: the solver would raise on NaN, and it is for the loss to
+    show that training diverged.
     """
     worst = float(np.finfo(np.float32).max)
     queries, targets = linear_sum_assignment(np.nan_to_num(cost_QT, nan=worst, posinf=worst, neginf=worst))

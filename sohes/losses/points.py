@@ -18,14 +18,14 @@ from sohes.params import LossParams
 
 
 class Comparison(Protocol):
-    """What the criterion asks of a way to compare masks."""
+    """A way to compare masks, as the criterion needs it."""
 
     @property
     def matching_TP(self) -> Tensor:
-        """The targets at the places that matching looks at, in [0, 1]."""
+        """The targets at the points of matching, in [0, 1]."""
 
     def matching_logits(self, mask_logits_Qhw: Tensor) -> Tensor:
-        """(Q, P) logits at the same places."""
+        """(Q, P) logits at the same points."""
 
     def pairs(self, mask_logits_Mhw: Tensor, targets_M: Tensor) -> tuple[Tensor, Tensor]:
         """(M, P) logits, with their graph, and targets that the losses of M matched pairs see."""
@@ -92,7 +92,7 @@ class UncertainPoints:
 def random_points(count: int, *, device: torch.device, generator: torch.Generator | None = None) -> Tensor:
     """(count, 2) uniform points, row by row, drawn where the generator lives and moved to `device`.
 
-    Their order means nothing to the losses; neighbours in memory make every sampling twice as fast on a CPU.
+    The losses do not depend on their order; in this one a CPU samples twice as fast.
     """
     points = torch.rand(count, 2, device=generator.device if generator else device, generator=generator).to(device)
     return points[((points[:, 1] * 256).floor() + points[:, 0]).argsort()]

@@ -53,7 +53,7 @@ class SpatialPrior(nn.Module):
 
 
 class Injector(nn.Module):
-    """Tokens look at the cells; nothing flows at first (gamma is zero), so a pretrained ViT starts as it was."""
+    """Tokens attend to the cells. At first gamma is zero and nothing flows, so a pretrained ViT starts unchanged."""
 
     def __init__(self, dim: int, params: AdapterParams) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ class Injector(nn.Module):
 
 
 class Extractor(nn.Module):
-    """Cells look at the tokens; a depthwise convolution mixes each level in the feed-forward net."""
+    """Cells attend to the tokens; a depthwise convolution mixes each level in the feed-forward net."""
 
     def __init__(self, dim: int, params: AdapterParams) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
 """The other head of the paper's table 8: Cascade Mask R-CNN on the ViT-Adapter's maps.
 
-It has no queries and no ancestor head. What it detects comes out in the form of the Mask2Former head's output, so that
-the teacher of phase 3, decoding and evaluation need not know; the forest is by coverage (paper 3.1, step 4).
+It has no queries and no ancestor head. Its detections have the form of the Mask2Former head's output, so phase 3,
+decoding and evaluation treat both heads alike; the forest is by coverage (paper 3.1, step 4).
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from sohes.backbone.vit import Backbone
 
 STRIDE = 4  # input pixels to a cell of the mask map
-SURE = 1e-4  # probabilities are kept this far from 0 and 1, where logits are infinite
-_PASTED_AT_ONCE = 32  # masks: their sampling grids are twice the mask maps
+SURE = 1e-4  # probabilities stay this far from 0 and 1, where logits are infinite
+_PASTED_AT_ONCE = 32  # masks; their sampling grids are twice as large as the mask maps
 
 
 class CascadeSegmenter(nn.Module):
@@ -53,7 +53,7 @@ class CascadeSegmenter(nn.Module):
         return self.adapter.backbone
 
     def features(self, images_B3HW: Tensor) -> Features:
-        """float32 maps at strides 4 to 64. SohesError if a side is no multiple of 32."""
+        """float32 maps at strides 4 to 64. SohesError if a side is not a multiple of 32."""
         check_sides(images_B3HW)
         images_B3HW = images_B3HW.contiguous(memory_format=torch.channels_last)
         maps = self.pyramid(as_features(list(self.adapter(images_B3HW))))
@@ -68,7 +68,7 @@ class CascadeSegmenter(nn.Module):
         return {"loss": loss, **{name: value.detach() for name, value in parts.items()}}
 
     def forward(self, images_B3HW: Tensor) -> ModelOutput:
-        """The detections as masks at a quarter of the size, `num_queries` of them: what is missing has no chance."""
+        """The detections as masks at a quarter of the size, padded to `num_queries` with scores of zero."""
         features = self.features(images_B3HW)
         with full_precision(images_B3HW.device):
             found = self.detector.detect(images_B3HW.float(), features)
@@ -92,7 +92,7 @@ def truth_of(targets: Targets) -> Truth:
 
 
 def paste(found: Detections, h: int, w: int) -> Tensor:
-    """(K, h, w) logits on the mask map: each box's grid, bilinearly, and next to no chance outside of the box."""
+    """(K, h, w) logits on the mask map: each box's grid, bilinearly; outside the box the probability is near zero."""
     y, x = ((torch.arange(n, device=found.boxes_K4.device) + 0.5) * STRIDE for n in (h, w))
     pasted = [
         _paste_some(*some, x, y)
@@ -106,7 +106,7 @@ def _paste_some(boxes_K4: Tensor, masks_Kmm: Tensor, x: Tensor, y: Tensor) -> Te
     place_Kw, place_Kh = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
     h, w = len(y), len(x)
     grid = torch.stack([place_Kw[:, None].expand(-1, h, -1), place_Kh[:, :, None].expand(-1, -1, w)], -1)
-    # beyond the grid's outer cells the box goes on for half a cell, which is theirs
+    # the box extends half a cell beyond the centres of the grid's outer cells, whose values hold there
     probability = F.grid_sample(masks_Kmm[:, None], 2 * grid - 1, padding_mode="border", align_corners=False)[:, 0]
     inside = ((grid >= 0) & (grid <= 1)).all(-1)
     return torch.logit(probability * inside, SURE)

@@ -1,4 +1,4 @@
-"""Cascade Mask R-CNN's detector (Cai and Vasconcelos, 2018) out of torchvision's parts, for one class.
+"""Cascade Mask R-CNN's detector (Cai and Vasconcelos, 2018) from torchvision's parts, for one class.
 
 Boxes are (x0, y0, x1, y1) in pixels of the input square. K counts detections of one image.
 """
@@ -32,7 +32,7 @@ Features = dict[str, Tensor]
 
 @dataclass(frozen=True)
 class Truth:
-    """What one image should yield: boxes_T4 float32, masks_THW bool."""
+    """The targets of one image: boxes_T4 float32, masks_THW bool."""
 
     boxes_T4: Tensor
     masks_THW: Tensor
@@ -55,7 +55,7 @@ class Detector(nn.Module):
     """Boxes and masks from float32 maps at STRIDES, named "0" to "4"."""
 
     def losses(self, images_B3HW: Tensor, features: Features, truths: list[Truth]) -> dict[str, Tensor]:
-        """`objectness, anchor, class, box, mask`; all reach their heads also where nothing is to be found."""
+        """`objectness, anchor, class, box, mask`; each has a gradient also in a batch without targets."""
         raise NotImplementedError
 
     def detect(self, images_B3HW: Tensor, features: Features) -> list[Detections]:
@@ -63,7 +63,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def rehearse(self, features: Features) -> list[Tensor]:
-        """A pass as far as it goes without values, with as many RoIs as a training image has: to count memory by."""
+        """A pass that needs no values, with as many RoIs as a training image has: to count its memory."""
         raise NotImplementedError
 
 

@@ -29,7 +29,7 @@ def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None
     path = Path(path)
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     with atomic_path(path) as temporary:
-        temporary.write_bytes(serialise(weights))  # save_file lets nobody but the owner read its file
+        temporary.write_bytes(serialise(weights))  # save_file would make it readable by its owner only
     facts = {
         "version": CARD_VERSION,
         "backbone": {"architecture": model.backbone.architecture, "arguments": model.backbone.arguments},
@@ -46,7 +46,7 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     SohesError if a file is missing, damaged, of another version, or not what the card says.
     """
     path = Path(path)
-    # A model of the pipeline has its stage's name; one from elsewhere can only be fetched again.
+    # A model of the pipeline has its stage's name; one from elsewhere can only be copied again.
     stage = path.stem if path.stem in ("instruct", "correct") else None
     again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
     if path.suffix != ".safetensors":  # before the card is looked for: a photograph may have a .json of its own

@@ -1,6 +1,6 @@
 """Multi-scale deformable attention (Zhu et al., 2021) without compiled extensions.
 
-Letters beside the legend of `sohes.structures`: M heads, D channels of a head, L levels, P points, S cells of all
+Letters besides the legend of `sohes.structures`: M heads, D channels of a head, L levels, P points, S cells of all
 levels together, level after level, row by row. A place is (x, y) in [0, 1], from the image's upper left corner.
 """
 
@@ -27,9 +27,9 @@ def cell_places(shapes: Shapes, device: torch.device | None = None) -> Tensor:
 
 
 class DeformableAttention(nn.Module):
-    """Each query gathers a few weighted samples per head and level round its own place.
+    """Each query gathers a few weighted samples per head and level around its own place.
 
-    value_dim: channels that are sampled, `dim` unless told. ValueError where the heads do not divide it.
+    value_dim: channels that are sampled, by default `dim`. ValueError if the heads do not divide it.
     """
 
     def __init__(self, dim: int, *, num_heads: int, levels: int, points: int, value_dim: int | None = None) -> None:

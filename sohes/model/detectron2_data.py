@@ -1,9 +1,9 @@
 """Label shards and benchmarks as detectron2 data sets, for its own trainers and viewers.
 
     from sohes.model.detectron2_data import register
-    register("sohes_train", "data/images", "data/pseudo_labels")
+    register("sohes_train", project.images, project.pseudo_labels)  # of a sohes.project.Project
 
-Its predictions come back to our evaluator by `record_of`.
+`record_of` brings its predictions back to our evaluator.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sohes.model.detectron2_heads import require_detectron2
 from sohes.structures import CROWD, ImageRecord
 from sohes.work.files import atomic_path
 
-XYWH_ABS = 1  # detectron2.structures.BoxMode's numbers do not change: they are written into people's files
+XYWH_ABS = 1  # detectron2.structures.BoxMode's numbers do not change: people's files hold them
 CLASSES = ["entity"]
 FILES = ".sohes/detectron2"
 
@@ -40,9 +40,9 @@ def register(name: str, images: Path | str, labels: Path | str, *, files: Path |
     from detectron2.data import DatasetCatalog, MetadataCatalog
 
     if name in DatasetCatalog.list():
-        raise SohesError(f"detectron2 has a data set {name} already: choose another name")
+        raise SohesError(f"detectron2 already has a data set {name}: choose another name")
     images, labels = Path(images), Path(labels)
-    for what in (ImageStore(images), LabelStore(labels)):  # what is missing is said here, not in a worker
+    for what in (ImageStore(images), LabelStore(labels)):  # so that a missing one is reported here and not in a worker
         if not len(what):
             raise SohesError(f"there is nothing in {images} or {labels} to register as {name}")
     DatasetCatalog.register(name, lambda: list(dataset_dicts(images, labels, Path(files) / name)))

@@ -37,7 +37,7 @@ def require_detectron2() -> ModuleType:
         raise SohesError(
             f"model.head: detectron2-cascade and sohes.model.detectron2_data need detectron2 ({error}), which is on "
             "no package index: install it from its source, the GitHub repository facebookresearch/detectron2, as its "
-            "INSTALL.md says, or take model.head: cascade, the same network out of torchvision's parts"
+            "INSTALL.md says, or use model.head: cascade, the same network from torchvision's parts"
         ) from None
     return detectron2
 
@@ -64,7 +64,7 @@ class Detectron2Cascade(Detector):
 
         images = _image_list(images_B3HW)
         wanted = [instances_of(truth) for truth in truths]
-        with EventStorage():  # which its heads write into, and nobody reads: figures are recorded by our loop
+        with EventStorage():  # its heads insist on one, which nobody reads
             proposals, first = self.rpn(images, features, wanted)
             _, second = self.heads(images, features, proposals, wanted)
         found = {**first, **second}

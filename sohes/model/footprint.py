@@ -1,4 +1,4 @@
-"""How much memory a training step takes, counted without any: on the meta device, where tensors have shapes only."""
+"""The memory of a training step, counted on the meta device, where tensors have shapes and no values."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ def training_footprint(
     *,
     processes: int = 1,
 ) -> Footprint:
-    """What one of `processes` needs for the largest moment of a step of `phase`. ValueError if that cuts an image."""
+    """The peak of one of `processes` in a step of `phase`. ValueError if its part of the batch is not whole images."""
     parts = phase.accumulate * processes
     if phase.batch_size % parts:
         raise ValueError(f"{parts} equal parts of a batch must be whole images (got {phase.batch_size} images)")
     branches = 2 if isinstance(phase, CorrectParams) else 1
     images = phase.batch_size // parts * branches
-    if model.head == "detectron2-cascade":  # the same layers, of another make
+    if model.head == "detectron2-cascade":  # the same layers
         model = model.model_copy(update={"head": "cascade"})
     with torch.device("meta"):
         network = build(backbone, model)
@@ -67,7 +67,7 @@ def training_footprint(
 
 
 def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
-    """What the loss of one image keeps, its targets included."""
+    """Bytes that the loss of one image keeps, its targets included."""
     targets = max_targets * model.image_size**2
     if model.head != "mask2former":
         return 5 * targets  # as bytes and as floats, of which the boxes' masks are cut out
@@ -83,7 +83,7 @@ def build(backbone: BackboneParams, model: ModelParams) -> Network:
 
 
 def activation_bytes(network: Network, *, amp: bool) -> int:
-    """What the network keeps of one image for its backward pass, weights not counted.
+    """Bytes that the network keeps of one image for its backward pass, without weights.
 
     amp: under bfloat16 autocast. With `recompute_blocks` the ViT's blocks keep their inputs, and one of them the rest.
     """
@@ -104,7 +104,7 @@ def activation_bytes(network: Network, *, amp: bool) -> int:
 
 
 def _rehearse(network: Network, images_B3HW: Tensor) -> object:
-    """A training pass as far as it goes without values."""
+    """A training pass that needs no values."""
     if isinstance(network, Segmenter):
         return network(images_B3HW)
     features = network.features(images_B3HW)

@@ -59,7 +59,7 @@ class DecoderLayer(nn.Module):
 
 
 class MaskDecoder(nn.Module):
-    """Queries go round the levels, coarsest first, and predict classes and masks before and after every layer."""
+    """Queries cycle through the levels, coarsest first, and predict classes and masks before and after every layer."""
 
     def __init__(
         self,
@@ -88,12 +88,12 @@ class MaskDecoder(nn.Module):
             nn.init.zeros_(last.bias)
 
     def forward(self, pixels: PixelFeatures) -> ModelOutput:
-        """Auxiliary outputs are given in training only: at evaluation they would hold most of the memory."""
+        """Auxiliary outputs come in training only: at evaluation they would take most of the memory."""
         shapes = pixels.shapes
         levels = [cells + e for cells, e in zip(pixels.levels_BSC, self.level_embedding, strict=True)]
         keys = [c + map_embedding(h, w, c.shape[-1], c.device) for c, (h, w) in zip(levels, shapes, strict=True)]
         queries, positions, features, prior = self.queries(pixels.mask_features_BChw)
-        with torch.no_grad():  # small maps tell what the next layer may see: logits are linear in the features
+        with torch.no_grad():  # logits are linear in the features, so small maps show what the next layer may see
             small = [F.interpolate(features, size=s, mode="bilinear", align_corners=False) for s in shapes]
 
         stages = [self.norm(queries)]

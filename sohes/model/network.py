@@ -21,7 +21,7 @@ STRIDE = 32  # of the coarsest map
 
 
 def check_sides(images_B3HW: Tensor) -> None:
-    """SohesError if a side is no multiple of the coarsest map's stride."""
+    """SohesError if a side is not a multiple of the coarsest map's stride."""
     H, W = images_B3HW.shape[-2:]
     if H % STRIDE or W % STRIDE:
         raise SohesError(f"model.image_size must be a multiple of {STRIDE} (got {H} x {W} pixels)")
@@ -60,7 +60,7 @@ class Segmenter(nn.Module):
         return self.adapter.backbone
 
     def forward(self, images_B3HW: Tensor) -> ModelOutput:
-        """images_B3HW: normalised for the backbone. SohesError if a side is no multiple of 32."""
+        """images_B3HW: normalised for the backbone. SohesError if a side is not a multiple of 32."""
         check_sides(images_B3HW)
         images_B3HW = images_B3HW.contiguous(memory_format=torch.channels_last)
         return self.mask_decoder(self.pixel_decoder(self.adapter(images_B3HW)))

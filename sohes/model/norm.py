@@ -1,4 +1,4 @@
-"""The one normalisation of convolution maps."""
+"""The normalisation of all convolution maps."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ from torch import nn
 
 
 def group_norm(channels: int) -> nn.GroupNorm:
-    """32 groups as in Mask2Former, fewer where 32 does not divide the channels."""
+    """32 groups as in Mask2Former, fewer if 32 does not divide the channels."""
     return nn.GroupNorm(math.gcd(32, channels), channels)

@@ -1,4 +1,4 @@
-"""Sine embeddings of places in an image, as DETR and Mask2Former have them."""
+"""Sine embeddings of places in an image, as in DETR and Mask2Former."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def sine_embedding(x: Tensor, y: Tensor, dim: int) -> Tensor:
-    """(..., dim) float32: the first half tells y, the second x, both in [0, 1], sine and cosine in turns.
+    """(..., dim) float32: the first half encodes y, the second x, both in [0, 1], sine and cosine in turns.
 
     ValueError if `dim` is not a multiple of 4.
     """

@@ -1,4 +1,4 @@
-"""Where autocast has to end."""
+"""Where autocast must not reach."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 
 
 def full_precision(device: torch.device) -> AbstractContextManager:
-    """No autocast inside: bfloat16 holds three digits, too few for a place in an image. Inputs need `.float()`."""
+    """No autocast inside: bfloat16 holds three digits, too few for a position in an image. Inputs need `.float()`."""
     if not torch.amp.is_autocast_available(device.type):  # such as meta
         return nullcontext()
     return torch.autocast(device.type, enabled=False)

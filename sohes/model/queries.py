@@ -1,7 +1,7 @@
 """Where the mask decoder's queries start: learned (Mask2Former), or sampled from the image on a pyramid of grids.
 
 Learned queries must first find out where to look and then what for, which takes thousands of steps. Grid queries
-(ours) begin with an answer: the query at a place proposes the pixels that look like that place, within a window round
+(ours) begin with an answer: the query at a place proposes the pixels that look like that place, within a window around
 it. Places form three grids of g x g, 2g x 2g and 4g x 4g with windows of half the size each time, since an image has
 few large entities and many small ones.
 """
@@ -21,7 +21,7 @@ from sohes.model.precision import full_precision
 
 
 class Start(NamedTuple):
-    """What the decoder begins with.  prior_BQC: what the queries' mask embeddings are before anything is decoded."""
+    """The decoder's input.  prior_BQC: the queries' mask embeddings before anything is decoded."""
 
     queries_BQC: Tensor
     positions_BQC: Tensor
@@ -46,7 +46,7 @@ GRIDS = (1, 2, 4)  # places a side of each granularity, in units of g
 
 
 def grid_side(num_queries: int) -> int:
-    """g with g^2 + (2g)^2 + (4g)^2 = num_queries. SohesError, with the nearest fitting numbers, if there is none."""
+    """g with g^2 + (2g)^2 + (4g)^2 = num_queries. SohesError, with the nearest valid numbers, if there is none."""
     per_unit = sum(n * n for n in GRIDS)
     g = math.isqrt(num_queries // per_unit)
     if g and per_unit * g * g == num_queries:
@@ -82,7 +82,7 @@ class GridQueries(nn.Module):
         self.level_embedding = nn.Parameter(torch.randn(len(GRIDS), dim) * 0.1)
         self.project = nn.Linear(dim, dim)
         self.gain = nn.Parameter(torch.tensor(5.0))  # logit of a pixel that looks just like the place
-        self.bias = nn.Parameter(torch.tensor(math.log(0.1 / 0.9)))  # an entity covers a tenth of the image
+        self.bias = nn.Parameter(torch.tensor(math.log(0.1 / 0.9)))  # as if an entity covered a tenth of the image
         self.window = nn.Linear(dim, 4)
         nn.init.zeros_(self.window.weight)
         nn.init.zeros_(self.window.bias)
@@ -94,7 +94,7 @@ class GridQueries(nn.Module):
             features = mask_features_BChw.float()
             grid = (2 * self.places_Q2 - 1).expand(B, 1, -1, -1)
             sampled = F.grid_sample(features, grid, align_corners=False)[:, :, 0].transpose(1, 2)
-            # the places lie evenly, so they stand for the whole map at a small part of the cost
+            # the places are spread evenly, so they represent the whole map at a small part of the cost
             mean = sampled.mean(1, keepdim=True)
             deviation = ((sampled - mean).square().mean((1, 2), keepdim=True) + 1e-6).sqrt()
             sampled = (sampled - mean) / deviation

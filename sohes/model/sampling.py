@@ -1,11 +1,11 @@
 """Weighted bilinear samples from maps of several sizes: the heart of deformable attention.
 
-Letters as in `sohes.model.deformable`. On a CPU, loops that numba compiles: `grid_sample` stores every sample, four
+Letters as in `sohes.model.deformable`. On a CPU, loops compiled by numba: `grid_sample` stores every sample, four
 times the features of a map for four points, and takes six times as long (12 images of 192 x 192).
 Everywhere else, `grid_sample`.
 
 One switch, SOHES_DEFORMABLE=compiled, takes the C++ and CUDA operator of the extra `deformable` instead, on any device.
-The result is the same, so it is no parameter: a model or a metric made with one is not stale with the other.
+The result is the same, so this is no param: models and metrics made with one are not stale with the other.
 """
 
 from __future__ import annotations
@@ -52,8 +52,8 @@ def compiled_operator(choice: str) -> Callable[..., Tensor] | None:
         from torch_ms_deform_attn import ms_deform_attn
     except ImportError as error:
         raise SohesError(
-            f"{SWITCH}=compiled needs the package torch-ms-deform-attn ({error}): install it with a C++ compiler at "
-            "hand, `pip install --no-build-isolation torch-ms-deform-attn`, or unset the variable"
+            f"{SWITCH}=compiled needs the package torch-ms-deform-attn ({error}): with a C++ compiler, "
+            "`pip install --no-build-isolation torch-ms-deform-attn`, or unset the variable"
         ) from None
     return ms_deform_attn
 
@@ -92,7 +92,7 @@ class _Loops(torch.autograd.Function):
 
 @cache
 def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """One pool per process: a forked one would wait for threads that it does not have."""
+    """One pool per process: a fork does not inherit the threads."""
     return ThreadPoolExecutor(threads, thread_name_prefix="sampling")
 
 
@@ -108,7 +108,7 @@ def _each_image(loop: Callable[..., None], shapes_L2: np.ndarray, *tensors: Tens
 
 @torch.compiler.disable
 def sample_by_loops(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, weights_BQMLP: Tensor) -> Tensor:
-    """`sample_levels` on a CPU, float32; torch.compile goes round it."""
+    """`sample_levels` on a CPU, float32; torch.compile skips it."""
     return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
 
 

@@ -51,13 +51,11 @@ def _train(params: Params, project: Project) -> None:
     made = {**made_of(params), "images": digest_file(manifest)}
     backbone = build_backbone(params.backbone)
     dataset = CropDataset(ImageStore(project.images), backbone, dino, seed=params.seed)
-    depends = {**made, "code": code_digest("sohes.train.dino")}
+    depends = {**made, "code": code_digest("sohes.stages.backbone")}
     open_run = partial(tracking.stage_run, "backbone", params, project.root)
     with join_world() as world, resumable(project.state("backbone"), depends, world, open_run) as (state, recorder):
         learner = Distillation(backbone, dino, world, seed=params.seed)
-        train(
-            learner, dataset, dino, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder
-        )  # fmt: skip
+        train(learner, dataset, dino, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder)
         if world.is_first:
             card = {**made, "label_free": is_label_free(params.backbone.pretrained)}
             save_backbone(learner.kept.backbone, project.model("backbone"), card)

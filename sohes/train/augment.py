@@ -1,6 +1,6 @@
 """Weak and strong views of a labelled image (paper 3.3, appendix A): geometry, colour, copy-paste. Pure functions.
 
-Everything ends on an S x S square. The weak view flips and fits the image; the strong one adds large-scale jitter,
+All views are S x S squares. The weak view flips and fits the image; the strong one adds large-scale jitter,
 colour jitter, greyscale, blur and copy-paste. A `View` holds the geometry, so that masks travel between views.
 """
 
@@ -16,7 +16,7 @@ from sohes.masks import forest
 from sohes.params import AugmentParams
 
 MIN_PIXELS = 16  # of a mask in a view: one cell of a stride-4 mask map
-MIN_VISIBLE = 0.2  # of a mask that something was pasted over: what shows less is no label any more
+MIN_VISIBLE = 0.2  # of a mask that something was pasted over: below, it is no longer a label
 SAME_EXTENT = 0.9  # of its parent's area: a child that covers more of it is the same mask after a crop
 _LUMA = np.array([0.299, 0.587, 0.114])
 _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
@@ -26,8 +26,8 @@ _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.5959, -0.2746, -0.3213], [0.2115, 
 class View:
     """Flip, resize to `resized_hw`, place at `offset_yx` on a canvas (S x S, usually); what lies outside is cut off.
 
-    Pixels are mapped by their centres in whole numbers: the same on every machine, and there and back is the
-    identity for all pixels that the view shows, wherever it does not shrink the image.
+    Pixel centres are mapped in whole numbers: the same on every machine, and mapping there and back restores every
+    pixel that the view shows, unless it shrinks the image.
     """
 
     height: int
@@ -39,7 +39,7 @@ class View:
 
     @property
     def window(self) -> tuple[int, int, int, int]:
-        """Half-open box (y0, x0, y1, x1) of the canvas in which the image is seen; empty if it lies outside."""
+        """Half-open box (y0, x0, y1, x1) of the canvas that shows the image; empty if it lies outside."""
         (h, w), (oy, ox), (bottom, right) = self.resized_hw, self.offset_yx, self.canvas_hw
         y0, x0 = min(max(0, oy), bottom), min(max(0, ox), right)
         return y0, x0, max(y0, min(bottom, oy + h)), max(x0, min(right, ox + w))
@@ -76,10 +76,9 @@ def whole(height: int, width: int) -> View:
 
 
 def move_masks(masks_N: np.ndarray, source: View, target: View) -> np.ndarray:
-    """Masks of one view of an image, seen in another view of it; false where the source view does not reach.
+    """Masks of one view of an image in another view of it; false where the source view does not reach.
 
-    Each pixel of the target takes the one pixel of the source that its centre falls into: one step, so nothing is
-    rounded twice.
+    Each pixel of the target takes the source pixel that its centre falls into: one step, so nothing is rounded twice.
     """
     rows, columns, from_y, from_x = shared_rectangle(source, target)
     moved = np.zeros((len(masks_N), *target.canvas_hw), bool)
@@ -88,7 +87,7 @@ def move_masks(masks_N: np.ndarray, source: View, target: View) -> np.ndarray:
 
 
 def shared_rectangle(source: View, target: View) -> tuple[slice, slice, np.ndarray, np.ndarray]:
-    """Rows and columns of the target's canvas that see the source's window, and the source's pixels that they see."""
+    """Rows and columns of the target's canvas inside the source's window, and the source's pixels that they show."""
     to_y, from_y = _axis(source, target, 0)
     to_x, from_x = _axis(source, target, 1)
     rows, columns = (slice(int(to[0]), int(to[-1]) + 1) if len(to) else slice(0, 0) for to in (to_y, to_x))
@@ -96,10 +95,10 @@ def shared_rectangle(source: View, target: View) -> tuple[slice, slice, np.ndarr
 
 
 def _axis(source: View, target: View, axis: int) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of the target along one axis that see the source's window, and the source's pixels they see."""
+    """Pixels of the target along one axis inside the source's window, and the source's pixels that they show."""
     pixels = np.arange(target.window[axis], target.window[axis + 2])
     place, source_side, target_side = pixels - target.offset_yx[axis], source.resized_hw[axis], target.resized_hw[axis]
-    # un-flipped first: a centre that falls between two pixels must fall to the same one on every road
+    # flips are undone first, so that a centre between two pixels always falls to the same one
     if axis == 1 and target.flip:
         place = target_side - 1 - place
     found = (2 * place + 1) * source_side // (2 * target_side)
@@ -146,7 +145,7 @@ def strong_view(
     image = change_colours(
         square.image_HW3, jitter=params.colour_jitter, greyscale=params.greyscale, blur=params.blur, rng=rng
     )
-    # colour changes must not reach the padding, which is one constant wherever the network sees it
+    # the padding keeps its one colour in every view
     image[~_inside(view)] = PADDING_RGB
     return Labelled(image, square.masks_NHW, square.parents_N)
 
@@ -194,7 +193,7 @@ def subtree(parents_N: np.ndarray, root: int) -> np.ndarray:
 
 def guest_view(guest: Labelled, host: View, *, scale_min: float, scale_max: float, rng: np.random.Generator) -> View:
     """Where a guest, cut out to its own box, lands: jittered in size, flipped half of the time, its centre in the
-    host's window. It is fitted to half of the square first, if it is larger than that."""
+    host's window. A guest larger than half of the square is first fitted to that."""
     height, width = guest.image_HW3.shape[:2]
     fit = min(1.0, min(host.canvas_hw) / 2 / max(height, width)) * rng.uniform(scale_min, scale_max)
     h, w = max(1, round(height * fit)), max(1, round(width * fit))
@@ -228,13 +227,13 @@ def paste(host: Labelled, guest: Labelled) -> Labelled:
 
 
 def occlude(masks_NHW: np.ndarray, cover_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N, H, W) what shows of each mask beside `cover`, and the indices of the masks that show at least MIN_VISIBLE."""
+    """(N, H, W) each mask without what `cover` hides, and the indices of masks of which MIN_VISIBLE is left."""
     visible = masks_NHW & ~cover_HW
     return visible, np.flatnonzero(_areas(visible) >= MIN_VISIBLE * _areas(masks_NHW))
 
 
 def settle(shown: Labelled) -> Labelled:
-    """The masks that are still labels of their own, relinked; `distinct` says which."""
+    """Only the masks that are `distinct`, relinked."""
     kept = distinct(_areas(shown.masks_NHW), shown.parents_N)
     if len(kept) == len(shown.parents_N):
         return shown
@@ -242,7 +241,7 @@ def settle(shown: Labelled) -> Labelled:
 
 
 def distinct(areas_N: np.ndarray, parents_N: np.ndarray) -> np.ndarray:
-    """Ascending indices of masks with at least MIN_PIXELS; a child that fills SAME_EXTENT of its parent is none."""
+    """Ascending indices of the masks with at least MIN_PIXELS that fill less than SAME_EXTENT of their parent."""
     kept: set[int] = set()
     for j in np.argsort(forest.levels(parents_N), kind="stable"):  # parents before children
         parent = int(parents_N[j])
@@ -258,7 +257,7 @@ def _areas(masks_NHW: np.ndarray) -> np.ndarray:
 
 
 def sample_across_scales(areas_N: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:
-    """At most `count` indices, ascending: each scale (a doubling of the side) gives one at random in turn.
+    """At most `count` indices, ascending: scales (doublings of the side) take turns, each with one at random.
 
     Uniform sampling would leave mostly small parts, of which there are many, and rarely a whole entity.
     """

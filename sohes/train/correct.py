@@ -21,7 +21,7 @@ SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # CO
 
 
 def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
-    """The teacher's masks in the strong view's geometry, beneath what was pasted there, as the student's targets."""
+    """The student's targets: the teacher's masks in the strong view, underneath what was pasted there."""
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
@@ -79,7 +79,7 @@ class Correction(Learner[Network]):
 
 
 def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> dict[str, float]:
-    """How many masks the teacher was sure of, by their size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
+    """Confident masks of the teacher by their size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
     areas = [
         lesson.area_fractions_K * (pair.weak.height * pair.weak.width)
         for lesson, pair in zip(lessons, pairs, strict=True)

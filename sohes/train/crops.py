@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from sohes.backbone.vit import Backbone
 from sohes.data.imaging import fit_shorter
+from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
 from sohes.params import DinoParams
 from sohes.train.loading import Loaded, Position, from_epochs, normalised
@@ -54,21 +55,13 @@ class CropBatch:
         return CropBatch(self.large.to(device), small)  # type: ignore[call-overload]
 
 
-class Photographs(Protocol):
-    """`sohes.data.store.images.ImageStore`, as far as it is needed here."""
-
-    image_ids: list[int]
-
-    def read(self, image_id: int) -> np.ndarray: ...
-
-
 class CropDataset:
-    """`dataset[step, k]`: the crops of image k of a step's batch. Epochs are shuffled by (seed, epoch).
+    """`dataset[step, k]`: the crops of image k of a step's batch. Each epoch is shuffled by (seed, epoch).
 
-    Images are made no larger than crops need. SohesError without any image.
+    SohesError without any image.
     """
 
-    def __init__(self, images: Photographs, backbone: Backbone, params: DinoParams, *, seed: int) -> None:
+    def __init__(self, images: ImageStore, backbone: Backbone, params: DinoParams, *, seed: int) -> None:
         if not images.image_ids:
             raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
         self.params, self.seed, self.image_ids = params, seed, images.image_ids

@@ -13,14 +13,14 @@ from sohes.train.objective import losses_of
 
 
 class Instruction(Learner[Network]):
-    """Strong views against their labels. The average of the weights (`params.ema` above 0) is what is kept."""
+    """Learns the labels of strong views. With `params.ema` above 0 the average of the weights is kept."""
 
     def __init__(self, network: Network, params: InstructParams, loss: LossParams) -> None:
         super().__init__(network, averaged=params.ema > 0)
         self.ema, self.loss = params.ema, loss
 
     def momentum(self, step: int) -> float:
-        """Short at first, or the average would hold the untrained weights for long."""
+        """Low at first, or the untrained weights would stay in the average for long."""
         return min(self.ema, (1 + step) / (10 + step))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:

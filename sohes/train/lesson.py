@@ -1,4 +1,4 @@
-"""What the teacher of phase 3 says of one weak view: its sure masks and their forest (paper 3.3)."""
+"""What the teacher of phase 3 finds in one weak view: its confident masks and their forest (paper 3.3)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sohes.train import augment
 from sohes.train.augment import View
 from sohes.train.threshold import theta_score
 
-_UPSAMPLED_AT_ONCE = 32  # masks: 1024 x 1024 floats of all would be gigabytes
+_UPSAMPLED_AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,10 @@ class Lesson:
 def teach(
     class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View, params: CorrectParams, *, rng: np.random.Generator
 ) -> Lesson:
-    """What the teacher is sure of in one weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
+    """The teacher's confident masks of one weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
 
-    Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are taken
-    on the mask map; only the at most `max_targets` masks that are kept grow to the square's size.
+    Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are computed
+    on the mask map; only the masks that are kept, at most `max_targets`, are enlarged to the square's size.
     """
     size, (h, w) = weak.canvas_hw[0], mask_logits_Qhw.shape[1:]
     bottom, right = weak.window[2:]

@@ -32,17 +32,17 @@ class Loaded:
 
 
 class TrainingSet(Protocol):
-    """What `load` reads: samples by position, and how some of them make a batch (something like `Loaded`)."""
+    """Samples by position, and how some of them make a batch."""
 
     def __getitem__(self, position: Position, /) -> Any: ...
 
-    def collate(self, samples: Sequence[Any], /) -> Any: ...
+    def collate(self, samples: Sequence[Any], /) -> Loaded: ...
 
 
 def from_epochs(place: int, count: int, *key: int) -> Iterator[int]:
-    """Numbers below `count` from a place of an endless order on, one epoch of them.
+    """The item at a place of the endless order of `count` items, then the rest of its epoch.
 
-    Each epoch of the order is shuffled by (key, epoch) alone; epochs follow each other without a gap.
+    Epochs follow each other without a gap; each is shuffled by (key, epoch) alone.
     """
     epoch, first = divmod(place, count)
     order = _epoch_order(count, *key, epoch)
@@ -84,14 +84,14 @@ def positions(
 def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
     """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
 
-    The workers end when the generator is used up, fails or is closed: whoever leaves it half-way must close it.
+    The workers end when the generator is exhausted, fails or is closed; a caller that stops early must close it.
     """
     loader: DataLoader = DataLoader(
         dataset,  # type: ignore[arg-type]
         batch_sampler=parts,
         collate_fn=dataset.collate,
         num_workers=workers,
-        generator=torch.Generator().manual_seed(0),  # it would draw from torch's global one otherwise
+        generator=torch.Generator().manual_seed(0),  # else it draws from torch's global one
         multiprocessing_context="forkserver" if workers else None,  # a fork of torch's threads may hang
         worker_init_fn=_start_worker,
     )
@@ -105,7 +105,7 @@ def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int)
 
 
 def _start_worker(_: int) -> None:
-    """One thread a worker; signals that ask to save and stop are the main process's, which ends its workers itself."""
+    """One thread per worker; stop signals are left to the main process, which ends its workers itself."""
     cv2.setNumThreads(0)
     for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
         signal.signal(signum, signal.SIG_IGN)

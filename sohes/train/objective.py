@@ -1,4 +1,4 @@
-"""L_seg of phases 2 and 3: what a network's head is taught by."""
+"""L_seg, the loss of phases 2 and 3, for either head."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sohes.model.cascade import CascadeSegmenter
 from sohes.params import LossParams
 from sohes.structures import ModelOutput, Targets
 
-Branch = tuple[Tensor, Sequence[Targets]]  # images_B3HW and what they should yield
+Branch = tuple[Tensor, Sequence[Targets]]  # images_B3HW and their targets
 
 
 def losses_of(
     network: Network, branches: Sequence[Branch], loss: LossParams, generator: torch.Generator
 ) -> list[dict[str, Tensor]]:
-    """`loss` of each branch and its detached summands. `loss` weighs the Mask2Former head's; a cascade's count alike.
+    """`loss` of each branch and its detached summands; the Mask2Former head takes all branches in one pass.
 
-    The Mask2Former head takes all branches in one pass.
+    loss: weights of the Mask2Former head's summands; a cascade's all weigh the same.
     """
     if isinstance(network, CascadeSegmenter):
         return [network.losses(images, targets) for images, targets in branches]
@@ -35,7 +35,7 @@ def losses_of(
 
 
 def part_of(output: ModelOutput, images: slice) -> ModelOutput:
-    """Some images of a batch's output."""
+    """The output of some images of a batch."""
     ancestors = output.ancestor_logits_BQQ
     return ModelOutput(
         output.class_logits_BQ2[images],

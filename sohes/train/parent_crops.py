@@ -1,6 +1,6 @@
-"""A second look of the teacher: inside crops of its own large masks, for parts that the whole view is too small for.
+"""The teacher looks again, inside crops of its own large masks, for parts too small to be found in the whole view.
 
-Not in the paper; later work reports gains of some points of AR from it. Off unless `correct.parent_crops` is set.
+Not in the paper; later work reports that it gains a few points of AR. Off unless `correct.parent_crops` is set.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sohes.train import augment
 from sohes.train.augment import View
 from sohes.train.lesson import Lesson, teach
 
-_STRIDE = 4  # overlaps are counted on every fourth pixel of both axes, as fine as the network's own mask map
+_STRIDE = 4  # overlaps are counted on every fourth pixel of both axes, the network's own mask map
 
 
 @torch.no_grad()
@@ -33,10 +33,10 @@ def with_children(
     *,
     rng: np.random.Generator,
 ) -> Lesson:
-    """The lesson and what the teacher finds in the crops of its `parent_crops` largest masks, with the forest of all.
+    """The lesson, and what the teacher finds in crops of its `parent_crops` largest masks, in one forest.
 
-    A mask found in a crop joins if at least `child_cover` of it lies in the mask that was cropped and nothing alike
-    (IoU over `nms_iou`) is known; nothing of the lesson is dropped for it, except that `max_targets` still holds.
+    A mask found in a crop is added if at least `child_cover` of it lies in the mask that was cropped and it duplicates
+    none (IoU over `nms_iou`). None of the lesson's masks makes way for it, but `max_targets` still applies.
     weak_3SS: the normalised weak view. Only masks of `parent_min_fraction` of the image or more are cropped.
     """
     wide = np.flatnonzero(lesson.area_fractions_K >= params.parent_min_fraction)
@@ -57,13 +57,13 @@ def with_children(
 
 
 def _box(mask_SS: Tensor) -> tuple[int, int, int, int]:
-    """Half-open box (y0, x0, y1, x1) of a mask that has a pixel."""
+    """Half-open box (y0, x0, y1, x1) of a mask that is not empty."""
     rows, columns = (torch.nonzero(mask_SS.any(axis)).flatten() for axis in (1, 0))
     return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
 
 
 def _children(in_crop_MSS: Tensor, box: tuple[int, int, int, int], parent_SS: Tensor, *, child_cover: float) -> Tensor:
-    """(M', S, S) bool: masks of a crop put back into the view, those that lie in the parent and are smaller than it."""
+    """(M', S, S) bool: a crop's masks in the whole view; only those inside the parent and smaller than it."""
     y0, x0, y1, x1 = box
     placed = torch.zeros_like(in_crop_MSS)
     if len(placed):
@@ -74,7 +74,7 @@ def _children(in_crop_MSS: Tensor, box: tuple[int, int, int, int], parent_SS: Te
 
 
 def _joined(masks_NSS: Tensor, known: int, weak: View, params: CorrectParams, *, rng: np.random.Generator) -> Lesson:
-    """The lesson that all masks make, the first `known` of which suppress those like them."""
+    """The lesson of all masks together; the first `known` suppress their duplicates."""
     cells_NP = masks_NSS[:, _STRIDE // 2 :: _STRIDE, _STRIDE // 2 :: _STRIDE].flatten(1).float()
     shared_NN = (cells_NP @ cells_NP.T).cpu().numpy().astype(np.int64)
     iou_NN = masks.iou_from_intersections(shared_NN)

@@ -1,4 +1,4 @@
-"""How far a training run is: a bar with the loss, the speed and the time left, or a line now and then in a log."""
+"""Progress of a training: a bar with the loss, the speed and the time left, or a line now and then in a log."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ LINE_EVERY_SECONDS = 30
 
 
 class Steps:
-    """Shows steps if `shown`: one of many processes does."""
+    """The steps of one training. shown: false in all processes but one."""
 
     def __init__(self, title: str, *, start: int, steps: int, images_per_step: int, shown: bool) -> None:
         self.title, self.start, self.steps, self.images_per_step = title, start, steps, images_per_step
@@ -31,7 +31,7 @@ class Steps:
         self._began = self._last_line = time.monotonic()
 
     def show(self, done: int, loss: float) -> None:
-        """After step `done` of them all."""
+        """`done` steps are finished."""
         now = time.monotonic()
         seconds_per_step = (now - self._began) / max(1, done - self.start)
         speed = self.images_per_step / seconds_per_step
@@ -42,7 +42,7 @@ class Steps:
             self.say(f"{self.title} {done}/{self.steps}  loss {loss:.3f}  {speed:.1f} images/s  {minutes:.0f} min left")
 
     def say(self, sentence: str) -> None:
-        """A line above the bar, of any process; each sentence once."""
+        """Print a line above the bar, in any process; each sentence once."""
         if sentence in self._said:
             return
         self._said.add(sentence)

@@ -1,4 +1,4 @@
-"""Being asked to stop: SIGTERM, SIGUSR1 and Ctrl-C end a step, then a state is saved, from which the work goes on."""
+"""Stopping on request: SIGTERM, SIGUSR1 and Ctrl-C let the current step end, then the state is saved."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ STOPPING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def exit_status(signum: int) -> int:
-    """Of a process that stopped because of this signal, its state saved."""
+    """Of a process that saved its state and stopped because of this signal."""
     return 130 if signum == signal.SIGINT else EXIT_TO_REQUEUE
 
 
 @contextmanager
 def asked_to_stop() -> Iterator[Callable[[], int]]:
-    """A function that says which stopping signal came, 0 if none. A second Ctrl-C stops at once."""
+    """A function that returns the first stopping signal so far, 0 if none. A second Ctrl-C stops at once."""
     received: list[int] = []
 
     def note(signum: int, _: FrameType | None) -> None:
@@ -28,7 +28,7 @@ def asked_to_stop() -> Iterator[Callable[[], int]]:
             signal.signal(signal.SIGINT, signal.default_int_handler)
 
     before = {}
-    if threading.current_thread() is threading.main_thread():  # only there may handlers be set
+    if threading.current_thread() is threading.main_thread():  # no other thread may set handlers
         before = {signum: signal.signal(signum, note) for signum in STOPPING}
     try:
         yield lambda: received[0] if received else 0

@@ -308,8 +308,8 @@ def test_a_timm_model_without_a_norm_for_its_patches_is_refused(monkeypatch):
         ({"pretrained": "vit_base_patch8_224.nobody"}, "no pretrained model vit_base_patch8_224.nobody"),
         ({"architecture": "vit_of_nobody"}, "timm has no model vit_of_nobody"),
         ({"architecture": "resnet18"}, "resnet18 is not a plain ViT"),
-        ({"num_heads": 5}, "no multiple of num_heads 5"),
-        ({"image_size": 18}, "no multiple of patch_size 4"),
+        ({"num_heads": 5}, "not a multiple of num_heads 5"),
+        ({"image_size": 18}, "not a multiple of patch_size 4"),
     ],
 )
 def test_params_that_name_no_backbone_are_one_sentence(changes, sentence):

@@ -26,7 +26,6 @@ from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
 from sohes.stages import correct, evaluate, instruct
 from sohes.structures import ImageRecord
-from sohes.train import phase as training_phase
 
 IMAGES = 8
 
@@ -161,7 +160,7 @@ def test_a_state_that_other_code_has_made_is_not_continued(tmp_path, repository,
     make_project(tmp_path)
     params = tiny_params(repository, steps=2)
     _run_until(tmp_path, params, "instruct", 1)
-    monkeypatch.setattr(training_phase, "code_digest", lambda *modules: f"of {modules} after an edit")
+    monkeypatch.setattr("sohes.train.phase.code_digest", lambda *modules: f"of {modules} after an edit")
     instruct.run(params, tmp_path)
     assert "discarded: it was made with other params, inputs or code" in capsys.readouterr().err
 
