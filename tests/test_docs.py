@@ -23,7 +23,7 @@ from sohes.viewer.gallery import ProjectGallery, ResultGallery
 
 
 class _Loaded(HTMLParser):
-    """Addresses that a browser fetches by itself, without a click."""
+    """Addresses that a browser fetches without a click."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ def test_every_parameter_is_on_its_page_with_its_value_in_the_paper(site):
 
 
 def test_every_command_and_option_that_the_pages_name_exists(repository):
-    """In code blocks and in backquotes; the log tells of what was, and a bench has options of its own."""
+    """In code blocks and in backquotes. Except the log, which is history, and benches, which have their own options."""
     known = {
         name: {option for p in cli.load(name).params for option in (*p.opts, *p.secondary_opts)} | {"--help"}
         for name in cli.COMMANDS
@@ -92,7 +92,7 @@ def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository)
 
 @pytest.mark.slow
 def test_the_readmes_commands_for_a_folder_of_photographs(repository, project, tiny_params):
-    """As they stand there, but with a small profile, in a copy, and with a folder that exists."""
+    """As written there, but with a small profile, in a copy, and with a folder that exists."""
     from skimage import data, io
 
     photos = project / "photos"
@@ -152,7 +152,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def test_every_path_of_the_readmes_tree_exists(repository):
-    """A line is a path and what it is; what is indented lies in the folder above it."""
+    """Each line is a path and a description; indented paths are inside the folder above them."""
     (tree,) = [block for block in blocks(repository / "README.md", "text") if "sohes/\n" in block]
     folder, paths = repository, []
     for line in tree.splitlines():
@@ -161,7 +161,7 @@ def test_every_path_of_the_readmes_tree_exists(repository):
         paths.append(inside / name)
         if not line.startswith("  "):
             folder = repository / name
-        # `ui.py: both web pages` tells what lies in it, or beside it where it is a file.
+        # In a description, `ui.py: both web pages` names a path inside the folder, or next to the file.
         beside = paths[-1] if name.endswith("/") else inside
         paths += [beside / other for other in re.findall(r"([\w-]+(?:\.py|\.yaml|\.md|/))(?=[:,;])", words)]
     assert len(paths) > 30
@@ -184,16 +184,16 @@ def test_every_picture_is_small_and_shown(repository):
 
 
 def readme_commands(repository: Path, title: str) -> list[str]:
-    """The commands of the first block below a heading that would still run after this one; no comments, no viewer."""
+    """The commands of the first code block below a heading, without comments, activation and viewer."""
     block = (repository / "README.md").read_text().partition(f"## {title}\n")[2].partition("```bash\n")[2]
     lines = [line.partition("  #")[0].strip() for line in block.partition("```")[0].splitlines()]
-    # The environment is this one already, and the viewer stays until somebody ends it: it is opened below.
+    # The environment is already active, and the viewer runs until it is stopped: it is opened below.
     return [line for line in lines if line and not line.startswith(("source ", "sohes view"))]
 
 
 def run_as_written(command: str, folder: Path, repository: Path) -> None:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # The flow is no part of the copy; `python -m sohes` and the command `sohes` take the copy's code.
+    # The copy has no flows; `python -m sohes` and the command `sohes` use the copy's code.
     packages = f"{folder}{os.pathsep}{repository}"
     environment = {**os.environ, "PATH": path, "PYTHONPATH": packages, "SOHES_WORKERS": "1"}
     done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -201,7 +201,7 @@ def run_as_written(command: str, folder: Path, repository: Path) -> None:
 
 
 def look(browser, address: str, wanted: str) -> None:
-    """Open a page on a desk and on a phone: nothing on the console, nothing from elsewhere, nothing too wide."""
+    """Open a page at the width of a desktop and a phone: empty console, no other hosts, no overflow."""
     for width in (1280, 390):
         page, said, asked = browser.new_page(viewport={"width": width, "height": 800}), [], []
         page.on("console", lambda message, said=said: said.append(message.text))

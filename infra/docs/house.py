@@ -1,4 +1,4 @@
-"""The picture of the package's layers in `docs/how-it-works.md`, drawn from `pyproject.toml` and the docstrings.
+"""Draw the package's layers for `docs/how-it-works.md` from `pyproject.toml` and the docstrings.
 
 python -m infra.docs.house
 """
@@ -26,7 +26,7 @@ rect { fill: #eef3f8; stroke: #8aa0b6; rx: 6px }
 
 
 def layers() -> list[list[str]]:
-    """The modules of each layer, the top one first, as import-linter checks them."""
+    """The modules of each layer, top layer first, as checked by import-linter."""
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))
     (contract,) = (c for c in settings["tool"]["importlinter"]["contracts"] if c.get("containers") == ["sohes"])
     return [[name.strip() for name in re.split("[|:]", layer)] for layer in contract["layers"]]
@@ -41,7 +41,7 @@ def summary(module: str) -> str:
 
 
 def draw() -> str:
-    """The picture as SVG: a row per layer; what stands higher imports what stands lower, never the reverse."""
+    """The picture as SVG, one row per layer. Upper rows import from lower ones, never the reverse."""
     boxes: list[str] = []
     top = MARGIN
     for modules in layers():

@@ -77,7 +77,7 @@ def run(
             outcomes = compare_settings(read_photographs(name, folder, images), settings)
             part = f"## {name}, {SPEECH[features]}\n\n{_rows(outcomes, settings, backbone)}\n"
             part += "".join(f"{note}\n\n" for note in notes)
-            part += f"Relations over `theta_cover` (table 6b), of the masks of `{BASELINE}`:\n\n"
+            part += f"Relations by `theta_cover` (table 6b), for the masks of `{BASELINE}`:\n\n"
             part += f"{_relations(outcomes[BASELINE], project)}\n"
             parts.append(part)
             with atomic_path(out) as temporary:
@@ -88,16 +88,16 @@ def run(
 def _introduction(command: str, images: int) -> str:
     return (
         "# Phase 1 on photographs\n\n"
-        f"Made by `{command}`: the first {images} annotated photographs of each set, one process, one run a table.\n\n"
-        "AR is class-agnostic, up to 1,000 masks, in percent; seconds are CPU seconds an image, features included. The "
-        f"difference in AR is from `{BASELINE}`, the params as they are, with a 95 % interval (paired bootstrap over "
-        "images). Rows are those of `params/ablations/table-2.yaml` and `improvements.yaml`: the paper's steps come "
-        "first, each threshold alone. `recalibrated` rows take thresholds at which as large a share of the merges is "
-        "done as with handmade features at the profile's thresholds. With a backbone that trained for a minute, such "
-        "as the demo's, rows say what the switches do, not what DINO's features would reach.\n\nThe dense CRF's "
-        "weights (`sohes/explore/refine/densecrf.py`) are the best of four by AR on the first 16 photographs of "
-        "`coco_panoptic_100`; the stabilities were not chosen. With `theta_cover` 1 nothing is an ancestor, since "
-        "coverage has to exceed it.\n"
+        f"Made by `{command}`: the first {images} annotated photographs of each set, one process, one run per table."
+        "\n\nAR is class-agnostic, up to 1,000 masks, in percent; seconds are CPU seconds per image, including "
+        f"features. Differences in AR are from `{BASELINE}`, the unchanged params, with a 95 % interval (paired "
+        "bootstrap over images). The rows are those of `params/ablations/table-2.yaml` and `improvements.yaml`: first "
+        "the paper's steps, with each threshold alone. `recalibrated` rows use thresholds at which the same share of "
+        "merges is done as with handmade features at the profile's thresholds. With a backbone that trained for a "
+        "minute, such as the demo's, the rows show what the switches do, not what DINO's features would reach.\n\n"
+        "The dense CRF's weights (`sohes/explore/refine/densecrf.py`) are the best of four by AR on the first 16 "
+        "photographs of `coco_panoptic_100`; the stabilities were not tuned. With `theta_cover` 1 nothing is an "
+        "ancestor, because coverage must exceed it.\n"
     )
 
 

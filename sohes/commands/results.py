@@ -42,17 +42,17 @@ TITLES = {"explore": "phase 1, pseudo-labels", "instruct": "phase 2", "correct":
 INTRODUCTION = """\
 # Results on photographs
 
-This page is what one command wrote:
+This page was written by one command:
 
 ```bash
 {command}
 ```
 
-Class-agnostic average recall in percent, up to {max_masks} masks an image, IoU 0.50 to 0.95; what counts as an entity
-is what `sohes benchmark-info NAME` prints. In brackets the 95 % interval over images (bootstrap). The last rows are
-differences on the same images (paired bootstrap), in points, bold where zero lies outside the interval. Annotations
-are only scored against: no phase is trained on them. A benchmark is left out for a project that was trained on one
-of its photographs.
+Class-agnostic average recall in percent, up to {max_masks} masks per image, IoU 0.50 to 0.95. What counts as an
+entity is shown by `sohes benchmark-info NAME`. In brackets: the 95 % interval over images (bootstrap). The last rows
+are differences on the same images (paired bootstrap), in points, bold if the interval excludes zero. Annotations are
+used for scoring only, never for training. A benchmark is skipped for a project that was trained on any of its
+photographs.
 """
 
 
@@ -228,5 +228,6 @@ def _seen_words(seen: int | None, sample: Sample) -> str:
     if seen is None:
         return "Unknown whether these photographs were used in training: the project holds no `data/images`.\n"
     if seen:
-        return f"**Not scored**: {seen} of {len(sample.digests)} were trained on, if without their annotations.\n"
-    return "Not one of these photographs was trained on.\n"
+        counted = f"{seen} of {len(sample.digests)} photographs"
+        return f"**Not scored**: {counted} were used in training, though without their annotations.\n"
+    return "None of these photographs was used in training.\n"

@@ -70,7 +70,7 @@ def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, mon
     page = out.read_text()
     assert f"sohes results \\\n  coco={root} \\\n  --project {folder} \\\n  --out {out}\n" in page
     assert "### coco: 3 photographs, 3 annotated entities" in page
-    assert "Not one of these photographs was trained on." in page
+    assert "None of these photographs was used in training." in page
     assert "- Trained on 1 photographs." in page
     rows = [line for line in page.splitlines() if line.startswith("| ")]
     assert [row.split("|")[1].strip() for row in rows] == [
@@ -100,7 +100,7 @@ def test_what_was_trained_on_is_not_scored(folder, root, tmp_path):
     train_on(root / "val2017/000000000002.png", folder)
     results.run([f"coco={root}"], projects=[folder], out=tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert "**Not scored**: 1 of 3 were trained on" in page
+    assert "**Not scored**: 1 of 3 photographs were used in training" in page
     assert "| phase 2 |" not in page
 
 
