@@ -16,7 +16,7 @@ import numpy as np
 from torch import Tensor
 
 from sohes.backbone.vit import Backbone
-from sohes.data.imaging import fit_shorter
+from sohes.data.imaging import shrunk
 from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
 from sohes.params import DinoParams
@@ -66,7 +66,7 @@ class CropDataset:
             raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
         self.params, self.seed, self.image_ids = params, seed, images.image_ids
         self.patch_size, self.mean, self.std = backbone.patch_size, backbone.mean, backbone.std
-        self.read = cached(lambda i: fit_shorter(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
+        self.read = cached(lambda i: shrunk(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
 
     def __getitem__(self, position: Position) -> Crops:
         step, k = position

@@ -55,12 +55,12 @@ def test_a_stop_on_request_continues_to_the_same_bytes(params, root, monkeypatch
     expected = weights.read_bytes()
     weights.unlink()
 
-    def fit_shorter(image_HW3: np.ndarray, side: int) -> np.ndarray:
+    def shrunk(image_HW3: np.ndarray, side: int) -> np.ndarray:
         os.kill(os.getpid(), signal.SIGTERM)  # while the first batch is read
         return image_HW3
 
     with monkeypatch.context() as patched:
-        patched.setattr(crops, "fit_shorter", fit_shorter)
+        patched.setattr(crops, "shrunk", shrunk)
         with pytest.raises(SystemExit) as stopped:
             backbone.run(params, root)
     assert stopped.value.code == 75

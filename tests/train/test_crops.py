@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from sohes.data.imaging import fit_shorter
+from sohes.data.imaging import shrunk
 from sohes.train.crops import GLOBAL_AREA, LOCAL_AREA, cached, multi_crop, random_crop
 
 
@@ -46,8 +46,8 @@ def test_an_image_smaller_than_a_crop_is_enlarged():
 
 def test_a_photograph_is_shrunk_to_what_a_crop_needs():
     photograph = np.zeros((300, 400, 3), np.uint8)
-    assert fit_shorter(photograph, 150).shape == (150, 200, 3)
-    assert fit_shorter(photograph, 300) is photograph
+    assert shrunk(photograph, 150).shape == (150, 200, 3)
+    assert shrunk(photograph, 300) is photograph
 
 
 def test_images_are_read_once_up_to_the_limit():

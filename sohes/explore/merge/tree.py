@@ -140,23 +140,12 @@ def region_masks(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
     return masks_Nn.reshape(len(nodes), tree.height, tree.width)
 
 
-def persistence(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
-    """(N,) float64 in [0, 1]: the length of the range of thresholds at which each node would be recorded.
-
-    Birth minus death similarity, both as the lowest similarity merged at so far and clipped to [0, 1]; a patch is born
-    at 1 and the last region dies at 0.
-    """
-    nodes = np.asarray(nodes, np.int64)
-    level = np.concatenate([[1.0], np.minimum.accumulate(tree.similarity_M).clip(0, 1), [0.0]])
-    born, dead = _lifetime(tree)
-    return level[born[nodes]] - level[dead[nodes] + 1]
-
-
 def stability(tree: MergeTree, nodes: np.ndarray, *, same_iou: float) -> np.ndarray:
     """(N,) float64 in [0, 1]: the length of the range of thresholds at which each node stays about what it is.
 
-    As `persistence`, but of all the nodes that a node grows out of or into while the IoU with it is `same_iou` or more:
-    an object that takes in one patch after the other lives long, though each of its nodes lives for a moment.
+    A node is recorded from its birth similarity down to its death similarity, both the lowest similarity merged at so
+    far, clipped to [0, 1]. The nodes that it grows out of or into while their IoU with it is at least `same_iou` count
+    as the same: an object that takes in one patch after the other lives long, though each of its nodes lives for a moment.
     """
     nodes = np.asarray(nodes, np.int64)
     born, dead = _lifetime(tree)

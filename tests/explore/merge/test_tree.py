@@ -9,8 +9,8 @@ from sohes.bench.cluster import brute_force_merge, pattern_features
 from sohes.explore.merge import kernel as merging
 from sohes.explore.merge.tree import (
     MergeTree,
+    _lifetime,
     merge_tree,
-    persistence,
     region_masks,
     regions_at_thresholds,
     select_regions,
@@ -294,6 +294,18 @@ def test_masks_follow_from_the_children(tree):
     left, right = tree.children_M2.T
     np.testing.assert_array_equal(masks_Khw[n:], masks_Khw[left] | masks_Khw[right])
     np.testing.assert_array_equal(masks_Khw.sum((1, 2)), tree.area_K)
+
+
+def persistence(tree: MergeTree, nodes: np.ndarray) -> np.ndarray:
+    """(N,) float64 in [0, 1]: the length of the range of thresholds at which each node would be recorded.
+
+    Birth minus death similarity, both as the lowest similarity merged at so far and clipped to [0, 1]; a patch is born
+    at 1 and the last region dies at 0.
+    """
+    nodes = np.asarray(nodes, np.int64)
+    level = np.concatenate([[1.0], np.minimum.accumulate(tree.similarity_M).clip(0, 1), [0.0]])
+    born, dead = _lifetime(tree)
+    return level[born[nodes]] - level[dead[nodes] + 1]
 
 
 def test_persistence_is_the_span_of_thresholds_that_record_a_node(tree):
