@@ -145,7 +145,7 @@ def stability(tree: MergeTree, nodes: np.ndarray, *, same_iou: float) -> np.ndar
 
     A node is recorded from its birth similarity down to its death similarity, both the lowest similarity merged at so
     far, clipped to [0, 1]. The nodes that it grows out of or into while their IoU with it is at least `same_iou` count
-    as the same: an object that takes in one patch after the other lives long, though each of its nodes lives for a moment.
+    as the same: an object that takes in one patch after another lives long, though each of its nodes lives briefly.
     """
     nodes = np.asarray(nodes, np.int64)
     born, dead = _lifetime(tree)
