@@ -119,7 +119,7 @@ def test_a_missing_params_file_is_one_sentence(tmp_path):
     assert done.returncode == 1
     assert done.stdout == ""
     assert (
-        done.stderr == "sohes: no params file at nowhere.yaml: run in the project's folder or name one with --params\n"
+        done.stderr == "sohes: no params file at nowhere.yaml: run in the project's folder, or name one with --params\n"
     )
 
 
