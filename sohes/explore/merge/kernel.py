@@ -1,18 +1,15 @@
-"""The merge log of a feature map: which two regions merge, in which order, at which similarity (paper 3.1 step 1).
+"""The merges of a feature map, fast: which two regions merge, in which order, at which similarity (paper 3.1 step 1).
 
-Every step takes the pair with the highest cosine, so the loop below is a queue of regions, each standing for its best
-edge. What makes it fast without giving up exactness:
+`sohes.explore.merge.reference` says the same in twenty lines, and `sohes.explore.merge.graph` what a region and an edge
+are. Two ideas make it fast without giving up exactness:
 
-- **Sums, not means.** A region's row S is the sum of its patches; the cosine does not see the area, and a merge is one
-  addition. Rows are copied on the first merge only.
-- **One owner an edge.** The end with more neighbours keeps the edge in a heap of its own. A merge then touches the
-  edges of the absorbed region and those few edges of the absorbing one that a still larger neighbour keeps.
-- **A region of many edges (a sky) does not look at them again when it moves.** A merge turns its row by an angle that
-  is known without looking at a row, and no edge can gain more than that angle. So an edge that was last looked at when
-  its angle was t, and since when the row has turned by d in all, has a cosine of at most cos(t - d). The order of
-  these bounds does not change while the row turns; only edges whose bound reaches the best exact cosine are looked at.
-
-What a region and an edge are made of is in `sohes.explore.merge.state`.
+- **The end with more neighbours keeps the edge.** A merge then computes few similarities: those of the smaller
+  region's edges, and of the larger one's few edges that a still larger neighbour keeps.
+- **The other edges have bounds.** A merge turns the larger region's feature by an angle that follows from the two norms
+  and the similarity, and no similarity can gain more than that angle allows: an edge at angle t when it was last
+  computed, since when its keeper has turned by d in all, has a similarity of at most cos(t - d). A region in the queue
+  stands for such a bound until it comes first; only then are its edges computed, and only those whose bound reaches
+  the best of them. A sky of thousands of neighbours computes some fifty of them in a merge.
 """
 
 from __future__ import annotations
@@ -24,30 +21,29 @@ from pathlib import Path
 import numba
 import numpy as np
 
-from sohes.explore.merge.simd import BLOCK, add, dot, prefetch
-from sohes.explore.merge.state import (
+from sohes.explore.merge.dot import LANES, dot
+from sohes.explore.merge.graph import (
     EDGE,
-    FOREIGN,
-    OWNED,
+    KEEPERS,
+    KEPT,
+    NONE,
     REGION,
-    TOTAL,
     Graph,
     append,
+    are_adjacent,
     degree,
-    drop,
-    heap_down,
-    heap_up,
+    feature,
+    find,
     inner,
-    lower_number,
-    queue_down,
-    queue_remove,
-    queue_up,
+    keep,
+    places,
+    pop,
+    remove,
 )
+from sohes.explore.merge.queue import first, set_best, set_bound
 
-ONE = 1 - 2.0**-18  # a cosine from here on counts as 1: the rest is rounding, and ties must fall by number
-LAZY_FROM = 12  # edges in the heap; below, looking at all of them after each merge is cheaper than bounds
-FAST_TURN = 0.2  # radians in one merge, from which on the bounds say nothing
-POOL_PER_PATCH = 17  # places for the lists of edges; `_make_room` says why this is enough
+ONE = 1 - 2.0**-18  # a similarity from here on counts as 1: the rest is rounding, and ties must fall by number
+PLACES_PER_PATCH = 17  # for the lists of edges; `graph._make_room` says why this is enough
 
 
 def merge_log(features_nC: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarray]:
@@ -56,330 +52,227 @@ def merge_log(features_nC: np.ndarray, width: int) -> tuple[np.ndarray, np.ndarr
     features_nC: float32. Numbers and ties as in `sohes.explore.merge.tree.merge_tree`. ValueError for NaN or infinity.
     """
     n, channels = features_nC.shape
-    padded = -(-channels // BLOCK) * BLOCK
-    if padded == channels:
-        rows = np.ascontiguousarray(features_nC)
-    else:
-        rows = np.zeros((n, padded), np.float32)
-        rows[:, :channels] = features_nC
-    norm = _norms(rows)
-    if not (norm.max() < 2.0**40 and norm.max() > 2.0**-20):
-        rows, norm = _rescaled(rows)
-    more_rows = np.empty((n // 2 + 1, padded), np.float32)  # of merged regions, touched only where used
-    return _merge_all(rows, norm, more_rows, np.empty(POOL_PER_PATCH * n, np.int32), width)
+    patches = np.require(features_nC, np.float32, ["C", "W"])  # one type of array, so that it is compiled once
+    if channels % LANES:
+        patches = np.pad(patches, ((0, 0), (0, -channels % LANES)))
+    norms = _norms(patches)
+    if not (norms.max() < 2.0**40 and norms.max() > 2.0**-20):
+        patches, norms = _rescaled(patches)
+    sums = np.empty((n // 2, patches.shape[1]), np.float32)  # memory is taken where it is written
+    return _merge_all(patches, norms, sums, width, PLACES_PER_PATCH * n)
 
 
-def _rescaled(rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same directions at lengths whose squares neither overflow nor vanish."""
-    if not np.isfinite(rows).all():
-        raise ValueError(f"features must be finite (got {np.sum(~np.isfinite(rows))} NaN or infinite values)")
-    largest = np.abs(rows).max()
+def _rescaled(patches_nC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same directions at lengths whose squares neither overflow nor vanish, and their norms."""
+    if not np.isfinite(patches_nC).all():
+        raise ValueError(f"features must be finite (got {np.sum(~np.isfinite(patches_nC))} NaN or infinite values)")
+    largest = np.abs(patches_nC).max()
     if largest > 0:
-        rows = np.ldexp(rows, -np.frexp(largest)[1])
-    return rows, _norms(rows)
+        patches_nC = np.ldexp(patches_nC, -np.frexp(largest)[1])
+    return patches_nC, _norms(patches_nC)
 
 
-def _compile(helpers: str):
-    """The functions that numba keeps on disk, until this file or `helpers` changes."""
+def _compile(sources: str):
+    """The two functions that numba keeps on disk until `sources` changes."""
 
     @numba.njit(cache=True)
-    def norms(rows):
-        _ = helpers
-        n, channels = rows.shape
-        norm = np.empty(n)
-        for i in range(n):
-            address = rows.ctypes.data + i * channels * 4
-            norm[i] = math.sqrt(np.float64(dot(address, address, channels)))  # type: ignore[call-arg]
+    def norms(patches):
+        _ = sources
+        norm = np.empty(len(patches))
+        for r in range(len(patches)):
+            norm[r] = math.sqrt(np.float64(dot(patches[r], patches[r])))  # type: ignore[call-arg]
         return norm
 
     @numba.njit(cache=True)
-    def merge_all(rows, norm, more_rows, pool, width):
-        _ = helpers
-        g = _graph(rows, norm, more_rows, pool, width)
-        n = len(norm)
+    def merge_all(patches, norms, sums, width, room):
+        _ = sources
+        n = len(patches)
         children, similarity = np.empty((n - 1, 2), np.int32), np.empty(n - 1)
-        touched, marks = np.empty(2 * n, np.int64), np.full(n, -1)
+        g = _grid(patches, norms, sums, width, room)
         for m in range(n - 1):
-            while g.regions[g.queue[0]].best < 0:
-                _resolve(g, g.queue[0])
-            top = g.regions[g.queue[0]]
-            children[m, 0], children[m, 1], similarity[m] = top.pair[0], top.pair[1], top.value
-            _merge(g, top.best, n + m, touched, marks)
+            while g.regions[first(g)].at == NONE:
+                _find_best(g, first(g))
+            best = g.regions[first(g)]
+            children[m, 0], children[m, 1], similarity[m] = best.pair[0], best.pair[1], best.best
+            _merge(g, first(g), best.start[KEPT] + best.at, n + m)
         return children, similarity
 
     return norms, merge_all
 
 
-# Of the files that a function is made of, numba's cache looks at its own only; a variable from outside it does see.
-_HELPERS = [Path(__file__).with_name(name).read_bytes() for name in ("state.py", "simd.py")]
-_norms, _merge_all = _compile(hashlib.sha256(b"".join(_HELPERS)).hexdigest())
+# Numba's cache notices changes of this file and of a function's closure, but not of the other files it is made from.
+_SOURCES = [path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py"))]
+_norms, _merge_all = _compile(hashlib.sha256(b"".join(_SOURCES)).hexdigest())
 
 
 @inner
-def _graph(rows, norm, more_rows, pool, width):
-    """The grid: every patch a region that keeps its edges to the right and downwards."""
-    n, channels = rows.shape
-    edges = 2 * n - width - n // width
+def _grid(patches, norms, sums, width, room):
+    """Every patch a region that keeps its edges to the right and downwards."""
+    n, channels = patches.shape
+    leaves = 1
+    while leaves < n:
+        leaves *= 2
     g = Graph(
-        np.zeros(n, REGION),
-        np.empty(edges, EDGE),
-        pool,
-        np.empty(n, np.int32),
-        more_rows.ctypes.data + np.arange(len(more_rows) - 1, -1, -1) * channels * 4,
-        np.empty(1, TOTAL),
+        patches,
+        sums,
+        np.zeros(leaves, REGION),
+        np.empty(room, EDGE),
+        np.empty(room),
+        np.zeros(2 * leaves, np.int32),
+        np.array([8 * n, 0]),
+        (channels / LANES + 10) * 2.0**-22,
     )
-    total = g.total[0]
-    total.queue, total.pool, total.free = n, 8 * n, len(more_rows)
-    total.channels, total.slack = channels, (channels / BLOCK + 10) * 2.0**-22
-    for r in range(n):
+    for i in range(2 * leaves - 1, 0, -1):
+        g.queue[i] = i - leaves if i >= leaves else g.queue[2 * i]
+    for r in range(leaves):
         region = g.regions[r]
-        region.address = rows.ctypes.data + r * channels * 4
-        region.norm = norm[r]
-        region.value = -3
-        region.number = region.place = g.queue[r] = r
-        for kind in range(2):
-            region.start[kind] = 4 * (2 * r + kind)
-            region.room[kind] = 4
-    e = 0
+        region.best, region.lowest = -3, np.inf  # -3: lower than a region without edges
+        region.at = region.pair[0] = region.pair[1] = NONE
+        region.number = region.row = r
+        if r < n:
+            region.norm = norms[r]
+            for kind in range(2):
+                region.start[kind], region.room[kind] = 8 * r + 4 * kind, 4
     for r in range(n):
         if (r + 1) % width:
-            _new_edge(g, e, r, r + 1)
-            e += 1
+            _compute(g, r, keep(g, r, r + 1))
         if r + width < n:
-            _new_edge(g, e, r, r + width)
-            e += 1
-    for r in range(n):
+            _compute(g, r, keep(g, r, r + width))
         _refresh(g, r)
     return g
-
-
-@inner
-def _new_edge(g, e, owner, other):
-    edge = g.edges[e]
-    edge.ends[OWNED], edge.ends[FOREIGN] = owner, other
-    _look(g, e)
-    append(g, FOREIGN, other, e)
-    heap_up(g, owner, append(g, OWNED, owner, e))
-
-
-@inner
-def _look(g, e):
-    """Compute the cosine of edge e and its key; the rounding is the same whichever end owns it."""
-    edge = g.edges[e]
-    owner, other = g.regions[edge.ends[OWNED]], g.regions[edge.ends[FOREIGN]]
-    scale = owner.norm * other.norm
-    cosine = dot(owner.address, other.address, g.total[0].channels) / scale if scale > 0 else 0.0  # type: ignore[call-arg]
-    edge.cosine = 1.0 if cosine >= ONE else cosine
-    edge.seen = owner.number
-    edge.key = edge.cosine
-    if owner.lazy:
-        edge.key = -(math.acos(max(-1.0, min(1.0, cosine + g.total[0].slack))) + owner.turned) if cosine < ONE else 1.0
 
 
 # ---------------------------------------------------------------- one merge
 
 
 @inner
-def _merge(g, e, number, touched, marks):
-    """Merge the ends of edge e into one region, a: the end of higher degree, so that few edges move."""
-    a, b = g.edges[e].ends[OWNED], g.edges[e].ends[FOREIGN]
-    if degree(g, b) > degree(g, a):
+def _merge(g, a, i, number):
+    """Merge the ends of the edge at place i, which region a keeps, into region `number`."""
+    b, similarity = g.edges[i].other, g.edges[i].similarity
+    remove(g, KEPT, a, i)
+    remove(g, KEEPERS, b, find(g, KEEPERS, b, a))
+    if degree(g, b) > degree(g, a):  # a becomes the merged region, so that few edges change hands
         a, b = b, a
-    drop(g, OWNED, e)
-    drop(g, FOREIGN, e)
-    turn = _join_rows(g, a, b, g.edges[e].cosine)
-    old_owned = g.regions[a].length[OWNED]
-    count = _move_edges(g, a, b, number, touched, marks)
-    g.regions[a].number = number  # from here on the heaps of owners are out of order where they hold an edge to a
-    count = _tell_owners(g, a, touched, count)
-    _reorder(g, a, old_owned, turn)
-    queue_remove(g, b)
-    _refresh(g, a)
-    for i in range(count):
-        _refresh(g, touched[i])
-
-
-@inner
-def _move_edges(g, a, b, number, touched, marks):
-    """Edges of b become edges of a, or go where a has one to the same neighbour; returns how many owners it touched."""
-    count = 0
-    mark = degree(g, a) <= 4 * degree(g, b)
-    if mark:
-        for kind in range(2):
-            for i in range(g.regions[a].length[kind]):
-                marks[g.edges[g.pool[g.regions[a].start[kind] + i]].ends[1 - kind]] = number
-    for kind in range(2):
-        for i in range(g.regions[b].length[kind]):
-            e = g.pool[g.regions[b].start[kind] + i]
-            k = g.edges[e].ends[1 - kind]
-            if marks[k] == number if mark else _adjacent(g, k, a):
-                drop(g, 1 - kind, e)
-                if kind == FOREIGN:
-                    touched[count] = k
-                    count += 1
-            else:
-                g.edges[e].ends[kind] = a
-                append(g, kind, a, e)
-        g.regions[b].length[kind] = g.regions[b].room[kind] = 0
-    return count
-
-
-@inner
-def _adjacent(g, k, a):
-    if degree(g, a) < degree(g, k):
-        k, a = a, k
-    for kind in range(2):
-        for i in range(g.regions[k].length[kind]):
-            if g.edges[g.pool[g.regions[k].start[kind] + i]].ends[1 - kind] == a:
-                return True
-    return False
-
-
-@inner
-def _tell_owners(g, a, touched, count):
-    """An edge of `a` that a larger neighbour keeps gets a new key there; one that a smaller one keeps moves to a."""
-    size = degree(g, a)
-    for i in range(g.regions[a].length[FOREIGN] - 1, -1, -1):
-        e = g.pool[g.regions[a].start[FOREIGN] + i]
-        edge = g.edges[e]
-        k = edge.ends[OWNED]
-        if degree(g, k) <= size:
-            drop(g, OWNED, e)
-            drop(g, FOREIGN, e)
-            edge.ends[OWNED], edge.ends[FOREIGN] = a, k
-            append(g, FOREIGN, k, e)
-            append(g, OWNED, a, e)
+    _join_features(g, a, b, similarity)
+    g.regions[a].number = number
+    while g.regions[b].length[KEPT]:
+        other = pop(g, KEPT, b)
+        remove(g, KEEPERS, other, find(g, KEEPERS, other, b))
+        if not are_adjacent(g, a, other):
+            _compute(g, a, keep(g, a, other))
+    while g.regions[b].length[KEEPERS]:
+        keeper = pop(g, KEEPERS, b)
+        if are_adjacent(g, a, keeper):
+            remove(g, KEPT, keeper, find(g, KEPT, keeper, b))
+            _refresh(g, keeper)
         else:
-            _look(g, e)
-            heap_down(g, k, heap_up(g, k, edge.at[OWNED]))
-        touched[count] = k
-        count += 1
-    return count
+            g.edges[find(g, KEPT, keeper, b)].other = a
+            append(g, KEEPERS, a, keeper)
+    for kind in range(2):
+        g.regions[b].room[kind] = 0
+    for i in range(g.regions[a].length[KEEPERS] - 1, -1, -1):
+        place = g.regions[a].start[KEEPERS] + i
+        keeper = g.edges[place].other
+        if degree(g, keeper) > degree(g, a):
+            _compute(g, keeper, find(g, KEPT, keeper, a))
+        else:
+            remove(g, KEPT, keeper, find(g, KEPT, keeper, a))
+            remove(g, KEEPERS, a, place)
+            _compute(g, a, keep(g, a, keeper))
+        _refresh(g, keeper)
+    _refresh(g, a)
+    _refresh(g, b)
 
 
 @inner
-def _join_rows(g, a, b, cosine):
-    """Make the sum of rows a and b the row of a, and return by how many radians it turned at most.
-
-    The patches' rows, which are the caller's, stay as they are.
-    """
-    n = len(g.regions)
-    total, x, y = g.total[0], g.regions[a], g.regions[b]
-    if x.number >= n:
-        out = x.address
-        if y.number >= n:
-            g.free[total.free] = y.address
-            total.free += 1
-    elif y.number >= n:
-        out = y.address
-    else:
-        total.free -= 1
-        out = g.free[total.free]
-    norm = math.sqrt(np.float64(add(out, x.address, y.address, total.channels)))  # type: ignore[call-arg]
-    along = max(0.0, abs(cosine) - total.slack)
+def _join_features(g, a, b, similarity):
+    """Make the sum of both features that of region a, and add to `turned` by how many radians it turns at most."""
+    n, x, y = len(g.patches), g.regions[a], g.regions[b]
+    one, two = feature(g, a), feature(g, b)
+    if x.row < n:
+        x.row = y.row
+    if x.row < n:  # both are patches, whose features are the caller's; n patches make at most n / 2 such pairs
+        x.row = n + g.used[1]
+        g.used[1] += 1
+    total = feature(g, a)
+    for i in range(len(total)):
+        total[i] = one[i] + two[i]
+    norm = math.sqrt(np.float64(dot(total, total)))  # type: ignore[call-arg]
+    along = max(0.0, abs(similarity) - g.slack)
     across = y.norm * math.sqrt(1 - along * along)
-    turn = math.pi if norm * FAST_TURN <= across or x.norm + y.norm * cosine <= 0 else math.asin(across / norm)
-    x.norm, x.address = norm, out
-    return turn + 1e-6
+    is_far = norm <= across or x.norm + y.norm * similarity <= 0
+    x.turned += math.pi if is_far else math.asin(across / norm) + 1e-6
+    x.norm = norm
+
+
+# ---------------------------------------------------------------- similarities and their bounds
 
 
 @inner
-def _reorder(g, a, old_owned, turn):
-    """Give the heap of a region whose row has turned, and whose edges from `old_owned` on are new, its order back."""
-    region = g.regions[a]
-    length = region.length[OWNED]
-    if region.lazy and turn < FAST_TURN and length >= LAZY_FROM:
-        region.turned += turn
-        for i in range(old_owned, length):
-            _look(g, g.pool[region.start[OWNED] + i])
-            heap_up(g, a, i)
-        return
-    region.lazy, region.turned = length >= LAZY_FROM, 0.0
-    for i in range(length):
-        _look(g, g.pool[region.start[OWNED] + i])
-    for i in range(length // 2 - 1, -1, -1):
-        heap_down(g, a, i)
-
-
-# ---------------------------------------------------------------- bounds
-
-
-@inner
-def _ceiling(g, r, e):
-    """No edge of r from e on down its heap has a higher cosine."""
-    region, key = g.regions[r], g.edges[e].key
-    if not region.lazy:
-        return key
-    ceiling = math.cos(max(0.0, -key - region.turned)) + g.total[0].slack
-    return 1.0 if ceiling >= ONE else ceiling
-
-
-@inner
-def _resolve(g, r):
-    """Region r is first in the queue by a bound: find its best edge, or a bound below the queue's second."""
-    rival = -2.0
-    for i in range(1, min(3, g.total[0].queue)):
-        rival = max(rival, g.regions[g.queue[i]].value)
-    region = g.regions[r]
-    start = region.start[OWNED]
-    while g.edges[g.pool[start]].seen != region.number:
-        ceiling = _ceiling(g, r, g.pool[start])
-        if ceiling < rival:
-            _set(g, r, ceiling, np.int32(-1))
-            return
-        for i in range(1, min(3, region.length[OWNED])):
-            edge = g.edges[g.pool[start + i]]
-            if edge.seen != region.number:
-                prefetch(g.regions[edge.ends[FOREIGN]].address, g.total[0].channels)  # type: ignore[call-arg]
-        _look(g, g.pool[start])
-        heap_down(g, r, 0)
-    # Bounds have some slack, so an edge below may still be the better one, or an equal one of a lower number.
-    best = g.pool[start]
-    stack = np.empty(64, np.int64)  # a depth-first walk of a binary heap needs one place a level
-    stack[0], stack[1] = 1, 2
-    depth = 2
-    while depth:
-        depth -= 1
-        i = stack[depth]
-        if i >= region.length[OWNED]:
-            continue
-        e = g.pool[start + i]
-        ceiling = _ceiling(g, r, e)
-        if ceiling < g.edges[best].cosine:
-            continue
-        if ceiling > g.edges[best].cosine or lower_number(g, e, best):
-            edge = g.edges[e]
-            if edge.seen != region.number:
-                key = edge.key  # stays as it is, so that the heap keeps its order under the walk
-                _look(g, e)
-                edge.key = key
-            if edge.cosine > g.edges[best].cosine or (edge.cosine == g.edges[best].cosine and lower_number(g, e, best)):
-                best = e
-        stack[depth], stack[depth + 1] = 2 * i + 1, 2 * i + 2
-        depth += 2
-    _set(g, r, g.edges[best].cosine, best)
+def _compute(g, r, i):
+    """Compute the similarity of the edge at place i, which region r keeps, and the edge's key."""
+    edge, region = g.edges[i], g.regions[r]
+    other = g.regions[edge.other]
+    scale = region.norm * other.norm
+    cosine = dot(feature(g, r), feature(g, edge.other)) / scale if scale > 0 else 0.0  # type: ignore[call-arg]
+    edge.similarity = 1.0 if cosine >= ONE else cosine
+    edge.seen = region.number
+    g.keys[i] = math.acos(max(-1.0, min(1.0, cosine + g.slack))) + region.turned
+    region.lowest = min(region.lowest, g.keys[i])
 
 
 @inner
 def _refresh(g, r):
-    """Put region r at its place in the queue after a change of its heap."""
+    """Put region r, whose edges have changed, at its place in the queue: as the bound of all its edges."""
     region = g.regions[r]
-    if region.length[OWNED] == 0:
-        _set(g, r, -2.0, np.int32(-1))
+    if region.length[KEPT] == 0:
+        set_bound(g, r, -2.0)
     else:
-        e = g.pool[region.start[OWNED]]
-        _set(g, r, _ceiling(g, r, e), np.int32(-1) if region.lazy else e)
+        bound = math.cos(max(0.0, region.lowest - region.turned)) + g.slack
+        set_bound(g, r, 1.0 if bound >= ONE else bound)
 
 
 @inner
-def _set(g, r, value, e):
+def _find_best(g, r):
+    """Find the best edge of region r, which is first in the queue by a bound; or lower the bound and leave it there."""
     region = g.regions[r]
-    lower = higher = np.int32(-1)
-    if e >= 0:
-        x, y = g.regions[g.edges[e].ends[0]].number, g.regions[g.edges[e].ends[1]].number
-        lower, higher = min(x, y), max(x, y)
-    region.best = e
-    if value != region.value or lower != region.pair[0] or higher != region.pair[1]:
-        region.value = value
-        region.pair[0], region.pair[1] = lower, higher
-        queue_down(g, queue_up(g, region.place))
+    bound = region.best
+    best = region.start[KEPT]
+    region.lowest = _lowest(g.keys[best : best + region.length[KEPT]])
+    _refresh(g, r)
+    if region.best < bound and first(g) != r:
+        return
+    while g.keys[best] > region.lowest:
+        best += 1
+    if g.edges[best].seen != region.number:
+        _compute(g, r, best)
+    reach = _key_of(g, r, g.edges[best].similarity)
+    for i in places(g, KEPT, r):
+        if g.keys[i] <= reach:
+            if g.edges[i].seen != region.number:
+                _compute(g, r, i)
+            if _is_better(g, g.edges[i], g.edges[best]):
+                best = i
+                reach = _key_of(g, r, g.edges[best].similarity)
+    set_best(g, r, best)
+
+
+@numba.njit(fastmath={"nnan", "nsz"})
+def _lowest(keys):
+    low = keys[0]
+    for key in keys:
+        low = min(low, key)
+    return low
+
+
+@inner
+def _key_of(g, r, similarity):
+    """Edges of region r with a higher key than this have a lower similarity."""
+    return g.regions[r].turned + math.acos(max(-1.0, min(ONE, similarity) - g.slack)) + 1e-9
+
+
+@inner
+def _is_better(g, x, y):
+    if x.similarity != y.similarity:
+        return x.similarity > y.similarity
+    return g.regions[x.other].number < g.regions[y.other].number
