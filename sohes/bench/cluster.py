@@ -8,6 +8,7 @@ import numpy as np
 
 from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
+from sohes.explore.merge.reference import reference_merge
 from sohes.explore.merge.tree import merge_tree
 
 Pattern = Literal["structured", "giant", "noise", "constant"]
@@ -62,62 +63,6 @@ def _nearest(centres_2N: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]
     return index, np.sqrt(squared)
 
 
-def brute_force_merge(features_hwC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Children (M, 2) and similarities (M,) of the merge tree, the plain way, in float64.
-
-    Keeps the similarity of every edge in one table, scans all of it for each merge, and computes all similarities
-    of the merged region again. Numbers and ties as in `sohes.explore.merge.tree.merge_tree`.
-    """
-    height, width, channels = features_hwC.shape
-    n = height * width
-    sums = features_hwC.reshape(n, channels).astype(np.float64)
-    norm = np.linalg.norm(sums, axis=1)
-    number = np.arange(n)
-    patches = number.reshape(height, width)
-    ends = np.concatenate(
-        [
-            np.stack([patches[:, :-1].ravel(), patches[:, 1:].ravel()], 1),
-            np.stack([patches[:-1].ravel(), patches[1:].ravel()], 1),
-        ]
-    )
-    edges: list[dict[int, int]] = [{} for _ in range(n)]  # of each region: neighbour -> edge
-    for e, (a, b) in enumerate(ends.tolist()):
-        edges[a][b] = edges[b][a] = e
-
-    def cosines(a: int, others: list[int]) -> np.ndarray:
-        scale = norm[a] * norm[others]
-        value = np.divide(sums[others] @ sums[a], scale, out=np.zeros(len(others)), where=scale > 0)
-        return np.where(value >= 1 - 2.0**-18, 1.0, value)
-
-    similarity = np.empty(len(ends))
-    for a in range(n):
-        later = [b for b in edges[a] if b > a]
-        similarity[[edges[a][b] for b in later]] = cosines(a, later)
-    children, merged_at = np.empty((n - 1, 2), np.int64), np.empty(n - 1)
-    for m in range(n - 1):
-        merged_at[m] = similarity.max()
-        ties = np.flatnonzero(similarity == merged_at[m])
-        pairs = np.sort(number[ends[ties]], axis=1)
-        first = np.lexsort((pairs[:, 1], pairs[:, 0]))[0]
-        children[m] = pairs[first]
-        a, b = ends[ties[first]].tolist()
-        if len(edges[b]) > len(edges[a]):
-            a, b = b, a
-        similarity[edges[a].pop(b)] = -np.inf
-        del edges[b][a]
-        for k, e in edges[b].items():
-            del edges[k][b]
-            if k in edges[a]:
-                similarity[e] = -np.inf
-            else:
-                edges[a][k] = edges[k][a] = e
-                ends[e] = a, k
-        sums[a] += sums[b]
-        norm[a], number[a] = np.linalg.norm(sums[a]), n + m
-        similarity[list(edges[a].values())] = cosines(a, list(edges[a]))
-    return children, merged_at
-
-
 def bench_cluster(
     *,
     grid: int = 128,
@@ -128,7 +73,7 @@ def bench_cluster(
 ) -> dict[str, str | float]:
     """The merge tree of one map on one core; keys name, seconds_median, cpu_seconds_median, peak_mb.
 
-    reference: also `brute_force_merge`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
+    reference: also `reference_merge`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
     how much the memory of the process, one of its own, grows over the map itself.
     """
     return in_own_process(_measure, grid, dim, pattern, repeats, reference)
@@ -140,6 +85,6 @@ def _measure(grid: int, dim: int, pattern: Pattern, repeats: int, reference: boo
     cost, _ = cost_of(lambda: merge_tree(features), repeats=repeats)
     result: dict[str, str | float] = {"name": f"cluster-{pattern}-{grid}x{grid}x{dim}", **cost.figures()}
     if reference:
-        plain, _ = cost_of(lambda: brute_force_merge(features), repeats=1)
+        plain, _ = cost_of(lambda: reference_merge(features), repeats=1)
         result |= compared(cost, plain)
     return result

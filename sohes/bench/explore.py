@@ -10,7 +10,6 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from sohes.bench.cluster import brute_force_merge
 from sohes.bench.cost import peak_gb
 from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
@@ -19,6 +18,7 @@ from sohes.data.scenes.render import render_scene
 from sohes.explore.label_image import at_size, label_image, make_extractor, parents_by_coverage, refine
 from sohes.explore.label_image import without_duplicates as nms
 from sohes.explore.local import Extract, global_regions, local_regions, square
+from sohes.explore.merge.reference import reference_merge
 from sohes.explore.merge.tree import merge_tree
 from sohes.explore.refine import make_refiner
 from sohes.params import BackboneParams, ExploreParams, load_params
@@ -45,7 +45,7 @@ def bench_explore(
     grows), process_mb (all of it), images_per_second, masks, crops, rest_cpu_seconds_median (all but the features),
     rest_share (of all CPU seconds) and a median for each step: features (image and crops), global, local, nms, refine,
     hierarchy, pack.
-    reference: also `brute_force_merge` on all maps of the image; adds reference_cpu_seconds and ratio, over merge_tree.
+    reference: also `reference_merge` on all maps of the image; adds reference_cpu_seconds and ratio, over merge_tree.
     """
     values = load_params(params)
     return in_own_process(_measure, size, features, dim, values.explore, values.backbone, repeats, reference)
@@ -88,7 +88,7 @@ def _measure(
         "rest_share": round(statistics.median(rest) / statistics.median(cpu_seconds), 5),
         **{f"{step}_seconds": round(statistics.median(s[step] for s in steps), 4) for step in steps[0]},
     }
-    return result | (_against_brute_force(image, extract, params) if reference else {})
+    return result | (_against_reference(image, extract, params) if reference else {})
 
 
 def _subject(
@@ -166,7 +166,7 @@ def label_in_steps(image_HW3: np.ndarray, extract: Extract, params: ExploreParam
     return found, spent
 
 
-def _against_brute_force(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> dict[str, float]:
+def _against_reference(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> dict[str, float]:
     """The merge trees of all maps of one image, ours and the plain way, in this run."""
     ours = plain = 0.0
 
@@ -178,7 +178,7 @@ def _against_brute_force(image_HW3: np.ndarray, extract: Extract, params: Explor
             merge_tree(features)
             ours += time.process_time() - start
             start = time.process_time()
-            brute_force_merge(features)
+            reference_merge(features)
             plain += time.process_time() - start
         return maps
 

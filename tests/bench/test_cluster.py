@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.bench.cluster import bench_cluster, brute_force_merge, pattern_features
+from sohes.bench.cluster import bench_cluster, pattern_features
 
 
 @pytest.mark.parametrize("pattern", ["structured", "giant", "noise", "constant"])
@@ -13,13 +13,6 @@ def test_patterns_are_finite_and_repeatable(pattern):
     assert features.dtype == np.float32
     assert np.isfinite(features).all()
     np.testing.assert_array_equal(features, pattern_features(pattern, grid=12, dim=8))
-
-
-def test_brute_force_on_a_row_of_four():
-    angle = np.deg2rad([0, 10, 50, 75])
-    children, similarity = brute_force_merge(np.stack([np.cos(angle), np.sin(angle)], -1)[None])
-    assert children.tolist() == [[0, 1], [2, 3], [4, 5]]
-    np.testing.assert_allclose(similarity, np.cos(np.deg2rad([10, 25, 57.5])))
 
 
 def test_result_has_the_keys_of_every_bench_and_the_reference():

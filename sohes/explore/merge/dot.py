@@ -25,8 +25,7 @@ def dot(typing_context, x, y):
 
     def emit(context, builder, signature, arguments):
         rows = [
-            context.make_array(kind)(context, builder, row)
-            for kind, row in zip(signature.args, arguments, strict=True)
+            context.make_array(kind)(context, builder, row) for kind, row in zip(signature.args, arguments, strict=True)
         ]
         vectors = [builder.bitcast(row.data, _VECTOR.as_pointer()) for row in rows]
         per_block = LANES // _WIDTH

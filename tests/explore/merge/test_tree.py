@@ -5,8 +5,9 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from sohes.bench.cluster import brute_force_merge, pattern_features
+from sohes.bench.cluster import pattern_features
 from sohes.explore.merge import kernel as merging
+from sohes.explore.merge.reference import reference_merge
 from sohes.explore.merge.tree import (
     MergeTree,
     _lifetime,
@@ -28,11 +29,12 @@ def at_degrees(*degrees: float) -> np.ndarray:
 
 
 def lane_dot(rows_KC: np.ndarray, row_C: np.ndarray) -> np.ndarray:
-    """Inner products in float32, added in the order that `sohes.explore.merge.simd` promises."""
-    products = np.zeros((len(rows_KC), -(-rows_KC.shape[1] // 64), 64), np.float32)
-    products.reshape(len(rows_KC), -1)[:, : rows_KC.shape[1]] = rows_KC * row_C
+    """Inner products in float32, added in the order that `sohes.explore.merge.dot` promises."""
+    blocks = -(-rows_KC.shape[1] // 64)
+    products = np.zeros((len(rows_KC), blocks, 64), np.float32)
+    products.reshape(len(rows_KC), blocks * 64)[:, : rows_KC.shape[1]] = rows_KC * row_C
     lanes = np.zeros((len(rows_KC), 64), np.float32)
-    for block in range(products.shape[1]):
+    for block in range(blocks):
         lanes = lanes + products[:, block]
     lanes = (lanes[:, :16] + lanes[:, 16:32]) + (lanes[:, 32:48] + lanes[:, 48:])
     while lanes.shape[1] > 1:
@@ -41,43 +43,9 @@ def lane_dot(rows_KC: np.ndarray, row_C: np.ndarray) -> np.ndarray:
     return lanes[:, 0].astype(np.float64)
 
 
-def naive_merge(features_hwC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The definition, step by step: look at every pair of neighbours, merge the best, forget the two."""
-    height, width, channels = features_hwC.shape
-    sums = dict(enumerate(features_hwC.reshape(-1, channels).astype(np.float32)))
-    norm = {i: np.sqrt(lane_dot(row[None], row)[0]) for i, row in sums.items()}
-    patches = np.arange(height * width).reshape(height, width)
-    neighbours: dict[int, set[int]] = {i: set() for i in sums}
-    for a, b in [*zip(patches[:, :-1].flat, patches[:, 1:].flat), *zip(patches[:-1].flat, patches[1:].flat)]:  # noqa: B905
-        neighbours[int(a)].add(int(b))
-        neighbours[int(b)].add(int(a))
-    similarity: dict[tuple[int, int], float] = {}
-
-    def look(a: int) -> None:
-        others = sorted(neighbours[a])
-        if others:
-            for b, value in zip(others, lane_dot(np.stack([sums[b] for b in others]), sums[a]), strict=True):
-                scale = norm[a] * norm[b]
-                cosine = value / scale if scale else 0.0
-                similarity[min(a, b), max(a, b)] = 1.0 if cosine >= 1 - 2.0**-18 else cosine
-
-    for i in sums:
-        look(i)
-    children, merged_at = [], []
-    for k in range(height * width, 2 * height * width - 1):
-        a, b = min(similarity, key=lambda pair: (-similarity[pair], pair))
-        children.append((a, b))
-        merged_at.append(similarity[a, b])
-        neighbours[k] = (neighbours[a] | neighbours[b]) - {a, b}
-        for old in (a, b):
-            for other in neighbours.pop(old):
-                similarity.pop((min(old, other), max(old, other)), None)
-                if other in neighbours:
-                    neighbours[other] = neighbours[other] - {old} | ({k} if other in neighbours[k] else set())
-        sums[k] = sums.pop(a) + sums.pop(b)
-        norm[k] = np.sqrt(lane_dot(sums[k][None], sums[k])[0])
-        look(k)
-    return np.array(children, np.int64).reshape(-1, 2), np.array(merged_at)
+def exact_merge(features_hwC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The definition, with sums of float32 in the kernel's order."""
+    return reference_merge(features_hwC, dtype=np.float32, dot=lane_dot)
 
 
 def small_map(seed: int) -> np.ndarray:
@@ -106,7 +74,7 @@ def test_merge_log_is_the_definitions_merge_by_merge(seeds):
     for seed in seeds:
         features = small_map(seed)
         tree = merge_tree(features)
-        children, similarity = naive_merge(features)
+        children, similarity = exact_merge(features)
         np.testing.assert_array_equal(tree.children_M2, children, err_msg=f"map {seed}")
         np.testing.assert_array_equal(tree.similarity_M, similarity, err_msg=f"map {seed}")
 
@@ -116,16 +84,16 @@ def test_a_region_with_hundreds_of_neighbours_merges_as_defined(noise):
     rng = np.random.default_rng(5)
     features = (rng.normal(size=64) + noise * rng.normal(size=(30, 30, 64))).astype(np.float32)
     features[rng.random((30, 30)) < 0.3] *= -1
-    children, similarity = naive_merge(features)
+    children, similarity = exact_merge(features)
     tree = merge_tree(features)
     np.testing.assert_array_equal(tree.children_M2, children)
     np.testing.assert_array_equal(tree.similarity_M, similarity)
 
 
 def test_packing_the_lists_of_edges_changes_nothing(monkeypatch):
-    features = pattern_features("noise", grid=40, dim=64)
+    features = pattern_features("noise", grid=100, dim=64)
     roomy = merge_tree(features)
-    monkeypatch.setattr(merging, "POOL_PER_PATCH", 9)  # below the guarantee, but enough for this map
+    monkeypatch.setattr(merging, "PLACES_PER_PATCH", 9)  # below the guarantee: packs here, and is enough
     np.testing.assert_array_equal(merge_tree(features).children_M2, roomy.children_M2)
 
 
@@ -142,7 +110,7 @@ def test_regions_at_the_papers_size_are_those_of_float64_brute_force(pattern, gr
 
 def assert_same_regions(features_hwC: np.ndarray) -> None:
     tree = merge_tree(features_hwC)
-    children, similarity = brute_force_merge(features_hwC)
+    children, similarity = reference_merge(features_hwC)
     np.testing.assert_allclose(np.sort(tree.similarity_M), np.sort(similarity), atol=1e-5)
     n = features_hwC.shape[0] * features_hwC.shape[1]
     leaves: dict[int, frozenset[int]] = {i: frozenset([i]) for i in range(n)}
