@@ -23,7 +23,7 @@ def test_the_order_is_the_one_in_which_dvc_runs_the_stages(project, repository):
     (project / "params.yaml").write_text((repository / "params.yaml").read_text())
     for stage in yaml.safe_load((project / "dvc.yaml").read_text())["stages"].values():
         for output in outputs(stage):  # something must lie there, or a dry run stops at the second stage
-            (project / output).parent.mkdir(exist_ok=True)
+            (project / output).parent.mkdir(parents=True, exist_ok=True)
             (project / output).touch()
     announced = re.findall(r"^Running stage '(\w+)'", dvc("repro", "--dry", cwd=project), re.MULTILINE)
     assert stage_order(project) == announced
