@@ -1,7 +1,7 @@
 """`sohes label`: phase 1 alone for a folder of photographs, as one file of labels.
 
-The photographs are read where they lie. Finished parts wait in a hidden folder beside the output, so what was killed
-goes on where it was; the same photographs and params give the same bytes, whatever the number of processes.
+The photographs are read in place. Finished parts wait in a hidden folder beside the output, so a killed run continues.
+The same photographs and params give the same bytes, whatever the number of processes.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ def sam(
     root: Annotated[Path, typer.Option(help="Where its official download is unpacked.")],
     out: Annotated[Path, typer.Option(help="Folder for the masks; a stopped run resumes there.")],
     points_per_side: Annotated[int, typer.Option(min=1, help="Prompt points per side of the grid.")] = 32,
-    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts at once.")] = 64,
+    points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 64,
     pred_iou: Annotated[float, typer.Option(help="Drop masks with a lower predicted IoU.")] = 0.88,
     stability: Annotated[float, typer.Option(help="Drop masks with a lower stability score.")] = 0.95,
 ) -> None:

@@ -58,7 +58,7 @@ def benchmark(name: str) -> Benchmark:
 
 
 def read_photographs(name: str, root: Path, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
-    """The first so many annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
+    """The first `images` annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
     reader = benchmark(name)
     for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
         yield record, decode_photograph(reader.read_image(root, record.file_name))

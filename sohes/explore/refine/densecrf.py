@@ -74,7 +74,7 @@ def mean_field(
     smoothness: float,
     steps: int,
 ) -> np.ndarray:
-    """(h, w) float32 probabilities of the mask after so many steps; each kernel's weights add up to one at a pixel.
+    """(h, w) float32 probabilities of the mask after `steps` steps; each kernel's weights add up to one at a pixel.
 
     unary_hw: log odds in the window that the lattice is of; outside of it there is no mask.
     whole_hw: what the lattice of the whole picture makes of ones, in the window.
