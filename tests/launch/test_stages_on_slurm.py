@@ -38,6 +38,7 @@ def test_labels_are_the_same_bytes_after_a_requeue_and_a_cancelled_job(
     explore.run(params, undisturbed)
     (project / "models").mkdir()
     (project / "models/backbone.safetensors").write_bytes(b"not read by handmade features")
+    (project / "models/backbone.json").write_text("{}")
 
     values = load_profile(repository / "infra/launch", "slurm").model_dump()
     values |= {"poll_seconds": 0.5, "shard": SMALL, "whole": SMALL}
