@@ -1,4 +1,4 @@
-"""Seconds and memory of clustering one feature map, against the plain way to do it."""
+"""Seconds and memory of merging one feature map, compared with the reference merge."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ Pattern = Literal["structured", "giant", "noise", "constant"]
 
 
 def pattern_features(pattern: Pattern, *, grid: int, dim: int, seed: int = 0) -> np.ndarray:
-    """(grid, grid, dim) float32 features as photographs may yield them.
+    """(grid, grid, dim) float32 features similar to those of photographs.
 
-    structured: entities of 200 patches on average and parts of 25, which thresholds of 0.6 and 0.4 tell apart, a slow
-    drift and noise.
-    giant: nine tenths are one entity with noise, a sky, with small ones in it.
-    noise: one direction for the whole map under noise as strong; everything is as similar as everything else.
-    constant: one and the same feature everywhere.
+    structured: entities of 200 patches on average with parts of 25, which thresholds of 0.6 and 0.4 separate, plus a
+    slow drift and noise.
+    giant: one noisy entity, a sky, covers nine tenths, with small entities in it.
+    noise: one direction everywhere plus noise of the same strength, so all patches are equally similar.
+    constant: the same feature everywhere.
     """
     rng = np.random.default_rng(seed)
     features = rng.standard_normal((grid, grid, dim), np.float32)
@@ -45,14 +45,14 @@ def pattern_features(pattern: Pattern, *, grid: int, dim: int, seed: int = 0) ->
         part, _ = _nearest(rng.random((2, 8 * count)), grid)
         drift = rng.normal(size=(2, dim)) / 3
         entities = 0.8 * entities + base / 2
-    for y, row in enumerate(features):  # row by row, or the map's making would take more memory than its clustering
+    for y, row in enumerate(features):  # row by row, otherwise this would need more memory than the merge
         row /= 2
         row += entities[entity[y]] + parts[part[y]] + y / grid * drift[0] + np.arange(grid)[:, None] / grid * drift[1]
     return features
 
 
 def _nearest(centres_2N: np.ndarray, grid: int) -> tuple[np.ndarray, np.ndarray]:
-    """(grid, grid) index of the nearest centre of each cell of the unit square, and how far it is."""
+    """(grid, grid) index of the nearest centre to each cell of the unit square, and its distance."""
     y, x = np.mgrid[:grid, :grid] / grid
     squared = np.full((grid, grid), np.inf)
     index = np.zeros((grid, grid), np.int64)
@@ -73,14 +73,14 @@ def bench_cluster(
 ) -> dict[str, str | float]:
     """The merge tree of one map on one core; keys name, seconds_median, cpu_seconds_median, peak_mb.
 
-    reference: also `reference_merge`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
-    how much the memory of the process, one of its own, grows over the map itself.
+    reference: also run `reference_merge` once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb:
+    growth of the process's peak memory beyond the map.
     """
     return in_own_process(_measure, grid, dim, pattern, repeats, reference)
 
 
 def _measure(grid: int, dim: int, pattern: Pattern, repeats: int, reference: bool) -> dict[str, str | float]:
-    merge_tree(np.ones((4, 4, 8), np.float32))  # compiles what is to be compiled
+    merge_tree(np.ones((4, 4, 8), np.float32))  # compiles
     features = pattern_features(pattern, grid=grid, dim=dim)
     cost, _ = cost_of(lambda: merge_tree(features), repeats=repeats)
     result: dict[str, str | float] = {"name": f"cluster-{pattern}-{grid}x{grid}x{dim}", **cost.figures()}

@@ -1,4 +1,4 @@
-"""What work costs: seconds on the clock, seconds of the processor, memory."""
+"""Cost of a piece of work: wall seconds, CPU seconds, memory."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Outcome = TypeVar("Outcome")
 
 @dataclass(frozen=True)
 class Cost:
-    """Medians over the repeats. peak_mb: by how much the most memory that the process ever held grew meanwhile."""
+    """Medians over the repeats. peak_mb: growth of the process's peak memory."""
 
     seconds: float
     cpu_seconds: float
     peak_mb: float
 
     def figures(self, digits: int = 5) -> dict[str, float]:
-        """As every benchmark prints them."""
+        """The figures that every benchmark prints."""
         return {
             "seconds_median": round(self.seconds, digits),
             "cpu_seconds_median": round(self.cpu_seconds, digits),
@@ -32,8 +32,7 @@ class Cost:
 
 
 def cost_of(work: Callable[[], Outcome], *, repeats: int) -> tuple[Cost, Outcome]:
-    """Of `work` done again and again in this process, and what it returned last; what is to be compiled should be so
-    by now."""
+    """Cost of `work`, repeated in this process, and what it returned last. Compile before."""
     before = peak_gb()
     seconds, cpu_seconds = [], []
     for _ in range(repeats):
@@ -45,7 +44,7 @@ def cost_of(work: Callable[[], Outcome], *, repeats: int) -> tuple[Cost, Outcome
 
 
 def compared(ours: Cost, reference: Cost) -> dict[str, float]:
-    """The reference's CPU seconds, and how many times ours they are."""
+    """CPU seconds of the reference, and their ratio to ours."""
     return {
         "reference_cpu_seconds": round(reference.cpu_seconds, 4),
         "ratio": round(reference.cpu_seconds / ours.cpu_seconds, 3),
@@ -53,9 +52,9 @@ def compared(ours: Cost, reference: Cost) -> dict[str, float]:
 
 
 def peak_gb() -> float:
-    """The most memory this process held so far, 10^9 bytes.
+    """Peak memory of this process in 10^9 bytes.
 
-    Linux's own count where there is one: what rusage says, a new process inherits from the one that started it.
+    From /proc where it exists, since a new process inherits the peak in rusage from the process that started it.
     """
     status = Path("/proc/self/status")
     if status.exists():

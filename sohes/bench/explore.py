@@ -24,7 +24,7 @@ from sohes.explore.refine import make_refiner
 from sohes.params import BackboneParams, ExploreParams, load_params
 from sohes.structures import MaskSet
 
-SCENE = 384  # pixels of the scene that is enlarged to the size asked for: drawing a large one takes long
+SCENE = 384  # pixels of the scene, which is enlarged to the requested size, as drawing a large one is slow
 Features = Literal["handmade", "structured", "vit"]
 
 
@@ -39,13 +39,13 @@ def bench_explore(
 ) -> dict[str, str | float | int]:
     """Phase 1 as `params` says on one image of size x size pixels and one core.
 
-    features: handmade, of a scene; structured, tokens of `dim` numbers as a ViT may yield them (`sohes.bench.places`),
-    which cost nothing; vit, the same, but the params' ViT, with random weights, runs too, on a GPU if there is one.
-    Keys name, seconds_median, cpu_seconds_median, peak_mb (by how much the memory of the process, one of its own,
-    grows), process_mb (all of it), images_per_second, masks, crops, rest_cpu_seconds_median (all but the features),
-    rest_share (of all CPU seconds) and a median for each step: features (image and crops), global, local, nms, refine,
-    hierarchy, pack.
-    reference: also `reference_merge` on all maps of the image; adds reference_cpu_seconds and ratio, over merge_tree.
+    features: `handmade` features of a scene; `structured`, tokens of `dim` numbers similar to a ViT's
+    (`sohes.bench.places`), at no cost; `vit`, the same tokens, but the params' ViT runs too with random weights, on a
+    GPU if there is one.
+    Keys name, seconds_median, cpu_seconds_median, peak_mb (growth of the process's peak memory), process_mb (the peak),
+    images_per_second, masks, crops, rest_cpu_seconds_median (all but the features), rest_share (of all CPU seconds) and
+    a median for each step: features (image and crops), global, local, nms, refine, hierarchy, pack.
+    reference: also run `reference_merge` on all maps of the image; adds reference_cpu_seconds and ratio to merge_tree.
     """
     values = load_params(params)
     return in_own_process(_measure, size, features, dim, values.explore, values.backbone, repeats, reference)
@@ -94,7 +94,7 @@ def _measure(
 def _subject(
     size: int, features: Features, dim: int, params: ExploreParams, backbone: BackboneParams
 ) -> tuple[np.ndarray, Extract]:
-    """The image, and what turns it into features."""
+    """The image, and the extractor of its features."""
     if features == "handmade":
         scene = cv2.resize(render_scene(0, size=SCENE, seed=0).image_HW3, (size, size))
         return scene, make_extractor(params.model_copy(update={"features": "handmade"}), Path())
@@ -103,7 +103,7 @@ def _subject(
 
 
 def _after_a_vit(tokens: Extract, params: BackboneParams, *, amp: bool) -> Extract:
-    """The same tokens, but a ViT of random weights works for each image first: its time is right, its tokens not."""
+    """The same tokens, after a ViT with random weights has run on each image: it costs time, its output is ignored."""
     import torch
 
     from sohes.backbone.vit import build_backbone, extract_features
@@ -120,7 +120,7 @@ def _after_a_vit(tokens: Extract, params: BackboneParams, *, amp: bool) -> Extra
 
 
 class Timed:
-    """An extractor that adds up its seconds and images."""
+    """An extractor that counts its seconds and images."""
 
     def __init__(self, extract: Extract) -> None:
         self.extract, self.seconds, self.cpu_seconds, self.images = extract, 0.0, 0.0, 0
@@ -135,7 +135,7 @@ class Timed:
 
 
 def label_in_steps(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> tuple[MaskSet, dict[str, float]]:
-    """What `label_image` does, and the seconds that each of its steps took, the extractor's apart."""
+    """The same as `label_image`, with the seconds of each step; `features` are those of the extractor."""
     timed = Timed(extract)
     spent = {"features": 0.0}
     started = time.perf_counter()
@@ -167,7 +167,7 @@ def label_in_steps(image_HW3: np.ndarray, extract: Extract, params: ExploreParam
 
 
 def _against_reference(image_HW3: np.ndarray, extract: Extract, params: ExploreParams) -> dict[str, float]:
-    """The merge trees of all maps of one image, ours and the plain way, in this run."""
+    """The merge trees of all maps of one image, by the kernel and by the reference."""
     ours = plain = 0.0
 
     def both_ways(images: list[np.ndarray]) -> list[np.ndarray]:

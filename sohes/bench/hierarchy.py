@@ -1,4 +1,4 @@
-"""Seconds and memory of one image's hierarchy: who covers whom, and the forest, against boolean masks."""
+"""Seconds and memory of the hierarchy of one image's masks, compared with boolean masks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THETA_COVER = 0.9
 
 
 def nested_discs(count: int, size: int, seed: int = 0) -> np.ndarray:
-    """(count, size, size) bool: ellipses, every other one inside an earlier one, from 1 to 60 % of the side."""
+    """(count, size, size) bool: ellipses of 1 to 60 % of the side, every other one inside an earlier one."""
     rng = np.random.default_rng(seed)
     y, x = np.mgrid[:size, :size].astype(np.float32) / size
     centres, radii = rng.random((count, 2)), rng.uniform(0.03, 0.3, (count, 2))
@@ -28,7 +28,7 @@ def nested_discs(count: int, size: int, seed: int = 0) -> np.ndarray:
 
 
 def boolean_parents(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
-    """(N,) parents, the plain way: the pixels shared by each pair are counted one pair after the other.
+    """(N,) parents, the plain way: the shared pixels of each pair are counted pair by pair.
 
     Numbers and ties as in `sohes.masks.forest`.
     """
@@ -56,14 +56,14 @@ def bench_hierarchy(
     """Coverage and forest of the masks of one image on one core; keys name, seconds_median, cpu_seconds_median,
     peak_mb, parents (masks that have one).
 
-    reference: also `boolean_parents`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by
-    how much the memory of the process, one of its own, grows over the masks themselves.
+    reference: also run `boolean_parents` once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb:
+    growth of the process's peak memory beyond the masks.
     """
     return in_own_process(_measure, masks, size, repeats, reference)
 
 
 def _measure(masks: int, size: int, repeats: int, reference: bool) -> dict[str, str | float]:
-    _parents(nested_discs(2, 16))  # compiles what is to be compiled
+    _parents(nested_discs(2, 16))  # compiles
     masks_NHW = nested_discs(masks, size)
     cost, parents = cost_of(lambda: _parents(masks_NHW), repeats=repeats)
     found = int((parents >= 0).sum())

@@ -1,4 +1,4 @@
-"""Seconds and memory of the recorded levels and the NMS of one merge tree, against boolean masks."""
+"""Seconds and memory of selecting the regions of one merge tree, compared with NMS over boolean masks."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ THETA_MERGE, NMS_IOU = (0.6, 0.5, 0.4, 0.3, 0.2, 0.1), 0.9
 
 
 def boolean_nms(tree: MergeTree, *, theta_merge: tuple[float, ...], nms_iou: float) -> np.ndarray:
-    """What `select_regions` yields, the plain way: a mask for every recorded region, and the IoU of every pair.
+    """`select_regions` the plain way: a mask for every recorded region, and the IoU of every pair.
 
-    Greedy: the largest mask first, ties by node, and a mask falls if its IoU with a kept one exceeds `nms_iou`.
+    Greedy: the largest mask first, ties by node; a mask is dropped if its IoU with a kept one exceeds `nms_iou`.
     """
     nodes = np.unique(np.concatenate(regions_at_thresholds(tree, theta_merge)))
     masks_Nn = region_masks(tree, nodes).reshape(len(nodes), -1)
@@ -34,15 +34,15 @@ def bench_nms(*, repeats: int = 51, reference: bool = False) -> dict[str, str | 
     """Levels and NMS of a 128 x 128 map of about 700 recorded regions; keys name, seconds_median,
     cpu_seconds_median, peak_mb, regions.
 
-    reference: also `boolean_nms`, once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: by how
-    much the memory of the process, one of its own, grows over the tree.
+    reference: also run `boolean_nms` once; adds reference_cpu_seconds and ratio (reference over ours). peak_mb: growth
+    of the process's peak memory beyond the tree.
     """
     return in_own_process(_measure, repeats, reference)
 
 
 def _measure(repeats: int, reference: bool) -> dict[str, str | float]:
     tree = merge_tree(pattern_features("structured", grid=128, dim=64))
-    recorded = select_regions(tree, theta_merge=THETA_MERGE, nms_iou=1)  # compiles what is to be compiled
+    recorded = select_regions(tree, theta_merge=THETA_MERGE, nms_iou=1)  # compiles
     cost, _ = cost_of(lambda: select_regions(tree, theta_merge=THETA_MERGE, nms_iou=NMS_IOU), repeats=repeats)
     result: dict[str, str | float] = {"name": "nms", **cost.figures(6), "regions": len(recorded)}
     if reference:

@@ -1,4 +1,4 @@
-"""A process of its own for each measurement: its memory is nobody else's, and it computes with one thread."""
+"""Run each measurement in a new process, with one thread and memory of its own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,6 @@ Result = TypeVar("Result")
 
 
 def in_own_process(measure: Callable[..., Result], *arguments: object) -> Result:
-    """What `measure`, a function of a module, returns there. Idle threads of a library would count as work."""
+    """What `measure`, a module's function, returns. One thread, as a library's idle threads would count as CPU time."""
     with one_thread_each(), ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure, *arguments).result()

@@ -1,7 +1,7 @@
-"""Merging thresholds that mean the same for other features (ours).
+"""Merging thresholds adapted to other features (ours).
 
 The paper's six thresholds are cosines of one backbone's tokens. Other features lie closer together or further apart, so
-that the same cosine stands for an early merge here and a late one there; a share of all merges means the same for all.
+the same cosine may mean an early merge for one and a late merge for another. The share of merges done is comparable.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import numpy as np
 
 from sohes.explore.merge.tree import MergeTree, merges_before
 
-APART = 1e-4  # thresholds fall by at least so much
+APART = 1e-4  # the least gap between two thresholds
 
 
 def matched_thresholds(
     theta_merge: Sequence[float], known: Sequence[MergeTree], other: Sequence[MergeTree]
 ) -> tuple[float, ...]:
-    """The cosines at which, on average over maps, as large a share of the merges is done in `other` as in `known` at
-    `theta_merge`. Both hold the trees of some images, not necessarily the same ones; the result falls strictly."""
+    """The strictly falling cosines at which the average share of merges done in `other` is that in `known` at
+    `theta_merge`. The two may hold trees of different images."""
     shares = np.mean([merges_before(tree, theta_merge) / len(tree.similarity_M) for tree in known], axis=0)
     levels = [np.minimum.accumulate(tree.similarity_M) for tree in other]
     weights = np.concatenate([np.full(len(level), 1 / len(level) / len(levels)) for level in levels])
@@ -31,6 +31,6 @@ def matched_thresholds(
 
 
 def _falling(thetas: np.ndarray) -> np.ndarray:
-    """Each at least APART below the one before: where the others lie dense, rounding would make them one."""
+    """Each at least APART below the one before, so that close thresholds stay distinct when rounded."""
     steps = APART * np.arange(len(thetas))
     return np.minimum.accumulate(np.round(thetas, 4) + steps) - steps

@@ -1,8 +1,8 @@
-"""Features from one process, which has the GPU, for a pool of processes that do the rest of phase 1.
+"""One process computes features on the GPU for a pool of processes that do the rest of phase 1.
 
-While one image is clustered and refined, the GPU works for another. A worker asks for the features of one image, or
-of one batch of its crops, and waits: so as many requests as workers are under way at most, which bounds memory, and a
-batch depends on one image alone, which makes the labels the same whatever the number of workers.
+The GPU works for one image while another is clustered and refined. A worker requests the features of one image, or of
+one batch of its crops, and waits. So there are at most as many requests as workers, which bounds memory. No batch mixes
+images, so the labels do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from sohes.params import ExploreParams
 
 @dataclass
 class RemoteExtract:
-    """An extractor that asks a `FeatureServer`. It may be pickled into other processes; each connects by itself."""
+    """An extractor that asks a `FeatureServer`. It can be pickled: every process opens its own connection."""
 
     address: Any
     authkey: bytes
@@ -40,7 +40,7 @@ class RemoteExtract:
         self._connection.send(images)
         try:
             answer = self._connection.recv()
-        except EOFError:  # as an OSError, like that of `send`: the machine's trouble, not the image's
+        except EOFError:  # an OSError, as `send` raises: the machine's fault, not the image's
             raise ConnectionResetError("the process that computes features has ended") from None
         if isinstance(answer, Exception):
             raise answer
@@ -56,7 +56,7 @@ class RemoteExtract:
 
 
 class FeatureServer:
-    """Computes features for all that have its `remote`, one request after the other, until it is closed."""
+    """Computes features for every holder of its `remote`, one request at a time, until it is closed."""
 
     def __init__(self, extract: Extract) -> None:
         self.extract = extract
@@ -69,9 +69,9 @@ class FeatureServer:
         self._accepting.start()
 
     def close(self) -> None:
-        """Take no new connection; those that are open end with their other sides."""
+        """Accept no new connection; open ones end when their other side closes them."""
         self._closing = True
-        with socket.socket(socket.AF_UNIX) as nobody:  # wakes the thread that waits for a connection, if it still does
+        with socket.socket(socket.AF_UNIX) as nobody:  # wakes the thread if it still waits for a connection
             nobody.connect(self._listener.address)
         self._accepting.join()
         self._listener.close()
@@ -79,7 +79,7 @@ class FeatureServer:
 
     def _accept(self) -> None:
         while not self._closing:
-            with suppress(OSError, EOFError, AuthenticationError):  # of one that came and went, or had another key
+            with suppress(OSError, EOFError, AuthenticationError):  # the client went away, or had another key
                 connection = self._listener.accept()
                 threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
@@ -91,24 +91,24 @@ class FeatureServer:
                 with self._turn:
                     try:
                         answer = self.extract(images)
-                    except Exception as error:  # the worker's to raise: it knows of which image
+                    except Exception as error:  # raised by the worker, which knows the image
                         answer = _portable(error)
                 connection.send(answer)
 
 
 def _portable(error: Exception) -> Exception:
-    """The error as another process can raise it."""
+    """The error in a form that another process can raise."""
     try:
         pickle.loads(pickle.dumps(error))
-    except Exception:  # a library's, with arguments or a part that does not travel
+    except Exception:  # a library's error that cannot be pickled
         return RuntimeError(str(error) or type(error).__name__)
     return error
 
 
 @contextmanager
 def shared_extractor(params: ExploreParams, backbone: Path, *, workers: int) -> Iterator[Extract | None]:
-    """What a pool of `workers` gets its features from; None where each worker does better with a backbone of its own:
-    without a GPU, for one worker, and for handmade features."""
+    """The extractor that a pool of `workers` shares; None where each worker should load its own backbone: with no GPU,
+    with one worker, and for handmade features."""
     if params.features == "handmade" or workers <= 1 or not _has_gpu():
         yield None
         return

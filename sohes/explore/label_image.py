@@ -24,9 +24,9 @@ def label_image(
 ) -> MaskSet:
     """The pseudo-labels of a (H, W, 3) uint8 RGB image, at its own size (paper 3.1, steps 1 to 4).
 
-    Ours: between clustering and the result, masks are worked on at the image's size with its longer side cut down to
-    `image_size`, which bounds time and memory and, measured, costs no recall. Every score is 1, or, with
-    `min_stability`, the region's stability. on_tree: gets the whole image's merge tree; peers of phase 1 have none.
+    Ours: masks are processed at the image's size with its longer side reduced to `image_size`, which bounds time and
+    memory at no measured loss of recall. Every score is 1, or with `min_stability` the region's stability.
+    on_tree: called with the merge tree of the whole image, except for peers of phase 1, which have none.
     """
     view = fit(image_HW3, params.image_size)
     size, image_hw = view.shape[:2], image_HW3.shape[:2]
@@ -47,12 +47,12 @@ def label_image(
 
 
 def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
-    """What is left when earlier candidates suppress those like them: the whole image's come first, largest first."""
+    """Greedy non-maximum suppression: candidates of the whole image come first, larger ones before smaller ones."""
     return found[packed.suppress(found.masks, nms_iou=nms_iou)]
 
 
 def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_min_iou: float) -> Candidates:
-    """Step 3: the refined masks, without those that no longer resemble what they were."""
+    """Step 3: the refined masks, without those whose IoU with the unrefined mask is below `refine_min_iou`."""
     refined = refiner.refine(view_HW3, found.masks)
     return Candidates(refined, found.sources, found.scores)[
         packed.resemble(refined, found.masks, min_iou=refine_min_iou)
@@ -60,13 +60,13 @@ def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_
 
 
 def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray:
-    """Step 4: (N,) the index of each mask's parent, -1 for a whole entity."""
+    """Step 4: (N,) index of each mask's parent, -1 for a whole entity."""
     shared = packed.intersections(masks)
     return parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=theta_cover), np.diagonal(shared))
 
 
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
-    """The masks as run lengths of `size` (height, width) by the nearest pixel."""
+    """The masks as run lengths, resized to `size` (height, width) by the nearest pixel."""
     return MaskSet(*size, encode_stretched(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
 
 

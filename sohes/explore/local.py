@@ -1,4 +1,4 @@
-"""Candidates: clustering of the whole image, and again of a closer look at its small regions (paper 3.1, 1 and 2)."""
+"""Candidate masks: cluster the whole image, then magnified crops of its small regions (paper 3.1, steps 1 and 2)."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from sohes.explore.merge.tree import MergeTree, merge_tree, region_masks, select
 from sohes.masks.packed import PackedMasks, join, lay
 from sohes.params import ExploreParams
 
-# Square uint8 RGB images, all of one size, to the (h, w, C) float32 features of their patches.
+# From square uint8 RGB images of one size to the (h, w, C) float32 features of their patches.
 Extract = Callable[[list[np.ndarray]], list[np.ndarray]]
 OnTree = Callable[[MergeTree], None]
 
-SHARE_IOU = 0.5  # crops that overlap this much see the same place
-PIXELS_AT_ONCE = 2**21  # of crops whose features are in memory together: 32 of 256 x 256, one batch of a ViT
+SHARE_IOU = 0.5  # crops that overlap this much show the same place
+PIXELS_AT_ONCE = 2**21  # pixels of crops in one batch: 32 crops of 256 x 256
 
 
 @dataclass(frozen=True)
 class Candidates:
-    """Masks not yet decided on. sources: (N,) words, `global` or `local`.  scores: (N,) float32 in [0, 1]."""
+    """Candidate masks. sources: (N,) `global`, `local` or a peer's name.  scores: (N,) float32 in [0, 1]."""
 
     masks: PackedMasks
     sources: np.ndarray
@@ -50,8 +50,8 @@ def global_regions(
     on_tree: OnTree | None = None,
 ) -> tuple[Candidates, np.ndarray]:
     """Step 1: the regions of the whole image that are large enough, as masks of `size` (height, width), and the
-    (M, 4) boxes (y0, x0, y1, x1), in the image's pixels, of those to look at again: the ones smaller than `theta_small`
-    of it or, with `recluster: all`, every one."""
+    (M, 4) boxes (y0, x0, y1, x1), in pixels of the image, of the regions to cluster again in a crop: those smaller than
+    `theta_small` of the image or, with `recluster: all`, every one."""
     regions, scores = cluster(features_hwC, params, on_tree)
     is_small = regions.mean((1, 2)) < params.theta_small
     again = is_small if params.recluster == "small" else np.ones(len(regions), bool)
@@ -64,7 +64,7 @@ def global_regions(
 def local_regions(
     image_HW3: np.ndarray, boxes_yxyx: np.ndarray, extract: Extract, params: ExploreParams, *, size: tuple[int, int]
 ) -> Candidates:
-    """Step 2: what is found in a crop round each box and is not cut by the crop, as masks of `size`."""
+    """Step 2: the regions in a crop around each box that do not touch the crop's cut sides, as masks of `size`."""
     height, width = image_HW3.shape[:2]
     crops = crop_boxes(boxes_yxyx, image_hw=(height, width), min_crop=params.min_crop)
     sides = np.full(len(crops), params.crop_size)
@@ -92,10 +92,10 @@ def _batches(crops_M4: np.ndarray, at_once: int) -> Iterator[np.ndarray]:
 
 
 def view_sides(crops_yxyx: np.ndarray, scale: float, *, crop_size: int, image_size: int) -> np.ndarray:
-    """(M,) int64: the pixels a side at which each crop is looked at with `recluster: all`; 0 for not at all.
+    """(M,) int64: the side in pixels to which `recluster: all` resizes each crop; 0 to skip the crop.
 
-    scale: of the view of the whole image. Ours: `crop_size`, doubled until a crop is seen twice as large as there, up
-    to `image_size`; a crop that is seen less than half as large again is left out, for it shows nothing new.
+    scale: of the view of the whole image. Ours: `crop_size`, doubled until the crop is at least twice as large as in
+    that view, up to `image_size`. A crop magnified less than 1.5 times is skipped, as it shows nothing new.
     """
     seen = (crops_yxyx[:, 2:] - crops_yxyx[:, :2]).max(1) * scale
     doublings = np.ceil(np.log2(np.maximum(2 * seen / crop_size, 1))).astype(np.int64)
@@ -121,17 +121,17 @@ def cluster(
 
 
 def square(image_HW3: np.ndarray, side: int) -> np.ndarray:
-    """The image as a square of `side` pixels; averaged where it shrinks, or fine texture would alias."""
+    """The image resized to a square of `side` pixels; averaged when it shrinks, to avoid aliasing."""
     shrinks = side < max(image_HW3.shape[:2])
     return cv2.resize(image_HW3, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def crop_boxes(boxes_yxyx: np.ndarray, *, image_hw: tuple[int, int], min_crop: int) -> np.ndarray:
-    """(M, 4) int64 crops (y0, x0, y1, x1) in pixels that show the boxes (N, 4) with their surroundings, M <= N.
+    """(M, 4) int64 crops (y0, x0, y1, x1) in pixels that show the (N, 4) boxes with their surroundings, M <= N.
 
     Ours: a square centred on the box, its side the larger of `min_crop` and twice the box's longer side, moved into
-    the image and cut to it. One crop stands for all that see the same place: larger ones are taken first, and one
-    whose IoU with an earlier one reaches SHARE_IOU is left out if that one shows its box too.
+    the image and clipped to it. Larger crops come first. A crop is dropped if an earlier one contains its box and
+    their IoU is at least SHARE_IOU.
     """
     boxes = np.asarray(boxes_yxyx, np.int64).reshape(-1, 4)
     limit = np.array(image_hw)
@@ -154,7 +154,7 @@ def _box_iou(box: np.ndarray, others_N4: np.ndarray) -> np.ndarray:
 
 
 def touches_cut(masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int]) -> np.ndarray:
-    """(N,) bool: which masks on a crop's grid reach a side of the crop that is not the image's own border."""
+    """(N,) bool: whether a mask on a crop's grid touches a side of the crop inside the image."""
     y0, x0, y1, x1 = crop_yxyx
     touching = np.zeros(len(masks_Nhw), bool)
     if y0 > 0:
@@ -171,10 +171,10 @@ def touches_cut(masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple
 def place(
     masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int], size: tuple[int, int]
 ) -> PackedMasks:
-    """Masks on the grid of a crop, laid into a picture of the whole image.
+    """Masks on the patch grid of a crop, as masks of the whole image at `size` (height, width).
 
-    crop_yxyx: where the grid lies in the image, in pixels.  size: the picture's (height, width).
-    A pixel of the picture takes the patch that its centre falls into; outside the crop there is none.
+    crop_yxyx: the crop in pixels of the image. Each pixel takes the value of the patch that contains its centre, and is
+    false outside the crop.
     """
     (first_row, from_rows), (first_column, from_columns) = (
         _patches_under(crop_yxyx[axis], crop_yxyx[axis + 2], masks_Nhw.shape[1 + axis], image_hw[axis], size[axis])
@@ -184,7 +184,7 @@ def place(
 
 
 def _patches_under(start: int, stop: int, patches: int, side: int, pixels: int) -> tuple[int, np.ndarray]:
-    """Along one axis: the first pixel of the picture whose centre lies in [start, stop), and the patch of each."""
+    """Along one axis: the first of `pixels` whose centre lies in [start, stop), and the patch under each such pixel."""
     centres = (np.arange(pixels) + 0.5) * side / pixels
     inside = np.flatnonzero((start <= centres) & (centres < stop))
     first = int(inside[0]) if len(inside) else 0

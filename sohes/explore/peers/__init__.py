@@ -1,7 +1,7 @@
-"""Other ways to find pseudo-labels, in our own words, on the same features: what phase 1 is compared with.
+"""Our versions of other methods that find pseudo-labels, to compare phase 1 with on the same features.
 
-Each takes the (h, w, C) features of the whole image and gives (N, h, w) bool regions, most important first. They
-replace steps 1 and 2 of phase 1; duplicates, refinement and the forest are the same for all.
+Each takes the (h, w, C) features of the whole image and returns (N, h, w) bool regions, most important first. They
+replace steps 1 and 2 of phase 1; suppression, refinement and the forest are the same for all.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sohes.params import ExploreParams
 def peer_candidates(
     features_hwC: np.ndarray, params: ExploreParams, *, image_hw: tuple[int, int], size: tuple[int, int]
 ) -> Candidates:
-    """What the method that `explore.method` names finds, as masks of `size` (height, width); never for `sohes`."""
+    """The masks of the method `explore.method`, at `size` (height, width). ValueError for `sohes`, which is no peer."""
     peers = params.peers
     match params.method:
         case "maskcut":

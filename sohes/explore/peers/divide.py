@@ -16,8 +16,8 @@ def divide_and_conquer(
 ) -> np.ndarray:
     """(N, h, w) bool: each object of `maskcut` (divide), followed by the regions that merge inside it (conquer).
 
-    Ours: what the cuts leave over is conquered like an object, or stuff would never be found; and the objects come
-    from cuts of these features where UnSAM has CutLER's detector, which is trained.
+    Ours: what the cuts leave is conquered like an object, otherwise stuff would never be found. The objects come from
+    cuts of these features, where UnSAM uses CutLER's trained detector.
     """
     objects = maskcut(features_hwC, tau=tau, cuts=cuts)
     rest = ~np.logical_or.reduce(objects, axis=0)
@@ -26,7 +26,7 @@ def divide_and_conquer(
     for place_hw in places:
         (y0, x0, y1, x1) = bounding_boxes(place_hw[None])[0]
         inside = place_hw[y0:y1, x0:x1]
-        # A feature of norm zero is like nothing (cosine 0): outside the object nothing merges, and single patches drop.
+        # A feature of norm zero has cosine 0 with all others, so nothing merges outside the object.
         tree = merge_tree(np.where(inside[..., None], features_hwC[y0:y1, x0:x1], 0))
         regions = region_masks(tree, select_regions(tree, theta_merge=theta_merge, nms_iou=nms_iou))
         regions = regions[~(regions & ~inside).any((1, 2))]

@@ -1,4 +1,4 @@
-"""HASSOD's hierarchical adaptive clustering (Cao et al., 2023): as many objects as the thresholds leave."""
+"""HASSOD's hierarchical adaptive clustering (Cao et al., 2023): the thresholds decide the number of objects."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sohes.explore.merge.tree import merge_tree, region_masks, select_regions
 def adaptive_clusters(features_hwC: np.ndarray, *, theta_merge: Sequence[float], nms_iou: float) -> np.ndarray:
     """(N, h, w) bool: the merged regions at each threshold that do not look like background.
 
-    Adjacent regions merge, the most similar first, as in SOHES's first step, at fewer and lower thresholds. Ours: a
-    region that holds two or more of the image's corners is background; no CRF, since every method gets the same
-    refiner; and single patches are dropped, as they are for SOHES.
+    Adjacent regions merge as in SOHES's first step, with fewer and lower thresholds. Ours: a region with two or more of
+    the image's corners is background; there is no CRF, as all methods share one refiner; single patches are dropped, as
+    in SOHES.
     """
     tree = merge_tree(features_hwC)
     regions = region_masks(tree, select_regions(tree, theta_merge=theta_merge, nms_iou=nms_iou))

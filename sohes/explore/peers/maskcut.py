@@ -1,4 +1,4 @@
-"""MaskCut: one object after the other by normalised cuts (TokenCut, Wang et al., 2022; CutLER, Wang et al., 2023)."""
+"""MaskCut: object after object by normalised cuts (TokenCut, Wang et al., 2022; CutLER, Wang et al., 2023)."""
 
 from __future__ import annotations
 
@@ -8,17 +8,16 @@ from scipy.sparse.linalg import LinearOperator, eigsh
 
 from sohes.explore.merge.tree import unit_features
 
-WEAK = 1e-5  # the affinity of patches that are not alike, and of those an earlier cut has taken
+WEAK = 1e-5  # affinity of dissimilar patches, and of patches that an earlier cut has taken
 
 
 def maskcut(features_hwC: np.ndarray, *, tau: float, cuts: int) -> np.ndarray:
     """(N, h, w) bool, N <= cuts: foregrounds of successive normalised cuts, without what earlier ones have taken.
 
-    Two patches are joined with weight 1 if their cosine exceeds `tau`, else almost not. The second eigenvector of the
-    normalised Laplacian, cut at its mean, splits the image. The foreground is the side of the patch with the largest
-    magnitude, or the other one if that side holds more than two corners of the image; of it the piece counts that is
-    connected with its largest patch. Its patches are cut loose before the next cut. Ends early where nothing new is
-    found.
+    The affinity of two patches is 1 if their cosine exceeds `tau`, else WEAK. The second eigenvector of the normalised
+    Laplacian, thresholded at its mean, splits the image. The foreground is the side of the patch with the largest
+    magnitude, or the other side if that one holds more than two corners of the image; of it, only the component of its
+    largest patch is kept. Its patches are disconnected before the next cut. Stops early when nothing new is found.
     """
     height, width, _ = features_hwC.shape
     unit_nC = unit_features(features_hwC.reshape(height * width, -1))
@@ -41,7 +40,7 @@ def second_eigenvector(alike_nn: np.ndarray) -> np.ndarray:
     """(n,) float64: the generalised eigenvector of (D - W) x = lambda D x with the second smallest lambda.
 
     W is 1 where patches are alike and WEAK elsewhere. Found as the second largest of D^-1/2 W D^-1/2, whose product
-    with a vector needs no matrix of floats; the sign is made so that the largest magnitude is positive.
+    with a vector needs no dense matrix of floats. The entry of the largest magnitude is made positive.
     """
     n = len(alike_nn)
     counts = alike_nn.astype(np.float32)
@@ -51,14 +50,14 @@ def second_eigenvector(alike_nn: np.ndarray) -> np.ndarray:
         y = scale_n * x.ravel()
         return scale_n * ((1 - WEAK) * (counts @ y.astype(np.float32)) + WEAK * y.sum())
 
-    start = np.random.default_rng(0).standard_normal(n)  # ARPACK's own start differs from run to run
+    start = np.random.default_rng(0).standard_normal(n)  # ARPACK's default start differs from run to run
     _, vectors = eigsh(LinearOperator((n, n), matvec=times, dtype=np.float64), k=2, which="LA", v0=start, tol=1e-4)
-    vector = scale_n * vectors[:, 0]  # eigenvalues rise: the second largest comes first
+    vector = scale_n * vectors[:, 0]  # eigenvalues ascend, so the second largest comes first
     return vector * np.sign(vector[np.abs(vector).argmax()])
 
 
 def _foreground(vector_hw: np.ndarray) -> np.ndarray:
-    """The side of the largest magnitude, or the other if that looks like background, as one connected piece."""
+    """The side of the largest magnitude, or the other if that looks like background: one connected component of it."""
     side_hw = vector_hw > vector_hw.mean()
     if side_hw[[0, 0, -1, -1], [0, -1, 0, -1]].sum() > 2:
         side_hw, vector_hw = ~side_hw, -vector_hw

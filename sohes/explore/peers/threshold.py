@@ -1,6 +1,6 @@
-"""Connected components of thresholded similarity, UniAP-like: the simplest grouping there is, at several strengths.
+"""Connected components of thresholded similarity at several thresholds, the simplest grouping; similar to UniAP.
 
-Ours in its details: which thresholds, and that neighbours are compared rather than all patches.
+Ours: the thresholds, and that only neighbours are compared.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sohes.explore.merge.tree import unit_features
 def threshold_components(features_hwC: np.ndarray, *, thetas: Sequence[float]) -> np.ndarray:
     """(N, h, w) bool: the components of two or more patches at each threshold, lowest threshold first.
 
-    Neighbours (of four) are joined where their cosine reaches the threshold; nothing is averaged, so one strong bridge
-    joins two regions. Components of falling thresholds are nested; one that stays the same is given once.
+    Adjacent patches (of four neighbours) are joined where their cosine reaches the threshold. Nothing is averaged, so
+    one strong link joins two regions. Components of falling thresholds are nested; equal ones are returned once.
     """
     height, width, _ = features_hwC.shape
     unit = unit_features(features_hwC)

@@ -36,8 +36,8 @@ _KINDS: dict[str, type[Refiner]] = {
 
 
 def make_refiner(name: str, *, patch: float) -> Refiner:
-    """The refiner that `explore.refiner` in the params names. patch: a patch's side in pixels, which the outlines of
-    unrefined masks are off by. SohesError if the refiner's package or weights are not here."""
+    """The refiner named by `explore.refiner`. patch: the side of a patch in pixels, the error of unrefined outlines.
+    SohesError if the refiner's package or weights are missing."""
     match name:
         case "none":
             return NoRefiner()
@@ -64,7 +64,7 @@ def is_label_free(name: str) -> bool:
 
 
 def require_refiner(name: str) -> None:
-    """SohesError if what the refiner needs is not on this machine. Nothing is loaded."""
+    """SohesError if the refiner's package or weights are missing. Nothing is loaded."""
     if name in RELEASES:
         RELEASES[name].require()
 
@@ -79,8 +79,8 @@ def what_it_lacks(name: str) -> str | None:
 
 
 def weights_digest(name: str) -> str | None:
-    """Of the weights that a refiner brings along, which its masks depend on; None for one that brings none.
-    SohesError if they are not here."""
+    """Digest of the refiner's weights, on which its masks depend; None for a refiner without weights. SohesError if
+    they are missing."""
     return RELEASES[name].digest() if name in RELEASES else None
 
 

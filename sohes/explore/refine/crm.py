@@ -1,8 +1,8 @@
 """Refinement by CRM, the continuous refinement model (Shen et al., 2022): the third refiner of the paper's table 2.
 
-A ResNet-50 sees the image and the mask; its features are maps of half the input's side. What a pixel is, at any size of
-output, a small perceptron says from the four cells round it and where in them the pixel lies; the four answers are
-mixed as in bilinear interpolation. The mask that comes out goes in again, at the next larger size of the input.
+A ResNet-50 sees the image and the mask and yields feature maps of half the input's side. For an output of any size, a
+small perceptron classifies each pixel from each of the four cells around it and its offset from that cell; the four
+answers are mixed as in bilinear interpolation. The output mask is the input at the next larger scale.
 The network was trained on human masks.
 """
 
@@ -22,16 +22,16 @@ from torch.nn import functional
 from sohes.errors import SohesError, is_the_machines
 from sohes.explore.refine.network import RELEASES, Network
 
-SCALES = (0.125, 0.25, 0.5, 1.0)  # of the input, one after the other, as the authors evaluate it
-TRAINED_SIDE = 224  # the crops it was trained on; ours: no scale but the last makes a window smaller than that
-BORDER = 32  # mirrored pixels round the input, as the authors evaluate it
+SCALES = (0.125, 0.25, 0.5, 1.0)  # of the input, in this order, as in the authors' evaluation
+TRAINED_SIDE = 224  # of the training crops; ours: a scale but the last is skipped if it makes a window smaller
+BORDER = 32  # mirrored pixels around the input, as in the authors' evaluation
 MAP_CHANNELS = (64, 256, 1024)  # of the encoder's three maps, and how many are kept of each:
 LEVEL_CHANNELS = (64, 64, 128)
 CHANNELS = sum(LEVEL_CHANNELS)
 STRIP = 64  # rows of cells that are fused at a time
-PIXELS_AT_ONCE = 2**17  # bounds the decoder's memory: 32 floats for each, a few times
+PIXELS_AT_ONCE = 2**17  # bounds the decoder's memory: several times 32 floats a pixel
 
-# The parts' names in the released file, and here. Its layer4 is not used.
+# Names in the released file, and ours. Its layer4 is not used.
 NAMES = {
     "feats.": "encoder.",
     "aspp_.aspp1_128.atrous_conv.": "levels.0.0.",
@@ -62,10 +62,10 @@ class CrmNetwork(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(CHANNELS + 6, 32), nn.ReLU(), *hidden, nn.Linear(32, 1))
 
     def encode(self, image_13HW: Tensor, mask_11HW: Tensor) -> Tensor:
-        """(H/2, W/2, 32): what the decoder sees of a normalised image and a mask of -1 to 1, in cells of 2 x 2 pixels.
+        """(H/2, W/2, 32): the decoder's input for a normalised image and a mask in [-1, 1], in cells of 2 x 2 pixels.
 
-        That is `project(fuse(maps))`. The maps of 256 channels are as large as all else together, so they are fused
-        strip by strip; a cell needs one row more on either side.
+        That is `project(fuse(maps))`. The maps of 256 channels take half of the memory, so they are fused in strips,
+        with one more row on either side.
         """
         found = self.encoder(torch.cat([image_13HW, mask_11HW], 1))
         height, width = found[0].shape[-2:]
@@ -90,9 +90,9 @@ class CrmNetwork(nn.Module):
     def decode(self, cells_hw32: Tensor, size: tuple[int, int]) -> Tensor:
         """(H, W): the probability that a pixel of an output of `size` belongs to the mask.
 
-        The perceptron sees a cell's features, the pixel's offset from the cell (y, x), its place in the picture (y, x),
-        and a pixel's side in cells (y, x). Each of these has its share of the first layer: the features' (`project`) is
-        computed once a cell and not four times a pixel, the others' once a row and once a column.
+        The perceptron sees a cell's features, the pixel's offset from the cell (y, x), its place in the image (y, x),
+        and the side of a pixel in cells (y, x). Its first layer is linear, so the part of the features (`project`) is
+        computed once a cell instead of four times a pixel, and the other parts once a row and once a column.
         """
         first, deeper = self.decoder[0], self.decoder[1:]
         assert isinstance(first, nn.Linear)
@@ -120,15 +120,15 @@ class CrmNetwork(nn.Module):
 
 
 def _level(seen: int, kept: int) -> nn.Sequential:
-    """A map of the encoder, narrowed. It is normalised twice in the released network."""
+    """Narrows a map of the encoder. The released network normalises it twice."""
     return nn.Sequential(
         nn.Conv2d(seen, kept, 1, bias=False), nn.BatchNorm2d(kept), nn.ReLU(True), nn.BatchNorm2d(kept), nn.ReLU(True)
     )
 
 
 def _neighbours(pixels: int, cells: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Along one axis of `pixels` pixels over `cells` cells: (2, pixels) the two nearest cells of a pixel, (2, pixels)
-    how far it is from their centres in half cells, (pixels,) its place from -1 to 1, and its side in half cells."""
+    """Along one axis of `pixels` over `cells`: (2, pixels) the two nearest cells of a pixel, (2, pixels) its distance
+    from their centres in half cells, (pixels,) its position in [-1, 1], and the side of a pixel in half cells."""
     halves = 2 * torch.arange(pixels, device=device) + 1  # centres, in half pixels: whole numbers, so exact
     places = halves / pixels - 1
     lower = (halves * cells - pixels) // (2 * pixels)
@@ -138,7 +138,7 @@ def _neighbours(pixels: int, cells: int, device: torch.device) -> tuple[Tensor, 
 
 
 def refine_window(model: CrmNetwork, image_hw3: np.ndarray, mask_hw: np.ndarray) -> np.ndarray:
-    """(h, w) bool: the mask after a pass at each scale. Nothing stays nothing."""
+    """(h, w) bool: the mask after a pass at each scale. An empty mask stays empty."""
     device = next(model.parameters()).device
     border = (BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REFLECT_101)
     image = torch.from_numpy(cv2.copyMakeBorder(image_hw3, *border)).to(device).permute(2, 0, 1)[None] / 255
@@ -163,7 +163,7 @@ def refine_window(model: CrmNetwork, image_hw3: np.ndarray, mask_hw: np.ndarray)
 
 
 def load_network(path: Path) -> CrmNetwork:
-    """The network with the weights of a file as the authors' code writes it. SohesError if the file is another."""
+    """The network with the weights of the authors' checkpoint. SohesError if the file is something else."""
     model = CrmNetwork()
     expected = {name for name in model.state_dict() if not name.endswith("num_batches_tracked")}
     try:
@@ -172,7 +172,7 @@ def load_network(path: Path) -> CrmNetwork:
         if missing := sorted(expected - weights.keys()):
             raise KeyError(f"{missing[0]} is missing")
         model.load_state_dict({name: weights[name] for name in expected}, strict=False)
-    except Exception as error:  # a damaged file ends in any of a dozen
+    except Exception as error:  # a damaged file raises any of a dozen types
         if is_the_machines(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
@@ -182,7 +182,7 @@ def load_network(path: Path) -> CrmNetwork:
 
 
 def _renamed(name: str) -> str:
-    bare = name.removeprefix("module.")  # they saved it as it was in a DataParallel
+    bare = name.removeprefix("module.")  # saved from a DataParallel
     for theirs, ours in NAMES.items():
         if bare.startswith(theirs):
             return ours + bare.removeprefix(theirs)
@@ -191,7 +191,7 @@ def _renamed(name: str) -> str:
 
 @cache
 def load_crm(weights: Path) -> Network:
-    """The released network, on a GPU if there is one. SohesError if the file holds something else."""
+    """The released network, on a GPU if there is one. SohesError if the file is something else."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model = load_network(weights).to(device)
     return lambda image, mask: refine_window(model, image, mask)

@@ -1,7 +1,7 @@
 """Refinement by a fully connected conditional random field of two labels (Kraehenbuehl and Koltun, 2011).
 
-Every pixel is drawn towards the label of all others, the more the nearer and the more alike in colour they are. The
-best labels are approached by mean-field steps, whose sums over all pairs are Gaussian filters.
+Each pixel is pulled towards the labels of all others, more strongly the nearer and the more similar in colour they are.
+Mean-field steps approximate the best labels; their sums over all pairs are Gaussian filters.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from sohes.masks.packed import PackedMasks, join, pack
 
 @dataclass(frozen=True)
 class DenseCrfRefiner:
-    """patch: a patch's side in pixels.  doubt: how far from its outline a mask is uncertain, in patches.
-    appearance, spread, colours: weight and deviations of the kernel of place and colour, in patches and grey levels.
-    smoothness: weight of the kernel of place alone, whose deviation is a pixel. Measured: docs/log.md."""
+    """patch: side of a patch in pixels.  doubt: how far from its outline a mask is uncertain, in patches.
+    appearance, spread, colours: weight of the kernel of position and colour, and its deviations in patches and grey
+    levels.  smoothness: weight of the kernel of position, whose deviation is a pixel. Measured in docs/log.md."""
 
     patch: float
     doubt: float = 0.4
@@ -31,8 +31,7 @@ class DenseCrfRefiner:
     label_free = True
 
     def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
-        """The more probable label of each pixel. Only the mask's box and a margin round it are looked at; beyond it
-        the mask is certain to have no pixel."""
+        """The more probable label of each pixel, within the mask's box and a margin around it."""
         height, width = image_HW3.shape[:2]
         ys, xs = np.mgrid[:height, :width] / (self.spread * self.patch)
         lattice = build_lattice(np.dstack([ys, xs, image_HW3 / self.colours]))
@@ -58,10 +57,9 @@ class DenseCrfRefiner:
 
 
 def unary(mask_hw: np.ndarray, *, doubt: float) -> np.ndarray:
-    """(h, w) float32 log odds of a mask with an outline that is off by about `doubt` pixels: certain on either side,
-    even on it, within [-3, 3]."""
+    """(h, w) float32 log odds in [-3, 3] of a mask whose outline is off by about `doubt` pixels: 0 on the outline."""
     soft = cv2.GaussianBlur(mask_hw.astype(np.float32), (0, 0), doubt, borderType=cv2.BORDER_REPLICATE)
-    soft = soft.clip(0.0474, 0.9526)  # odds of e^3: colour may outvote the mask, but not lightly
+    soft = soft.clip(0.0474, 0.9526)  # odds of e^3, so colour can outvote the mask
     return np.log(soft / (1 - soft))
 
 
@@ -76,8 +74,8 @@ def mean_field(
 ) -> np.ndarray:
     """(h, w) float32 probabilities of the mask after `steps` steps; each kernel's weights add up to one at a pixel.
 
-    unary_hw: log odds in the window that the lattice is of; outside of it there is no mask.
-    whole_hw: what the lattice of the whole picture makes of ones, in the window.
+    unary_hw: log odds in the lattice's window; the mask is empty outside it.
+    whole_hw: in that window, the lattice of the whole image applied to ones.
     """
     odds = unary_hw
     for _ in range(steps):

@@ -1,4 +1,4 @@
-"""Refinement by the guided filter: within each window a mask becomes a linear function of colour (He et al., 2010)."""
+"""Refinement by the guided filter: in each window the mask is a linear function of colour (He et al., 2010)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 from sohes.masks.packed import PackedMasks, join, pack
 
-WORKING_RADIUS = 4  # pixels: the coefficients are smooth, so they are found on the image reduced to about this radius
+WORKING_RADIUS = 4  # pixels; the coefficients are smooth, so the image is reduced until the radius is about this
 
 
 @dataclass(frozen=True)
 class GuidedRefiner:
-    """patch: a patch's side in pixels.  radius: of the windows, in patches; an outline moves by up to twice as much.
-    epsilon: the variance of colours in [0, 1] below which a window counts as flat. Both are measured: docs/log.md."""
+    """patch: side of a patch in pixels.  radius: of the windows, in patches; an outline moves by up to twice as much.
+    epsilon: the variance of colours in [0, 1] below which a window counts as flat. Both measured in docs/log.md."""
 
     patch: float
     radius: float = 1.5
@@ -24,9 +24,9 @@ class GuidedRefiner:
     label_free = True
 
     def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
-        """Each filtered mask cut at one half, then the majority of 3 x 3 pixels.
+        """Each filtered mask thresholded at one half, then the majority of 3 x 3 pixels.
 
-        Only the mask's box and a margin round it are looked at.
+        Computed within the mask's box and a margin around it.
         """
         radius = self.radius * self.patch
         step = max(1, round(radius / WORKING_RADIUS))
@@ -35,7 +35,7 @@ class GuidedRefiner:
 
 
 class _Guide:
-    """What the filter has to know of an image, found once for all its masks, in blocks of `step` x `step` pixels."""
+    """Statistics of an image that all its masks share, for blocks of `step` x `step` pixels."""
 
     def __init__(self, image_HW3: np.ndarray, step: int, radius: int, epsilon: float):
         self.image, self.step, self.radius = image_HW3, step, radius
@@ -53,7 +53,7 @@ class _Guide:
 
     def filter(self, masks: PackedMasks, index: int) -> PackedMasks:
         """One refined mask."""
-        margin = 2 * self.radius + 1  # in blocks: beyond it the filter returns 0
+        margin = 2 * self.radius + 1  # blocks; the filter is 0 beyond
         row0, word0, row1, word1 = masks.boxes_N4[index].tolist()
         y0, x0 = max(0, row0 // self.step - margin), max(0, 64 * word0 // self.step - margin)
         y1, x1 = -(-row1 // self.step) + margin, -(-64 * word1 // self.step) + margin
@@ -70,12 +70,12 @@ class _Guide:
             linear = cv2.resize(linear, None, fx=self.step, fy=self.step, interpolation=cv2.INTER_LINEAR)
         refined = np.empty(mask.shape, bool)
         _apply(linear, image, refined)
-        refined = cv2.medianBlur(refined.view(np.uint8), 3).view(bool)  # a noisy pixel is no island
+        refined = cv2.medianBlur(refined.view(np.uint8), 3).view(bool)  # removes single noisy pixels
         return pack(refined[None], size=masks.size, origin=(y0, x0))
 
 
 def _reduced(array: np.ndarray, step: int) -> np.ndarray:
-    """Means of blocks of step x step, the last ones filled up with the border's values."""
+    """Means of blocks of step x step, the last ones padded with the values at the border."""
     if step == 1:
         return array
     height, width = array.shape[:2]

@@ -1,8 +1,8 @@
 """Gaussian filtering in a space of five dimensions, on the permutohedral lattice (Adams, Baek and Davis, 2010).
 
-A point spreads its value over the d + 1 corners of the simplex that it lies in, values spread along the lattice's
-axes, and each point gathers from its corners again: linear in the number of points, where the sum over all pairs is
-quadratic. The kernel is a Gaussian to within some percent.
+Each point splats its value onto the d + 1 corners of its simplex, the values are blurred along the lattice's axes, and
+each point gathers from its corners. That is linear in the number of points; the sum over all pairs is quadratic. The
+kernel is within a few percent of a Gaussian.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numba
 import numpy as np
 
-BITS = 12  # of one coordinate in a corner's key: five of them fit into 64 bits
+BITS = 12  # of each coordinate in a corner's key; five fit into 64 bits
 MIDDLE = 1 << (BITS - 1)
 
 
@@ -35,8 +35,8 @@ class Lattice:
         return _filter(values, self.corners_HW6, self.weights_HW6, self.below_6V, self.above_6V)
 
     def window(self, box_yxyx: tuple[int, int, int, int]) -> Lattice:
-        """The lattice of a part of the picture: its filter takes the points outside of it for zeros, to within some
-        thousandths, since values do not spread by way of corners that are two steps and more from all of its points."""
+        """The lattice of a window of the image, whose filter takes the points outside for zeros. Accurate to a few
+        thousandths: corners two or more steps away from all points of the window are left out."""
         y0, x0, y1, x1 = box_yxyx
         corners = np.ascontiguousarray(self.corners_HW6[y0:y1, x0:x1])
         weights = np.ascontiguousarray(self.weights_HW6[y0:y1, x0:x1])
@@ -44,9 +44,9 @@ class Lattice:
 
 
 def build_lattice(features_HW5: np.ndarray) -> Lattice:
-    """The lattice of points that lie at `features` divided by their standard deviations.
+    """The lattice of `features`, each divided by the standard deviation of its kernel.
 
-    ValueError if they spread over too many standard deviations: some 500 along one feature.
+    ValueError if they spread over too many standard deviations: about 500 along one feature.
     """
     height, width, d = features_HW5.shape
     if d != 5:
@@ -73,15 +73,15 @@ def _places(unique: np.ndarray, wanted: np.ndarray) -> np.ndarray:
 
 @numba.njit(cache=True)
 def _corners(points):
-    """(P, 6) keys and weights of the corners round each point, and whether every key had room.
+    """(P, 6) keys and weights of the corners around each point, and whether every key fits its bits.
 
-    The five coordinates become six that add up to zero. The nearest lattice point all of whose coordinates leave the
-    same rest (zero) is found by rounding; the order of what is left over names the simplex.
+    The five coordinates become six that add up to zero. Rounding finds the nearest lattice point whose coordinates are
+    all multiples of six; the order of the remainders determines the simplex.
     """
     count, d = points.shape
     keys, weights = np.empty((count, d + 1), np.int64), np.empty((count, d + 1), np.float32)
     scale = np.empty(d)
-    for i in range(d):  # with the blur's own spread, a deviation of one
+    for i in range(d):  # so that the blur has a deviation of one
         scale[i] = (d + 1) * np.sqrt(2 / 3) / np.sqrt((i + 1.0) * (i + 2))
     lifted, base, rank, share = np.empty(d + 1), np.empty(d + 1, np.int64), np.empty(d + 1, np.int64), np.empty(d + 2)
     fits = True
@@ -104,7 +104,7 @@ def _corners(points):
                     rank[i] += 1
                 else:
                     rank[j] += 1
-        for i in range(d + 1):  # rounded coordinates may not add up to zero: the worst rounded ones step back
+        for i in range(d + 1):  # make the rounded coordinates add up to zero: move those with the largest errors
             rank[i] += excess
             if rank[i] < 0:
                 rank[i] += d + 1
@@ -122,7 +122,7 @@ def _corners(points):
             key = np.int64(0)
             for i in range(d):
                 coordinate = base[i] + (corner if rank[i] <= d - corner else corner - d - 1)
-                # room for the neighbours' keys, too
+                # the neighbours' keys must fit, too
                 if not -MIDDLE + d < coordinate < MIDDLE - d - 1:
                     fits = False
                 key += (coordinate + MIDDLE) << (BITS * i)
@@ -133,7 +133,7 @@ def _corners(points):
 
 @numba.njit(cache=True)
 def _renumbered(corners, below, above, weights):
-    """The corners that points have and their neighbours, renumbered, and what lies next to each of them."""
+    """The points' corners and the neighbours of these, renumbered, with the neighbours of each."""
     axes, count = below.shape
     number = np.full(count + 1, -1, np.int32)
     kept = np.empty(count, np.int32)

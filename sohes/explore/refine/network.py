@@ -1,4 +1,4 @@
-"""What refiners that are released networks share: they see a mask in a window round it; their weights are a file."""
+"""Shared by the refiners that are released networks: a window around each mask, and the file of weights."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sohes.errors import SohesError
 from sohes.masks.packed import PackedMasks, join, pack
 from sohes.work.files import digest_file
 
-MARGIN = 0.5  # of the box's longer side, and at least LEAST_MARGIN pixels: what is seen round a mask
-LEAST_MARGIN = 16
-GPU_BYTES = 3e9  # of a process that refines windows of 1024 pixels: CUDA's context, the weights, the widest maps
+MARGIN = 0.5  # around a mask, as a share of its box's longer side
+LEAST_MARGIN = 16  # pixels
+GPU_BYTES = 3e9  # that a process needs for windows of 1024 pixels: CUDA's context, weights and activations
 
-# A (h, w, 3) uint8 RGB image and a (h, w) uint8 mask of 0 and 255 to the (h, w) bool mask that it should be.
+# From a (h, w, 3) uint8 RGB image and a (h, w) uint8 mask of 0 and 255 to the refined (h, w) bool mask.
 Network = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 
 class NetworkRefiner:
-    label_free = False  # the networks that have been released were trained on human masks
+    label_free = False  # all released networks were trained on human masks
 
     def __init__(self, network: Network) -> None:
         self.network = network
 
     def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
-        """Each mask by the network, which sees its box and a margin round it."""
+        """Each mask refined by the network, which sees its box and a margin around it."""
         return join([self._refine_one(image_HW3, masks, i) for i in range(len(masks))], size=masks.size)
 
     def _refine_one(self, image_HW3: np.ndarray, masks: PackedMasks, index: int) -> PackedMasks:
@@ -50,10 +50,10 @@ class NetworkRefiner:
 
 @dataclass(frozen=True)
 class Release:
-    """A network's released weights: a file that its users fetch themselves, for its terms are its authors'.
+    """The released weights of a network: a file that users download themselves, under its authors' terms.
 
-    default: where it is looked for below the home folder; variable: the environment's variable that names another
-    file; file: which one it is, in words; package: what else has to be installed, by the name it is imported as.
+    default: its path below the home folder; variable: the environment variable that names another path; file: a
+    description of the file; package: another package that it needs, by its import name.
     """
 
     name: str
@@ -63,7 +63,7 @@ class Release:
     package: str | None = None
 
     def path(self) -> Path:
-        """Where the weights are. SohesError if there is no such file."""
+        """Path of the weights. SohesError if there is no such file."""
         named = os.environ.get(self.variable, f"~/{self.default}")
         path = Path(named).expanduser()
         if not path.is_file():
@@ -73,7 +73,7 @@ class Release:
         return path
 
     def require(self) -> Path:
-        """`path`, where the package is here, too. SohesError if it is not."""
+        """Path of the weights. SohesError if they or the package are missing."""
         if self.package and find_spec(self.package) is None:
             package, extra = self.package.replace("_", "-"), self.name.lower()
             remedy = f"install sohes[{extra}], or set explore.refiner to guided"
@@ -81,12 +81,12 @@ class Release:
         return self.path()
 
     def digest(self) -> str:
-        """Of the weights' bytes. SohesError if they are not there."""
+        """Digest of the weights. SohesError if they are missing."""
         return digest_file(self.path())
 
 
 def fitting_processes(workers: int) -> int:
-    """How many of `workers` processes, each with a network of its own, the GPU has memory for; all without a GPU."""
+    """How many of `workers` processes, each with its own network, fit on the GPU; all of them without a GPU."""
     import torch
 
     if not torch.cuda.is_available():
