@@ -80,7 +80,7 @@ def _compile(sources: str):
         _ = sources
         norm = np.empty(len(patches))
         for r in range(len(patches)):
-            norm[r] = math.sqrt(np.float64(dot(patches[r], patches[r])))  # type: ignore[call-arg]
+            norm[r] = math.sqrt(np.float64(dot(patches, patches, r, r)))  # type: ignore[call-arg]
         return norm
 
     @numba.njit(cache=True)
@@ -197,7 +197,7 @@ def _join_features(g, a, b, similarity):
     total = feature(g, a)
     for i in range(len(total)):
         total[i] = one[i] + two[i]
-    norm = math.sqrt(np.float64(dot(total, total)))  # type: ignore[call-arg]
+    norm = math.sqrt(np.float64(dot(g.patches, g.sums, x.row, x.row)))  # type: ignore[call-arg]
     along = max(0.0, abs(similarity) - g.slack)
     across = y.norm * math.sqrt(1 - along * along)
     is_far = norm <= across or x.norm + y.norm * similarity <= 0
@@ -214,7 +214,7 @@ def _compute(g, r, i):
     edge, region = g.edges[i], g.regions[r]
     other = g.regions[edge.other]
     scale = region.norm * other.norm
-    cosine = dot(feature(g, r), feature(g, edge.other)) / scale if scale > 0 else 0.0  # type: ignore[call-arg]
+    cosine = dot(g.patches, g.sums, region.row, other.row) / scale if scale > 0 else 0.0  # type: ignore[call-arg]
     edge.similarity = 1.0 if cosine >= ONE else cosine
     edge.seen = region.number
     g.keys[i] = math.acos(max(-1.0, min(1.0, cosine + g.slack))) + region.turned

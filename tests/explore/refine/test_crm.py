@@ -237,7 +237,7 @@ def test_a_file_that_is_not_the_network_is_refused(tmp_path: Path) -> None:
             load_network(path)
     for content, reason in broken:
         torch.save(content, path)
-        with pytest.raises(SohesError, match=rf"{path} does not hold CRM's weights \(.*{reason}.*\): fetch"):
+        with pytest.raises(SohesError, match=rf"{path} does not hold CRM's weights \(.*{reason}.*\): download"):
             load_network(path)
     path.write_bytes(b"not a checkpoint")
     with pytest.raises(SohesError, match="does not hold CRM's weights"):
