@@ -37,7 +37,7 @@ def require_detectron2() -> ModuleType:
         raise SohesError(
             f"model.head: detectron2-cascade and sohes.model.detectron2_data need detectron2 ({error}), which is on "
             "no package index: install it from its source, the GitHub repository facebookresearch/detectron2, as its "
-            "INSTALL.md says, or use model.head: cascade, the same network from torchvision's parts"
+            "INSTALL.md says, or take model.head: cascade, the same network from torchvision's parts"
         ) from None
     return detectron2
 
