@@ -128,15 +128,22 @@ class PeersParams(Section):
     threshold_thetas: tuple[float, ...]
 
 
+# What may differ between the feature maps of phase 1.
+OF_A_MAP = {"features", "block", "image_size", "crop_size", "patch_size", "colour_weight", "normalise", "theta_merge"}
+OF_A_MAP |= {"theta_small", "min_crop", "recluster", "min_stability"}
+
+
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
     method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # all but `sohes` are peers, for comparison
-    features: Literal["tokens", "keys", "values", "handmade"]  # the backbone's, or colour and texture (not learned)
+    # the backbone's; colour and texture, not learned; or tokens and colour side by side
+    features: Literal["tokens", "keys", "values", "handmade", "fused"]
     block: Annotated[int, Field(lt=0)]  # backbone block that features come from, counted from the end; -1: the last
     image_size: Positive  # S
     crop_size: Positive  # S'
-    patch_size: Positive  # of handmade features; tokens use the backbone's
+    patch_size: Positive  # of handmade and fused features; tokens use the backbone's
+    colour_weight: Annotated[float, Field(ge=0)]  # of colour beside tokens; only read with `fused`
     amp: bool  # compute tokens in bf16 autocast: several times faster on a GPU
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]
@@ -148,9 +155,25 @@ class ExploreParams(Section):
     min_stability: Fraction  # keep regions above it and use it as their score; 0: keep all, score 1, as in the paper
     refiner: Literal["none", "guided", "densecrf", "cascadepsp", "crm"]  # the last two were trained on human masks
     refine_min_iou: Fraction
+    also: tuple[dict[str, Any], ...]  # further feature maps, whose masks are pooled: each says what differs from above
     images_per_shard: Positive
     max_rejected_fraction: Fraction
     peers: PeersParams
+
+    @property
+    def maps(self) -> tuple[ExploreParams, ...]:
+        """The params of each feature map: these, and those of `also`."""
+        shared = self.model_dump(exclude={"also"})
+        return (self, *(ExploreParams.model_validate({**shared, **further, "also": ()}) for further in self.also))
+
+    @model_validator(mode="after")
+    def _further_maps(self) -> ExploreParams:
+        for further in self.also:
+            if other := sorted(set(further) - OF_A_MAP):
+                raise ValueError(f"{other[0]} is the same for all feature maps: take it out of `also`")
+        if self.also and self.method != "sohes":
+            raise ValueError(f"method {self.method} clusters one feature map: leave `also` empty")
+        return self if not self.also else (self.maps, self)[1]
 
     @model_validator(mode="after")
     def _thresholds_fall(self) -> ExploreParams:

@@ -21,8 +21,9 @@ from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures, plots
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract, square
+from sohes.explore.maps import make_extractor
 from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
 from sohes.params import Params, load_params
 from sohes.project import Project

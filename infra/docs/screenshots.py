@@ -28,7 +28,8 @@ from infra.docs.pictures import FOLDER, photographs
 from sohes.bench.viewer import chromium, serving
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
+from sohes.explore.maps import make_extractor
 from sohes.params import load_params
 from sohes.project import Project
 from sohes.tracking import tracking_client

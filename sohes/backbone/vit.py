@@ -31,6 +31,7 @@ from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
 Kind = Literal["tokens", "keys", "values"]
+Tap = tuple[Kind, int]  # a kind of features, and the block it comes from
 
 PIXELS_PER_BATCH = 2**21  # of feature extraction: two images of 1024 x 1024, 32 of 256 x 256
 
@@ -140,20 +141,28 @@ class Backbone(nn.Module):
         return self.norm(self.run_blocks(tokens, 0, self.depth, size)), size
 
     def tokens(self, images_B3HW: Tensor, kind: Kind = "tokens", block: int = -1) -> Tensor:
-        """(B, h, w, C) features of the patches, of images normalised with `mean` and `std`.
+        """(B, h, w, C) features of the patches; see `taps`."""
+        return self.taps(images_B3HW, [(kind, block)])
 
-        block: counted from the end; -1 is the last. kind: `tokens` behind the block and the last norm, or the `keys` or
-        `values` of its attention, those of all heads side by side. SohesError if there is no such block.
+    def taps(self, images_B3HW: Tensor, wanted: Sequence[Tap]) -> Tensor:
+        """(B, h, w, n C) features of the patches, the n wanted side by side, of images normalised as the ViT wants.
+
+        wanted: kinds and blocks. A block is counted from the end; -1 is the last. Its kinds are `tokens` behind the
+        block and the last norm, and the `keys` or `values` of its attention, those of all heads side by side.
+        SohesError if there is no such block.
         """
-        if not -self.depth <= block < 0:
-            raise SohesError(f"the backbone has {self.depth} blocks: explore.block must be -{self.depth} to -1")
-        index = self.depth + block
-        tokens, (h, w) = self.embed(images_B3HW)
-        if kind == "tokens":
-            tokens = self.norm(self.run_blocks(tokens, 0, index + 1, (h, w)))
-        else:
-            tokens = _projected(self.vit.blocks[index], self.run_blocks(tokens, 0, index, (h, w)), kind)
-        return tokens[:, self.num_prefix_tokens :].unflatten(1, (h, w))
+        for _, block in wanted:
+            if not -self.depth <= block < 0:
+                raise SohesError(f"the backbone has {self.depth} blocks: explore.block must be -{self.depth} to -1")
+        tokens, size = self.embed(images_B3HW)
+        found: dict[Tap, Tensor] = {}
+        for index in range(self.depth + max(block for _, block in wanted) + 1):
+            before, tokens = tokens, self.run_blocks(tokens, index, index + 1, size)
+            for kind, block in wanted:
+                if self.depth + block == index:
+                    block_input = self.vit.blocks[index], before
+                    found[kind, block] = self.norm(tokens) if kind == "tokens" else _projected(*block_input, kind)
+        return torch.cat([found[tap][:, self.num_prefix_tokens :] for tap in wanted], -1).unflatten(1, size)
 
 
 def _projected(block: Any, tokens_BNC: Tensor, kind: Kind) -> Tensor:
@@ -168,9 +177,9 @@ def _projected(block: Any, tokens_BNC: Tensor, kind: Kind) -> Tensor:
 
 
 def extract_features(
-    backbone: Backbone, images: Sequence[np.ndarray], *, amp: bool = False, kind: Kind = "tokens", block: int = -1
+    backbone: Backbone, images: Sequence[np.ndarray], *, amp: bool = False, wanted: Sequence[Tap] = (("tokens", -1),)
 ) -> list[np.ndarray]:
-    """(h, w, C) float32 features of each uint8 (H, W, 3) RGB image, as `Backbone.tokens`; all images are of one size.
+    """(h, w, C) float32 features of each uint8 (H, W, 3) RGB image, as `Backbone.taps`; all images are of one size.
 
     amp: matrix products in bf16, on the backbone's device.
     """
@@ -181,7 +190,7 @@ def extract_features(
     features: list[np.ndarray] = []
     with torch.inference_mode(), torch.autocast(backbone.device.type, torch.bfloat16, enabled=amp):
         for first in range(0, len(images), per_batch):
-            tokens_BhwC = backbone.tokens(backbone.normalise(images[first : first + per_batch]), kind, block)
+            tokens_BhwC = backbone.taps(backbone.normalise(images[first : first + per_batch]), wanted)
             features.extend(tokens_BhwC.float().cpu().numpy())
     return features
 

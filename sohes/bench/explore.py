@@ -15,9 +15,10 @@ from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
 from sohes.data.imaging import fit
 from sohes.data.scenes.render import render_scene
-from sohes.explore.label_image import at_size, label_image, make_extractor, parents_by_coverage, refine
+from sohes.explore.label_image import at_size, label_image, parents_by_coverage, refine
 from sohes.explore.label_image import without_duplicates as nms
 from sohes.explore.local import Extract, global_regions, local_regions, square
+from sohes.explore.maps import make_extractor
 from sohes.explore.merge.reference import reference_merge
 from sohes.explore.merge.tree import merge_tree
 from sohes.explore.refine import make_refiner
@@ -37,7 +38,7 @@ def bench_explore(
     repeats: int = 5,
     reference: bool = False,
 ) -> dict[str, str | float | int]:
-    """Phase 1 as `params` says on one image of size x size pixels and one core.
+    """Phase 1 as `params` says, on its first feature map, on one image of size x size pixels and one core.
 
     features: `handmade` features of a scene; `structured`, tokens of `dim` numbers similar to a ViT's
     (`sohes.bench.places`), at no cost; `vit`, the same tokens, but the params' ViT runs too with random weights, on a
@@ -48,7 +49,8 @@ def bench_explore(
     reference: also run `reference_merge` on all maps of the image; adds reference_cpu_seconds and ratio to merge_tree.
     """
     values = load_params(params)
-    return in_own_process(_measure, size, features, dim, values.explore, values.backbone, repeats, reference)
+    first_map = values.explore.model_copy(update={"also": ()})
+    return in_own_process(_measure, size, features, dim, first_map, values.backbone, repeats, reference)
 
 
 def _measure(

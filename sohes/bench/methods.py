@@ -8,7 +8,7 @@ from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import METHODS, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
-from sohes.explore.label_image import make_extractor
+from sohes.explore.maps import make_extractor
 from sohes.params import load_params
 from sohes.project import Project
 

@@ -22,8 +22,8 @@ from sohes.evaluate.relations import relations_changed, relations_per_image, wit
 from sohes.evaluate.tables import markdown
 from sohes.explore import label_free
 from sohes.explore.calibrate import matched_thresholds
-from sohes.explore.label_image import make_extractor
 from sohes.explore.local import Extract, square
+from sohes.explore.maps import make_extractor
 from sohes.explore.merge.tree import MergeTree, merge_tree
 from sohes.explore.refine import require_refiner, what_it_lacks
 from sohes.params import ExploreParams, load_params

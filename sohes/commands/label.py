@@ -27,9 +27,9 @@ from sohes.data.store.rejected import Rejected, first_reasons, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
-from sohes.explore.label_image import make_extractor
 from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
+from sohes.explore.maps import backbone_taps, make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION
@@ -84,7 +84,7 @@ def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: 
         raise SohesError(f"--out must name a .parquet file (got {out})")
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: name one")
-    uses_backbone = params.explore.features != "handmade"
+    uses_backbone = bool(backbone_taps(params.explore))
     if uses_backbone and not backbone.exists():
         raise SohesError(
             f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "

@@ -150,7 +150,8 @@ def _decode(file: Path, params: Params, unreadable: list[Path], apply_exif: bool
 
 
 def _phase_one(params: Params, root: Path) -> SegmentMany:
-    from sohes.explore.label_image import label_image, make_extractor
+    from sohes.explore.label_image import label_image
+    from sohes.explore.maps import make_extractor
 
     extract = make_extractor(params.explore, Project(root).model("backbone"))
     return lambda images: (Result(image, label_image(image, extract, params.explore)) for image in images)

@@ -52,7 +52,8 @@ def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | Non
     """The function from images to masks of a phase. on_tree: gets the merge trees of phase 1."""
     backbone = Project(root).model("backbone")
     if phase == "explore":
-        from sohes.explore.label_image import label_image, make_extractor
+        from sohes.explore.label_image import label_image
+        from sohes.explore.maps import make_extractor
 
         extract = make_extractor(params.explore, backbone)
         return lambda images: (label_image(image, extract, params.explore, on_tree) for image in images)

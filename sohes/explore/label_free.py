@@ -6,13 +6,14 @@ from pathlib import Path
 
 from sohes.backbone import label_free as backbones
 from sohes.explore import refine
+from sohes.explore.maps import backbone_taps
 from sohes.params import ExploreParams
 
 
 def of_labels(params: ExploreParams, backbone: str | Path) -> bool | None:
     """Phase 1's labels. backbone: as `backbone.pretrained` names it, or its file; handmade features need none."""
     refiner = refine.is_label_free(params.refiner)
-    return refiner if params.features == "handmade" else both(refiner, backbones.is_label_free(backbone))
+    return both(refiner, backbones.is_label_free(backbone)) if backbone_taps(params) else refiner
 
 
 def of_model(labels: bool | None, backbone: str | Path) -> bool | None:

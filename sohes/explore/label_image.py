@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
-from pathlib import Path
+from functools import reduce
+from operator import add
 
 import numpy as np
 
 from sohes.data.imaging import fit
 from sohes.explore.local import Candidates, Extract, OnTree, global_regions, local_regions, square
+from sohes.explore.maps import map_extractors
 from sohes.explore.peers import peer_candidates
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.masks import packed
@@ -26,11 +27,26 @@ def label_image(
 
     Ours: masks are processed at the image's size with its longer side reduced to `image_size`, which bounds time and
     memory at no measured loss of recall. Every score is 1, or with `min_stability` the region's stability.
-    on_tree: called with the merge tree of the whole image, except for peers of phase 1, which have none.
+    Also ours: with several feature maps (`also`) their refined masks are pooled, without duplicates.
+    extract: what `make_extractor` makes of the params.
+    on_tree: called with the first map's tree of the whole image, except for peers of phase 1, which have none.
     """
-    view = fit(image_HW3, params.image_size)
-    size, image_hw = view.shape[:2], image_HW3.shape[:2]
+    maps = params.maps
+    view = fit(image_HW3, max(one.image_size for one in maps))
+    found = [
+        masks_of_map(image_HW3, view, of_map, one, on_tree if one is params else None)
+        for one, of_map in zip(maps, map_extractors(extract, params), strict=True)
+    ]
+    pooled = without_duplicates(reduce(add, found), nms_iou=params.nms_iou) if len(found) > 1 else found[0]
+    parents = parents_by_coverage(pooled.masks, theta_cover=params.theta_cover)
+    return at_size(pooled, parents, image_HW3.shape[:2])
 
+
+def masks_of_map(
+    image_HW3: np.ndarray, view_HW3: np.ndarray, extract: Extract, params: ExploreParams, on_tree: OnTree | None
+) -> Candidates:
+    """Steps 1 to 3 on one feature map: distinct, refined masks of the size of the view."""
+    size, image_hw = view_HW3.shape[:2], image_HW3.shape[:2]
     (features,) = extract([square(image_HW3, params.image_size)])
     if params.method == "sohes":
         large, small_boxes = global_regions(features, params, image_hw=image_hw, size=size, on_tree=on_tree)
@@ -38,12 +54,8 @@ def label_image(
     else:
         found = peer_candidates(features, params, image_hw=image_hw, size=size)
     distinct = without_duplicates(found, nms_iou=params.nms_iou)
-
     refiner = make_refiner(params.refiner, patch=max(size) / max(features.shape[:2]))
-    refined = refine(refiner, view, distinct, refine_min_iou=params.refine_min_iou)
-
-    parents = parents_by_coverage(refined.masks, theta_cover=params.theta_cover)
-    return at_size(refined, parents, image_hw)
+    return refine(refiner, view_HW3, distinct, refine_min_iou=params.refine_min_iou)
 
 
 def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
@@ -68,20 +80,3 @@ def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:
     """The masks as run lengths, resized to `size` (height, width) by the nearest pixel."""
     return MaskSet(*size, encode_stretched(found.masks, size), found.scores, parents_N, tuple(found.sources.tolist()))
-
-
-def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
-    """The features that `explore.features` names: those of the backbone in a file, or colour alone."""
-    if params.features == "handmade":
-        from sohes.backbone.handmade import handmade_features
-
-        return lambda images: [handmade_features(image, patch_size=params.patch_size) for image in images]
-
-    import torch
-
-    from sohes.backbone.vit import extract_features, load_backbone
-
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return partial(
-        extract_features, load_backbone(backbone).to(device), amp=params.amp, kind=params.features, block=params.block
-    )

@@ -18,9 +18,9 @@ from sohes.data.store.rejected import Rejected, check_rejected, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
-from sohes.explore.label_image import make_extractor
 from sohes.explore.label_images import Labelled, label_images, write_labelled
 from sohes.explore.local import Extract
+from sohes.explore.maps import backbone_taps, make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params
 from sohes.project import Project, require
@@ -64,7 +64,7 @@ def _plan(params: Params, root: Path) -> tuple[ShardedWork, int]:
     """The shards, and the number of images in them."""
     project, section = Project(root), params.explore
     store = ImageStore(project.images)
-    uses_backbone = section.features != "handmade"
+    uses_backbone = bool(backbone_taps(section))
     if uses_backbone:
         require(project.model("backbone"), "backbone", "backbone")
     require_refiner(section.refiner)  # what it lacks is said now, not once per image

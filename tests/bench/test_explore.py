@@ -6,7 +6,8 @@ import pytest
 from sohes.bench.explore import bench_explore, label_in_steps
 from sohes.bench.places import place_tokens, places_image
 from sohes.data.scenes.render import render_scene
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
+from sohes.explore.maps import make_extractor
 from sohes.params import load_params
 
 STEPS = {f"{step}_seconds" for step in ("features", "global", "local", "nms", "refine", "hierarchy", "pack")}

@@ -19,7 +19,8 @@ from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import export_coco, read_shard
 from sohes.errors import SohesError
 from sohes.explore import label_images
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
+from sohes.explore.maps import make_extractor
 from sohes.params import Params
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 
 from sohes.evaluate.methods import METHODS, Remembering, compare_settings
-from sohes.explore.label_image import make_extractor
+from sohes.explore.maps import make_extractor
 from sohes.masks import mask_set
 from sohes.params import load_params
 from sohes.structures import ImageRecord

@@ -6,8 +6,9 @@ import pytest
 from sohes import masks
 from sohes.data.scenes.render import render_scene
 from sohes.explore import label_image as phase1
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
 from sohes.explore.local import Candidates
+from sohes.explore.maps import make_extractor
 from sohes.masks.forest import forest_ancestors
 from sohes.masks.packed import PackedMasks, pack
 from sohes.params import ExploreParams, load_params
@@ -171,5 +172,5 @@ def test_tokens_come_from_the_backbone_in_the_file(params: ExploreParams, reposi
     np.testing.assert_allclose(features[0], extract_features(backbone, [image])[0], rtol=1e-3, atol=1e-4)
     assert not np.allclose(features[0], features[1])
     keys = make_extractor(params.model_copy(update={"features": "keys"}), tmp_path / "backbone.safetensors")
-    expected = extract_features(backbone, [image], kind="keys")[0]
+    expected = extract_features(backbone, [image], wanted=[("keys", -1)])[0]
     np.testing.assert_allclose(keys([image])[0], expected, rtol=1e-3, atol=1e-4)

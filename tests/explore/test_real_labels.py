@@ -10,7 +10,8 @@ import pytest
 from sohes import masks
 from sohes.data.store.decode import decode_image
 from sohes.evaluate.relations import relations_per_image, with_coverage
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
+from sohes.explore.maps import make_extractor
 from sohes.masks.forest import forest_ancestors
 from sohes.params import ExploreParams, load_params
 from sohes.structures import ImageRecord, MaskSet

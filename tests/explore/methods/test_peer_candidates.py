@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
+from sohes.explore.maps import make_extractor
 from sohes.explore.peers import peer_candidates
 from sohes.masks import decode
 from sohes.params import load_params
