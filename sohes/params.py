@@ -130,7 +130,7 @@ class PeersParams(Section):
 
 # What may differ between the feature maps of phase 1.
 OF_A_MAP = {"features", "block", "image_size", "crop_size", "patch_size", "colour_weight", "normalise", "theta_merge"}
-OF_A_MAP |= {"theta_small", "min_crop", "recluster", "min_stability"}
+OF_A_MAP |= {"theta_small", "nms_iou", "min_crop", "recluster", "min_stability"}
 
 
 class ExploreParams(Section):
