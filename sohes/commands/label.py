@@ -1,7 +1,8 @@
 """`sohes label`: phase 1 alone for a folder of photographs, as one file of labels.
 
-The photographs are read in place. Finished parts wait in a hidden folder beside the output, so a killed run continues.
-The same photographs and params give the same bytes, whatever the number of processes.
+The photographs are read in place and get ids from 1 in the order of their names. Finished parts wait in a hidden folder
+beside the output, so a killed run continues. The same photographs and params give the same bytes, whatever the number
+of processes.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -56,8 +57,39 @@ def label(
 
     Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
     """
-    for line in run(load_params_anywhere(params), folder, out, backbone=backbone, apply_exif=exif):
-        print(line, flush=True)
+    values = load_params_anywhere(params)
+    if out.suffix != ".parquet" or out.is_dir():
+        raise SohesError(f"--out must name a .parquet file (got {out})")
+    if not folder.is_dir():
+        raise SohesError(f"there is no folder of photographs at {folder}: name one")
+    uses_backbone = values.explore.features != "handmade"
+    if uses_backbone and not backbone.exists():
+        raise SohesError(
+            f"no backbone at {backbone}, but explore.features is {values.explore.features}: run `sohes backbone`, name "
+            "one with --backbone, or take the features `handmade`"
+        )
+    require_refiner(values.explore.refiner)  # what it lacks is said now, not once a photograph
+    source = FolderSource(folder, None, 0.0)
+    plan = source.plan()
+    for note in plan.notes:
+        print(note, flush=True)
+    depends = {
+        "schema": SCHEMA_VERSION,
+        "params": values.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
+        "backbone": digest_file(backbone) if uses_backbone else None,
+        "refiner": weights_digest(values.explore.refiner),
+        "upright": exif,
+        "max_megapixels": values.pull.max_megapixels,
+    }
+    work = _cut(plan.train, {**depends, "code": code_digest("sohes.commands.label")}, out)
+    left = work.left()
+    if len(left) < len(work.shards):
+        print(f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before", flush=True)
+    workers = most_workers(values.explore.refiner, default_workers())
+    with shared_extractor(values.explore, backbone, workers=workers) as extract:
+        job = Job(values, source, backbone, exif, extract)
+        work.run(partial(_label_part, job, work), left, workers=workers, description="label")
+    _finish(work, values, depends, out, label_free.of_labels(values.explore, backbone))
 
 
 @dataclass(frozen=True)
@@ -69,49 +101,6 @@ class Job:
     backbone: Path
     apply_exif: bool
     extract: Extract | None = None
-
-
-def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
-    """Label every photograph below `folder`; yields sentences on what was left out and what was written.
-
-    Writes `out` (one Parquet shard, ids from 1 in the order of names), and beside it `<name>.rejected.jsonl`
-    and `<name>.manifest.json`. backbone: where `explore.features` has its tokens from.
-    apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
-    SohesError if there are none, if none can be used, and, with the labels of the others written, if more than
-    `explore.max_rejected_fraction` of them cannot.
-    """
-    if out.suffix != ".parquet" or out.is_dir():
-        raise SohesError(f"--out must name a .parquet file (got {out})")
-    if not folder.is_dir():
-        raise SohesError(f"there is no folder of photographs at {folder}: name one")
-    uses_backbone = params.explore.features != "handmade"
-    if uses_backbone and not backbone.exists():
-        raise SohesError(
-            f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
-            "one with --backbone, or take the features `handmade`"
-        )
-    require_refiner(params.explore.refiner)  # what it lacks is said now, not once a photograph
-    source = FolderSource(folder, None, 0.0)
-    plan = source.plan()
-    yield from plan.notes
-
-    depends = {
-        "schema": SCHEMA_VERSION,
-        "params": params.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
-        "backbone": digest_file(backbone) if uses_backbone else None,
-        "refiner": weights_digest(params.explore.refiner),
-        "upright": apply_exif,
-        "max_megapixels": params.pull.max_megapixels,
-    }
-    work = _cut(plan.train, {**depends, "code": code_digest("sohes.commands.label")}, out)
-    left = work.left()
-    if len(left) < len(work.shards):
-        yield f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before"
-    workers = most_workers(params.explore.refiner, default_workers())
-    with shared_extractor(params.explore, backbone, workers=workers) as extract:
-        job = Job(params, source, backbone, apply_exif, extract)
-        work.run(partial(_label_part, job, work), left, workers=workers, description="label")
-    yield from _finish(work, params, depends, out, label_free.of_labels(params.explore, backbone))
 
 
 def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
@@ -135,9 +124,7 @@ def _label_part(job: Job, work: ShardedWork, part: Shard) -> dict[str, Any]:
     return write_labelled(work.path(index, ".parquet"), [label_images(named, extract, job.params.explore)])
 
 
-def _finish(
-    work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None
-) -> Iterator[str]:
+def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None) -> None:
     """Join the parts into the output and remove them."""
     facts = work.facts()
     rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
@@ -165,9 +152,10 @@ def _finish(
         },
     )
     work.remove()
-    yield (
+    print(
         f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
-        f"({rejected_list}); label-free: {label_free.in_words(claim)}"
+        f"({rejected_list}); label-free: {label_free.in_words(claim)}",
+        flush=True,
     )
     if len(rejected) > explore.max_rejected_fraction * total:
         raise SohesError(

@@ -33,7 +33,7 @@ from sohes.params import Params, load_params
 from sohes.pipeline import PHASES
 from sohes.project import Project
 from sohes.structures import CROWD, ImageRecord
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
@@ -95,15 +95,7 @@ def results(
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
-    run(benchmarks, projects=project or [Path()], out=out)
-    print(f"wrote {out}")
-
-
-def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> None:
-    """Predict what is missing, score, and write the page `out`. benchmarks: `NAME=DIR` each.
-
-    SohesError for an unknown name, a folder that does not hold it, or a project whose models are not all there.
-    """
+    projects = project or [Path()]
     opened = [Trained(Project(folder), load_params(Project(folder).params)) for folder in projects]
     for trained, phase in itertools.product(opened, PHASES):
         depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
@@ -124,8 +116,8 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
             if not seen:
                 scores = {TITLES[phase]: _score(phase, trained, sample) for phase in PHASES}
                 parts.append(comparison_markdown(scores))
-    with atomic_path(out) as temporary:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
+    write_file(out, "\n".join(parts))
+    print(f"wrote {out}")
 
 
 # ---------------------------------------------------------------- predict and score

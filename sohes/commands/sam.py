@@ -1,4 +1,8 @@
-"""`sohes sam`: SAM's masks on a benchmark's images, for its row in the table of `sohes score`."""
+"""`sohes sam`: SAM's masks on a benchmark's images, for its row in the table of `sohes score`.
+
+They are shards, `shard-*.parquet` in the folder --out. Finished ones are kept, so a stopped run resumes; those of a run
+with other settings are refused.
+"""
 
 from __future__ import annotations
 
@@ -32,38 +36,10 @@ def sam(
     points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 64,
     pred_iou: Annotated[float, typer.Option(help="Drop masks with a lower predicted IoU.")] = 0.88,
     stability: Annotated[float, typer.Option(help="Drop masks with a lower stability score.")] = 0.95,
-) -> None:
+) -> int:
     """SAM's masks on a benchmark, to score as a baseline.
 
     Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
-    """
-    images = run(
-        model,
-        benchmark=benchmark,
-        root=root,
-        out=out,
-        points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou=pred_iou,
-        stability=stability,
-    )
-    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
-
-
-def run(
-    model: Path,
-    *,
-    benchmark: str,
-    root: Path,
-    out: Path,
-    points_per_side: int,
-    points_per_batch: int,
-    pred_iou: float,
-    stability: float,
-) -> int:
-    """Write `out/shard-*.parquet` with the masks of every image of the benchmark; the number of images.
-
-    Finished shards are kept, so a stopped run resumes. SohesError if the shards in `out` are another run's.
     """
     from sohes.evaluate.predict import best_device  # they import torch
     from sohes.evaluate.sam import make_sam
@@ -78,6 +54,7 @@ def run(
         path = out / f"shard-{index:05d}.parquet"
         if not path.exists():
             write_shard(path, _predict(records, segment, reader, root))
+    print(f"wrote the masks of {len(truth)} images: sohes score {out} --benchmark {benchmark} --root {root}")
     return len(truth)
 
 

@@ -24,7 +24,7 @@ from sohes.project import Project, require
 from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
-from sohes.work.files import atomic_path, digest_file
+from sohes.work.files import digest_file, write_file
 
 
 def run(params: Params, root: Path) -> None:
@@ -50,10 +50,8 @@ def run(params: Params, root: Path) -> None:
             digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
-        with atomic_path(project.report) as path:
-            path.write_text(html, encoding="utf-8")
-        with atomic_path(project.example) as path:  # the last phase on the first photograph
-            path.write_bytes(base64.b64decode(photos[0]["panels"][-1]["data"]))
+        write_file(project.report, html)
+        write_file(project.example, base64.b64decode(photos[0]["panels"][-1]["data"]))  # the last phase on the first
         recorder.artifact(project.report)
 
 

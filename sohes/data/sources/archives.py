@@ -19,7 +19,7 @@ from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
 _JSON = "annotations.json"
@@ -68,8 +68,7 @@ class ArchivesSource:
         found = dict(iter_members(path, lambda name: name == member, max_member_bytes=MAX_JSON_BYTES))
         if not isinstance(data := found.get(member), bytes):
             raise SohesError(f"cannot read {member} in {_name(link)}: fix pull.archives.annotations")
-        with atomic_path(folder / _JSON) as temporary:
-            temporary.write_bytes(data)
+        write_file(folder / _JSON, data)
         path.unlink()
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
