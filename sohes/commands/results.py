@@ -74,16 +74,6 @@ class Trained:
     params: Params
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs: one phase's models, and one benchmark's photographs."""
-
-    phase: str
-    trained: Trained
-    benchmark: str
-    root: Path
-
-
 def results(
     benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
     project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
@@ -140,18 +130,20 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     work = ShardedWork(results / f"{name}{key}", plan_shards(photographs, params.images_per_shard))
     # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
     workers = default_workers() if phase == "explore" else 1
-    compute, write = partial(_compute, Job(phase, trained, sample.name, sample.root)), partial(_write, work)
+    compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
-    work.spread(compute, write, left, workers=workers, description=description)
+    work.spread(compute, partial(_write, work), left, workers=workers, description=description)
     for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 
 
-def _compute(job: Job, photographs: Sequence[tuple[int, str, str]]) -> Predicted:
-    reader: Benchmark = find_benchmark(job.benchmark)
-    images = (decode_photograph(reader.read_image(job.root, name)) for _, name, _ in photographs)
-    return predict_images(photographs, images, make_predictor(job.phase, job.trained.params, job.trained.project.root))
+def _compute(
+    phase: str, trained: Trained, benchmark: str, root: Path, photographs: Sequence[tuple[int, str, str]]
+) -> Predicted:
+    reader: Benchmark = find_benchmark(benchmark)
+    images = (decode_photograph(reader.read_image(root, name)) for _, name, _ in photographs)
+    return predict_images(photographs, images, make_predictor(phase, trained.params, trained.project.root))
 
 
 def _write(work: ShardedWork, index: int, pieces: Sequence[Predicted]) -> dict[str, Any]:

@@ -147,21 +147,16 @@ def _identity(params: Params, plan: Plan) -> str:
 # ---------------------------------------------------------------- shards
 
 
-def _split_of(job: Job, index: int) -> tuple[str, int]:
-    """The split that a shard belongs to, and its place there."""
-    split = int(index >= job.starts[1])
-    return SPLITS[split], index - job.starts[split]
-
-
 def _pack(job: Job, shard: Shard) -> Facts:
     """Pack one shard; what it holds."""
     index, photographs = shard
     if isinstance(photographs[0], Pack):
         return _pack_pack(job, photographs[0])
-    split, place = _split_of(job, index)
+    number = int(index >= job.starts[1])
+    split = SPLITS[number]
     packed, rejected = pack_shard(
         _candidates(cast(Source, job.source), photographs),
-        job.work / split / shard_name(place),
+        job.work / split / shard_name(index - job.starts[number]),
         max_megapixels=job.max_megapixels,
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
@@ -224,12 +219,10 @@ def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[C
 
 def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path) -> dict[str, float]:
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
-    packed: dict[str, list[ImageEntry]] = {split: [] for split in SPLITS}
-    rejected: dict[str, list[Rejected]] = {split: [] for split in SPLITS}
     facts = work.facts()
-    for part, split in itertools.product(facts, SPLITS):
-        packed[split] += [ImageEntry(**entry) for entry in part.get(split, {}).get("packed", [])]
-        rejected[split] += [Rejected(**image) for image in part.get(split, {}).get("rejected", [])]
+    parts = {split: [part[split] for part in facts if split in part] for split in SPLITS}
+    packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
+    rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
     try:
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
@@ -275,15 +268,9 @@ def _write_truth(job: Job, images_per_shard: int) -> None:
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
-    with_digests = (_with_digest(record, store) for record in records)
-    for index in itertools.count():
-        if not (group := list(itertools.islice(with_digests, images_per_shard))):
-            break
+    with_digests = (replace(record, digest=store.entry(record.image_id).digest) for record in records)
+    for index, group in enumerate(iter(lambda: list(itertools.islice(with_digests, images_per_shard)), [])):
         write_shard(job.work / f"eval/labels/shard-{index:05d}.parquet", group)
-
-
-def _with_digest(record: ImageRecord, store: ImageStore) -> ImageRecord:
-    return replace(record, digest=store.entry(record.image_id).digest)
 
 
 def _report(packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan) -> None:
