@@ -11,7 +11,6 @@ import hashlib
 import itertools
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -87,20 +86,9 @@ def label(
         print(f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before", flush=True)
     workers = most_workers(values.explore.refiner, default_workers())
     with shared_extractor(values.explore, backbone, workers=workers) as extract:
-        job = Job(values, source, backbone, exif, extract)
-        work.run(partial(_label_part, job, work), left, workers=workers, description="label")
+        label_part = partial(_label_part, work, source, values, backbone=backbone, apply_exif=exif, extract=extract)
+        work.run(label_part, left, workers=workers, description="label")
     _finish(work, values, depends, out, label_free.of_labels(values.explore, backbone))
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs. extract: where features come from if not from a backbone of the worker's own."""
-
-    params: Params
-    source: FolderSource
-    backbone: Path
-    apply_exif: bool
-    extract: Extract | None = None
 
 
 def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
@@ -112,16 +100,27 @@ def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Pat
     )
 
 
-def _label_part(job: Job, work: ShardedWork, part: Shard) -> dict[str, Any]:
+def _label_part(
+    work: ShardedWork,
+    source: FolderSource,
+    params: Params,
+    part: Shard,
+    *,
+    backbone: Path,
+    apply_exif: bool,
+    extract: Extract | None,
+) -> dict[str, Any]:
+    """extract: where features come from if not from a backbone of the worker's own."""
+
     def read(photograph: Photograph) -> tuple[str, np.ndarray]:
-        data = job.source.read(photograph)
-        image = decode_image(data, max_megapixels=job.params.pull.max_megapixels, apply_exif=job.apply_exif)
+        data = source.read(photograph)
+        image = decode_image(data, max_megapixels=params.pull.max_megapixels, apply_exif=apply_exif)
         return f"sha256:{hashlib.sha256(data).hexdigest()}", image
 
     index, photographs = part
     named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in photographs)
-    extract = job.extract or make_extractor(job.params.explore, job.backbone)
-    return write_labelled(work.path(index, ".parquet"), [label_images(named, extract, job.params.explore)])
+    features = extract or make_extractor(params.explore, backbone)
+    return write_labelled(work.path(index, ".parquet"), [label_images(named, features, params.explore)])
 
 
 def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -132,7 +132,7 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     workers = default_workers() if phase == "explore" else 1
     compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
-    work.spread(compute, partial(_write, work), left, workers=workers, description=description)
+    work.spread(compute, write_predicted, left, workers=workers, description=description)
     for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
@@ -144,10 +144,6 @@ def _compute(
     reader: Benchmark = find_benchmark(benchmark)
     images = (decode_photograph(reader.read_image(root, name)) for _, name, _ in photographs)
     return predict_images(photographs, images, make_predictor(phase, trained.params, trained.project.root))
-
-
-def _write(work: ShardedWork, index: int, pieces: Sequence[Predicted]) -> dict[str, Any]:
-    return write_predicted(work.path(index, ".parquet"), pieces)
 
 
 # ---------------------------------------------------------------- words

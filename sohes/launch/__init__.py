@@ -36,20 +36,15 @@ def run_tasks(
     """
     if not tasks:
         return []
+    common = {"kind": kind, "group": group, "root": root, "environment": environment or {}, "on_progress": on_progress}
     if isinstance(profile, SlurmProfile):
         from sohes.launch.slurm import run_slurm
 
-        return run_slurm(
-            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {},
-            on_progress=on_progress,
-        )  # fmt: skip
+        return run_slurm(tasks, profile=profile, **common)  # type: ignore[arg-type]
     if isinstance(profile, KubernetesProfile):
         from sohes.launch.kubernetes import run_kubernetes
 
-        return run_kubernetes(
-            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {}, on_line=on_line,
-            on_progress=on_progress,
-        )  # fmt: skip
+        return run_kubernetes(tasks, profile=profile, on_line=on_line, **common)  # type: ignore[arg-type]
     outcomes = []
     for done, task in enumerate(tasks, 1):
         name = f"{group}-{task.name}"

@@ -140,9 +140,10 @@ class Cluster:
 
     def __init__(self, profile: KubernetesProfile) -> None:
         import kubernetes
+        from urllib3.exceptions import HTTPError
 
         self._namespace = profile.namespace
-        self._errors = (kubernetes.client.ApiException, OSError, _http_error())
+        self._errors = (kubernetes.client.ApiException, OSError, HTTPError)
         try:
             try:
                 kubernetes.config.load_incluster_config()
@@ -214,12 +215,6 @@ class Cluster:
         raise AssertionError
 
 
-def _http_error() -> type[Exception]:
-    from urllib3.exceptions import HTTPError
-
-    return HTTPError
-
-
 # ---------------------------------------------------------------- manifests
 
 
@@ -239,10 +234,9 @@ def render_job(
     if not mounted:
         raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
     command = with_python(task.command, profile.python)
-    if train and resources.nodes * max(resources.gpus, 1) > 1:
+    if train and resources.together:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
-        processes = max(resources.gpus, 1)
-        command = tuple(torchrun(command, nodes=resources.nodes, processes=processes, head=head, port=PORT, run=name))
+        command = torchrun(command, resources, head=head, port=PORT, run=name)
     variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
     amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
     if resources.gpus:

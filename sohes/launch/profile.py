@@ -28,6 +28,16 @@ class Resources(_Model):
     memory_gib: Positive
     minutes: Positive
 
+    @property
+    def processes(self) -> int:
+        """Of a training on each machine: one for each GPU."""
+        return max(self.gpus, 1)
+
+    @property
+    def together(self) -> bool:
+        """Whether several processes train together."""
+        return self.nodes * self.processes > 1
+
 
 class _Profile(_Model):
     environment: dict[str, str]  # added to that of the command

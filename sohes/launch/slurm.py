@@ -52,19 +52,16 @@ class Command:
             time.sleep(KILL_WAIT)
         return code
 
-    def _here(self) -> list[str]:
+    def _here(self) -> Sequence[str]:
         command = with_python(self.command, sys.executable)  # the job's
-        if self.train is None or self.train.nodes * max(self.train.gpus, 1) == 1:
-            return list(command)
+        if self.train is None or not self.train.together:
+            return command
         from submitit import JobEnvironment
 
         # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
         head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
         job = os.environ["SLURM_JOB_ID"]
-        return torchrun(
-            command, nodes=self.train.nodes, processes=max(self.train.gpus, 1), head=head,
-            port=PORT + int(job) % 1000, run=job,
-        )  # fmt: skip
+        return torchrun(command, self.train, head=head, port=PORT + int(job) % 1000, run=job)
 
     def checkpoint(self) -> Any:
         """Called before the job is preempted or out of time: let the command save its state and requeue it."""

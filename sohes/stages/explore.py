@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,15 +30,6 @@ from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs. extract: where features come from if not from a backbone of the worker's own."""
-
-    params: Params
-    root: Path
-    extract: Extract | None = None
 
 
 def missing_shards(params: Params, root: Path) -> list[int]:
@@ -85,24 +75,21 @@ def _label(work: ShardedWork, left: Sequence[Any], params: Params, root: Path, *
         return
     workers = most_workers(params.explore.refiner, default_workers())
     with shared_extractor(params.explore, Project(root).model("backbone"), workers=workers) as extract:
-        compute, write = partial(_compute, Job(params, root, extract)), partial(_write, work)
-        work.spread(compute, write, left, workers=workers, description=description)
+        compute = partial(_compute, params, root, extract)
+        work.spread(compute, write_labelled, left, workers=workers, description=description)
 
 
-def _compute(job: Job, image_ids: Sequence[int]) -> Labelled:
-    project = Project(job.root)
+def _compute(params: Params, root: Path, extract: Extract | None, image_ids: Sequence[int]) -> Labelled:
+    """extract: where features come from if not from a backbone of the worker's own."""
+    project = Project(root)
     store = ImageStore(project.images)
 
     def read(image_id: int) -> tuple[str, np.ndarray]:
         return store.entry(image_id).digest, store.read(image_id)
 
     named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in image_ids)
-    extract = job.extract or make_extractor(job.params.explore, project.model("backbone"))
-    return label_images(named, extract, job.params.explore)
-
-
-def _write(work: ShardedWork, index: int, pieces: Sequence[Labelled]) -> dict[str, Any]:
-    return write_labelled(work.path(index, ".parquet"), pieces)
+    features = extract or make_extractor(params.explore, project.model("backbone"))
+    return label_images(named, features, params.explore)
 
 
 # ---------------------------------------------------------------- publish

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sohes import tracking
 from sohes.data.sources.archives import ArchivesSource
@@ -93,46 +93,35 @@ def _splits(root: Path) -> dict[str, Path]:
 
 def make_source(params: Params, root: Path) -> Source | PackSource:
     """The source that `pull.source` names; relative paths start at the project's folder."""
-    if params.pull.source == "scenes":
-        scenes = params.pull.scenes
-        return ScenesSource(size=scenes.size, train=scenes.train, held_out=scenes.eval, seed=params.seed)
-    if params.pull.source in ("s3", "sa1b", "archives"):
-        return _pack_source(params, root)
-    folder = params.pull.folder
-    if folder.images is None:
-        raise SohesError("pull.source is folder but pull.folder.images is null: name your folder of photographs there")
-    annotations = None if folder.annotations is None else root / folder.annotations.expanduser()
-    return FolderSource(root / folder.images.expanduser(), annotations, folder.eval_fraction)
+    pull = params.pull
 
-
-def _pack_source(params: Params, root: Path) -> PackSource:
     def here(path: Path | None) -> Path | None:
         return None if path is None else root / path.expanduser()
-
-    if params.pull.source == "s3":
-        s3 = params.pull.s3
-        if s3.uri is None:
-            raise SohesError("pull.source is s3 but pull.s3.uri is null: name your s3://bucket/prefix there")
-        return S3Source(
-            s3.uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, params.pull.images_per_shard, here(s3.digests)
-        )
-    if params.pull.source == "sa1b":
-        sa1b = params.pull.sa1b
-        if sa1b.links is None:
-            raise SohesError("pull.source is sa1b but pull.sa1b.links is null: name your list of links there")
-        return Sa1bSource(root / sa1b.links.expanduser(), here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
 
     def absolute(link: str) -> str:
         return link if "://" in link else str(here(Path(link)))
 
-    archives = params.pull.archives
-    return ArchivesSource(
-        tuple(map(absolute, archives.images)),
-        tuple(map(absolute, archives.eval)),
-        None if archives.annotations is None else absolute(archives.annotations),
-        archives.eval_fraction,
-        here(archives.digests),
-    )
+    def given(value: Any, key: str, what: str) -> Any:
+        if value is None:
+            raise SohesError(f"pull.source is {pull.source} but pull.{pull.source}.{key} is null: name {what} there")
+        return value
+
+    if pull.source == "scenes":
+        return ScenesSource(size=pull.scenes.size, train=pull.scenes.train, held_out=pull.scenes.eval, seed=params.seed)
+    if pull.source == "s3":
+        s3, uri = pull.s3, given(pull.s3.uri, "uri", "your s3://bucket/prefix")
+        packed, digests = pull.images_per_shard, here(s3.digests)
+        return S3Source(uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, packed, digests)
+    if pull.source == "sa1b":
+        sa1b, links = pull.sa1b, given(here(pull.sa1b.links), "links", "your list of links")
+        return Sa1bSource(links, here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
+    if pull.source == "archives":
+        many = pull.archives
+        annotations = None if many.annotations is None else absolute(many.annotations)
+        images, held_out = tuple(map(absolute, many.images)), tuple(map(absolute, many.eval))
+        return ArchivesSource(images, held_out, annotations, many.eval_fraction, here(many.digests))
+    images_folder = given(here(pull.folder.images), "images", "your folder of photographs")
+    return FolderSource(images_folder, here(pull.folder.annotations), pull.folder.eval_fraction)
 
 
 def _identity(params: Params, plan: Plan) -> str:

@@ -50,7 +50,7 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, monkeypatch):
     def never(*_: object, **__: object) -> None:
         raise AssertionError("what is finished is trained again")
 
-    monkeypatch.setattr("sohes.downstream.run.train_probe", never)
+    monkeypatch.setattr("sohes.downstream.run.train", never)
     assert downstream.downstream() == told
     monkeypatch.setattr("sohes.downstream.run.code_digest", lambda *_: "of edited code")
     with pytest.raises(AssertionError, match="trained again"):
