@@ -19,7 +19,6 @@ from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import load_table
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import Outcome, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.evaluate.relations import relations_changed, relations_per_image, with_coverage
@@ -158,9 +157,7 @@ def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting], back
     for name, outcome in outcomes.items():
         scores = outcome.scores
         figures = (scores.AR, scores.AR_S, scores.AR_M, scores.AR_L, scores.masks_per_image)
-        gain, low, high = paired_bootstrap(
-            scores.per_image, outcomes[BASELINE].scores.per_image, seed=SEED, draws=DRAWS
-        )
+        gain, low, high = paired_bootstrap(scores.per_image, outcomes[BASELINE].scores.per_image)
         difference = "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
         claim = label_free.in_words(label_free.of_labels(settings[name][1], backbone))
         cells = ["-" if figure is None else f"{figure:.1f}" for figure in figures]

@@ -12,7 +12,6 @@ import typer
 
 from sohes.errors import SohesError
 from sohes.evaluate import plots
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.recall import paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading, markdown
 from sohes.project import Project
@@ -90,7 +89,7 @@ def difference(row: RecordedRow, baseline: RecordedRow) -> Difference:
     """AR minus the baseline's and the ends of its 95 % interval; None three times where nothing is annotated."""
     if "AR" not in row.metrics or "AR" not in baseline.metrics:
         return None, None, None
-    return paired_bootstrap(per_image_of(row.details), per_image_of(baseline.details), seed=SEED, draws=DRAWS)
+    return paired_bootstrap(per_image_of(row.details), per_image_of(baseline.details))
 
 
 def _bars(

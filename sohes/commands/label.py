@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -23,7 +22,7 @@ from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import iter_records, write_shard
-from sohes.data.store.rejected import Rejected, first_reasons, write_rejected
+from sohes.data.store.rejected import first_reasons, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
@@ -32,7 +31,7 @@ from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
-from sohes.stages.explore import SCHEMA_VERSION
+from sohes.stages.explore import SCHEMA_VERSION, add_up
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards
@@ -125,11 +124,8 @@ def _label_part(
 
 def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None) -> None:
     """Join the parts into the output and remove them."""
-    facts = work.facts()
-    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
-    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
-    total = sum(map(len, work.shards))
-    images, explore = total - len(rejected), params.explore
+    counts, rejected = add_up(work.facts(), claim)
+    total, images, explore = sum(map(len, work.shards)), counts["images"], params.explore
     first = first_reasons(rejected)
     if not images:
         work.remove()
@@ -138,21 +134,10 @@ def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: 
     write_shard(out, itertools.chain.from_iterable(parts))
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
-    write_json(
-        out.with_name(f"{out.stem}.manifest.json"),
-        {
-            "version": SCHEMA_VERSION,
-            "images": images,
-            "masks": found.total(),
-            "masks_by_source": found,
-            "rejected": len(rejected),
-            "label_free": claim,
-            **depends,
-        },
-    )
+    write_json(out.with_name(f"{out.stem}.manifest.json"), {**counts, **depends})
     work.remove()
     print(
-        f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
+        f"wrote {out}: {images} photographs, {counts['masks'] / images:.1f} masks each, {len(rejected)} rejected "
         f"({rejected_list}); label-free: {label_free.in_words(claim)}",
         flush=True,
     )

@@ -18,7 +18,6 @@ from sohes.data.benchmarks.catalogue import BENCHMARKS, describe, is_published_p
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.errors import SohesError
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.published import published_on
 from sohes.evaluate.recall import Scores, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading
@@ -136,7 +135,7 @@ def _cells(figures: dict) -> list[str]:
 
 
 def _print_difference(scores: Scores, other: dict, console: Console) -> None:
-    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other), seed=SEED, draws=DRAWS)
+    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other))
     verdict = "zero lies inside it" if low <= 0 <= high else "zero lies outside it"
     console.print(
         f"AR {gain:+.2f} points against {other['label']}, 95 % interval {low:+.2f} to {high:+.2f} "

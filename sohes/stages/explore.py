@@ -27,7 +27,7 @@ from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder
-from sohes.work.sharded import ShardedWork
+from sohes.work.sharded import Facts, ShardedWork
 
 SCHEMA_VERSION = 1
 
@@ -97,10 +97,9 @@ def _compute(params: Params, root: Path, extract: Extract | None, image_ids: Seq
 
 def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
     """Publish the shards with their manifest; the counts to record."""
-    facts = work.facts()
-    images = sum(part["images"] for part in facts)
-    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
-    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
+    facts, backbone = work.facts(), Project(root).model("backbone")
+    counts, rejected = add_up(facts, label_free.of_labels(params.explore, backbone))
+    images = counts["images"]
     try:
         limit = params.explore.max_rejected_fraction
         check_rejected(images, rejected, max_rejected_fraction=limit, stage="explore")
@@ -113,16 +112,22 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
         write_rejected(published / "rejected.jsonl", rejected)
         write_json(
             published / "manifest.json",
-            {
-                "version": SCHEMA_VERSION,
-                "key": work.folder.name,
-                "images": images,
-                "masks": found.total(),
-                "masks_by_source": found,
-                "rejected": len(rejected),
-                "params": params.explore.model_dump(mode="json"),
-                "label_free": label_free.of_labels(params.explore, Project(root).model("backbone")),
-            },
+            {**counts, "key": work.folder.name, "params": params.explore.model_dump(mode="json")},
         )
     work.remove()
-    return {"images": images, "masks_per_image": found.total() / images, "rejected": len(rejected)}
+    return {"images": images, "masks_per_image": counts["masks"] / images, "rejected": len(rejected)}
+
+
+def add_up(facts: Sequence[Facts], claim: bool | None) -> tuple[dict[str, Any], list[Rejected]]:
+    """What the shards hold together, for their manifest, and the rejected images. claim: whether label-free."""
+    masks: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
+    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
+    counts = {
+        "version": SCHEMA_VERSION,
+        "images": sum(part["images"] for part in facts),
+        "masks": masks.total(),
+        "masks_by_source": masks,
+        "rejected": len(rejected),
+        "label_free": claim,
+    }
+    return counts, rejected
