@@ -52,16 +52,16 @@ class Command:
             time.sleep(KILL_WAIT)
         return code
 
-    def _here(self) -> Sequence[str]:
+    def _here(self) -> list[str]:
         command = with_python(self.command, sys.executable)  # the job's
         if self.train is None or not self.train.together:
-            return command
+            return list(command)
         from submitit import JobEnvironment
 
         # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
         head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
         job = os.environ["SLURM_JOB_ID"]
-        return torchrun(command, self.train, head=head, port=PORT + int(job) % 1000, run=job)
+        return list(torchrun(command, self.train, head=head, port=PORT + int(job) % 1000, run=job))
 
     def checkpoint(self) -> Any:
         """Called before the job is preempted or out of time: let the command save its state and requeue it."""
