@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -23,6 +24,18 @@ class Task:
 
     name: str
     command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What holds for all tasks that are launched together; see `sohes.launch.run_tasks`."""
+
+    kind: Kind
+    group: str
+    root: Path
+    environment: Mapping[str, str]
+    on_line: Callable[[str], None]
+    on_progress: Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
