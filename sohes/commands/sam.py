@@ -7,20 +7,17 @@ with other settings are refused.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.progress import track
 
-from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
-from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.pool import plan_shards
 
@@ -53,7 +50,8 @@ def sam(
     for index, records in track(shards, description="sam"):
         path = out / f"shard-{index:05d}.parquet"
         if not path.exists():
-            write_shard(path, _predict(records, segment, reader, root))
+            images = (decode_photograph(reader.read_image(root, record.file_name)) for record in records)
+            write_shard(path, [replace(r, masks=segment(image)) for r, image in zip(records, images, strict=True)])
     print(f"wrote the masks of {len(truth)} images: sohes score {out} --benchmark {benchmark} --root {root}")
     return len(truth)
 
@@ -66,13 +64,3 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
             f"{out} holds the masks of another run (see its settings.json): name another folder with --out"
         )
     write_json(path, settings)
-
-
-def _predict(
-    records: Sequence[ImageRecord], segment: Callable[[np.ndarray], MaskSet], reader: Benchmark, root: Path
-) -> list[ImageRecord]:
-    found = []
-    for record in records:
-        image_HW3 = decode_photograph(reader.read_image(root, record.file_name))
-        found.append(replace(record, masks=segment(image_HW3)))
-    return found
