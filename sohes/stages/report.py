@@ -39,7 +39,7 @@ def run(params: Params, root: Path) -> None:
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
             images=rows[0]["images"],
-            label_free=_label_free(project),
+            label_free=_label_free(root),
             features="handmade colour and texture (not learned)"
             if params.explore.features == "handmade"
             else f"patch tokens of {params.backbone.pretrained}",
@@ -67,7 +67,8 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
 
 
-def _label_free(project: Project) -> str:
+def _label_free(root: Path) -> str:
+    project = Project(root)
     manifest = json.loads((project.pseudo_labels / "manifest.json").read_text())
     return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
 
