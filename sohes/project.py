@@ -9,6 +9,16 @@ from typing import Any
 from sohes.errors import SohesError
 
 
+class _Place:
+    """An attribute of a project: a path below its folder."""
+
+    def __init__(self, below: str) -> None:
+        self.below = below
+
+    def __get__(self, project: Project, owner: type[Project]) -> Path:
+        return project.root / self.below
+
+
 @dataclass(frozen=True)
 class Project:
     """A project's folder and the places in it. Nothing needs to exist."""
@@ -17,52 +27,18 @@ class Project:
 
     # ---------------------------------------------------------------- what people write
 
-    @property
-    def params(self) -> Path:
-        """Every number."""
-        return self.root / "params.yaml"
-
-    @property
-    def graph(self) -> Path:
-        """DVC's graph of stages."""
-        return self.root / "dvc.yaml"
-
-    @property
-    def lock(self) -> Path:
-        """What DVC has recorded of each stage."""
-        return self.root / "dvc.lock"
-
-    @property
-    def ablations(self) -> Path:
-        """The folder of ablation tables."""
-        return self.root / "params/ablations"
-
-    @property
-    def launch_profiles(self) -> Path:
-        """The folder of launch profiles."""
-        return self.root / "infra/launch"
+    params = _Place("params.yaml")  # every number
+    graph = _Place("dvc.yaml")  # DVC's graph of stages
+    lock = _Place("dvc.lock")  # what DVC has recorded of each stage
+    ablations = _Place("params/ablations")  # the folder of ablation tables
+    launch_profiles = _Place("infra/launch")  # the folder of launch profiles
 
     # ---------------------------------------------------------------- what the stages write
 
-    @property
-    def images(self) -> Path:
-        """The store of training images."""
-        return self.root / "data/images"
-
-    @property
-    def held_out(self) -> Path:
-        """The store of held-out images."""
-        return self.root / "data/eval"
-
-    @property
-    def truth(self) -> Path:
-        """Label shards of the held-out images' ground truth; missing where nothing is annotated."""
-        return self.held_out / "labels"
-
-    @property
-    def pseudo_labels(self) -> Path:
-        """Label shards of phase 1."""
-        return self.root / "data/pseudo_labels"
+    images = _Place("data/images")  # the store of training images
+    held_out = _Place("data/eval")  # the store of held-out images
+    truth = _Place("data/eval/labels")  # their ground truth as label shards; missing where nothing is annotated
+    pseudo_labels = _Place("data/pseudo_labels")  # label shards of phase 1
 
     def model(self, name: str) -> Path:
         """The weights of `backbone`, `instruct` or `correct`."""
@@ -72,10 +48,7 @@ class Project:
         """What a model was made of."""
         return self.model(name).with_suffix(".json")
 
-    @property
-    def all_predictions(self) -> Path:
-        """The folder of every phase's predictions."""
-        return self.root / "predictions"
+    all_predictions = _Place("predictions")  # the folder of every phase's predictions
 
     def predictions(self, phase: str) -> Path:
         """Label shards of a phase's masks on the held-out images."""
@@ -85,20 +58,9 @@ class Project:
         """A JSON file of figures."""
         return self.root / f"metrics/{name}.json"
 
-    @property
-    def reports(self) -> Path:
-        """The folder of pages and pictures."""
-        return self.root / "reports"
-
-    @property
-    def report(self) -> Path:
-        """The page that the stage `report` writes."""
-        return self.reports / "index.html"
-
-    @property
-    def example(self) -> Path:
-        """The last phase's masks on one photograph, for a flow to show."""
-        return self.reports / "example.jpg"
+    reports = _Place("reports")  # the folder of pages and pictures
+    report = _Place("reports/index.html")  # the page that the stage `report` writes
+    example = _Place("reports/example.jpg")  # the last phase's masks on one photograph, for a flow to show
 
     def cost(self, stage: str) -> Path:
         """What a stage has taken: time and memory."""
@@ -110,15 +72,8 @@ class Project:
         """Where unfinished work of a stage or tool waits to be continued."""
         return self.root / ".sohes" / name
 
-    @property
-    def database(self) -> Path:
-        """MLflow's, where no server is named."""
-        return self.root / "mlflow.db"
-
-    @property
-    def artifacts(self) -> Path:
-        """MLflow's copies of files, where no server is named."""
-        return self.root / "mlartifacts"
+    database = _Place("mlflow.db")  # MLflow's, where no server is named
+    artifacts = _Place("mlartifacts")  # MLflow's copies of files, where no server is named
 
 
 def require(path: Path, what: str, command: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from sohes.data.benchmarks.catalogue import read_photographs
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import METHODS, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.explore.maps import make_extractor
@@ -37,7 +36,7 @@ def bench_methods(
     rows: dict[str, dict[str, float | None]] = {}
     for name, outcome in results.items():
         scores = outcome.scores
-        gain, low, high = paired_bootstrap(first.per_image, scores.per_image, seed=SEED, draws=DRAWS)
+        gain, low, high = paired_bootstrap(first.per_image, scores.per_image)
         figures = {"AR": scores.AR, "AR_S": scores.AR_S, "AR_M": scores.AR_M, "AR_L": scores.AR_L}
         figures |= {"masks_per_image": scores.masks_per_image, "cpu_seconds": outcome.cpu_seconds}
         figures |= {"gain": gain, "gain_low": low, "gain_high": high}

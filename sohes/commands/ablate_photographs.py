@@ -1,9 +1,13 @@
-"""`sohes ablate-photographs`: the steps and switches of phase 1 on annotated photographs, as one page (table 2, 6b)."""
+"""`sohes ablate-photographs`: the steps and switches of phase 1 on annotated photographs, as one page (table 2, 6b).
+
+The page is written after each of its tables. A row whose refiner is not on this machine is left out, and the page says
+so.
+"""
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +19,6 @@ from sohes.data.benchmarks.catalogue import read_photographs
 from sohes.data.benchmarks.places import name_and_folder
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import load_table
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.methods import Outcome, compare_settings
 from sohes.evaluate.recall import paired_bootstrap
 from sohes.evaluate.relations import relations_changed, relations_per_image, with_coverage
@@ -27,7 +30,7 @@ from sohes.explore.maps import make_extractor
 from sohes.explore.merge.tree import MergeTree, merge_tree
 from sohes.explore.refine import require_refiner, what_it_lacks
 from sohes.params import ExploreParams, load_params
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 STEPS, SWITCHES, COVERAGE = "table-2", "improvements", "table-6b"  # of params/ablations
 BASELINE = "refined"  # the params as they are
@@ -50,19 +53,7 @@ def ablate_photographs(
 
     Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
     """
-    for part in run(benchmarks, params, Path.cwd(), backbone=backbone, images=images, out=out):
-        print(part, flush=True)
-
-
-def run(
-    benchmarks: Sequence[str], params: Path, project: Path, *, backbone: Path, images: int, out: Path
-) -> Iterator[str]:
-    """Write the page, again after each of its tables; yields each table when it is done.
-
-    benchmarks: NAME=DIR, with the names that `sohes benchmark-info` knows. backbone: for rows whose features are not
-    handmade. A row whose refiner is not on this machine is left out, and the page says so. SohesError for what cannot
-    be read.
-    """
+    project = Path.cwd()
     explore = load_params(params).explore
     require_refiner(explore.refiner)  # other rows are left out without theirs, but not the baseline
     places = dict(map(name_and_folder, benchmarks))
@@ -80,9 +71,8 @@ def run(
             part += f"Relations by `theta_cover` (table 6b), for the masks of `{BASELINE}`:\n\n"
             part += f"{_relations(outcomes[BASELINE], project)}\n"
             parts.append(part)
-            with atomic_path(out) as temporary:
-                temporary.write_text("\n".join(parts).rstrip() + "\n", encoding="utf-8")
-            yield part
+            write_file(out, "\n".join(parts).rstrip() + "\n")
+            print(part, flush=True)
 
 
 def _introduction(command: str, images: int) -> str:
@@ -167,9 +157,7 @@ def _rows(outcomes: Mapping[str, Outcome], settings: Mapping[str, Setting], back
     for name, outcome in outcomes.items():
         scores = outcome.scores
         figures = (scores.AR, scores.AR_S, scores.AR_M, scores.AR_L, scores.masks_per_image)
-        gain, low, high = paired_bootstrap(
-            scores.per_image, outcomes[BASELINE].scores.per_image, seed=SEED, draws=DRAWS
-        )
+        gain, low, high = paired_bootstrap(scores.per_image, outcomes[BASELINE].scores.per_image)
         difference = "" if name == BASELINE else f"{gain:+.1f} ({low:+.1f} to {high:+.1f})"
         claim = label_free.in_words(label_free.of_labels(settings[name][1], backbone))
         cells = ["-" if figure is None else f"{figure:.1f}" for figure in figures]

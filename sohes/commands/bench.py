@@ -12,20 +12,7 @@ from typing import Annotated, Any
 import typer
 
 bench = typer.Typer(add_completion=False)
-
-
-class Bench(StrEnum):
-    cluster = "cluster"
-    nms = "nms"
-    explore = "explore"
-    hierarchy = "hierarchy"
-    loss = "loss"
-    score = "score"
-    decode = "decode"
-    launch = "launch"
-    methods = "methods"
-    segment = "segment"
-    viewer = "viewer"
+Bench = StrEnum("Bench", "cluster nms explore hierarchy loss score decode launch methods segment viewer")
 
 
 # Its options are those of the measuring function, which reads them itself.

@@ -12,12 +12,11 @@ import typer
 
 from sohes.errors import SohesError
 from sohes.evaluate import plots
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.recall import paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading, markdown
 from sohes.project import Project
 from sohes.tracking.ablations import RecordedRow, recorded_rows
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 METRICS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "relations_changed", "masks_per_image", "seconds_per_image")
 
@@ -57,8 +56,7 @@ def run(name: str, root: Path) -> tuple[str, list[Path]]:
     written = [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".png")]
     contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, differences)))
     for path, content in zip(written, contents, strict=True):
-        with atomic_path(path) as temporary:
-            temporary.write_bytes(content)
+        write_file(path, content)
     return text, written
 
 
@@ -91,7 +89,7 @@ def difference(row: RecordedRow, baseline: RecordedRow) -> Difference:
     """AR minus the baseline's and the ends of its 95 % interval; None three times where nothing is annotated."""
     if "AR" not in row.metrics or "AR" not in baseline.metrics:
         return None, None, None
-    return paired_bootstrap(per_image_of(row.details), per_image_of(baseline.details), seed=SEED, draws=DRAWS)
+    return paired_bootstrap(per_image_of(row.details), per_image_of(baseline.details))
 
 
 def _bars(

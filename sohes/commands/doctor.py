@@ -247,15 +247,11 @@ def _is_cached(name: str) -> bool:
 def _hub(params: Params, root: Path) -> Finding:
     from huggingface_hub import constants
 
-    needed = _weights(params, root).state is State.missing
+    without = State.broken if _weights(params, root).state is State.missing else State.missing
     remedy = "fetch the weights elsewhere and set backbone.pretrained to the file"
     if constants.HF_HUB_OFFLINE:
-        words = "switched off by HF_HUB_OFFLINE"
-        return Finding("hub", State.broken if needed else State.missing, f"{words}: unset it, or {remedy}")
-    if fault := _fault(constants.ENDPOINT):
-        words = f"{constants.ENDPOINT} does not answer ({fault})"
-        return Finding("hub", State.broken if needed else State.missing, f"{words}: check the network, or {remedy}")
-    return Finding("hub", State.ok, f"{constants.ENDPOINT} answers")
+        return Finding("hub", without, f"switched off by HF_HUB_OFFLINE: unset it, or {remedy}")
+    return _answers("hub", constants.ENDPOINT, "", f"check the network, or {remedy}", without=without)
 
 
 # ---------------------------------------------------------------- servers
@@ -267,10 +263,8 @@ def _mlflow(root: Path) -> Finding:
         return Finding("MLflow", State.missing, "switched off by SOHES_TRACKING: unset it to record runs")
     if not uri.startswith(("http://", "https://")):
         return Finding("MLflow", State.ok, f"{uri}; `make ui` shows it")
-    if fault := _fault(f"{uri.rstrip('/')}/health"):
-        remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
-        return Finding("MLflow", State.broken, f"{uri} does not answer ({fault}): {remedy}")
-    return Finding("MLflow", State.ok, f"{uri} answers")
+    remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
+    return _answers("MLflow", uri, "/health", remedy)
 
 
 def _prefect() -> Finding:
@@ -278,22 +272,21 @@ def _prefect() -> Finding:
     if not url:
         words = "no PREFECT_API_URL: `python -m flows.pipeline` starts a server of its own for each run"
         return Finding("Prefect", State.missing, f"{words}; `make ui` starts one that stays")
-    if fault := _fault(f"{url.rstrip('/')}/health"):
-        return Finding(
-            "Prefect", State.broken, f"{url} does not answer ({fault}): start the server, or unset PREFECT_API_URL"
-        )
-    return Finding("Prefect", State.ok, f"{url} answers")
+    return _answers("Prefect", url, "/health", "start the server, or unset PREFECT_API_URL")
 
 
-def _fault(url: str) -> str | None:
-    """Why a server cannot be used; None if it answers with anything but a server error."""
+def _answers(what: str, server: str, path: str, remedy: str, *, without: State = State.broken) -> Finding:
+    """Whether a server answers with anything but a server error. without: the state if it does not."""
+    fault = ""
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, method="GET"), timeout=TIMEOUT):
-            return None
+        urllib.request.urlopen(f"{server.rstrip('/')}{path}", timeout=TIMEOUT).close()
     except urllib.error.HTTPError as error:
-        return f"status {error.code}" if error.code >= 500 else None
+        fault = f"status {error.code}" if error.code >= 500 else ""
     except (urllib.error.URLError, OSError, ValueError) as error:
-        return str(getattr(error, "reason", error)) or type(error).__name__
+        fault = str(getattr(error, "reason", error)) or type(error).__name__
+    if fault:
+        return Finding(what, without, f"{server} does not answer ({fault}): {remedy}")
+    return Finding(what, State.ok, f"{server} answers")
 
 
 def _dvc(root: Path) -> Finding:

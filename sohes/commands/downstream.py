@@ -13,7 +13,7 @@ from sohes import tracking
 from sohes.commands.options import HERE, ParamsFile
 from sohes.evaluate.published import PAPER_DOWNSTREAM, SOHES_PAPER
 from sohes.evaluate.tables import markdown
-from sohes.params import Params, load_params
+from sohes.params import load_params
 from sohes.project import Project
 from sohes.work.files import write_json
 
@@ -25,7 +25,7 @@ def downstream(
     semantic: Annotated[str | None, typer.Option(help="NAME=DIR: ade20k or coco_panoptic.")] = None,
     detection: Annotated[str | None, typer.Option(help="NAME=DIR: coco or coco_panoptic.")] = None,
     params: ParamsFile = HERE.params,
-) -> None:
+) -> str:
     """Measure the backbone on supervised tasks.
 
     Before and after training: mean IoU and AP on the frozen ViT.
@@ -35,27 +35,20 @@ def downstream(
     Without data: both tasks on the embedded scenes. After a kill, the same command resumes. Writes
     metrics/downstream.json.
     """
-    print(run(load_params(params), Path.cwd(), semantic=semantic, detection=detection))
-
-
-def run(params: Params, root: Path, *, semantic: str | None = None, detection: str | None = None) -> str:
-    """Train and score what is missing; writes `metrics/downstream.json` and returns the table as Markdown.
-
-    semantic, detection: `NAME=DIR`; a task without one is left out, and without any both are done on the embedded
-    scenes. SohesError if a data set or a model is missing.
-    """
     from sohes.downstream.run import find_backbones, measure, open_tasks
     from sohes.train.world import join_world
 
+    values, root = load_params(params), Path.cwd()
     backbones = find_backbones(root)
-    tasks = open_tasks(params, semantic=semantic, detection=detection)
-    with join_world() as world, tracking.stage_run("downstream", params, root) as recorder:
-        outcomes = measure(tasks, backbones, params, root=root, world=world, recorder=recorder)
+    tasks = open_tasks(values, semantic=semantic, detection=detection)
+    with join_world() as world, tracking.stage_run("downstream", values, root) as recorder:
+        outcomes = measure(tasks, backbones, values, root=root, world=world, recorder=recorder)
         if world.is_first:
             metrics = Project(root).metrics("downstream")
             write_json(metrics, [asdict(outcome) for outcome in outcomes])
             recorder.artifact(metrics)
-    return table(outcomes)
+    print(shown := table(outcomes))
+    return shown
 
 
 def table(outcomes: Sequence[Outcome]) -> str:

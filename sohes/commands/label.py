@@ -1,16 +1,15 @@
 """`sohes label`: phase 1 alone for a folder of photographs, as one file of labels.
 
-The photographs are read in place. Finished parts wait in a hidden folder beside the output, so a killed run continues.
-The same photographs and params give the same bytes, whatever the number of processes.
+The photographs are read in place and get ids from 1 in the order of their names. Finished parts wait in a hidden folder
+beside the output, so a killed run continues. The same photographs and params give the same bytes, whatever the number
+of processes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import itertools
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import iter_records, write_shard
-from sohes.data.store.rejected import Rejected, first_reasons, write_rejected
+from sohes.data.store.rejected import first_reasons, write_rejected
 from sohes.errors import SohesError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
@@ -32,7 +31,7 @@ from sohes.explore.local import Extract
 from sohes.explore.maps import backbone_taps, make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
-from sohes.stages.explore import SCHEMA_VERSION
+from sohes.stages.explore import SCHEMA_VERSION, add_up
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards
@@ -56,62 +55,39 @@ def label(
 
     Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
     """
-    for line in run(load_params_anywhere(params), folder, out, backbone=backbone, apply_exif=exif):
-        print(line, flush=True)
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs. extract: where features come from if not from a backbone of the worker's own."""
-
-    params: Params
-    source: FolderSource
-    backbone: Path
-    apply_exif: bool
-    extract: Extract | None = None
-
-
-def run(params: Params, folder: Path, out: Path, *, backbone: Path, apply_exif: bool = True) -> Iterator[str]:
-    """Label every photograph below `folder`; yields sentences on what was left out and what was written.
-
-    Writes `out` (one Parquet shard, ids from 1 in the order of names), and beside it `<name>.rejected.jsonl`
-    and `<name>.manifest.json`. backbone: where `explore.features` has its tokens from.
-    apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
-    SohesError if there are none, if none can be used, and, with the labels of the others written, if more than
-    `explore.max_rejected_fraction` of them cannot.
-    """
+    values = load_params_anywhere(params)
     if out.suffix != ".parquet" or out.is_dir():
         raise SohesError(f"--out must name a .parquet file (got {out})")
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: name one")
-    uses_backbone = bool(backbone_taps(params.explore))
+    uses_backbone = bool(backbone_taps(values.explore))
     if uses_backbone and not backbone.exists():
         raise SohesError(
-            f"no backbone at {backbone}, but explore.features is {params.explore.features}: run `sohes backbone`, name "
+            f"no backbone at {backbone}, but explore.features is {values.explore.features}: run `sohes backbone`, name "
             "one with --backbone, or take the features `handmade`"
         )
-    require_refiner(params.explore.refiner)  # what it lacks is said now, not once a photograph
+    require_refiner(values.explore.refiner)  # what it lacks is said now, not once a photograph
     source = FolderSource(folder, None, 0.0)
     plan = source.plan()
-    yield from plan.notes
-
+    for note in plan.notes:
+        print(note, flush=True)
     depends = {
         "schema": SCHEMA_VERSION,
-        "params": params.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
+        "params": values.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
         "backbone": digest_file(backbone) if uses_backbone else None,
-        "refiner": weights_digest(params.explore.refiner),
-        "upright": apply_exif,
-        "max_megapixels": params.pull.max_megapixels,
+        "refiner": weights_digest(values.explore.refiner),
+        "upright": exif,
+        "max_megapixels": values.pull.max_megapixels,
     }
     work = _cut(plan.train, {**depends, "code": code_digest("sohes.commands.label")}, out)
     left = work.left()
     if len(left) < len(work.shards):
-        yield f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before"
-    workers = most_workers(params.explore.refiner, default_workers())
-    with shared_extractor(params.explore, backbone, workers=workers) as extract:
-        job = Job(params, source, backbone, apply_exif, extract)
-        work.run(partial(_label_part, job, work), left, workers=workers, description="label")
-    yield from _finish(work, params, depends, out, label_free.of_labels(params.explore, backbone))
+        print(f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before", flush=True)
+    workers = most_workers(values.explore.refiner, default_workers())
+    with shared_extractor(values.explore, backbone, workers=workers) as extract:
+        label_part = partial(_label_part, work, source, values, backbone=backbone, apply_exif=exif, extract=extract)
+        work.run(label_part, left, workers=workers, description="label")
+    _finish(work, values, depends, out, label_free.of_labels(values.explore, backbone))
 
 
 def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
@@ -123,27 +99,33 @@ def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Pat
     )
 
 
-def _label_part(job: Job, work: ShardedWork, part: Shard) -> dict[str, Any]:
+def _label_part(
+    work: ShardedWork,
+    source: FolderSource,
+    params: Params,
+    part: Shard,
+    *,
+    backbone: Path,
+    apply_exif: bool,
+    extract: Extract | None,
+) -> dict[str, Any]:
+    """extract: where features come from if not from a backbone of the worker's own."""
+
     def read(photograph: Photograph) -> tuple[str, np.ndarray]:
-        data = job.source.read(photograph)
-        image = decode_image(data, max_megapixels=job.params.pull.max_megapixels, apply_exif=job.apply_exif)
+        data = source.read(photograph)
+        image = decode_image(data, max_megapixels=params.pull.max_megapixels, apply_exif=apply_exif)
         return f"sha256:{hashlib.sha256(data).hexdigest()}", image
 
     index, photographs = part
     named = ((photograph.image_id, photograph.file_name, partial(read, photograph)) for photograph in photographs)
-    extract = job.extract or make_extractor(job.params.explore, job.backbone)
-    return write_labelled(work.path(index, ".parquet"), [label_images(named, extract, job.params.explore)])
+    features = extract or make_extractor(params.explore, backbone)
+    return write_labelled(work.path(index, ".parquet"), [label_images(named, features, params.explore)])
 
 
-def _finish(
-    work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None
-) -> Iterator[str]:
+def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None) -> None:
     """Join the parts into the output and remove them."""
-    facts = work.facts()
-    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
-    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
-    total = sum(map(len, work.shards))
-    images, explore = total - len(rejected), params.explore
+    counts, rejected = add_up(work.facts(), claim)
+    total, images, explore = sum(map(len, work.shards)), counts["images"], params.explore
     first = first_reasons(rejected)
     if not images:
         work.remove()
@@ -152,22 +134,12 @@ def _finish(
     write_shard(out, itertools.chain.from_iterable(parts))
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
-    write_json(
-        out.with_name(f"{out.stem}.manifest.json"),
-        {
-            "version": SCHEMA_VERSION,
-            "images": images,
-            "masks": found.total(),
-            "masks_by_source": found,
-            "rejected": len(rejected),
-            "label_free": claim,
-            **depends,
-        },
-    )
+    write_json(out.with_name(f"{out.stem}.manifest.json"), {**counts, **depends})
     work.remove()
-    yield (
-        f"wrote {out}: {images} photographs, {found.total() / images:.1f} masks each, {len(rejected)} rejected "
-        f"({rejected_list}); label-free: {label_free.in_words(claim)}"
+    print(
+        f"wrote {out}: {images} photographs, {counts['masks'] / images:.1f} masks each, {len(rejected)} rejected "
+        f"({rejected_list}); label-free: {label_free.in_words(claim)}",
+        flush=True,
     )
     if len(rejected) > explore.max_rejected_fraction * total:
         raise SohesError(

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -33,7 +33,7 @@ from sohes.params import Params, load_params
 from sohes.pipeline import PHASES
 from sohes.project import Project
 from sohes.structures import CROWD, ImageRecord
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
@@ -74,16 +74,6 @@ class Trained:
     params: Params
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs: one phase's models, and one benchmark's photographs."""
-
-    phase: str
-    trained: Trained
-    benchmark: str
-    root: Path
-
-
 def results(
     benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
     project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
@@ -95,15 +85,7 @@ def results(
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
-    run(benchmarks, projects=project or [Path()], out=out)
-    print(f"wrote {out}")
-
-
-def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> None:
-    """Predict what is missing, score, and write the page `out`. benchmarks: `NAME=DIR` each.
-
-    SohesError for an unknown name, a folder that does not hold it, or a project whose models are not all there.
-    """
+    projects = project or [Path()]
     opened = [Trained(Project(folder), load_params(Project(folder).params)) for folder in projects]
     for trained, phase in itertools.product(opened, PHASES):
         depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
@@ -124,8 +106,8 @@ def run(benchmarks: Sequence[str], *, projects: Sequence[Path], out: Path) -> No
             if not seen:
                 scores = {TITLES[phase]: _score(phase, trained, sample) for phase in PHASES}
                 parts.append(comparison_markdown(scores))
-    with atomic_path(out) as temporary:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
+    write_file(out, "\n".join(parts))
+    print(f"wrote {out}")
 
 
 # ---------------------------------------------------------------- predict and score
@@ -148,22 +130,20 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     work = ShardedWork(results / f"{name}{key}", plan_shards(photographs, params.images_per_shard))
     # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
     workers = default_workers() if phase == "explore" else 1
-    compute, write = partial(_compute, Job(phase, trained, sample.name, sample.root)), partial(_write, work)
+    compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
-    work.spread(compute, write, left, workers=workers, description=description)
+    work.spread(compute, write_predicted, left, workers=workers, description=description)
     for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 
 
-def _compute(job: Job, photographs: Sequence[tuple[int, str, str]]) -> Predicted:
-    reader: Benchmark = find_benchmark(job.benchmark)
-    images = (decode_photograph(reader.read_image(job.root, name)) for _, name, _ in photographs)
-    return predict_images(photographs, images, make_predictor(job.phase, job.trained.params, job.trained.project.root))
-
-
-def _write(work: ShardedWork, index: int, pieces: Sequence[Predicted]) -> dict[str, Any]:
-    return write_predicted(work.path(index, ".parquet"), pieces)
+def _compute(
+    phase: str, trained: Trained, benchmark: str, root: Path, photographs: Sequence[tuple[int, str, str]]
+) -> Predicted:
+    reader: Benchmark = find_benchmark(benchmark)
+    images = (decode_photograph(reader.read_image(root, name)) for _, name, _ in photographs)
+    return predict_images(photographs, images, make_predictor(phase, trained.params, trained.project.root))
 
 
 # ---------------------------------------------------------------- words

@@ -1,22 +1,23 @@
-"""`sohes sam`: SAM's masks on a benchmark's images, for its row in the table of `sohes score`."""
+"""`sohes sam`: SAM's masks on a benchmark's images, for its row in the table of `sohes score`.
+
+They are shards, `shard-*.parquet` in the folder --out. Finished ones are kept, so a stopped run resumes; those of a run
+with other settings are refused.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 from rich.progress import track
 
-from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
+from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
-from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.pool import plan_shards
 
@@ -32,38 +33,10 @@ def sam(
     points_per_batch: Annotated[int, typer.Option(min=1, help="Prompts per batch.")] = 64,
     pred_iou: Annotated[float, typer.Option(help="Drop masks with a lower predicted IoU.")] = 0.88,
     stability: Annotated[float, typer.Option(help="Drop masks with a lower stability score.")] = 0.95,
-) -> None:
+) -> int:
     """SAM's masks on a benchmark, to score as a baseline.
 
     Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
-    """
-    images = run(
-        model,
-        benchmark=benchmark,
-        root=root,
-        out=out,
-        points_per_side=points_per_side,
-        points_per_batch=points_per_batch,
-        pred_iou=pred_iou,
-        stability=stability,
-    )
-    print(f"wrote the masks of {images} images: sohes score {out} --benchmark {benchmark} --root {root}")
-
-
-def run(
-    model: Path,
-    *,
-    benchmark: str,
-    root: Path,
-    out: Path,
-    points_per_side: int,
-    points_per_batch: int,
-    pred_iou: float,
-    stability: float,
-) -> int:
-    """Write `out/shard-*.parquet` with the masks of every image of the benchmark; the number of images.
-
-    Finished shards are kept, so a stopped run resumes. SohesError if the shards in `out` are another run's.
     """
     from sohes.evaluate.predict import best_device  # they import torch
     from sohes.evaluate.sam import make_sam
@@ -77,7 +50,9 @@ def run(
     for index, records in track(shards, description="sam"):
         path = out / f"shard-{index:05d}.parquet"
         if not path.exists():
-            write_shard(path, _predict(records, segment, reader, root))
+            images = (decode_photograph(reader.read_image(root, record.file_name)) for record in records)
+            write_shard(path, [replace(r, masks=segment(image)) for r, image in zip(records, images, strict=True)])
+    print(f"wrote the masks of {len(truth)} images: sohes score {out} --benchmark {benchmark} --root {root}")
     return len(truth)
 
 
@@ -89,13 +64,3 @@ def _claim(out: Path, settings: dict[str, object]) -> None:
             f"{out} holds the masks of another run (see its settings.json): name another folder with --out"
         )
     write_json(path, settings)
-
-
-def _predict(
-    records: Sequence[ImageRecord], segment: Callable[[np.ndarray], MaskSet], reader: Benchmark, root: Path
-) -> list[ImageRecord]:
-    found = []
-    for record in records:
-        image_HW3 = decode_photograph(reader.read_image(root, record.file_name))
-        found.append(replace(record, masks=segment(image_HW3)))
-    return found

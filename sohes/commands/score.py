@@ -1,4 +1,7 @@
-"""`sohes score` and `benchmark-info`: anybody's predictions on a benchmark, beside what was published there."""
+"""`sohes score` and `benchmark-info`: anybody's predictions on a benchmark, beside what was published there.
+
+Of two runs on the same ground truth, the difference in AR gets a 95 % interval.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ from sohes.data.benchmarks.catalogue import BENCHMARKS, describe, is_published_p
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.errors import SohesError
-from sohes.evaluate.intervals import DRAWS, SEED
 from sohes.evaluate.published import published_on
 from sohes.evaluate.recall import Scores, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading
@@ -38,50 +40,12 @@ def score(
     missing_as_empty: Annotated[
         bool, typer.Option("--missing-as-empty", help="Count images it lacks as empty.")
     ] = False,
-) -> None:
+) -> dict[str, object]:
     """Score anybody's predictions.
 
     AR, AP, sizes, levels, beside the published figures.
 
     Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
-    """
-    run(
-        predictions,
-        benchmark=benchmark,
-        root=root,
-        json_out=json_out,
-        compare=compare,
-        label=label,
-        max_masks=max_masks,
-        missing_as_empty=missing_as_empty,
-    )
-
-
-def benchmark_info(name: Annotated[str | None, typer.Argument(help="Leave it out to list the names.")] = None) -> None:
-    """What a benchmark counts, and where to get it.
-
-    Example: sohes benchmark-info coco
-    """
-    print(describe(name) if name else "\n".join(BENCHMARKS))
-
-
-def run(
-    predictions: Sequence[Path],
-    *,
-    benchmark: str,
-    root: Path,
-    json_out: Path | None = None,
-    compare: Path | None = None,
-    label: str | None = None,
-    max_masks: int = 1000,
-    missing_as_empty: bool = False,
-    console: Console | None = None,
-) -> dict[str, object]:
-    """Score, print the table, and write everything to `json_out`; returns what is written.
-
-    compare: the JSON of an earlier run on the same ground truth; the difference in AR gets a 95 % interval.
-    missing_as_empty: images without predictions count as images without masks; the result says how many.
-    SohesError if the sets of images differ (without `missing_as_empty`), and for anything that cannot be read.
     """
     other = None if compare is None else _read_result(compare, benchmark)
     truth = list(find_benchmark(benchmark).read_benchmark(root))
@@ -100,8 +64,16 @@ def run(
     }
     if json_out is not None:
         write_json(json_out, result)
-    _print(result, other, scores, is_published_protocol(benchmark, root), console or Console())
+    _print(result, other, scores, is_published_protocol(benchmark, root))
     return result
+
+
+def benchmark_info(name: Annotated[str | None, typer.Argument(help="Leave it out to list the names.")] = None) -> None:
+    """What a benchmark counts, and where to get it.
+
+    Example: sohes benchmark-info coco
+    """
+    print(describe(name) if name else "\n".join(BENCHMARKS))
 
 
 def _with_empty(
@@ -131,7 +103,8 @@ def _read_result(path: Path, benchmark: str) -> dict:
     return result
 
 
-def _print(result: dict, other: dict | None, scores: Scores, with_published: bool, console: Console) -> None:
+def _print(result: dict, other: dict | None, scores: Scores, with_published: bool) -> None:
+    console = Console()
     title = f"{result['benchmark']}: {result['images']} images, at most {result['max_masks']} masks each, percent"
     table = Table(title=title)
     table.add_column("predictions", overflow="fold")
@@ -162,7 +135,7 @@ def _cells(figures: dict) -> list[str]:
 
 
 def _print_difference(scores: Scores, other: dict, console: Console) -> None:
-    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other), seed=SEED, draws=DRAWS)
+    gain, low, high = paired_bootstrap(scores.per_image, per_image_of(other))
     verdict = "zero lies inside it" if low <= 0 <= high else "zero lies outside it"
     console.print(
         f"AR {gain:+.2f} points against {other['label']}, 95 % interval {low:+.2f} to {high:+.2f} "

@@ -19,8 +19,8 @@ Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this sha
 SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
 
 
-def _command(name: str, words: str) -> Callable[..., None]:
-    """The command of a stage. words: its help."""
+def _command(name: str, does: str, writes: str, example: str) -> Callable[..., None]:
+    """The command of a stage. does, writes, example: its help."""
 
     def whole(params: ParamsFile = HERE.params) -> None:
         _run(name, params)
@@ -29,7 +29,7 @@ def _command(name: str, words: str) -> Callable[..., None]:
         _run(name, params, shard)
 
     command = shardable if STAGES[name].splits else whole
-    command.__doc__ = words
+    command.__doc__ = "\n\n".join(filter(None, (does, writes, f"Example: sohes {example}")))
     return command
 
 
@@ -41,54 +41,30 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
 
 
 pull = _command(
-    "pull",
-    """Fetch the images, or make them.
-
-    Writes data/images and data/eval.
-
-    Example: sohes pull --params params.yaml
-    """,
+    "pull", "Fetch the images, or make them.", "Writes data/images and data/eval.", "pull --params params.yaml"
 )
-
 backbone = _command(
-    "backbone",
-    """Pre-train or fetch the vision transformer.
-
-    Writes models/backbone.safetensors.
-
-    Example: sohes backbone
-    """,
+    "backbone", "Pre-train or fetch the vision transformer.", "Writes models/backbone.safetensors.", "backbone"
 )
-
 explore = _command(
     "explore",
-    """Phase 1: pseudo-labels by clustering patch features.
-
-    Writes data/pseudo_labels.
-
-    Example: sohes explore            (one shard of it: sohes explore --shard 3)
-    """,
+    "Phase 1: pseudo-labels by clustering patch features.",
+    "Writes data/pseudo_labels.",
+    "explore            (one shard of it: sohes explore --shard 3)",
 )
-
 instruct = _command(
     "instruct",
-    """Phase 2: train the segmenter on the pseudo-labels.
-
-    Writes models/instruct.safetensors.
-
-    Example: sohes instruct           (after a kill, the same command resumes)
-    """,
+    "Phase 2: train the segmenter on the pseudo-labels.",
+    "Writes models/instruct.safetensors.",
+    "instruct           (after a kill, the same command resumes)",
 )
-
 correct = _command(
     "correct",
-    """Phase 3: let a teacher's masks correct the labels.
-
-    Writes models/correct.safetensors.
-
-    Example: sohes correct            (after a kill, the same command resumes)
-    """,
+    "Phase 3: let a teacher's masks correct the labels.",
+    "Writes models/correct.safetensors.",
+    "correct            (after a kill, the same command resumes)",
 )
+report = _command("report", "Tables, plots and pictures: reports/index.html.", "", "report")
 
 
 def evaluate(
@@ -103,15 +79,6 @@ def evaluate(
     Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
     """
     _run("evaluate", params, shard, **({} if phase is None else {"phase": phase}))
-
-
-report = _command(
-    "report",
-    """Tables, plots and pictures: reports/index.html.
-
-    Example: sohes report
-    """,
-)
 
 
 def _splitting(stage: str) -> str:

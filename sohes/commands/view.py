@@ -41,15 +41,7 @@ def view(
         values = load_params_anywhere(params)
         return segmenting.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd())
 
-    run(what or [], root=Path.cwd(), port=port, browser=browser, segment=segment)
-
-
-def run(what: Sequence[Path], *, root: Path, port: int, browser: bool, segment: SegmentPhotos) -> None:
-    """Serve the viewer on 127.0.0.1 until Ctrl-C.
-
-    what: as for `open_gallery`. segment: writes the results of photographs and yields their JSON files; SohesError at
-    the end for photographs that it skipped. SohesError if there is nothing to show.
-    """
+    what, root = what or [], Path.cwd()
     gallery = open_gallery(what, root=root, segment=segment)
     if not gallery.names:
         raise SohesError("there is nothing to show: name a project, a folder of results, or photographs")

@@ -1,4 +1,7 @@
-"""`sohes view-batch`: a picture of what training sees, augmented images with their masks and parents."""
+"""`sohes view-batch`: a picture of what training sees, augmented images with their masks and parents.
+
+The samples are those that `sohes instruct` or `correct` draws with the same params.
+"""
 
 from __future__ import annotations
 
@@ -14,9 +17,9 @@ from sohes.commands.options import HERE, ParamsFile
 from sohes.data.imaging import encode_png
 from sohes.evaluate import pictures
 from sohes.masks import forest
-from sohes.params import Params, load_params
+from sohes.params import load_params
 from sohes.project import Project
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 if TYPE_CHECKING:  # it imports torch
     from sohes.train.dataset import Sample
@@ -35,33 +38,24 @@ def view_batch(
 
     Example: sohes view-batch --step 100 --out batch.png
     """
-    run(load_params(params), Path.cwd(), out=out, phase=phase, step=step, samples=samples)
-    print(f"wrote {out}")
-
-
-def run(params: Params, root: Path, *, out: Path, phase: str = "instruct", step: int = 0, samples: int = 6) -> None:
-    """Write the first samples of the batch of `step` as one PNG, a row each: the image, its forest, and its levels.
-
-    These are the samples that `sohes <phase>` draws with these params. SohesError without images or labels.
-    """
     from sohes.train.dataset import LabelDataset, open_dataset
 
-    section = params.instruct if phase == "instruct" else params.correct
+    values = load_params(params)
+    section = values.instruct if phase == "instruct" else values.correct
     dataset = open_dataset(
         LabelDataset,
-        Project(root),
+        Project(Path.cwd()),
         section,
-        image_size=params.model.image_size,
+        image_size=values.model.image_size,
         normalisation=((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),  # none: the picture shows plain colours
-        seed=params.seed,
+        seed=values.seed,
     )
     drawn = [dataset.sample_for(step, k) for k in range(min(samples, section.batch_size))]
     for sample in drawn:
         for reason in sample.skipped:
             print(f"passed over {reason}", file=sys.stderr)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_path(out) as path:
-        path.write_bytes(encode_png(sheet(drawn)))
+    write_file(out, encode_png(sheet(drawn)))
+    print(f"wrote {out}")
 
 
 def sheet(samples: list[Sample], *, gap: int = 8) -> np.ndarray:

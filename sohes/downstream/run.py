@@ -20,12 +20,12 @@ from sohes.downstream.scores import score_detection, score_semantic
 from sohes.downstream.sets import scenes
 from sohes.downstream.sets.catalogue import open_class_set
 from sohes.downstream.sets.examples import ClassSet
-from sohes.downstream.training import ExampleDataset, train_probe
+from sohes.downstream.training import ExampleDataset, Probing
 from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params
 from sohes.project import Project, require
-from sohes.train.loop import Recorder
+from sohes.train.loop import Recorder, train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
 from sohes.work.files import digest_file, write_json
@@ -127,9 +127,8 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
     )
     state = ResumableState(folder / name, depends, may_write=world.is_first)
     state.begin(None)
-    train_probe(
-        network, dataset, section, seed=params.seed, world=world, state=state, recorder=_Prefixed(recorder, name)
-    )
+    learner, prefixed = Probing(network, averaged=False), _Prefixed(recorder, name)
+    train(learner, dataset, section, title="downstream", seed=params.seed, world=world, state=state, recorder=prefixed)
     # Every process scores all images: waiting for the first one could outlast the process group's timeout.
     sizes = {"image_size": section.image_size, "batch_size": section.batch_size // section.accumulate}
     if isinstance(network, SemanticProbe):

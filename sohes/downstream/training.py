@@ -12,11 +12,8 @@ from torch.utils.data import Dataset
 
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.sets.examples import VOID, ClassSet, Example, flipped, in_square
-from sohes.params import DownstreamParams
 from sohes.train.loading import Loaded, from_epochs, normalised
-from sohes.train.loop import Learner, Recorder, train
-from sohes.train.state import ResumableState
-from sohes.train.world import World
+from sohes.train.loop import Learner
 
 # ---------------------------------------------------------------- data
 
@@ -84,26 +81,3 @@ class Probing(Learner[SemanticProbe | DetectionProbe]):
         if isinstance(self.network, SemanticProbe):
             return self.network.losses(batch.images_B3HW, batch.classes_BHW, void=VOID)
         return self.network.losses(batch.images_B3HW, batch.boxes, batch.labels)
-
-
-def train_probe(
-    network: SemanticProbe | DetectionProbe,
-    dataset: ExampleDataset,
-    params: DownstreamParams,
-    *,
-    seed: int,
-    world: World,
-    state: ResumableState,
-    recorder: Recorder,
-) -> list[dict[str, float]]:
-    """Train the probe in place, from `state` if it holds one; the history of the losses."""
-    return train(
-        Probing(network, averaged=False),
-        dataset,
-        params,
-        title="downstream",
-        seed=seed,
-        world=world,
-        state=state,
-        recorder=recorder,
-    )

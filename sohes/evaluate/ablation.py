@@ -5,27 +5,24 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
+from sohes.params import Section
 from sohes.pipeline import Phase
 from sohes.project import Project, read_mapping
 
 
-class Row(BaseModel):
+class Row(Section):
     """What a row sets, by dotted key, and the paper's figures for it by metric."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     set: dict[str, Any]
     phase: Phase | None = None  # whose masks are scored, where it is not the table's
     paper: dict[str, float] = Field(default_factory=dict)
 
 
-class Table(BaseModel):
+class Table(Section):
     """One file of `params/ablations/`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     source: str

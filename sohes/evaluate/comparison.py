@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
-from sohes.evaluate.intervals import DRAWS, SEED, interval, paired_interval
+from sohes.evaluate.intervals import interval, paired_interval
 from sohes.evaluate.recall import Scores
 from sohes.evaluate.tables import cell, markdown
 
@@ -25,7 +25,7 @@ def comparison_markdown(scores: Mapping[str, Scores]) -> str:
 
 def _measured(run: Scores, figures: Sequence[str]) -> Iterator[str]:
     for name in figures:
-        ends = interval(run.ratios[name], seed=SEED, draws=DRAWS)
+        ends = interval(run.ratios[name])
         value = cell(name, getattr(run, name))
         yield value if ends is None else f"{value} ({ends[0]:.1f} to {ends[1]:.1f})"
 
@@ -34,7 +34,7 @@ def _gains(runs: Sequence[tuple[str, Scores]], figures: Sequence[str]) -> Iterat
     for (earlier, before), (later, after) in itertools.pairwise(runs):
         row = [f"{later} minus {earlier}"]
         for name in figures:
-            found = paired_interval(after.ratios[name], before.ratios[name], seed=SEED, draws=DRAWS)
+            found = paired_interval(after.ratios[name], before.ratios[name])
             row.append("-" if found is None else _signed(*found))
         yield [*row, f"{after.masks_per_image - before.masks_per_image:+.1f}"]
 

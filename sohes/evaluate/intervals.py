@@ -13,7 +13,7 @@ import numpy as np
 SEED, DRAWS = 0, 2000  # enough draws that the ends of an interval vary by less than a tenth of its width
 
 
-def interval(ratio_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, float] | None:
+def interval(ratio_N2: np.ndarray, *, seed: int = SEED, draws: int = DRAWS) -> tuple[float, float] | None:
     """The interval (low, high) of one figure, in percent; None if all denominators are zero.
 
     Draws whose denominators are all zero are left out.
@@ -22,7 +22,9 @@ def interval(ratio_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, flo
     return _ends([figure for figure in figures if figure is not None])
 
 
-def paired_interval(a_N2: np.ndarray, b_N2: np.ndarray, *, seed: int, draws: int) -> tuple[float, float, float] | None:
+def paired_interval(
+    a_N2: np.ndarray, b_N2: np.ndarray, *, seed: int = SEED, draws: int = DRAWS
+) -> tuple[float, float, float] | None:
     """(figure of a minus figure of b, low, high) in points; None if either has no figure.
 
     Both runs use the same draws, so images that are hard for both do not widen the interval. ValueError if the numbers

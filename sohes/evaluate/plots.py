@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -32,81 +32,71 @@ _STYLE: Any = {
 def recall_by_size(rows: Sequence[Mapping[str, object]]) -> str:
     """Grouped bars of AR, AR_S, AR_M, AR_L, a colour a phase."""
     columns = ("AR", "AR_S", "AR_M", "AR_L")
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
-        width = 0.8 / max(1, len(rows))
+    width = 0.8 / max(1, len(rows))
+
+    def draw(axes: plt.Axes) -> None:
         for k, row in enumerate(rows):
             heights = [float(row.get(c) or 0.0) for c in columns]  # type: ignore[arg-type]
             places = [x + (k - (len(rows) - 1) / 2) * width for x in range(len(columns))]
-            bars = axes.bar(places, heights, width * 0.92, label=row["phase"], color=_colour(row))
+            bars = axes.bar(places, heights, width * 0.92, label=row["phase"], color=_colour(str(row["phase"])))
             axes.bar_label(bars, fmt="%.1f", fontsize=7, color=_GREY, padding=1)
         axes.set_xticks(range(len(columns)), columns)
-        axes.set_ylabel("average recall, %")
-        _title(axes, "recall by size")
-        axes.legend(fontsize=8)
-        return _svg(figure)
+
+    return _svg("recall by size", draw, y="average recall, %")
 
 
 def recall_by_iou(curves: Mapping[str, Mapping[str, float | None]]) -> str:
     """Recall against the IoU that counts as found, a line a phase: `{phase: {"0.50": recall, ...}}`."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+
+    def draw(axes: plt.Axes) -> None:
         for phase, curve in curves.items():
             points = [(float(iou), value) for iou, value in curve.items() if value is not None]
-            axes.plot(
-                *zip(*points, strict=True), marker="o", markersize=3, label=phase, color=_colour({"phase": phase})
-            )
-        axes.set_xlabel("IoU threshold")
-        _title(axes, "recall by overlap")
-        axes.set_ylabel("recall, %")
+            axes.plot(*zip(*points, strict=True), marker="o", markersize=3, label=phase, color=_colour(phase))
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
-        return _svg(figure)
+
+    return _svg("recall by overlap", draw, x="IoU threshold", y="recall, %")
 
 
 def loss_curves(history: Sequence[Mapping[str, float]], *, title: str) -> str:
     """Every loss part of a training run against its step; `history` rows hold `step` and the parts."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+
+    def draw(axes: plt.Axes) -> None:
         steps = [row["step"] for row in history]
         for part in ("loss", "class", "mask", "dice", "ancestor"):
             if history and part in history[0]:
                 axes.plot(steps, [row[part] for row in history], label=part, linewidth=1.2)
-        axes.set_xlabel("step")
-        axes.set_ylabel("loss")
         axes.set_yscale("log")
-        _title(axes, f"losses of {title}")
-        axes.legend(fontsize=8, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.22))  # the curves fill the plot
-        return _svg(figure)
+
+    below: dict[str, Any] = {
+        "ncols": 5,
+        "loc": "upper center",
+        "bbox_to_anchor": (0.5, -0.22),
+    }  # the curves fill the plot
+    return _svg(f"losses of {title}", draw, x="step", y="loss", **below)
 
 
 def score_threshold(areas: Sequence[float], thresholds: Sequence[float]) -> str:
     """Phase 3's dynamic threshold against the area of a mask (paper equation 3)."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+
+    def draw(axes: plt.Axes) -> None:
         axes.plot(areas, thresholds, color=PHASE_COLOURS["correct"])
         axes.set_xscale("log")
         axes.set_ylim(0, 1)
-        axes.set_xlabel("mask area / image area")
-        axes.set_ylabel("score a teacher's mask needs")
-        _title(axes, "the threshold of phase 3")
-        return _svg(figure)
+
+    return _svg("the threshold of phase 3", draw, x="mask area / image area", y="score a teacher's mask needs")
 
 
 def masks_per_threshold(thresholds: Sequence[float], counts: Sequence[float], *, chosen: Sequence[float]) -> str:
     """Regions an image against the merging threshold (paper figure 8); `chosen` thresholds are marked."""
-    with plt.rc_context(_STYLE):
-        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+
+    def draw(axes: plt.Axes) -> None:
         axes.plot(thresholds, counts, color=PHASE_COLOURS["instruct"], marker="o", markersize=3)
         for k, theta in enumerate(chosen):
             label = "used by this profile" if k == 0 else None
             axes.axvline(theta, color=PHASE_COLOURS["correct"], linewidth=0.8, linestyle="--", label=label)
-        axes.set_xlabel("merging threshold")
-        axes.set_ylabel("regions an image")
-        _title(axes, "regions of phase 1 (the paper's figure 8)")
         axes.set_ylim(bottom=0)
-        axes.legend(fontsize=8)
-        return _svg(figure)
+
+    return _svg("regions of phase 1 (the paper's figure 8)", draw, x="merging threshold", y="regions an image")
 
 
 def ablation(title: str, bars: Sequence[tuple[str, float | None, float, float, float | None]]) -> bytes:
@@ -133,17 +123,22 @@ def ablation(title: str, bars: Sequence[tuple[str, float | None, float, float, f
         return buffer.getvalue()
 
 
-def _colour(row: Mapping[str, object]) -> str:
-    return PHASE_COLOURS.get(str(row["phase"]), _GREY)
+def _colour(phase: str) -> str:
+    return PHASE_COLOURS.get(phase, _GREY)
 
 
-def _title(axes: plt.Axes, words: str) -> None:
-    axes.set_title(words, fontsize=10, color=_GREY)
-
-
-def _svg(figure: plt.Figure) -> str:
-    buffer = io.StringIO()
-    figure.tight_layout()
-    figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    plt.close(figure)
-    return buffer.getvalue()[buffer.getvalue().index("<svg") :]
+def _svg(title: str, draw: Callable[[plt.Axes], None], *, x: str = "", y: str, **legend: Any) -> str:
+    """One small plot with its words. draw: puts the figures on the axes. legend: of the labels, if there are any."""
+    with plt.rc_context(_STYLE):
+        figure, axes = plt.subplots(figsize=(5.2, 3.0))
+        draw(axes)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.set_title(title, fontsize=10, color=_GREY)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8, **legend)
+        buffer = io.StringIO()
+        figure.tight_layout()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
+        plt.close(figure)
+        return buffer.getvalue()[buffer.getvalue().index("<svg") :]

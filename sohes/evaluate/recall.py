@@ -19,7 +19,7 @@ import numpy as np
 from faster_coco_eval.core import mask as rle_mask
 
 from sohes.errors import SohesError
-from sohes.evaluate.intervals import paired_interval
+from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
 from sohes.masks import areas, coco_rles
 from sohes.masks.forest import forest_ancestors
 from sohes.structures import CROWD, ImageRecord
@@ -111,7 +111,11 @@ def score_images(
 
 
 def paired_bootstrap(
-    per_image_a: Mapping[int, ImageRecall], per_image_b: Mapping[int, ImageRecall], *, seed: int, draws: int
+    per_image_a: Mapping[int, ImageRecall],
+    per_image_b: Mapping[int, ImageRecall],
+    *,
+    seed: int = SEED,
+    draws: int = DRAWS,
 ) -> tuple[float, float, float]:
     """(AR of a minus AR of b, low, high) in percentage points, with a 95 % interval by paired bootstrap over images.
 

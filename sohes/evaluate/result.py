@@ -16,7 +16,7 @@ from sohes.errors import SohesError
 from sohes.evaluate import pictures
 from sohes.masks import forest, mask_json
 from sohes.structures import MaskSet
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 if TYPE_CHECKING:
     import supervision
@@ -119,9 +119,7 @@ class Result:
             ("overlay.png", encode_png(pictures.overlay(self.image, drawn))),
             ("levels.png", encode_png(pictures.contact_sheet(self.image, drawn))),
         ):
-            with atomic_path(folder / f"{name}.{suffix}") as path:
-                path.write_bytes(encoded)
+            write_file(folder / f"{name}.{suffix}", encoded)
         target = folder / f"{name}.json"
-        with atomic_path(target) as path:
-            path.write_text(json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
+        write_file(target, json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
         return target

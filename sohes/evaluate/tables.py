@@ -7,11 +7,7 @@ from collections.abc import Mapping, Sequence
 from sohes.evaluate import published
 
 COLUMNS = ("AR", "AR_S", "AR_M", "AR_L", "AP", "masks_per_image", "seconds_per_image")
-HEADINGS = {
-    "phase": "phase",
-    "masks_per_image": "masks/img",
-    "seconds_per_image": "s/img",
-}
+HEADINGS = {"masks_per_image": "masks/img", "seconds_per_image": "s/img"}
 
 
 def published_rows() -> list[list[str]]:

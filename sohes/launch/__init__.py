@@ -10,7 +10,7 @@ from pathlib import Path
 
 from sohes.launch.local import run_task
 from sohes.launch.profile import KubernetesProfile, LocalProfile, Profile, SlurmProfile, load_profile
-from sohes.launch.task import LAST_LINES, Kind, Outcome, Task
+from sohes.launch.task import LAST_LINES, Kind, Launch, Outcome, Task
 
 __all__ = [
     "LAST_LINES", "Kind", "KubernetesProfile", "LocalProfile", "Outcome", "Profile", "SlurmProfile", "Task",
@@ -36,20 +36,15 @@ def run_tasks(
     """
     if not tasks:
         return []
+    launch = Launch(kind, group, root, environment or {}, on_line, on_progress)
     if isinstance(profile, SlurmProfile):
         from sohes.launch.slurm import run_slurm
 
-        return run_slurm(
-            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {},
-            on_progress=on_progress,
-        )  # fmt: skip
+        return run_slurm(tasks, launch, profile)
     if isinstance(profile, KubernetesProfile):
         from sohes.launch.kubernetes import run_kubernetes
 
-        return run_kubernetes(
-            tasks, kind=kind, group=group, root=root, profile=profile, environment=environment or {}, on_line=on_line,
-            on_progress=on_progress,
-        )  # fmt: skip
+        return run_kubernetes(tasks, launch, profile)
     outcomes = []
     for done, task in enumerate(tasks, 1):
         name = f"{group}-{task.name}"

@@ -18,7 +18,7 @@ from typing import Any
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch.ledger import Ledger
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import LAST_LINES, Kind, Outcome, Task, log_file, pause, torchrun, with_python
+from sohes.launch.task import LAST_LINES, Launch, Outcome, Task, log_file, pause, torchrun, with_python
 
 PORT = 29400
 FAILED = 1
@@ -27,24 +27,14 @@ PATIENCE = 10  # requests in a row that may fail before we give up
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
 
 
-def run_kubernetes(
-    tasks: Sequence[Task],
-    *,
-    kind: Kind,
-    group: str,
-    root: Path,
-    profile: KubernetesProfile,
-    environment: Mapping[str, str],
-    on_line: Callable[[str], None],
-    on_progress: Callable[[int, int], None],
-) -> list[Outcome]:
+def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesProfile) -> list[Outcome]:
     """Create the Jobs, `at_once` at a time, wait for all, keep their logs and delete them.
 
     The log of a single task reaches the file and `on_line` while it runs, those of many when each has ended. An
     interruption deletes the Jobs; after kill -9 the next call finds them. SohesError if the API server refuses.
     """
     cluster = Cluster(profile)
-    ledger = Ledger(root, "kubernetes", group)
+    ledger = Ledger(launch.root, "kubernetes", launch.group)
     commands = {task.name: list(task.command) for task in tasks}
     names = {
         name: submission.jobs.get(name, "")
@@ -52,7 +42,8 @@ def run_kubernetes(
         for name, command in submission.commands.items()
         if commands.get(name) == command
     }
-    resources: Resources = getattr(profile, kind)
+    resources: Resources = getattr(profile, launch.kind)
+    root, train = launch.root, launch.kind == "train"
     outcomes: dict[str, Outcome] = {}
     waiting = list(tasks)
     running: dict[str, Log] = {}
@@ -67,10 +58,10 @@ def run_kubernetes(
         while waiting or running:
             while waiting and len(running) < profile.at_once:
                 task = waiting.pop(0)
-                job = render_job(task, names[task.name], root, profile, resources, environment, train=kind == "train")
+                job = render_job(task, names[task.name], root, profile, resources, launch.environment, train=train)
                 cluster.create([*render_service(names[task.name], profile, resources), job])
-                path = log_file(root, f"{group}-{task.name}")
-                running[task.name] = Log(cluster, names[task.name], path, on_line if len(tasks) == 1 else None)
+                path = log_file(root, f"{launch.group}-{task.name}")
+                running[task.name] = Log(cluster, names[task.name], path, launch.on_line if len(tasks) == 1 else None)
             for task_name, log in list(running.items()):
                 state = cluster.state(names[task_name])  # before the log, whose last lines would be lost otherwise
                 if state is not None or len(tasks) == 1:
@@ -80,7 +71,7 @@ def run_kubernetes(
                 outcomes[task_name] = log.outcome(state)
                 cluster.delete(names[task_name])
                 del running[task_name]
-                on_progress(len(outcomes), len(tasks))
+                launch.on_progress(len(outcomes), len(tasks))
             if running:
                 time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
     except BaseException:
@@ -140,9 +131,10 @@ class Cluster:
 
     def __init__(self, profile: KubernetesProfile) -> None:
         import kubernetes
+        from urllib3.exceptions import HTTPError
 
         self._namespace = profile.namespace
-        self._errors = (kubernetes.client.ApiException, OSError, _http_error())
+        self._errors = (kubernetes.client.ApiException, OSError, HTTPError)
         try:
             try:
                 kubernetes.config.load_incluster_config()
@@ -214,12 +206,6 @@ class Cluster:
         raise AssertionError
 
 
-def _http_error() -> type[Exception]:
-    from urllib3.exceptions import HTTPError
-
-    return HTTPError
-
-
 # ---------------------------------------------------------------- manifests
 
 
@@ -239,10 +225,9 @@ def render_job(
     if not mounted:
         raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
     command = with_python(task.command, profile.python)
-    if train and resources.nodes * max(resources.gpus, 1) > 1:
+    if train and resources.together:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
-        processes = max(resources.gpus, 1)
-        command = tuple(torchrun(command, nodes=resources.nodes, processes=processes, head=head, port=PORT, run=name))
+        command = torchrun(command, resources, head=head, port=PORT, run=name)
     variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
     amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
     if resources.gpus:

@@ -6,20 +6,14 @@ import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from sohes.errors import SohesError
+from sohes.params import Count, Positive, Section
 from sohes.project import read_mapping
 
-Positive = Annotated[int, Field(gt=0)]
-Count = Annotated[int, Field(ge=0)]
 
-
-class _Model(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Resources(_Model):
+class Resources(Section):
     """What one task gets: `nodes` machines with `gpus`, `cpus` and `memory_gib` each, for at most `minutes`."""
 
     nodes: Positive
@@ -28,8 +22,18 @@ class Resources(_Model):
     memory_gib: Positive
     minutes: Positive
 
+    @property
+    def processes(self) -> int:
+        """Of a training on each machine: one for each GPU."""
+        return max(self.gpus, 1)
 
-class _Profile(_Model):
+    @property
+    def together(self) -> bool:
+        """Whether several processes train together."""
+        return self.nodes * self.processes > 1
+
+
+class _Profile(Section):
     environment: dict[str, str]  # added to that of the command
     grace_seconds: Annotated[float, Field(ge=0)]  # from SIGTERM to SIGKILL when a task is interrupted
 
@@ -62,7 +66,7 @@ class SlurmProfile(_Cluster):
     options: dict[str, str | int | bool]  # further options of sbatch, without their dashes
 
 
-class Volume(_Model):
+class Volume(Section):
     """A claim that exists, and where it is mounted. The project's folder must lie on one."""
 
     claim: str

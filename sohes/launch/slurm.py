@@ -20,7 +20,7 @@ from typing import Any
 from sohes.errors import SohesError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
-from sohes.launch.task import Kind, Outcome, Task, last_lines, pause, torchrun, with_python
+from sohes.launch.task import Launch, Outcome, Task, last_lines, pause, torchrun, with_python
 from sohes.project import Project
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
@@ -54,17 +54,14 @@ class Command:
 
     def _here(self) -> list[str]:
         command = with_python(self.command, sys.executable)  # the job's
-        if self.train is None or self.train.nodes * max(self.train.gpus, 1) == 1:
+        if self.train is None or not self.train.together:
             return list(command)
         from submitit import JobEnvironment
 
         # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
         head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
         job = os.environ["SLURM_JOB_ID"]
-        return torchrun(
-            command, nodes=self.train.nodes, processes=max(self.train.gpus, 1), head=head,
-            port=PORT + int(job) % 1000, run=job,
-        )  # fmt: skip
+        return list(torchrun(command, self.train, head=head, port=PORT + int(job) % 1000, run=job))
 
     def checkpoint(self) -> Any:
         """Called before the job is preempted or out of time: let the command save its state and requeue it."""
@@ -77,21 +74,12 @@ class Command:
         return DelayedSubmission(self)
 
 
-def run_slurm(
-    tasks: Sequence[Task],
-    *,
-    kind: Kind,
-    group: str,
-    root: Path,
-    profile: SlurmProfile,
-    environment: Mapping[str, str],
-    on_progress: Callable[[int, int], None],
-) -> list[Outcome]:
+def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> list[Outcome]:
     """Submit the tasks that have no job yet and wait for all. An interruption cancels the jobs, kill -9 leaves them.
 
     SohesError if Slurm refuses. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
     """
-    ledger = Ledger(root, "slurm", group)
+    ledger = Ledger(launch.root, "slurm", launch.group)
     jobs: dict[str, Any] = {}
     wanted = {task.name: task for task in tasks}
     try:
@@ -99,7 +87,7 @@ def run_slurm(
             if not submission.jobs:  # we were killed before or after submitting: nobody knows which
                 _scancel(["--name", submission.name])
                 ledger.drop(submission)
-            for name, job in _attach(submission, root).items():
+            for name, job in _attach(submission, launch.root).items():
                 if name in wanted and submission.commands[name] == list(wanted[name].command):
                     jobs[name] = job
                 elif not job.done():
@@ -107,8 +95,8 @@ def run_slurm(
         new = [task for task in tasks if task.name not in jobs]
         for start in range(0, len(new), ARRAY):
             part = new[start : start + ARRAY]
-            jobs |= _submit(part, kind, ledger, root, profile, environment)
-        _wait(list(jobs.values()), profile.poll_seconds, on_progress)
+            jobs |= _submit(part, launch, ledger, profile)
+        _wait(list(jobs.values()), profile.poll_seconds, launch.on_progress)
         outcomes = [_outcome(jobs[task.name]) for task in tasks]
     except BaseException:
         for job in jobs.values():
@@ -125,22 +113,20 @@ def _folder(root: Path, name: str) -> Path:
     return Project(root).state("slurm") / name
 
 
-def _submit(
-    tasks: list[Task], kind: Kind, ledger: Ledger, root: Path, profile: SlurmProfile, environment: Mapping[str, str]
-) -> dict[str, Any]:
+def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmProfile) -> dict[str, Any]:
     import submitit
 
     submission = ledger.open(tasks)
-    resources: Resources = getattr(profile, kind)
+    resources: Resources = getattr(profile, launch.kind)
     try:
-        executor = submitit.SlurmExecutor(_folder(root, submission.name), python=profile.python)
+        executor = submitit.SlurmExecutor(_folder(launch.root, submission.name), python=profile.python)
     except RuntimeError:
         ledger.drop(submission)
         raise SohesError("there is no srun here: run on a login node of the cluster, or with --launch local") from None
     executor.update_parameters(**sbatch_parameters(profile, resources, submission.name))
-    variables = {**profile.environment, **environment}
-    train = resources if kind == "train" else None
-    commands = [Command(task.command, root, variables, train) for task in tasks]
+    variables = {**profile.environment, **launch.environment}
+    train = resources if launch.kind == "train" else None
+    commands = [Command(task.command, launch.root, variables, train) for task in tasks]
     try:
         with executor.batch():
             jobs = [executor.submit(command) for command in commands]

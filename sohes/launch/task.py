@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from sohes.launch.profile import Resources
 from sohes.project import Project
 
 LAST_LINES = 20
@@ -22,6 +24,18 @@ class Task:
 
     name: str
     command: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What holds for all tasks that are launched together; see `sohes.launch.run_tasks`."""
+
+    kind: Kind
+    group: str
+    root: Path
+    environment: Mapping[str, str]
+    on_line: Callable[[str], None]
+    on_progress: Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
@@ -54,14 +68,15 @@ def with_python(command: tuple[str, ...], python: str) -> tuple[str, ...]:
     return (python, *command[1:]) if is_python else command
 
 
-def torchrun(command: tuple[str, ...], *, nodes: int, processes: int, head: str, port: int, run: str) -> list[str]:
-    """The command that starts `nodes` x `processes` of `python -m MODULE ...` that train together, same on every node.
+def torchrun(command: tuple[str, ...], resources: Resources, *, head: str, port: int, run: str) -> tuple[str, ...]:
+    """The command that starts the processes of `python -m MODULE ...` that train together, the same on every node.
 
     head: the name or address of one of the nodes. run: a name that no other run has.
     """
     if command[1:2] != ("-m",):
         raise ValueError(f"only `python -m MODULE ...` can run under torchrun (got {command})")
-    return [
-        command[0], "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}",
-        "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}", f"--rdzv-id={run}", *command[1:],
-    ]  # fmt: skip
+    return (
+        command[0], "-m", "torch.distributed.run", f"--nnodes={resources.nodes}",
+        f"--nproc-per-node={resources.processes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}",
+        f"--rdzv-id={run}", *command[1:],
+    )  # fmt: skip

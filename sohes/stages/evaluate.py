@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -29,15 +28,6 @@ from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
 
 Counted = tuple[Predicted, list[np.ndarray]]  # with the regions at each of THRESHOLDS, an array an image
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs."""
-
-    phase: str
-    params: Params
-    root: Path
 
 
 def missing_shards(params: Params, root: Path) -> list[int]:
@@ -80,21 +70,21 @@ def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shard: i
         left = work.left(shard, of=f"{sum(map(len, work.shards))} evaluation images")
         # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
         workers = default_workers() if phase == "explore" else 1
-        compute, write = partial(_compute, Job(phase, params, root)), partial(_write, work)
-        work.spread(compute, write, left, workers=workers, description=f"predict {phase}")
+        compute = partial(_compute, phase, params, root)
+        work.spread(compute, _write, left, workers=workers, description=f"predict {phase}")
 
 
-def _compute(job: Job, image_ids: Sequence[int]) -> Counted:
-    store = ImageStore(Project(job.root).held_out)
+def _compute(phase: str, params: Params, root: Path, image_ids: Sequence[int]) -> Counted:
+    store = ImageStore(Project(root).held_out)
     entries = [store.entry(image_id) for image_id in image_ids]
     named = [(entry.image_id, entry.file_name, entry.digest) for entry in entries]
     counts: list[np.ndarray] = []
-    predict = make_predictor(job.phase, job.params, job.root, on_tree=lambda tree: counts.append(region_counts(tree)))
+    predict = make_predictor(phase, params, root, on_tree=lambda tree: counts.append(region_counts(tree)))
     return predict_images(named, map(store.read, image_ids), predict), counts
 
 
-def _write(work: ShardedWork, index: int, pieces: Sequence[Counted]) -> dict[str, Any]:
-    facts = write_predicted(work.path(index, ".parquet"), [predicted for predicted, _ in pieces])
+def _write(path: Path, pieces: Sequence[Counted]) -> dict[str, Any]:
+    facts = write_predicted(path, [predicted for predicted, _ in pieces])
     counts = [count for _, piece in pieces for count in piece]
     return facts | {"trees": len(counts), "regions": np.sum(counts, 0).tolist()}
 

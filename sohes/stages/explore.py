@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,18 +27,9 @@ from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder
-from sohes.work.sharded import ShardedWork
+from sohes.work.sharded import Facts, ShardedWork
 
 SCHEMA_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs. extract: where features come from if not from a backbone of the worker's own."""
-
-    params: Params
-    root: Path
-    extract: Extract | None = None
 
 
 def missing_shards(params: Params, root: Path) -> list[int]:
@@ -85,24 +75,21 @@ def _label(work: ShardedWork, left: Sequence[Any], params: Params, root: Path, *
         return
     workers = most_workers(params.explore.refiner, default_workers())
     with shared_extractor(params.explore, Project(root).model("backbone"), workers=workers) as extract:
-        compute, write = partial(_compute, Job(params, root, extract)), partial(_write, work)
-        work.spread(compute, write, left, workers=workers, description=description)
+        compute = partial(_compute, params, root, extract)
+        work.spread(compute, write_labelled, left, workers=workers, description=description)
 
 
-def _compute(job: Job, image_ids: Sequence[int]) -> Labelled:
-    project = Project(job.root)
+def _compute(params: Params, root: Path, extract: Extract | None, image_ids: Sequence[int]) -> Labelled:
+    """extract: where features come from if not from a backbone of the worker's own."""
+    project = Project(root)
     store = ImageStore(project.images)
 
     def read(image_id: int) -> tuple[str, np.ndarray]:
         return store.entry(image_id).digest, store.read(image_id)
 
     named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in image_ids)
-    extract = job.extract or make_extractor(job.params.explore, project.model("backbone"))
-    return label_images(named, extract, job.params.explore)
-
-
-def _write(work: ShardedWork, index: int, pieces: Sequence[Labelled]) -> dict[str, Any]:
-    return write_labelled(work.path(index, ".parquet"), pieces)
+    features = extract or make_extractor(params.explore, project.model("backbone"))
+    return label_images(named, features, params.explore)
 
 
 # ---------------------------------------------------------------- publish
@@ -110,10 +97,9 @@ def _write(work: ShardedWork, index: int, pieces: Sequence[Labelled]) -> dict[st
 
 def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
     """Publish the shards with their manifest; the counts to record."""
-    facts = work.facts()
-    images = sum(part["images"] for part in facts)
-    found: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
-    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
+    facts, backbone = work.facts(), Project(root).model("backbone")
+    counts, rejected = add_up(facts, label_free.of_labels(params.explore, backbone))
+    images = counts["images"]
     try:
         limit = params.explore.max_rejected_fraction
         check_rejected(images, rejected, max_rejected_fraction=limit, stage="explore")
@@ -126,16 +112,22 @@ def _publish(work: ShardedWork, params: Params, root: Path) -> dict[str, float]:
         write_rejected(published / "rejected.jsonl", rejected)
         write_json(
             published / "manifest.json",
-            {
-                "version": SCHEMA_VERSION,
-                "key": work.folder.name,
-                "images": images,
-                "masks": found.total(),
-                "masks_by_source": found,
-                "rejected": len(rejected),
-                "params": params.explore.model_dump(mode="json"),
-                "label_free": label_free.of_labels(params.explore, Project(root).model("backbone")),
-            },
+            {**counts, "key": work.folder.name, "params": params.explore.model_dump(mode="json")},
         )
     work.remove()
-    return {"images": images, "masks_per_image": found.total() / images, "rejected": len(rejected)}
+    return {"images": images, "masks_per_image": counts["masks"] / images, "rejected": len(rejected)}
+
+
+def add_up(facts: Sequence[Facts], claim: bool | None) -> tuple[dict[str, Any], list[Rejected]]:
+    """What the shards hold together, for their manifest, and the rejected images. claim: whether label-free."""
+    masks: Counter[str] = sum((Counter(part["masks"]) for part in facts), Counter())
+    rejected = [Rejected(**image) for part in facts for image in part["rejected"]]
+    counts = {
+        "version": SCHEMA_VERSION,
+        "images": sum(part["images"] for part in facts),
+        "masks": masks.total(),
+        "masks_by_source": masks,
+        "rejected": len(rejected),
+        "label_free": claim,
+    }
+    return counts, rejected

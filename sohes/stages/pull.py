@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from sohes import tracking
 from sohes.data.sources.archives import ArchivesSource
@@ -93,46 +93,35 @@ def _splits(root: Path) -> dict[str, Path]:
 
 def make_source(params: Params, root: Path) -> Source | PackSource:
     """The source that `pull.source` names; relative paths start at the project's folder."""
-    if params.pull.source == "scenes":
-        scenes = params.pull.scenes
-        return ScenesSource(size=scenes.size, train=scenes.train, held_out=scenes.eval, seed=params.seed)
-    if params.pull.source in ("s3", "sa1b", "archives"):
-        return _pack_source(params, root)
-    folder = params.pull.folder
-    if folder.images is None:
-        raise SohesError("pull.source is folder but pull.folder.images is null: name your folder of photographs there")
-    annotations = None if folder.annotations is None else root / folder.annotations.expanduser()
-    return FolderSource(root / folder.images.expanduser(), annotations, folder.eval_fraction)
+    pull = params.pull
 
-
-def _pack_source(params: Params, root: Path) -> PackSource:
     def here(path: Path | None) -> Path | None:
         return None if path is None else root / path.expanduser()
-
-    if params.pull.source == "s3":
-        s3 = params.pull.s3
-        if s3.uri is None:
-            raise SohesError("pull.source is s3 but pull.s3.uri is null: name your s3://bucket/prefix there")
-        return S3Source(
-            s3.uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, params.pull.images_per_shard, here(s3.digests)
-        )
-    if params.pull.source == "sa1b":
-        sa1b = params.pull.sa1b
-        if sa1b.links is None:
-            raise SohesError("pull.source is sa1b but pull.sa1b.links is null: name your list of links there")
-        return Sa1bSource(root / sa1b.links.expanduser(), here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
 
     def absolute(link: str) -> str:
         return link if "://" in link else str(here(Path(link)))
 
-    archives = params.pull.archives
-    return ArchivesSource(
-        tuple(map(absolute, archives.images)),
-        tuple(map(absolute, archives.eval)),
-        None if archives.annotations is None else absolute(archives.annotations),
-        archives.eval_fraction,
-        here(archives.digests),
-    )
+    def given(value: Any, key: str, what: str) -> Any:
+        if value is None:
+            raise SohesError(f"pull.source is {pull.source} but pull.{pull.source}.{key} is null: name {what} there")
+        return value
+
+    if pull.source == "scenes":
+        return ScenesSource(size=pull.scenes.size, train=pull.scenes.train, held_out=pull.scenes.eval, seed=params.seed)
+    if pull.source == "s3":
+        s3, uri = pull.s3, given(pull.s3.uri, "uri", "your s3://bucket/prefix")
+        packed, digests = pull.images_per_shard, here(s3.digests)
+        return S3Source(uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, packed, digests)
+    if pull.source == "sa1b":
+        sa1b, links = pull.sa1b, given(here(pull.sa1b.links), "links", "your list of links")
+        return Sa1bSource(links, here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
+    if pull.source == "archives":
+        many = pull.archives
+        annotations = None if many.annotations is None else absolute(many.annotations)
+        images, held_out = tuple(map(absolute, many.images)), tuple(map(absolute, many.eval))
+        return ArchivesSource(images, held_out, annotations, many.eval_fraction, here(many.digests))
+    images_folder = given(here(pull.folder.images), "images", "your folder of photographs")
+    return FolderSource(images_folder, here(pull.folder.annotations), pull.folder.eval_fraction)
 
 
 def _identity(params: Params, plan: Plan) -> str:
@@ -147,21 +136,16 @@ def _identity(params: Params, plan: Plan) -> str:
 # ---------------------------------------------------------------- shards
 
 
-def _split_of(job: Job, index: int) -> tuple[str, int]:
-    """The split that a shard belongs to, and its place there."""
-    split = int(index >= job.starts[1])
-    return SPLITS[split], index - job.starts[split]
-
-
 def _pack(job: Job, shard: Shard) -> Facts:
     """Pack one shard; what it holds."""
     index, photographs = shard
     if isinstance(photographs[0], Pack):
         return _pack_pack(job, photographs[0])
-    split, place = _split_of(job, index)
+    number = int(index >= job.starts[1])
+    split = SPLITS[number]
     packed, rejected = pack_shard(
         _candidates(cast(Source, job.source), photographs),
-        job.work / split / shard_name(place),
+        job.work / split / shard_name(index - job.starts[number]),
         max_megapixels=job.max_megapixels,
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
@@ -224,12 +208,10 @@ def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[C
 
 def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path) -> dict[str, float]:
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
-    packed: dict[str, list[ImageEntry]] = {split: [] for split in SPLITS}
-    rejected: dict[str, list[Rejected]] = {split: [] for split in SPLITS}
     facts = work.facts()
-    for part, split in itertools.product(facts, SPLITS):
-        packed[split] += [ImageEntry(**entry) for entry in part.get(split, {}).get("packed", [])]
-        rejected[split] += [Rejected(**image) for image in part.get(split, {}).get("rejected", [])]
+    parts = {split: [part[split] for part in facts if split in part] for split in SPLITS}
+    packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
+    rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
     try:
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
@@ -275,15 +257,9 @@ def _write_truth(job: Job, images_per_shard: int) -> None:
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
-    with_digests = (_with_digest(record, store) for record in records)
-    for index in itertools.count():
-        if not (group := list(itertools.islice(with_digests, images_per_shard))):
-            break
+    with_digests = (replace(record, digest=store.entry(record.image_id).digest) for record in records)
+    for index, group in enumerate(iter(lambda: list(itertools.islice(with_digests, images_per_shard)), [])):
         write_shard(job.work / f"eval/labels/shard-{index:05d}.parquet", group)
-
-
-def _with_digest(record: ImageRecord, store: ImageStore) -> ImageRecord:
-    return replace(record, digest=store.entry(record.image_id).digest)
 
 
 def _report(packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan) -> None:

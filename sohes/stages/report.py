@@ -24,7 +24,7 @@ from sohes.project import Project, require
 from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
-from sohes.work.files import atomic_path, digest_file
+from sohes.work.files import digest_file, write_file
 
 
 def run(params: Params, root: Path) -> None:
@@ -33,16 +33,19 @@ def run(params: Params, root: Path) -> None:
     with tracking.stage_run("report", params, root) as recorder:
         rows, details = _read(project, "evaluate"), _read(project, "evaluate_details")
         photos, note = _photos(project, details, params.report.pictures)
+        costs = {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}  # which is not done yet
         context = _tables(rows, details, _read(project, "untrained"))
         html = _template().render(
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
             images=rows[0]["images"],
             label_free=_label_free(root),
-            features=_feature_words(params),
+            features="handmade colour and texture (not learned)"
+            if params.explore.features == "handmade"
+            else f"patch tokens of {params.backbone.pretrained}",
             refiner=params.explore.refiner,
             max_masks=params.evaluate.max_masks,
-            stages=tables.cost_rows(_costs(root)),
+            stages=tables.cost_rows(costs),
             plots=_plots(rows, details, project, params),
             photos=photos,
             picture_note=note,
@@ -50,10 +53,8 @@ def run(params: Params, root: Path) -> None:
             digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
-        with atomic_path(project.report) as path:
-            path.write_text(html, encoding="utf-8")
-        with atomic_path(project.example) as path:  # the last phase on the first photograph
-            path.write_bytes(base64.b64decode(photos[0]["panels"][-1]["data"]))
+        write_file(project.report, html)
+        write_file(project.example, base64.b64decode(photos[0]["panels"][-1]["data"]))  # the last phase on the first
         recorder.artifact(project.report)
 
 
@@ -70,12 +71,6 @@ def _label_free(root: Path) -> str:
     project = Project(root)
     manifest = json.loads((project.pseudo_labels / "manifest.json").read_text())
     return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
-
-
-def _feature_words(params: Params) -> str:
-    if params.explore.features == "handmade":
-        return "handmade colour and texture (not learned)"
-    return f"patch tokens of {params.backbone.pretrained}"
 
 
 def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object]:
@@ -115,11 +110,6 @@ def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
     }
     body = [[row["phase"], *(tables.cell("", details[row["phase"]].get(c)) for c in columns)] for row in rows]
     return [["phase", *columns.values()], *body]
-
-
-def _costs(root: Path) -> dict[str, dict[str, float | None]]:
-    """Of the other stages: the report itself is not done yet."""
-    return {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}
 
 
 def _plots(rows: list[dict], details: dict, project: Project, params: Params) -> list[str]:

@@ -45,8 +45,12 @@ def digest_file(path: Path | str) -> str:
         return f"sha256:{hashlib.file_digest(file, 'sha256').hexdigest()}"
 
 
+def write_file(path: Path | str, content: bytes | str) -> None:
+    """Write bytes, or text as UTF-8, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
+
+
 def write_json(path: Path | str, value: Any) -> None:
     """Write JSON atomically, the same bytes for the same value: sorted keys, UTF-8, no NaN, a final newline."""
-    text = json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
-    with atomic_path(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_file(path, json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False) + "\n")

@@ -64,7 +64,7 @@ class ShardedWork:
     def spread(
         self,
         compute: Callable[[Sequence[Any]], Made],
-        write: Callable[[int, Sequence[Made]], Facts],
+        write: Callable[[Path, Sequence[Made]], Facts],
         left: Sequence[Shard],
         *,
         workers: int,
@@ -72,18 +72,24 @@ class ShardedWork:
     ) -> None:
         """Like `run`, but shards that are fewer than the workers are cut into pieces, which share the pool.
 
-        compute: what is made of some of a shard's items.  write: writes a shard's files from all its pieces, in order,
-        and returns its facts.
+        compute: what is made of some of a shard's items.  write: writes a shard's `.parquet`, whose path it gets, from
+        all its pieces, in order, and returns its facts.
         """
         if len(left) >= workers:
-            self.run(partial(_whole, compute, write), left, workers=workers, description=description)
+            self.run(partial(self._whole, compute, write), left, workers=workers, description=description)
             return
         pieces: list[Shard] = []
         for index, items in left:
             pieces += [(index, piece) for piece in plan_shards(items, -(-len(items) * len(left) // workers))]
         made = run_shards(partial(_piece, compute), pieces, workers=workers, description=description, kept=False)
         for index, _ in left:
-            self._finish(index, write(index, [part for (k, _), part in zip(pieces, made, strict=True) if k == index]))
+            parts = [part for (k, _), part in zip(pieces, made, strict=True) if k == index]
+            self._finish(index, write(self.path(index, ".parquet"), parts))
+
+    def _whole(
+        self, compute: Callable[[Sequence[Any]], Made], write: Callable[[Path, Sequence[Made]], Facts], shard: Shard
+    ) -> Facts:
+        return write(self.path(shard[0], ".parquet"), [compute(shard[1])])
 
     def _make(self, make: Callable[[Shard], Facts], shard: Shard) -> None:
         self._finish(shard[0], make(shard))
@@ -103,12 +109,6 @@ class ShardedWork:
     def remove(self) -> None:
         """Remove the folder, and its siblings of other params, inputs or code."""
         shutil.rmtree(self.folder.parent, ignore_errors=True)
-
-
-def _whole(
-    compute: Callable[[Sequence[Any]], Made], write: Callable[[int, Sequence[Made]], Facts], shard: Shard
-) -> Facts:
-    return write(shard[0], [compute(shard[1])])
 
 
 def _piece(compute: Callable[[Sequence[Any]], Made], shard: Shard) -> Made:

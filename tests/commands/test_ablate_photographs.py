@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import io
+import re
+from contextlib import chdir, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -23,12 +26,14 @@ def params(tiny_params: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     return params
 
 
-def page(params: Params, tmp_path: Path, repository: Path, *benchmarks: str) -> list[str]:
-    run = photographs.run(
-        benchmarks, tmp_path / "mine.yaml", repository,
-        backbone=tmp_path / "models/backbone.safetensors", images=1, out=tmp_path / "page.md",
-    )  # fmt: skip
-    return list(run)
+def page(tmp_path: Path, repository: Path, *benchmarks: str) -> list[str]:
+    """Its tables, as they are printed."""
+    with redirect_stdout(io.StringIO()) as told, chdir(repository):
+        photographs.ablate_photographs(
+            list(benchmarks), params=tmp_path / "mine.yaml", backbone=tmp_path / "models/backbone.safetensors",
+            images=1, out=tmp_path / "page.md",
+        )  # fmt: skip
+    return re.split("^(?=## )", told.getvalue(), flags=re.MULTILINE)[1:]
 
 
 def rows(part: str) -> list[str]:
@@ -36,7 +41,7 @@ def rows(part: str) -> list[str]:
 
 
 def test_every_step_and_switch_has_its_row_on_the_page(shared_data, params, tmp_path, repository) -> None:
-    handmade, backbone = page(params, tmp_path, repository, f"coco_panoptic={shared_data / 'coco_panoptic_100'}")
+    handmade, backbone = page(tmp_path, repository, f"coco_panoptic={shared_data / 'coco_panoptic_100'}")
     steps = ["theta 0.1", "theta 0.6", "mixed with NMS", "local re-clustering", "refined", "dense CRF"]
     switches = ["all regions looked at again", "stability over 0.1"]
     assert set(steps + switches) <= set(rows(handmade)) & set(rows(backbone))
@@ -67,11 +72,11 @@ def test_the_baseline_has_its_row_though_another_sets_the_same(params, tmp_path,
 
 def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
     with pytest.raises(SohesError, match="is given as NAME=DIR"):
-        page(params, tmp_path, repository, "coco_panoptic")
+        page(tmp_path, repository, "coco_panoptic")
     with pytest.raises(SohesError, match="no benchmark is called coca"):
-        page(params, tmp_path, repository, "coca=.")
+        page(tmp_path, repository, "coca=.")
     with pytest.raises(SohesError, match=r"sets backbone.patch_size"):
         photographs.changed(params.explore, {"backbone.patch_size": 4})
     (tmp_path / "models/backbone.safetensors").unlink()
     with pytest.raises(SohesError, match="no backbone at"):
-        page(params, tmp_path, repository, "coco_panoptic=.")
+        page(tmp_path, repository, "coco_panoptic=.")

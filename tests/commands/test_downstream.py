@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from sohes.commands import downstream
 from sohes.downstream.run import Outcome
@@ -21,17 +22,20 @@ def params(tiny_params: dict) -> Params:
 
 
 @pytest.fixture
-def root(tiny_model: Path) -> Path:
-    """A project with a model and the backbone that it started from."""
+def root(tiny_model: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The working folder: a project with a model and the backbone that it started from."""
     from sohes.backbone.vit import save_backbone
     from sohes.model.checkpoint import load_checkpoint
 
     save_backbone(load_checkpoint(tiny_model)[0].backbone, tiny_model.with_name("backbone.safetensors"), {})
-    return tiny_model.parents[1]
+    root = tiny_model.parents[1]
+    (root / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    monkeypatch.chdir(root)
+    return root
 
 
-def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, params, monkeypatch):
-    told = downstream.run(params, root)
+def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, monkeypatch):
+    told = downstream.downstream()
     rows = json.loads((root / "metrics/downstream.json").read_text())
     assert [(row["task"], row["data"], row["classes"], row["images"]) for row in rows] == [
         ("semantic", "scenes", 12, 4),
@@ -46,19 +50,19 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, params, monkey
     def never(*_: object, **__: object) -> None:
         raise AssertionError("what is finished is trained again")
 
-    monkeypatch.setattr("sohes.downstream.run.train_probe", never)
-    assert downstream.run(params, root) == told
+    monkeypatch.setattr("sohes.downstream.run.train", never)
+    assert downstream.downstream() == told
     monkeypatch.setattr("sohes.downstream.run.code_digest", lambda *_: "of edited code")
     with pytest.raises(AssertionError, match="trained again"):
-        downstream.run(params, root)
+        downstream.downstream()
 
 
-def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, params, monkeypatch):
+def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, monkeypatch):
     from mlflow.tracking import MlflowClient
 
     monkeypatch.setenv("SOHES_TRACKING", "on")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    downstream.run(params, root)
+    downstream.downstream()
     client = MlflowClient(f"sqlite:///{root / 'mlflow.db'}")
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     (run,) = [run for run in client.search_runs(experiments) if run.info.run_name == "downstream"]
@@ -66,7 +70,7 @@ def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, params, mo
     assert {"semantic/before", "detection/after"} <= set(run.data.metrics)
 
 
-def test_real_photographs(root, params, shared_data, tmp_path):
+def test_real_photographs(root, shared_data, tmp_path):
     sample = shared_data / "coco_panoptic_100"
     content = json.loads((sample / "panoptic.json").read_text())
     content["images"] = content["images"][:6]
@@ -75,7 +79,7 @@ def test_real_photographs(root, params, shared_data, tmp_path):
     (few / "panoptic.json").write_text(json.dumps(content))
     for name in ("panoptic", "images"):
         (few / name).symlink_to(sample / name)
-    told = downstream.run(params, root, semantic=f"coco_panoptic={few}")
+    told = downstream.downstream(semantic=f"coco_panoptic={few}")
     assert told.count("\n") == 3
     (row,) = json.loads((root / "metrics/downstream.json").read_text())
     assert (row["train_images"], row["images"], row["classes"]) == (3, 3, 133)
@@ -88,9 +92,9 @@ def test_the_papers_figures_stand_beside_its_own_tasks():
     assert lines[3] == "| detection | coco, published: SOHES, ICLR 2024, figure 6 | AP of boxes | 22.7 | 24.4 | +1.7 |"
 
 
-def test_what_is_missing_is_one_sentence(root, params, tmp_path):
+def test_what_is_missing_is_one_sentence(root, tmp_path):
     with pytest.raises(SohesError, match="no data set for detection is called ade20k"):
-        downstream.run(params, root, detection="ade20k=somewhere")
+        downstream.downstream(detection="ade20k=somewhere")
     (root / "models/correct.safetensors").unlink()
     with pytest.raises(SohesError, match="run `sohes correct` first"):
-        downstream.run(params, root)
+        downstream.downstream()

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from sohes.commands.label import run
+from sohes.commands import label as labelling
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.data.scenes.render import render_scene
 from sohes.data.store.decode import decode_image
@@ -52,7 +53,12 @@ def photos(tmp_path: Path) -> Path:
 
 
 def label(params: Params, photos: Path, out: Path, **options: bool) -> list[str]:
-    return list(run(params, photos, out, backbone=out.with_name("absent.safetensors"), **options))
+    """The lines that the command prints."""
+    file = photos.with_name("mine.yaml")
+    file.write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    with redirect_stdout(io.StringIO()) as told:
+        labelling.label(photos, out, backbone=out.with_name("absent.safetensors"), params=file, **options)
+    return told.getvalue().splitlines()
 
 
 def written(folder: Path) -> dict[str, bytes]:
@@ -186,7 +192,7 @@ def test_turned_photographs_are_labelled_upright_or_as_stored(params, tmp_path):
     exif[0x0112] = 6
     Image.fromarray(render_scene(0, size=64, seed=0).image_HW3[:40]).save(folder / "turned.jpg", exif=exif)
     for upright, size in ((True, (64, 40)), (False, (40, 64))):
-        label(params, folder, tmp_path / "labels.parquet", apply_exif=upright)
+        label(params, folder, tmp_path / "labels.parquet", exif=upright)
         (record,) = read_shard(tmp_path / "labels.parquet")
         assert (record.masks.height, record.masks.width) == size
 

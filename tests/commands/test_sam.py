@@ -71,26 +71,26 @@ def root(tmp_path: Path, monkeypatch) -> Path:
 
 def test_every_image_gets_masks_of_its_own_size_and_score_takes_them(tiny_sam, root, tmp_path):
     out = tmp_path / "sam"
-    assert sam.run(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS) == 3
+    assert sam.sam(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS) == 3
     records = [r for path in sorted(out.glob("*.parquet")) for r in read_shard(path)]
     assert [r.image_id for r in records] == list(range(1, 4))
     assert all((r.masks.height, r.masks.width) == ((40, 60) if r.image_id % 2 else (60, 40)) for r in records)
     assert any(len(r.masks) and areas(r.masks).max() > 0 for r in records)
     assert {source for r in records for source in r.masks.sources} == {"sam"}
-    assert score.run([out], benchmark="coco", root=root)["masks_per_image"] > 0
+    assert score.score([out], benchmark="coco", root=root)["masks_per_image"] > 0
 
 
 def test_a_stopped_run_goes_on_and_another_runs_folder_is_refused(tiny_sam, root, tmp_path):
     out = tmp_path / "sam"
-    sam.run(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS)
+    sam.sam(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS)
     kept, redone = out / "shard-00000.parquet", out / "shard-00001.parquet"
     before, written = kept.stat().st_mtime_ns, redone.read_bytes()
     redone.unlink()
-    sam.run(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS)
+    sam.sam(tiny_sam, benchmark="coco", root=root, out=out, **SETTINGS)
     assert kept.stat().st_mtime_ns == before
     assert redone.read_bytes() == written
     with pytest.raises(SohesError, match="holds the masks of another run"):
-        sam.run(tiny_sam, benchmark="coco", root=root, out=out, **{**SETTINGS, "stability": 0.5})
+        sam.sam(tiny_sam, benchmark="coco", root=root, out=out, **{**SETTINGS, "stability": 0.5})
 
 
 def test_nothing_that_is_sure_enough_is_an_empty_set(tiny_sam):

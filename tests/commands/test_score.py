@@ -1,5 +1,6 @@
 import json
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -30,9 +31,11 @@ def root(tmp_path: Path) -> Path:
     return tmp_path / "coco"
 
 
-def run(root: Path, *predictions: Path, **options: object) -> tuple[dict, str]:
+def run(root: Path, *predictions: Path, benchmark: str = "coco", **options: object) -> tuple[dict, str]:
+    """What is written, and what is printed on a wide terminal."""
     console = Console(width=160, record=True)
-    result = score.run(predictions, benchmark="coco", root=root, console=console, **options)
+    with patch.object(score, "Console", return_value=console):
+        result = score.score(list(predictions), benchmark=benchmark, root=root, **options)
     return result, console.export_text()
 
 
@@ -107,10 +110,7 @@ def test_the_full_release_of_ade20k_has_no_published_rows(tmp_path):
     content = {"filename": "ADE_val_00000001.jpg", "imsize": [8, 40, 3], "object": []}
     (folder / "ADE_val_00000001.json").write_text(json.dumps({"annotation": content}))
     empty = ImageRecord(1, "ADE_val_00000001.jpg", "", mask_set(np.zeros((0, 8, 40), bool)))
-    console = Console(width=160, record=True)
-    path = shards(tmp_path / "ours", [empty])
-    score.run([path], benchmark="ade20k", root=tmp_path / "ade", console=console)
-    told = console.export_text()
+    _, told = run(tmp_path / "ade", shards(tmp_path / "ours", [empty]), benchmark="ade20k")
     assert "published:" not in told
     assert "no published figures on this set" in told
 
@@ -119,7 +119,6 @@ def test_real_photographs_in_another_order_and_split_in_two(shared_data, tmp_pat
     folder = shared_data / "coco_panoptic_100"
     truth = list(coco_panoptic.read_benchmark(folder))
     paths = [shards(tmp_path / "late", truth[40:][::-1]), shards(tmp_path / "early", truth[:40])]
-    console = Console(width=160, record=True)
-    result = score.run(paths, benchmark="coco_panoptic", root=folder, console=console)
+    result, told = run(folder, *paths, benchmark="coco_panoptic")
     assert result["AR"] == 100
-    assert "no published figures" in console.export_text()
+    assert "no published figures" in told

@@ -3,6 +3,7 @@ import io
 import cv2
 import numpy as np
 import pytest
+import yaml
 from packing import pack_images
 from PIL import Image
 
@@ -24,8 +25,8 @@ def params(repository):
 
 
 @pytest.fixture
-def project(tmp_path):
-    """Four photographs with a whole and its part; the labels of one are for another size."""
+def project(tmp_path, params, monkeypatch):
+    """The working folder: four photographs with a whole and its part; the labels of one are for another size."""
     shown = np.zeros((2, 60, 80), bool)
     shown[0, 10:50, 20:70], shown[1, 20:40, 30:50] = True, True
     files, records = [], []
@@ -40,12 +41,14 @@ def project(tmp_path):
     pack_images(files, data / "images", images_per_shard=4, max_megapixels=1, apply_exif=False, max_rejected_fraction=0)
     (data / "pseudo_labels").mkdir()
     write_shard(data / "pseudo_labels/shard-00000.parquet", records)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params.model_dump(mode="json")))
+    monkeypatch.chdir(tmp_path)
     return tmp_path
 
 
 def test_the_picture_shows_the_very_samples_of_the_training(project, params, capsys):
     out = project / "deep/batch.png"
-    view_batch.run(params, project, out=out, step=3, samples=4)
+    view_batch.view_batch(out=out, step=3, samples=4)
     drawn = cv2.cvtColor(cv2.imread(str(out)), cv2.COLOR_BGR2RGB)
     section = params.instruct
     dataset = LabelDataset(
@@ -60,7 +63,7 @@ def test_the_picture_shows_the_very_samples_of_the_training(project, params, cap
     assert "passed over image 2: the labels are for 50 x 80 pixels" in capsys.readouterr().err
 
 
-def test_without_labels_the_stage_to_run_is_named(project, params):
+def test_without_labels_the_stage_to_run_is_named(project):
     (project / "data/pseudo_labels").rename(project / "gone")
     with pytest.raises(SohesError, match="run `sohes explore` first"):
-        view_batch.run(params, project, out=project / "batch.png")
+        view_batch.view_batch(out=project / "batch.png")

@@ -13,8 +13,9 @@ from sohes.backbone.vit import Backbone
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.scores import score_detection, score_semantic
 from sohes.downstream.sets.examples import ClassSet, Example
-from sohes.downstream.training import ExampleDataset, train_probe
+from sohes.downstream.training import ExampleDataset, Probing
 from sohes.params import AdapterParams, DownstreamParams
+from sohes.train.loop import train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
 
@@ -66,7 +67,10 @@ def taught(network, steps: int, folder: Path) -> list[dict[str, float]]:
     state = ResumableState(folder, "a")
     state.begin(None)
     world = World(0, 1, torch.device("cpu"))
-    history = train_probe(network, dataset, params(steps), seed=0, world=world, state=state, recorder=Nobody())
+    history = train(
+        Probing(network, averaged=False), dataset, params(steps), title="downstream", seed=0, world=world, state=state,
+        recorder=Nobody(),
+    )  # fmt: skip
     assert all(torch.equal(before[name], value) for name, value in backbone.state_dict().items())
     return history
 

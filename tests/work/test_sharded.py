@@ -59,7 +59,7 @@ def test_the_result_does_not_depend_on_how_shards_are_spread(work, monkeypatch, 
 
     monkeypatch.setattr("sohes.work.sharded.run_shards", run_here)
 
-    def write(index: int, parts: list[list[int]]) -> dict:
+    def write(path: Path, parts: list[list[int]]) -> dict:
         return {"doubled": [number for part in parts for number in part]}
 
     def double(items: list[int]) -> list[int]:

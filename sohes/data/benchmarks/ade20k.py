@@ -81,12 +81,8 @@ def _challenge_record(path: Path) -> ImageRecord:
         raise SohesError(f"{path} is no instance PNG of the 2016 challenge: it needs red, green and blue")
     codes_HW = np.where(values_HWC[..., 1] > 0, values_HWC[..., 0].astype(np.int64) * 256 + values_HWC[..., 1], 0)
     codes = np.unique(codes_HW[codes_HW > 0])
-    return coco.record(
-        _image(path.with_suffix(".jpg").name, codes_HW.shape),
-        encode(np.stack([codes_HW == code for code in codes])) if len(codes) else (),
-        [False] * len(codes),
-        NAME,
-    )
+    rles = encode(np.stack([codes_HW == code for code in codes])) if len(codes) else ()
+    return coco.record(layout.image(path.with_suffix(".jpg").name, codes_HW.shape), rles, NAME)
 
 
 def _release_record(path: Path) -> ImageRecord:
@@ -105,7 +101,7 @@ def _release_record(path: Path) -> ImageRecord:
         rles += encode(mask_HW[None])
         above = entry["parts"]["ispartof"]  # a number, or an empty list for a whole
         parents.append(index.get(above, -1) if isinstance(above, int) else -1)
-    return coco.record(image, rles, [False] * len(rles), NAME, parents)
+    return coco.record(image, rles, NAME, parents=parents)
 
 
 def _annotation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -118,13 +114,9 @@ def _annotation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     try:
         annotation = json.loads(text)["annotation"]
         height, width = annotation["imsize"][:2]
-        return annotation["object"], _image(annotation["filename"], (height, width))
+        return annotation["object"], layout.image(annotation["filename"], (height, width))
     except (KeyError, TypeError, ValueError) as error:
         raise SohesError(f"{path} is not an annotation of ADE20K 2021: {error}") from None
-
-
-def _image(file_name: str, size: tuple[int, ...]) -> dict[str, Any]:
-    return {"id": layout.number(file_name), "file_name": file_name, "height": size[0], "width": size[1]}
 
 
 def read_pixels(path: Path) -> np.ndarray:

@@ -59,6 +59,4 @@ def _record(path: Path) -> ImageRecord:
     regions_NHW = np.concatenate([np.unique(one)[:, None, None] == one for one in labels])
     iou_NN = masks.iou_from_intersections(masks.intersections(regions_NHW))
     kept = masks.nms_from_iou(iou_NN, np.arange(len(regions_NHW)), nms_iou=SAME_ENTITY_IOU)
-    name = f"{path.stem}.jpg"
-    image = {"id": layout.number(name), "file_name": name, "height": height, "width": width}
-    return coco.record(image, masks.encode(regions_NHW[kept]), [False] * len(kept), NAME)
+    return coco.record(layout.image(f"{path.stem}.jpg", (height, width)), masks.encode(regions_NHW[kept]), NAME)

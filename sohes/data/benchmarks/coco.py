@@ -10,7 +10,7 @@ rotation must not be applied.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,49 +23,52 @@ from sohes.masks.forest import relink
 from sohes.masks.mask_json import checked_coco, coco_images, run_lengths
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
-NAME = SOURCE = "coco"
+NAME = "coco"
 INFO = """Get `2017 Val images` and `2017 Train/Val annotations` from cocodataset.org. DIR holds:
   annotations/instances_val2017.json
   val2017/000000000139.jpg ...           (only to predict; scoring reads no image)"""
 
 
-def read_benchmark(root: Path) -> Iterator[ImageRecord]:
-    """The ground truth of val2017, in the file's order. SohesError if the folder does not hold it."""
-    return read(layout.find(root, "annotations/instances_val2017.json", "instances_val2017.json", name=NAME))
+read_image = layout.photographs("val2017", "images/val2017", "images")
 
 
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored: EXIF rotation must not be applied to it."""
-    return layout.read_file(root, "val2017", "images/val2017", "images", name=file_name)
+def reader(name: str, *places: str) -> Callable[[Path], Iterator[ImageRecord]]:
+    """The `read_benchmark` of one JSON file, in its order. places: where in the unpacked download it may lie."""
+
+    def read_benchmark(root: Path) -> Iterator[ImageRecord]:
+        path = layout.find(root, *places, name=name)
+        return read_content(load(path), path, source=name)
+
+    return read_benchmark
 
 
-def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[ImageRecord]:
-    """The ground truth of the JSON file's images, or of `image_ids` only, in the file's order, without digests.
-
-    Annotations whose mask has no pixel are dropped: no prediction can match them. SohesError says what is wrong.
-    """
-    yield from read_content(load(path), path, image_ids)
+read_benchmark = reader(NAME, "annotations/instances_val2017.json", "instances_val2017.json")
 
 
 def read_content(
-    content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None, *, source: str = SOURCE
+    content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None, *, source: str = NAME
 ) -> Iterator[ImageRecord]:
-    """As `read`, from the content that `load` gave for `path`; `source` is that of every mask."""
+    """The ground truth of the images, or of `image_ids` only, in the file's order, without digests.
+
+    content: what `load` gave for `path`. source: that of every mask. Annotations whose mask has no pixel are dropped:
+    no prediction can match them. SohesError says what is wrong.
+    """
     for image, drawn in coco_images(content):
         if image_ids is None or image["id"] in image_ids:
             size, name = (image["height"], image["width"]), image["file_name"]
             rles = [run_lengths(annotation, size, name, path) for annotation in drawn]
-            yield record(image, rles, [bool(annotation.get("iscrowd")) for annotation in drawn], source)
+            yield record(image, rles, source, crowd=[bool(annotation.get("iscrowd")) for annotation in drawn])
 
 
 def record(
     image: dict[str, Any],
     rles: Sequence[bytes],
-    crowd: Sequence[bool],
     source: str,
+    *,
+    crowd: Sequence[bool] | None = None,
     parents: Sequence[int] | None = None,
 ) -> ImageRecord:
-    """One image's ground truth: scores 1, a flat forest without `parents`; masks without a pixel are dropped."""
+    """One image's ground truth: scores 1, by default no crowd and a flat forest; masks without a pixel are dropped."""
     height, width = image["height"], image["width"]
     drawn = areas(MaskSet(height, width, tuple(rles), np.ones(len(rles)), np.full(len(rles), -1), ("",) * len(rles)))
     kept = np.flatnonzero(drawn > 0).tolist()
@@ -75,7 +78,7 @@ def record(
         tuple(rles[i] for i in kept),
         np.ones(len(kept), np.float32),
         relink(np.full(len(rles), -1) if parents is None else np.asarray(parents, np.int64), np.array(kept, np.int64)),
-        tuple(CROWD if crowd[i] else source for i in kept),
+        tuple(CROWD if crowd is not None and crowd[i] else source for i in kept),
     )
     return ImageRecord(image["id"], image["file_name"], "", masks)
 

@@ -21,7 +21,7 @@ from sohes.masks import encode
 from sohes.masks.mask_json import coco_images
 from sohes.structures import ImageRecord
 
-NAME = SOURCE = "coco_panoptic"
+NAME = "coco_panoptic"
 INFO = """Get `2017 Val images` and `2017 Panoptic Train/Val annotations` from cocodataset.org. DIR holds:
   annotations/panoptic_val2017.json
   annotations/panoptic_val2017/000000000139.png ...   (unzip the archive inside the archive)
@@ -29,9 +29,13 @@ INFO = """Get `2017 Val images` and `2017 Panoptic Train/Val annotations` from c
 A sample in the same format may lie in DIR as panoptic.json, panoptic/*.png and images/*.jpg."""
 
 
+read_image = coco.read_image
+
+
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth of val2017, in the file's order. SohesError if the folder does not hold it."""
-    return read(find(root))
+    path = find(root)
+    return read_content(coco.load(path), path)
 
 
 def find(root: Path) -> Path:
@@ -40,25 +44,15 @@ def find(root: Path) -> Path:
     return layout.find(root, *places, name=NAME)
 
 
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored: EXIF rotation must not be applied to it."""
-    return layout.read_file(root, "val2017", "images/val2017", "images", name=file_name)
-
-
 def is_panoptic(content: dict[str, Any]) -> bool:
     """Whether the content of a JSON file, as `coco.load` gives it, is of the panoptic kind."""
     return any("segments_info" in annotation for annotation in content["annotations"][:1])
 
 
-def read(path: Path, image_ids: Collection[int] | None = None) -> Iterator[ImageRecord]:
-    """The ground truth of the JSON file's images, or of `image_ids` only, in the file's order, without digests."""
-    yield from read_content(coco.load(path), path, image_ids)
-
-
 def read_content(
     content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None
 ) -> Iterator[ImageRecord]:
-    """As `read`, from the content that `coco.load` gave for `path`."""
+    """As `coco.read_content`: the ground truth of the images, or of `image_ids` only, in the file's order."""
     for image, found in coco_images(content):
         if image_ids is None or image["id"] in image_ids:
             segments = found[-1]["segments_info"] if found else []
@@ -66,7 +60,7 @@ def read_content(
             if segments:
                 ids_HW = segment_ids(Path(path).with_suffix("") / found[-1]["file_name"], image)
                 rles = encode(np.stack([ids_HW == segment["id"] for segment in segments]))
-            yield coco.record(image, rles, [bool(segment.get("iscrowd")) for segment in segments], SOURCE)
+            yield coco.record(image, rles, NAME, crowd=[bool(segment.get("iscrowd")) for segment in segments])
 
 
 def segment_ids(path: Path, image: dict[str, Any]) -> np.ndarray:

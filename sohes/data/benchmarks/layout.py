@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from sohes.errors import SohesError
 
@@ -24,6 +26,19 @@ def read_file(root: Path, *folders: str, name: str) -> bytes:
         if (Path(root) / folder / name).is_file():
             return (Path(root) / folder / name).read_bytes()
     raise SohesError(f"there is no photograph {name} in {root} (looked in {', '.join(folders)} and itself)")
+
+
+def photographs(*folders: str) -> Callable[[Path, str], bytes]:
+    """The `read_image` of a benchmark whose photographs lie in these folders, the first that has one, or in its root.
+
+    It gives the encoded photograph as stored: EXIF rotation must not be applied to it.
+    """
+    return lambda root, file_name: read_file(root, *folders, name=file_name)
+
+
+def image(file_name: str, size: tuple[int, ...]) -> dict[str, Any]:
+    """An image of (height, width) as COCO's JSON names one, with its `number` for an id."""
+    return {"id": number(file_name), "file_name": file_name, "height": size[0], "width": size[1]}
 
 
 def number(name: str) -> int:

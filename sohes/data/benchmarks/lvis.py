@@ -21,6 +21,7 @@ NAME = "lvis"
 INFO = """Get the v1 validation annotations from lvisdataset.org and COCO's 2017 images. DIR holds:
   annotations/lvis_v1_val.json           (or lvis_v1_val.json)
   train2017/*.jpg  val2017/*.jpg         (only to predict; scoring reads no image)"""
+read_image = layout.photographs("images")
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
@@ -32,8 +33,3 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
             if isinstance(image, dict) and "file_name" not in image and "coco_url" in image:
                 image["file_name"] = "/".join(urlparse(image["coco_url"]).path.split("/")[-2:])
     return coco.read_content(checked_coco(content, path), path, source=NAME)
-
-
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored."""
-    return layout.read_file(root, "images", name=file_name)

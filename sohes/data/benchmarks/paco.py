@@ -19,6 +19,7 @@ NAME = "paco"
 INFO = """Get paco_lvis_v1.zip as facebookresearch/paco on GitHub says, and COCO's 2017 images. DIR holds:
   annotations/paco_lvis_v1_val.json      (or paco_lvis_v1_val.json)
   train2017/*.jpg  val2017/*.jpg         (only to predict; scoring reads no image)"""
+read_image = layout.photographs("images")
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
@@ -29,8 +30,3 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
         raise SohesError(f"{path} has annotations without obj_ann_id: it is not PACO's file, download it again")
     parts = [annotation for annotation in content["annotations"] if annotation["obj_ann_id"] != annotation["id"]]
     return coco.read_content({**content, "annotations": parts}, path, source=NAME)
-
-
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored."""
-    return layout.read_file(root, "images", name=file_name)

@@ -7,24 +7,11 @@ are not asked for, so there is one level only.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 from sohes.data.benchmarks import coco, layout
-from sohes.structures import ImageRecord
 
 NAME = "partimagenet"
 INFO = """Get PartImageNet_Seg.zip by way of TACJu/PartImageNet on GitHub. DIR is its folder PartImageNet:
   annotations/val/val.json               (COCO JSON of the parts)
   images/val/*.JPEG                      (only to predict; scoring reads no image)"""
-
-
-def read_benchmark(root: Path) -> Iterator[ImageRecord]:
-    """The ground truth, in the file's order."""
-    path = layout.find(root, "annotations/val/val.json", "PartImageNet/annotations/val/val.json", name=NAME)
-    return coco.read_content(coco.load(path), path, source=NAME)
-
-
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored."""
-    return layout.read_file(root, "images/val", "PartImageNet/images/val", name=file_name)
+read_image = layout.photographs("images/val", "PartImageNet/images/val")
+read_benchmark = coco.reader(NAME, "annotations/val/val.json", "PartImageNet/annotations/val/val.json")

@@ -25,7 +25,7 @@ NAME = "pascal_part"
 INFO = """Get the annotations (trainval.tar.gz) from the Pascal-Part page and the images of PASCAL VOC 2010. DIR holds:
   Annotations_Part/2008_000002.mat ...                (or the .mat files themselves)
   VOCdevkit/VOC2010/JPEGImages/2008_000002.jpg ...    (or JPEGImages/, or beside the .mat files; only to predict)"""
-_IMAGES = ("VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
+read_image = layout.photographs("VOCdevkit/VOC2010/JPEGImages", "VOC2010/JPEGImages", "JPEGImages")
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
@@ -35,11 +35,6 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     if not files:
         layout.find(root, "Annotations_Part", "*.mat", name=NAME)
     return (_record(file, root) for file in files)
-
-
-def read_image(root: Path, file_name: str) -> bytes:
-    """The encoded photograph, as stored."""
-    return layout.read_file(root, *_IMAGES, name=file_name)
 
 
 def _record(path: Path, root: Path) -> ImageRecord:
@@ -59,8 +54,8 @@ def _record(path: Path, root: Path) -> ImageRecord:
     height, width = masks[0].shape if masks else _size(read_image(root, name))
     if any(mask.shape != (height, width) for mask in masks):
         raise SohesError(f"{path} holds masks of several sizes: download it again")
-    image = {"id": layout.number(name), "file_name": name, "height": height, "width": width}
-    return coco.record(image, encode(np.stack(masks)) if masks else (), [False] * len(masks), NAME, parents)
+    rles = encode(np.stack(masks)) if masks else ()
+    return coco.record(layout.image(name, (height, width)), rles, NAME, parents=parents)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -88,4 +88,4 @@ def record(data: bytes, path: Path) -> ImageRecord:
         raise SohesError(f"{path} is not SA-1B JSON: its image needs a whole number image_id")
     masks = found.masks
     image = {"id": found.image_id, "file_name": found.file_name, "height": masks.height, "width": masks.width}
-    return coco.record(image, masks.rles, [False] * len(masks), NAME)
+    return coco.record(image, masks.rles, NAME)

@@ -14,6 +14,7 @@ import numpy as np
 
 Outline = np.ndarray  # (P, 2) float64 corners (x, y) of a closed polygon
 Colour = tuple[float, float, float]  # RGB in [0, 255]
+Range = tuple[float, float]  # of hue, saturation, value or period: from, to
 PATTERNS = ("plain", "stripes", "spots", "checks", "mottled")
 SUBPART_CONTRAST = 0.35  # any clustering of colours would find subparts of strong, plain colours
 
@@ -99,9 +100,7 @@ def blob(rng: np.random.Generator, x: float, y: float, rx: float, ry: float, *, 
 # ---------------------------------------------------------------- paints
 
 
-def colour(
-    rng: np.random.Generator, hue: tuple[float, float], sat: tuple[float, float], val: tuple[float, float]
-) -> Colour:
+def colour(rng: np.random.Generator, hue: Range, sat: Range, val: Range) -> Colour:
     r, g, b = colorsys.hsv_to_rgb(rng.uniform(*hue) % 1, rng.uniform(*sat), rng.uniform(*val))
     return (255 * r, 255 * g, 255 * b)
 
@@ -121,11 +120,11 @@ def tinted(paint: Paint, beneath: Paint) -> Paint:
 def coat(
     rng: np.random.Generator,
     *,
-    hue: tuple[float, float] = (0, 1),
-    sat: tuple[float, float] = (0.25, 0.8),
-    val: tuple[float, float] = (0.45, 0.95),
+    hue: Range = (0, 1),
+    sat: Range = (0.25, 0.8),
+    val: Range = (0.45, 0.95),
     patterns: tuple[str, ...] = PATTERNS,
-    period: tuple[float, float] = (0.035, 0.08),
+    period: Range = (0.035, 0.08),
     gloss: float = 1.0,
 ) -> Paint:
     """A paint with a random pattern and a second colour at a random distance from the base."""
@@ -136,9 +135,7 @@ def coat(
     return Paint(base, second, pattern, rng.uniform(*period), rng.uniform(0, np.pi), gloss)
 
 
-def plain(
-    rng: np.random.Generator, hue: tuple[float, float], sat: tuple[float, float], val: tuple[float, float]
-) -> Paint:
+def plain(rng: np.random.Generator, hue: Range, sat: Range, val: Range) -> Paint:
     return coat(rng, hue=hue, sat=sat, val=val, patterns=("plain",))
 
 

@@ -16,10 +16,10 @@ from sohes.data.benchmarks import coco
 from sohes.data.sources.folder import SUFFIXES
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, Patience, fetch
-from sohes.data.sources.unpack import iter_members
+from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
 _JSON = "annotations.json"
@@ -68,8 +68,7 @@ class ArchivesSource:
         found = dict(iter_members(path, lambda name: name == member, max_member_bytes=MAX_JSON_BYTES))
         if not isinstance(data := found.get(member), bytes):
             raise SohesError(f"cannot read {member} in {_name(link)}: fix pull.archives.annotations")
-        with atomic_path(folder / _JSON) as temporary:
-            temporary.write_bytes(data)
+        write_file(folder / _JSON, data)
         path.unlink()
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
@@ -81,15 +80,8 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             yield from self._annotated(pack, folder, wanted) if held_out else ()
             return
-        # Count all members, so that ids do not depend on the fraction held out.
-        numbers: dict[str, int] = {}
-
-        def numbered(name: str) -> bool:
-            numbers[name] = len(numbers) + 1
-            return wanted(name)
-
-        for name, data in iter_members(folder / pack.name, numbered):
-            yield Member(pack.index * IDS_PER_PACK + numbers[name], name, data)
+        for number, name, data in iter_numbered(folder / pack.name, wanted):
+            yield Member(pack.index * IDS_PER_PACK + number, name, data)
 
     def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
         content = coco.load(folder / _JSON)

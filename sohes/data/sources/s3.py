@@ -193,15 +193,13 @@ class S3Source:
         if pack.name.startswith(f"{_LOOSE}-"):
             yield from self._objects(pack, held_out)
             return
-        numbers: dict[str, int] = {}
 
         def wanted(name: str) -> bool:
-            numbers[name] = len(numbers) + 1
             chosen = held_out_by_name(f"{pack.name}/{name}", self.eval_fraction) == held_out
             return chosen and name.lower().endswith(photographs.SUFFIXES)
 
-        for name, data in unpack.iter_members(folder / _local_name(pack), wanted):
-            yield Member(pack.index * IDS_PER_PACK + numbers[name], f"{pack.name}/{name}", data)
+        for number, name, data in unpack.iter_numbered(folder / _local_name(pack), wanted):
+            yield Member(pack.index * IDS_PER_PACK + number, f"{pack.name}/{name}", data)
 
     def _objects(self, pack: Pack, held_out: bool) -> Iterator[Member]:
         _, groups, _ = self._contents()

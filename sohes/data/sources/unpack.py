@@ -41,6 +41,18 @@ def iter_members(
         raise SohesError(f"the archive {path.name} is damaged ({detail}): remove it and pull again") from None
 
 
+def iter_numbered(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, str, bytes | UnreadableImage]]:
+    """As `iter_members`, each after its place among all members, from 1: it does not depend on what is `wanted`."""
+    numbers: dict[str, int] = {}
+
+    def numbered(name: str) -> bool:
+        numbers[name] = len(numbers) + 1
+        return wanted(name)
+
+    for name, data in iter_members(path, numbered):
+        yield numbers[name], name, data
+
+
 def _iter_tar(path: Path, wanted: Callable[[str], bool], max_member_bytes: int, max_ratio: int) -> Iterator[Member]:
     """Read front to back in one pass, because SA-1B's `.tar` files are gzipped."""
     limit = max_ratio * path.stat().st_size

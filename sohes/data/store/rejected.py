@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sohes.errors import SohesError
-from sohes.work.files import atomic_path
+from sohes.work.files import write_file
 
 _WORDS = {"pull": ("cannot be used", "can be used"), "explore": ("could not be labelled", "could be labelled")}
 
@@ -24,9 +24,7 @@ class Rejected:
 
 def write_rejected(path: Path, rejected: Iterable[Rejected]) -> None:
     """Write one line of JSON per image."""
-    with atomic_path(path) as temporary:
-        lines = (json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected)
-        temporary.write_text("".join(lines), encoding="utf-8")
+    write_file(path, "".join(json.dumps(asdict(image), ensure_ascii=False) + "\n" for image in rejected))
 
 
 def first_reasons(rejected: Sequence[Rejected]) -> str:

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ from PIL import Image
 from sohes.data.benchmarks import coco, coco_panoptic
 from sohes.errors import SohesError
 from sohes.masks import areas, decode
-from sohes.structures import CROWD
+from sohes.structures import CROWD, ImageRecord
 
 # pycocotools 2.0.11 decodes in a way that numpy 2.4 warns about.
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -44,13 +45,17 @@ def written(folder: Path, ids_HW: np.ndarray = IDS) -> Path:
     return folder / "panoptic.json"
 
 
+def read(path: Path, image_ids: set[int] | None = None) -> Iterator[ImageRecord]:
+    return coco_panoptic.read_content(coco.load(path), path, image_ids)
+
+
 def test_segments_are_masks_void_is_none_and_crowds_are_marked(tmp_path: Path) -> None:
     path = written(tmp_path)
-    first, second = coco_panoptic.read(path)
+    first, second = read(path)
     np.testing.assert_array_equal(decode(first.masks), [IDS == 70000, IDS == 5, IDS == 300])  # 9 has no pixel
     assert first.masks.sources == ("coco_panoptic", CROWD, "coco_panoptic")
     assert (second.image_id, len(second.masks)) == (2, 0)
-    assert [record.image_id for record in coco_panoptic.read(path, {2})] == [2]
+    assert [record.image_id for record in read(path, {2})] == [2]
 
 
 def test_the_two_kinds_of_json_are_told_apart(tmp_path: Path) -> None:
@@ -62,10 +67,10 @@ def test_the_two_kinds_of_json_are_told_apart(tmp_path: Path) -> None:
 def test_a_png_of_another_size_or_none_is_named(tmp_path: Path) -> None:
     path = written(tmp_path, IDS.T)
     with pytest.raises(SohesError, match=r"a\.png is 3 x 4, its image 4 x 3"):
-        list(coco_panoptic.read(path))
+        list(read(path))
     (tmp_path / "panoptic/a.png").unlink()
     with pytest.raises(SohesError, match=r"a\.png cannot be read"):
-        list(coco_panoptic.read(path))
+        list(read(path))
 
 
 def test_real_annotations(shared_data: Path) -> None:
@@ -75,7 +80,7 @@ def test_real_annotations(shared_data: Path) -> None:
         annotation["image_id"]: [segment["area"] for segment in annotation["segments_info"]]
         for annotation in content["annotations"]
     }
-    records = list(coco_panoptic.read(path))
+    records = list(read(path))
     assert sum(len(record.masks) for record in records) == 1111
     for record in records:
         assert areas(record.masks).tolist() == wanted[record.image_id]
