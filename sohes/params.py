@@ -227,11 +227,11 @@ class RateParams(Section):
     weight_decay: float
     warmup_steps: Count
     clip_norm: float
-    amp: bool  # bf16 autocast
+    amp: bool  # bf16 autocast, on a GPU and on a CPU with bf16 instructions; others compute in float32
 
 
 class OptimParams(RateParams):
-    backbone_lr_scale: float
+    backbone_lr_scale: Annotated[float, Field(ge=0)]  # 0: the ViT is frozen; only what stands around it learns
 
 
 class ProbeOptimParams(RateParams):

@@ -58,6 +58,13 @@ class Backbone(nn.Module):
         published: dict[str, Any] = self.vit.pretrained_cfg  # type: ignore[assignment]
         self.mean, self.std = tuple(published["mean"]), tuple(published["std"])
 
+    def freeze(self) -> Backbone:
+        """From now on its weights do not learn and it stays in eval mode; gradients still pass to its input."""
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        return super().train(mode and any(p.requires_grad for p in self.parameters()))
+
     @property
     def patch_size(self) -> int:
         return self.vit.patch_embed.patch_size[0]

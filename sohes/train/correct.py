@@ -47,7 +47,7 @@ class Correction(Learner[Network]):
     images_per_sample = 2
 
     def __init__(self, network: Network, params: CorrectParams, loss: LossParams) -> None:
-        super().__init__(network, averaged=True)
+        super().__init__(network, averaged=True, frozen=params.optim.backbone_lr_scale == 0)
         self.params, self.loss = params, loss
 
     def momentum(self, step: int) -> float:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sohes.errors import SohesError
+from sohes.model.precision import half_precision
 from sohes.params import CorrectParams, DinoParams, DownstreamParams, InstructParams
 from sohes.train.loading import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
@@ -45,16 +46,21 @@ class Learner(nn.Module, Generic[N]):
     """What is trained and how: a phase gives the losses of a batch.
 
     network: learns by gradient.  average: the moving average of its weights, which never does; None without one.
+    Weights that do not learn, such as a frozen backbone's, are the same tensors in both.
     """
 
     images_per_sample = 1
     network: N
     average: N | None
 
-    def __init__(self, network: N, *, averaged: bool) -> None:
+    def __init__(self, network: N, *, averaged: bool, frozen: bool = False) -> None:
+        """frozen: the network's part `backbone`, a `sohes.backbone.vit.Backbone`, does not learn."""
         super().__init__()
+        if frozen:
+            network.backbone.freeze()  # type: ignore[union-attr,operator]
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False) if averaged else None
+        shared = {id(p): p for p in network.parameters() if not p.requires_grad}
+        self.average = copy.deepcopy(network, shared).requires_grad_(False) if averaged else None
 
     @property
     def kept(self) -> N:
@@ -208,7 +214,7 @@ def _gradients(
         is_last = part == params.accumulate - 1
         hold = nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
         with hold:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.optim.amp):
+            with half_precision(device, params.optim.amp):
                 losses = model(loaded.batch.to(device), generator)
             (losses["loss"] / params.accumulate).backward()
         for name, value in losses.items():
@@ -234,10 +240,11 @@ def _move_average(learner: Learner, step: int) -> None:
     if learner.average is None:
         return
     momentum = learner.momentum(step)
-    for average, new in zip(learner.average.parameters(), learner.network.parameters(), strict=True):
-        average.lerp_(new, 1 - momentum)
-    for buffer, current in zip(learner.average.buffers(), learner.network.buffers(), strict=True):
-        buffer.copy_(current)
+    pairs = zip(learner.average.parameters(), learner.network.parameters(), strict=True)
+    averages, current = zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True)
+    torch._foreach_lerp_(averages, current, 1 - momentum)
+    for buffer, new in zip(learner.average.buffers(), learner.network.buffers(), strict=True):
+        buffer.copy_(new)
 
 
 class Meter:
