@@ -60,7 +60,7 @@ class Correction(Learner[Network]):
         initial, teacher = losses_of(self.network, [given, own], self.loss, generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = teacher_masks_per_image(lessons, batch.pairs)
-        kept = {name: initial["loss"].new_tensor(count) for name, count in counts.items()}
+        kept = {name: initial["loss"].new_full((), count) for name, count in counts.items()}
         return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **kept}
 
     @torch.no_grad()

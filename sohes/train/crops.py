@@ -20,6 +20,7 @@ from sohes.data.imaging import shrunk
 from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
 from sohes.params import DinoParams
+from sohes.structures import Movable
 from sohes.train.loading import Loaded, Position, from_epochs, normalised
 
 GLOBAL_AREA = (0.4, 1.0)  # of the image
@@ -41,7 +42,7 @@ class Crops(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CropBatch:
+class CropBatch(Movable):
     """Normalised crops of B images. large: (2 B, 3, S, S), the first crop of each image and then the second.
 
     small: (L B, 3, s, s) likewise; None without local crops.
@@ -49,10 +50,6 @@ class CropBatch:
 
     large: Tensor
     small: Tensor | None
-
-    def to(self, device: object) -> CropBatch:
-        small = None if self.small is None else self.small.to(device)  # type: ignore[call-overload]
-        return CropBatch(self.large.to(device), small)  # type: ignore[call-overload]
 
 
 class CropDataset:

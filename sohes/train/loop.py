@@ -136,6 +136,7 @@ def train(
             world_size=world.size,
         ),
         workers=params.workers,
+        pinned=world.device.type == "cuda",
     )
     images_per_step = params.batch_size * learner.images_per_sample
     shown = Steps(title, start=start, steps=params.steps, images_per_step=images_per_step, shown=world.is_first)
@@ -155,11 +156,11 @@ def train(
                 shown.say(f"{title}: passed over {sentence}")
             values = {
                 **values,
-                "gradient_norm": float(_clip(learner.network, params.optim.clip_norm)),
-                "skipped_images": float(len(skipped)) * world.size,  # so that the mean over processes is their sum
-                "asked_to_stop": float(asked()),
+                "gradient_norm": _clip(learner.network, params.optim.clip_norm),
+                "skipped_images": len(skipped) * world.size,  # so that the mean over processes is their sum
+                "asked_to_stop": asked(),
             }
-            values = dict(zip(values, world.mean(_tensor(values, world)).tolist(), strict=True))
+            values = dict(zip(values, world.mean(_stacked(values, world)).tolist(), strict=True))  # a GPU waits here
             if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
                 raise SohesError(_not_finite(title, step, values, learner.remedy(title)))
             optimizer.step()
@@ -203,7 +204,7 @@ def _gradients(
     params: Schedule,
     generator: torch.Generator,
     device: torch.device,
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[dict[str, Tensor], list[str]]:
     """Accumulate a step's gradients part by part; the mean of each loss, and the records that were skipped."""
     sums: dict[str, Tensor] = {}
     skipped: list[str] = []
@@ -219,8 +220,7 @@ def _gradients(
             (losses["loss"] / params.accumulate).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / params.accumulate
-    names = list(sums)
-    return dict(zip(names, torch.stack([sums[n].float() for n in names]).tolist(), strict=True)), skipped
+    return sums, skipped
 
 
 def _generator(seed: int, step: int, world: World) -> torch.Generator:
@@ -289,8 +289,12 @@ def _machine(seconds_per_step: float, images_per_step: int, world: World) -> dic
     return {"images_per_second": images_per_step / seconds_per_step, "peak_memory_mib": peak}
 
 
-def _tensor(values: Mapping[str, float], world: World) -> Tensor:
-    return torch.tensor(list(values.values()), dtype=torch.float64, device=world.device)
+def _stacked(values: Mapping[str, Tensor | float], world: World) -> Tensor:
+    """float64, on the device: numbers are written there by a kernel, since a copy would wait."""
+    as_tensors = [
+        v if isinstance(v, Tensor) else torch.full((), float(v), device=world.device) for v in values.values()
+    ]
+    return torch.stack([value.float().double() for value in as_tensors])
 
 
 def _not_finite(title: str, step: int, values: Mapping[str, float], remedy: str) -> str:
