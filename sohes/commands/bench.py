@@ -25,6 +25,7 @@ class Bench(StrEnum):
     launch = "launch"
     methods = "methods"
     segment = "segment"
+    train = "train"
     viewer = "viewer"
 
 

@@ -156,7 +156,7 @@ def train(
                 shown.say(f"{title}: passed over {sentence}")
             values = {
                 **values,
-                "gradient_norm": _clip(learner.network, params.optim.clip_norm),
+                "gradient_norm": clip(learner.network, params.optim.clip_norm),
                 "skipped_images": len(skipped) * world.size,  # so that the mean over processes is their sum
                 "asked_to_stop": asked(),
             }
@@ -164,7 +164,7 @@ def train(
             if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
                 raise SohesError(_not_finite(title, step, values, learner.remedy(title)))
             optimizer.step()
-            _move_average(learner, step)
+            move_average(learner, step)
             stop = values.pop("asked_to_stop") > 0
             meter.add(values)
             done = step + 1
@@ -230,13 +230,13 @@ def _generator(seed: int, step: int, world: World) -> torch.Generator:
     return torch.Generator(world.device).manual_seed(number)
 
 
-def _clip(network: nn.Module, clip_norm: float) -> Tensor:
+def clip(network: nn.Module, clip_norm: float) -> Tensor:
     """Clip all gradients together to `clip_norm` (0: not at all); the norm that they had."""
     return nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
 
 
 @torch.no_grad()
-def _move_average(learner: Learner, step: int) -> None:
+def move_average(learner: Learner, step: int) -> None:
     if learner.average is None:
         return
     momentum = learner.momentum(step)
