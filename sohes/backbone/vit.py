@@ -26,7 +26,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.errors import SohesError
-from sohes.params import BackboneParams
+from sohes.params import TRAINED_HERE, VitParams
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
@@ -196,13 +196,13 @@ def extract_features(
 # ---------------------------------------------------------------- build
 
 
-def build_backbone(params: BackboneParams) -> Backbone:
-    """The backbone that `params.pretrained` names: random (`train`), from a file, or a timm model from its hub.
+def build_backbone(params: VitParams) -> Backbone:
+    """The backbone that `params.pretrained` names: random (`train`, `distill`), from a file, or from timm's hub.
 
     A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
     be obtained or differ in shape from the params.
     """
-    if params.pretrained == "train":
+    if params.pretrained in TRAINED_HERE:
         return _from_params(params)
     path = Path(params.pretrained)
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
@@ -216,7 +216,7 @@ def build_backbone(params: BackboneParams) -> Backbone:
     return backbone
 
 
-def _from_params(params: BackboneParams) -> Backbone:
+def _from_params(params: VitParams) -> Backbone:
     name = params.architecture
     if not timm.is_model(name):
         raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
@@ -228,7 +228,7 @@ def _from_params(params: BackboneParams) -> Backbone:
     return Backbone(name, {**shape, "img_size": params.image_size})
 
 
-def _from_hub(params: BackboneParams) -> Backbone:
+def _from_hub(params: VitParams) -> Backbone:
     name = params.pretrained
     if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
         raise SohesError(
@@ -249,7 +249,7 @@ def _from_hub(params: BackboneParams) -> Backbone:
     return backbone
 
 
-def _from_weights(path: Path, params: BackboneParams) -> Backbone:
+def _from_weights(path: Path, params: VitParams) -> Backbone:
     """Bare weights, timm's or those of the DINO family's own releases, fitted to patch and image size."""
     backbone = _from_params(params)
     fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights

@@ -22,7 +22,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from sohes.errors import SohesError
 from sohes.model.precision import half_precision
-from sohes.params import CorrectParams, DinoParams, DownstreamParams, InstructParams
+from sohes.params import CorrectParams, DinoParams, DistillParams, DownstreamParams, InstructParams
 from sohes.train.loading import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
@@ -32,7 +32,7 @@ from sohes.train.world import World
 
 LOG_EVERY = 10  # steps between records, which are means over them
 _STEP_SEED = 3  # apart from the data set's random streams
-Schedule: TypeAlias = DinoParams | InstructParams | CorrectParams | DownstreamParams
+Schedule: TypeAlias = DinoParams | DistillParams | InstructParams | CorrectParams | DownstreamParams
 N = TypeVar("N", bound=nn.Module)
 
 
