@@ -12,8 +12,9 @@ Relations: `ancestors[i, j]` is true if mask i is an ancestor of mask j (the pap
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
@@ -62,28 +63,41 @@ class ImageRecord:
     masks: MaskSet
 
 
+class Movable:
+    """A dataclass of tensors, also in tuples and in further dataclasses, that moves as one."""
+
+    def to(self, device: object) -> Self:
+        """On the device; from pinned memory without waiting for the copy."""
+        return _each_tensor(self, lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        return _each_tensor(self, lambda tensor: tensor.pin_memory())
+
+
+def _each_tensor(value: Any, change: Callable[[Any], Any]) -> Any:
+    if type(value) is tuple:
+        return tuple(_each_tensor(part, change) for part in value)
+    if is_dataclass(value) and not isinstance(value, type):
+        parts = {f.name: _each_tensor(getattr(value, f.name), change) for f in fields(value)}
+        return replace(value, **parts)
+    return change(value) if hasattr(value, "pin_memory") else value
+
+
 @dataclass(frozen=True)
-class Targets:
+class Targets(Movable):
     """What one training image should give. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j."""
 
     masks_THW: Tensor
     ancestors_TT: Tensor
 
-    def to(self, device: object) -> Targets:
-        return Targets(self.masks_THW.to(device), self.ancestors_TT.to(device))  # type: ignore[call-overload]
-
 
 @dataclass(frozen=True)
-class Batch:
+class Batch(Movable):
     """Training images, normalised for the backbone, and their targets. images_B3HW: float32."""
 
     images_B3HW: Tensor
     targets: tuple[Targets, ...]
     image_ids: tuple[int, ...] = ()
-
-    def to(self, device: object) -> Batch:
-        images = self.images_B3HW.to(device)  # type: ignore[call-overload]
-        return Batch(images, tuple(t.to(device) for t in self.targets), self.image_ids)
 
 
 @dataclass(frozen=True)

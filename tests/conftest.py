@@ -84,6 +84,7 @@ def tiny_params() -> dict:
     values["pull"] |= {"scenes": {"size": 64, "train": 8, "eval": 4}, "images_per_shard": 4}
     values["backbone"] |= {"embed_dim": 32, "depth": 2, "num_heads": 2, "image_size": 64}
     values["backbone"]["dino"] |= {"steps": 3, "batch_size": 4, "image_size": 32, "warmup_steps": 1, "prototypes": 16}
+    values["backbone"]["distill"] |= {"steps": 3, "batch_size": 4, "image_size": 32, "warmup_steps": 1}
     values["explore"] |= {"image_size": 64, "crop_size": 32, "min_crop": 32, "images_per_shard": 4}
     values["model"] |= {"image_size": 64, "hidden_dim": 32, "num_queries": 21, "feedforward_dim": 32, "num_heads": 2}
     values["model"]["adapter"] |= {"interactions": 1, "stem_dim": 8, "num_heads": 2}

@@ -50,6 +50,17 @@ def test_the_shell_gets_the_code_and_everything_that_was_written(tmp_path, endin
     assert told in done.stderr
 
 
+@pytest.mark.parametrize("said", [None, "ACTIVE"])
+def test_threads_of_every_command_sleep_while_they_wait_unless_the_shell_says_otherwise(tmp_path, said):
+    script = "import os, sohes.__main__ as c; c.main = lambda: print(os.environ['OMP_WAIT_POLICY']); c.start()"
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    environment |= {} if said is None else {"OMP_WAIT_POLICY": said}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == (said or "PASSIVE")
+
+
 def test_a_reader_that_has_gone_is_no_success(tmp_path):
     read, write = os.pipe()
     os.close(read)

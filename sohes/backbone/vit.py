@@ -26,7 +26,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.errors import SohesError
-from sohes.params import BackboneParams
+from sohes.params import TRAINED_HERE, VitParams
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
@@ -58,6 +58,13 @@ class Backbone(nn.Module):
             raise SohesError(f"{architecture} is not a plain ViT: name one of timm's vit_* or eva02_* models")
         published: dict[str, Any] = self.vit.pretrained_cfg  # type: ignore[assignment]
         self.mean, self.std = tuple(published["mean"]), tuple(published["std"])
+
+    def freeze(self) -> Backbone:
+        """From now on its weights do not learn and it stays in eval mode; gradients still pass to its input."""
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        return super().train(mode and any(p.requires_grad for p in self.parameters()))
 
     @property
     def patch_size(self) -> int:
@@ -198,13 +205,13 @@ def extract_features(
 # ---------------------------------------------------------------- build
 
 
-def build_backbone(params: BackboneParams) -> Backbone:
-    """The backbone that `params.pretrained` names: random (`train`), from a file, or a timm model from its hub.
+def build_backbone(params: VitParams) -> Backbone:
+    """The backbone that `params.pretrained` names: random (`train`, `distill`), from a file, or from timm's hub.
 
     A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
     be obtained or differ in shape from the params.
     """
-    if params.pretrained == "train":
+    if params.pretrained in TRAINED_HERE:
         return _from_params(params)
     path = Path(params.pretrained)
     if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
@@ -218,7 +225,7 @@ def build_backbone(params: BackboneParams) -> Backbone:
     return backbone
 
 
-def _from_params(params: BackboneParams) -> Backbone:
+def _from_params(params: VitParams) -> Backbone:
     name = params.architecture
     if not timm.is_model(name):
         raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
@@ -230,7 +237,7 @@ def _from_params(params: BackboneParams) -> Backbone:
     return Backbone(name, {**shape, "img_size": params.image_size})
 
 
-def _from_hub(params: BackboneParams) -> Backbone:
+def _from_hub(params: VitParams) -> Backbone:
     name = params.pretrained
     if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
         raise SohesError(
@@ -251,7 +258,7 @@ def _from_hub(params: BackboneParams) -> Backbone:
     return backbone
 
 
-def _from_weights(path: Path, params: BackboneParams) -> Backbone:
+def _from_weights(path: Path, params: VitParams) -> Backbone:
     """Bare weights, timm's or those of the DINO family's own releases, fitted to patch and image size."""
     backbone = _from_params(params)
     fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights

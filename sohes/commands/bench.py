@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 bench = typer.Typer(add_completion=False)
-Bench = StrEnum("Bench", "cluster nms explore hierarchy loss score decode launch methods segment viewer")
+Bench = StrEnum("Bench", "cluster nms explore hierarchy loss score decode launch methods segment train viewer")
 
 
 # Its options are those of the measuring function, which reads them itself.

@@ -221,7 +221,7 @@ def _is_made_of(backbone: Path, params: Params) -> bool:
 
 def _source(params: Params) -> Finding:
     """Where stage `backbone` would get the weights."""
-    wanted = params.backbone.pretrained
+    wanted = params.backbone.source
     if wanted == "train":
         return Finding("weights", State.ok, "none needed: `sohes backbone` trains them (backbone.pretrained: train)")
     if Path(wanted).suffix:

@@ -156,7 +156,7 @@ def _facts(trained: Trained, first: Trained) -> str:
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
     card = json.loads(project.card("correct").read_text("utf-8"))
-    backbone = params.backbone.pretrained
+    backbone = params.backbone.source
     claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone)
     lines = [
         f"- Trained on {trained_on}.",

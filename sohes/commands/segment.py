@@ -42,8 +42,6 @@ def segment(
 
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
-    # Before torch is imported: threads that spin while they wait take up to a quarter more CPU time on a busy machine.
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     values = load_params_anywhere(params)
     for file in run(values, photos, model=model, out=out, explore=explore, apply_exif=exif, root=Path.cwd()):
         print(f"wrote {file}")

@@ -37,16 +37,11 @@ class Probe(nn.Module):
 
     def __init__(self, backbone: Backbone, params: AdapterParams) -> None:
         super().__init__()
-        self.adapter = ViTAdapter(backbone.requires_grad_(False), params)
+        self.adapter = ViTAdapter(backbone.freeze(), params)
 
     @property
     def backbone(self) -> Backbone:
         return self.adapter.backbone
-
-    def train(self, mode: bool = True) -> Probe:
-        super().train(mode)
-        self.backbone.eval()
-        return self
 
 
 class SemanticProbe(Probe):

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.sets.examples import VOID, ClassSet, Example, flipped, in_square
+from sohes.structures import Movable
 from sohes.train.loading import Loaded, from_epochs, normalised
 from sohes.train.loop import Learner
 
@@ -19,17 +20,13 @@ from sohes.train.loop import Learner
 
 
 @dataclass(frozen=True)
-class ExampleBatch:
+class ExampleBatch(Movable):
     """images_B3HW: normalised for the backbone. classes_BHW: int64. Boxes and labels of each image."""
 
     images_B3HW: Tensor
     classes_BHW: Tensor
     boxes: tuple[Tensor, ...]
     labels: tuple[Tensor, ...]
-
-    def to(self, device: torch.device) -> ExampleBatch:
-        boxes, labels = (tuple(x.to(device) for x in part) for part in (self.boxes, self.labels))
-        return ExampleBatch(self.images_B3HW.to(device), self.classes_BHW.to(device), boxes, labels)
 
 
 class ExampleDataset(Dataset):

@@ -14,12 +14,18 @@ def ancestor_targets(queries_M: Tensor, targets_M: Tensor, ancestors_TT: Tensor,
     return relation_QQ
 
 
-def ancestor_loss(ancestor_logits_BQQ: Tensor, relation_BQQ: Tensor, considered_BQQ: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy, the mean over all N x N pairs as in the paper, or over `considered_BQQ` (bool) only.
+def pairs_among(queries_M: Tensor, image: int, *, num_queries: int) -> Tensor:
+    """(M x M,) places of the pairs of these queries of an image in a flat (B, Q, Q)."""
+    return ((image * num_queries + queries_M[:, None]) * num_queries + queries_M[None, :]).flatten()
+
+
+def ancestor_loss(ancestor_logits_BQQ: Tensor, relation_BQQ: Tensor, considered_K: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy, the mean over all N x N pairs as in the paper, or over the places `considered_K` only.
 
     Zero, with a gradient path, if no pair is considered.
     """
-    if considered_BQQ is not None:
-        ancestor_logits_BQQ, relation_BQQ = ancestor_logits_BQQ[considered_BQQ], relation_BQQ[considered_BQQ]
-    pairs = max(ancestor_logits_BQQ.numel(), 1)  # the mean over no pairs would be NaN
-    return F.binary_cross_entropy_with_logits(ancestor_logits_BQQ, relation_BQQ, reduction="sum") / pairs
+    logits, relation = ancestor_logits_BQQ.flatten(), relation_BQQ.flatten()
+    if considered_K is not None:  # places, since a GPU would wait for the number of pairs behind a mask
+        logits, relation = logits.index_select(0, considered_K), relation.index_select(0, considered_K)
+    pairs = max(logits.numel(), 1)  # the mean over no pairs would be NaN
+    return F.binary_cross_entropy_with_logits(logits, relation, reduction="sum") / pairs

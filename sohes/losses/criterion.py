@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, distributed
 from torch.nn import functional as F
 
-from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets
+from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets, pairs_among
 from sohes.losses.mask_loss import dice, mask_bce
 from sohes.losses.matcher import assign, matching_cost
 from sohes.losses.points import Comparison, compare
@@ -20,8 +20,12 @@ from sohes.structures import ModelOutput, Targets
 
 @dataclass(frozen=True)
 class _Pairs:
-    """One layer's M matched pairs over the batch: query and target count within their image."""
+    """One layer's M matched pairs over the batch: query and target count within their image.
 
+    per_image: how many of them each image has.
+    """
+
+    per_image: tuple[int, ...]
     images_M: Tensor
     queries_M: Tensor
     targets_M: Tensor
@@ -47,7 +51,7 @@ def criterion(
         comparison = compare([target.masks_THW for target in targets], (height, width), params, generator)
         counts = [len(target.masks_THW) for target in targets]
         num_masks = _mean_over_processes(sum(counts), output.class_logits_BQ2.device).clamp(min=1)
-        first_target_B = torch.tensor([0, *counts[:-1]], device=num_masks.device).cumsum(0)
+        first_target_B = _on(num_masks.device, np.cumsum([0, *counts[:-1]]))
         parts: dict[str, list[Tensor]] = {"class": [], "mask": [], "dice": [], "ancestor": []}
         for layer, pairs in zip(layers, _match_layers(layers, counts, comparison, params), strict=True):
             # not indexing with two arrays, whose backward sorts them and is many times slower
@@ -102,35 +106,38 @@ def _match_layers(
         for layer in layers
         for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts)))
     ]
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()
+    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()  # the one time that a GPU waits
     blocks = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
     assigned = [assign(block.reshape(cost.shape)) for block, cost in zip(blocks, costs, strict=True)]
-    batch, device = len(counts), layers[0].class_logits_BQ2.device
-    return [_pairs(assigned[start : start + batch], device) for start in range(0, len(assigned), batch)]
+    per_image = tuple(len(queries) for queries, _ in assigned[: len(counts)])  # the same in every layer
+    images = np.tile(np.repeat(np.arange(len(counts)), per_image), len(layers))
+    indices = np.stack([images, *(np.concatenate(column) for column in zip(*assigned, strict=True))])
+    moved_3LM = _on(layers[0].class_logits_BQ2.device, indices.reshape(3, len(layers), sum(per_image)))
+    return [_Pairs(per_image, *moved_M) for moved_M in moved_3LM.unbind(1)]
 
 
-def _pairs(assigned: Sequence[tuple[np.ndarray, np.ndarray]], device: torch.device) -> _Pairs:
-    images = np.repeat(np.arange(len(assigned)), [len(queries) for queries, _ in assigned])
-    queries, targets = (np.concatenate(column) for column in zip(*assigned, strict=True))
-    return _Pairs(*(torch.from_numpy(index).to(device) for index in (images, queries, targets)))
+def _on(device: torch.device, indices: np.ndarray) -> Tensor:
+    """A copy for which nothing waits."""
+    return torch.from_numpy(indices).to(device, non_blocking=True)
 
 
 def _ancestors(ancestor_logits_BQQ: Tensor, targets: Sequence[Targets], pairs: _Pairs, *, matched_only: bool) -> Tensor:
     num_queries = ancestor_logits_BQQ.shape[1]
-    relations = []
-    for image, target in enumerate(targets):
-        mine = pairs.images_M == image
-        queries_M, targets_M = pairs.queries_M[mine], pairs.targets_M[mine]
-        relations.append(ancestor_targets(queries_M, targets_M, target.ancestors_TT, num_queries=num_queries))
+    queries, chosen = (index_M.split(pairs.per_image) for index_M in (pairs.queries_M, pairs.targets_M))
+    relation_BQQ = torch.stack(
+        [
+            ancestor_targets(queries_M, targets_M, target.ancestors_TT, num_queries=num_queries)
+            for queries_M, targets_M, target in zip(queries, chosen, targets, strict=True)
+        ]
+    )
     if not matched_only:
-        return ancestor_loss(ancestor_logits_BQQ, torch.stack(relations))
-    matched_BQ = torch.zeros(ancestor_logits_BQQ.shape[:2], dtype=torch.bool, device=ancestor_logits_BQQ.device)
-    matched_BQ[pairs.images_M, pairs.queries_M] = True
-    return ancestor_loss(ancestor_logits_BQQ, torch.stack(relations), matched_BQ[:, :, None] & matched_BQ[:, None, :])
+        return ancestor_loss(ancestor_logits_BQQ, relation_BQQ)
+    places = [pairs_among(queries_M, image, num_queries=num_queries) for image, queries_M in enumerate(queries)]
+    return ancestor_loss(ancestor_logits_BQQ, relation_BQQ, torch.cat(places))
 
 
 def _mean_over_processes(count: int, device: torch.device) -> Tensor:
-    mean = torch.tensor(float(count), device=device)
+    mean = torch.full((), float(count), device=device)
     if distributed.is_available() and distributed.is_initialized():
         distributed.all_reduce(mean)
         mean /= distributed.get_world_size()

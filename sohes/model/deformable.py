@@ -69,8 +69,8 @@ class DeformableAttention(nn.Module):
         offsets = self.offsets(queries_BQC).view(B, Q, M, L, P, 2)
         weights = self.weights(queries_BQC).view(B, Q, M, L * P)
         with full_precision(queries_BQC.device):
-            cells_L12 = torch.tensor([(w, h) for h, w in shapes], device=queries_BQC.device)[:, None]
-            places = places_Q2[:, None, None, None] + offsets.float() / cells_L12
+            cells_L2 = torch.tensor([(w, h) for h, w in shapes]).to(queries_BQC.device, non_blocking=True)
+            places = places_Q2[:, None, None, None] + offsets.float() / cells_L2[:, None]
             weights = weights.float().softmax(-1).view(B, Q, M, L, P)
             sampled = sample_levels(values.float(), shapes, places, weights)
         return self.out(sampled.to(values.dtype))

@@ -58,11 +58,14 @@ def training_footprint(
         model = model.model_copy(update={"head": "cascade"})
     with torch.device("meta"):
         network = build(backbone, model)
+        if phase.optim.backbone_lr_scale == 0:
+            network.backbone.freeze()
         per_image = activation_bytes(network, amp=phase.optim.amp)
     per_image += _loss_bytes(model, loss, phase.max_targets)
     parameters = sum(p.numel() for p in network.parameters())
     averaged = isinstance(phase, CorrectParams) or phase.ema > 0
-    state = 4 * parameters * (2 + OPTIMIZER_FLOATS + int(averaged))
+    learning = sum(p.numel() for p in network.parameters() if p.requires_grad)  # the others are kept once
+    state = 4 * (parameters + learning * (1 + OPTIMIZER_FLOATS + int(averaged)))
     return Footprint(parameters, state, images * per_image, images)
 
 
@@ -98,6 +101,7 @@ def activation_bytes(network: Network, *, amp: bool) -> int:
     if recompute:
         vit = network.backbone
         tokens, size = vit.embed(images_B3HW)
+        tokens = tokens.detach().requires_grad_()  # as behind an injector, also where the ViT itself is frozen
         blocks = saved_bytes(network, lambda: vit.run_blocks(tokens, 0, vit.depth, size), amp=amp)
         kept += tokens.numel() * 4 * vit.depth + blocks // vit.depth - blocks
     return kept

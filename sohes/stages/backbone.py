@@ -1,4 +1,4 @@
-"""Stage `backbone`: the ViT, trained here on the pulled images, from a file, or from timm's hub."""
+"""Stage `backbone`: the ViT, trained or distilled here on the pulled images, from a file, or from timm's hub."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ import torch
 
 from sohes import tracking
 from sohes.backbone.label_free import is_label_free
-from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.backbone.vit import Backbone, build_backbone, save_backbone
 from sohes.data.store.images import ImageStore
-from sohes.params import Params
+from sohes.params import TRAINED_HERE, DinoParams, DistillParams, Params
 from sohes.project import Project, require
-from sohes.train.crops import CropDataset
+from sohes.train.crops import CropDataset, ViewDataset
 from sohes.train.dino import Distillation
+from sohes.train.distill import Imitation
 from sohes.train.loop import train
 from sohes.train.state import resumable
-from sohes.train.world import is_first_process, join_world
+from sohes.train.world import World, is_first_process, join_world
 from sohes.work.files import digest_file
 from sohes.work.identity import code_digest
 
@@ -29,7 +30,7 @@ def run(params: Params, root: Path) -> None:
     """
     project = Project(root)
     torch.manual_seed(params.seed)
-    if params.backbone.pretrained == "train":
+    if params.backbone.pretrained in TRAINED_HERE:
         _train(params, project)
     elif is_first_process():
         card = {**made_of(params), "label_free": is_label_free(params.backbone.pretrained)}
@@ -45,18 +46,34 @@ def made_of(params: Params) -> dict[str, object]:
 
 
 def _train(params: Params, project: Project) -> None:
-    """DINO on the pulled images (`sohes.train.dino`)."""
-    dino = params.backbone.dino
+    """DINO (`sohes.train.dino`) or a teacher's features (`sohes.train.distill`) on the pulled images."""
+    teacher = Path(params.backbone.source)
     manifest = require(project.images / "manifest.parquet", "images", "pull")
     made = {**made_of(params), "images": digest_file(manifest)}
+    if teacher.is_file():
+        made["teacher"] = digest_file(teacher)
     backbone = build_backbone(params.backbone)
-    dataset = CropDataset(ImageStore(project.images), backbone, dino, seed=params.seed)
     depends = {**made, "code": code_digest("sohes.stages.backbone")}
     open_run = partial(tracking.stage_run, "backbone", params, project.root)
     with join_world() as world, resumable(project.state("backbone"), depends, world, open_run) as (state, recorder):
-        learner = Distillation(backbone, dino, world, seed=params.seed)
-        train(learner, dataset, dino, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder)
+        learner, dataset, section = _lesson(params, backbone, ImageStore(project.images), world)
+        train(
+            learner, dataset, section, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder
+        )
         if world.is_first:
-            card = {**made, "label_free": is_label_free(params.backbone.pretrained)}
+            card = {**made, "label_free": is_label_free(params.backbone.source)}
             save_backbone(learner.kept.backbone, project.model("backbone"), card)
             recorder.artifact(project.card("backbone"))
+
+
+def _lesson(
+    params: Params, backbone: Backbone, images: ImageStore, world: World
+) -> tuple[Distillation | Imitation, CropDataset | ViewDataset, DinoParams | DistillParams]:
+    """Who learns, from what, by which section of the params."""
+    section, seed = params.backbone, params.seed
+    if section.pretrained == "train":
+        crops = CropDataset(images, backbone, section.dino, seed=seed)
+        return Distillation(backbone, section.dino, world, seed=seed), crops, section.dino
+    views = ViewDataset(images, section.distill, seed=seed)
+    teacher = build_backbone(section.distill.teacher)
+    return Imitation(backbone, teacher, section.distill, world, seed=seed), views, section.distill

@@ -112,7 +112,7 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
 
 
 def _label_free(params: Params, phase: str) -> bool | None:
-    backbone = params.backbone.pretrained
+    backbone = params.backbone.source
     labels = label_free.of_labels(params.explore, backbone)
     return labels if phase == "explore" else label_free.of_model(labels, backbone)
 

@@ -47,7 +47,7 @@ class Correction(Learner[Network]):
     images_per_sample = 2
 
     def __init__(self, network: Network, params: CorrectParams, loss: LossParams) -> None:
-        super().__init__(network, averaged=True)
+        super().__init__(network, averaged=True, frozen=params.optim.backbone_lr_scale == 0)
         self.params, self.loss = params, loss
 
     def momentum(self, step: int) -> float:
@@ -60,7 +60,7 @@ class Correction(Learner[Network]):
         initial, teacher = losses_of(self.network, [given, own], self.loss, generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = teacher_masks_per_image(lessons, batch.pairs)
-        kept = {name: initial["loss"].new_tensor(count) for name, count in counts.items()}
+        kept = {name: initial["loss"].new_full((), count) for name, count in counts.items()}
         return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **kept}
 
     @torch.no_grad()

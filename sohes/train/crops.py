@@ -1,6 +1,9 @@
-"""The views that DINO compares: large and small crops of one image, differently coloured, as training batches.
+"""Random views of the pulled images that backbones learn from, as training batches.
 
-Geometry and colours as in Caron et al. (2021), appendix on augmentation; uint8 (H, W, 3) RGB in and out.
+DINO compares large and small crops of one image, differently coloured; a distilled backbone sees one crop, as its
+teacher does, mildly coloured.
+
+DINO's geometry and colours as in Caron et al. (2021), appendix on augmentation; uint8 (H, W, 3) RGB in and out.
 """
 
 from __future__ import annotations
@@ -9,21 +12,26 @@ import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
+import torch
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from sohes.backbone.vit import Backbone
 from sohes.data.imaging import shrunk
 from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError
-from sohes.params import DinoParams
+from sohes.params import DinoParams, DistillParams
+from sohes.structures import Movable
 from sohes.train.loading import Loaded, Position, from_epochs, normalised
 
 GLOBAL_AREA = (0.4, 1.0)  # of the image
 LOCAL_AREA = (0.05, 0.4)
+VIEW_AREA = (0.25, 1.0)  # of a distilled backbone's view
 ASPECT = (3 / 4, 4 / 3)
 BLUR = (1.0, 0.1)  # probability for the first and the second global crop
 LOCAL_BLUR = 0.5
@@ -41,7 +49,7 @@ class Crops(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CropBatch:
+class CropBatch(Movable):
     """Normalised crops of B images. large: (2 B, 3, S, S), the first crop of each image and then the second.
 
     small: (L B, 3, s, s) likewise; None without local crops.
@@ -50,40 +58,72 @@ class CropBatch:
     large: Tensor
     small: Tensor | None
 
-    def to(self, device: object) -> CropBatch:
-        small = None if self.small is None else self.small.to(device)  # type: ignore[call-overload]
-        return CropBatch(self.large.to(device), small)  # type: ignore[call-overload]
+
+@dataclass(frozen=True)
+class ViewBatch(Movable):
+    """pixels_BHW3: uint8 RGB, a quarter of what would travel to a GPU normalised."""
+
+    pixels_BHW3: Tensor
 
 
-class CropDataset:
-    """`dataset[step, k]`: the crops of image k of a step's batch. Each epoch is shuffled by (seed, epoch).
+class _Photographs:
+    """The image of a position: each epoch is shuffled by (seed, epoch). SohesError without any image."""
 
-    SohesError without any image.
-    """
-
-    def __init__(self, images: ImageStore, backbone: Backbone, params: DinoParams, *, seed: int) -> None:
+    def __init__(self, images: ImageStore, params: DinoParams | DistillParams, *, seed: int) -> None:
         if not images.image_ids:
             raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
-        self.params, self.seed, self.image_ids = params, seed, images.image_ids
+        self.images, self.batch_size, self.image_size, self.seed = images, params.batch_size, params.image_size, seed
+
+    @cached_property
+    def read(self) -> Callable[[int], np.ndarray]:
+        """Made where it is used, since it cannot be pickled into a worker."""
+        return cached(lambda i: shrunk(self.images.read(i), 2 * self.image_size), limit=CACHED_BYTES)
+
+    def drawn(self, position: Position) -> tuple[np.random.Generator, np.ndarray]:
+        """The random numbers of a position, and its image at about twice the size of a view."""
+        step, k = position
+        ids = self.images.image_ids
+        place = next(from_epochs(step * self.batch_size + k, len(ids), self.seed, _ORDER))
+        return np.random.default_rng((self.seed, _CROPS, step, k)), self.read(ids[place])
+
+    def __getitems__(self, positions: Sequence[Position]) -> list[Any]:
+        """The loader asks for a part of a batch at once: its images are cropped side by side, but not in a worker."""
+        if get_worker_info():
+            return [self[position] for position in positions]
+        with ThreadPoolExecutor(_THREADS) as threads:
+            return list(threads.map(self.__getitem__, positions))
+
+    def __getitem__(self, position: Position) -> Any:
+        raise NotImplementedError
+
+
+class ViewDataset(_Photographs):
+    """`dataset[step, k]`: one view of image k of a step's batch."""
+
+    def __getitem__(self, position: Position) -> np.ndarray:
+        rng, image_HW3 = self.drawn(position)
+        return mildly_coloured(rng, random_crop(rng, image_HW3, self.image_size, VIEW_AREA))
+
+    def collate(self, samples: Sequence[np.ndarray]) -> Loaded:
+        return Loaded(ViewBatch(torch.from_numpy(np.stack(samples))))
+
+
+class CropDataset(_Photographs):
+    """`dataset[step, k]`: the crops of image k of a step's batch."""
+
+    def __init__(self, images: ImageStore, backbone: Backbone, params: DinoParams, *, seed: int) -> None:
+        super().__init__(images, params, seed=seed)
+        self.params = params
         self.patch_size, self.mean, self.std = backbone.patch_size, backbone.mean, backbone.std
-        self.read = cached(lambda i: shrunk(images.read(i), 2 * params.image_size), limit=CACHED_BYTES)
 
     def __getitem__(self, position: Position) -> Crops:
-        step, k = position
-        place = next(from_epochs(step * self.params.batch_size + k, len(self.image_ids), self.seed, _ORDER))
         half = self.patch_size * max(1, round(self.params.image_size / (2 * self.patch_size)))
         return multi_crop(
-            np.random.default_rng((self.seed, _CROPS, step, k)),
-            self.read(self.image_ids[place]),
+            *self.drawn(position),
             global_size=self.params.image_size,
             local_size=half,
             local_crops=self.params.local_crops,
         )
-
-    def __getitems__(self, positions: Sequence[Position]) -> list[Crops]:
-        """The loader asks for a part of a batch at once: its images are cropped side by side."""
-        with ThreadPoolExecutor(_THREADS) as threads:
-            return list(threads.map(self.__getitem__, positions))
 
     def collate(self, samples: Sequence[Crops]) -> Loaded:
         large, small = (
@@ -143,6 +183,14 @@ def random_crop(rng: np.random.Generator, image_HW3: np.ndarray, size: int, area
         crop = crop[:, ::-1]
     shrinks = h > size and w > size
     return cv2.resize(crop, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+
+
+def mildly_coloured(rng: np.random.Generator, image_HW3: np.ndarray) -> np.ndarray:
+    """Brightness, contrast and saturation changed by up to a fifth, in one weighted sum with the image's greys."""
+    brightness, contrast, saturation = rng.uniform(0.8, 1.2, 3)
+    grey_HW3 = cv2.cvtColor(cv2.cvtColor(image_HW3, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
+    gain, offset = brightness * contrast, brightness * (1 - contrast) * float(grey_HW3.mean())
+    return cv2.addWeighted(image_HW3, gain * saturation, grey_HW3, gain * (1 - saturation), offset)
 
 
 def _colour(rng: np.random.Generator, image_HW3: np.ndarray, *, blur: float, solarise: float) -> np.ndarray:

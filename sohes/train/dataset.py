@@ -19,7 +19,7 @@ from sohes.errors import SohesError
 from sohes.masks import forest
 from sohes.params import AugmentParams, CorrectParams, InstructParams
 from sohes.project import Project, require
-from sohes.structures import Batch, ImageRecord, Targets
+from sohes.structures import Batch, ImageRecord, Movable, Targets
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
 from sohes.train.loading import Loaded, Position, from_epochs, normalised
@@ -57,17 +57,13 @@ class Pair:
 
 
 @dataclass(frozen=True)
-class PairBatch:
+class PairBatch(Movable):
     """Both branches of phase 3. initial: strong views with the initial labels. weak_B3HW, strong_B3HW: normalised."""
 
     initial: Batch
     weak_B3HW: torch.Tensor
     strong_B3HW: torch.Tensor
     pairs: tuple[Pair, ...] = field(default=())
-
-    def to(self, device: object) -> PairBatch:
-        weak, strong = (x.to(device) for x in (self.weak_B3HW, self.strong_B3HW))  # type: ignore[call-overload]
-        return PairBatch(self.initial.to(device), weak, strong, self.pairs)
 
 
 class LabelDataset(Dataset):

@@ -17,6 +17,7 @@ from sohes.backbone.vit import Backbone
 from sohes.params import DinoParams
 from sohes.train.crops import CropBatch
 from sohes.train.loop import Learner
+from sohes.train.optim import make_adamw
 from sohes.train.world import World
 
 CENTRE_MOMENTUM = 0.9
@@ -124,12 +125,7 @@ class Distillation(Learner[Network]):
         self.register_buffer("centre_K", torch.zeros(params.prototypes))
 
     def optimizer(self, params: DinoParams) -> torch.optim.Optimizer:
-        """AdamW; no weight decay on biases, norms and single tokens."""
-        trained = [p for p in self.network.parameters() if p.requires_grad]
-        matrices = [p for p in trained if p.squeeze().ndim > 1]
-        vectors = [p for p in trained if p.squeeze().ndim <= 1]
-        groups = [{"params": matrices, "weight_decay": params.weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-        return torch.optim.AdamW(groups, lr=params.learning_rate)
+        return make_adamw(self.network, params.optim)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, step: int, params: object) -> None:
         for group in optimizer.param_groups:

@@ -16,7 +16,7 @@ class Instruction(Learner[Network]):
     """Learns the labels of strong views. With `params.ema` above 0 the average of the weights is kept."""
 
     def __init__(self, network: Network, params: InstructParams, loss: LossParams) -> None:
-        super().__init__(network, averaged=params.ema > 0)
+        super().__init__(network, averaged=params.ema > 0, frozen=params.optim.backbone_lr_scale == 0)
         self.ema, self.loss = params.ema, loss
 
     def momentum(self, step: int) -> float:

@@ -19,15 +19,16 @@ import torch
 from torch.utils.data import DataLoader
 
 from sohes.errors import SohesError
+from sohes.structures import Movable
 
 Position = tuple[int, int]  # (step, place in the step's batch)
 
 
 @dataclass(frozen=True)
-class Loaded:
+class Loaded(Movable):
     """One part of a step's batch. skipped: `name: reason` of the records that could not be used for it."""
 
-    batch: Any  # with a method `to(device)`
+    batch: Any  # Movable
     skipped: tuple[str, ...] = ()
 
 
@@ -81,9 +82,12 @@ def positions(
             yield [(step, k) for k in range(begin, begin + part)]
 
 
-def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int) -> Generator[Loaded, None, None]:
+def load(
+    dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int, pinned: bool = False
+) -> Generator[Loaded, None, None]:
     """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
 
+    pinned: in memory that a GPU copies from while it computes, and with twice as many batches read ahead.
     The workers end when the generator is exhausted, fails or is closed; a caller that stops early must close it.
     """
     loader: DataLoader = DataLoader(
@@ -91,6 +95,8 @@ def load(dataset: TrainingSet, parts: Iterable[list[Position]], *, workers: int)
         batch_sampler=parts,
         collate_fn=dataset.collate,
         num_workers=workers,
+        pin_memory=pinned,
+        prefetch_factor=(4 if pinned else 2) if workers else None,
         generator=torch.Generator().manual_seed(0),  # else it draws from torch's global one
         multiprocessing_context="forkserver" if workers else None,  # a fork of torch's threads may hang
         worker_init_fn=_start_worker,

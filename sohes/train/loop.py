@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from sohes.errors import SohesError
-from sohes.params import CorrectParams, DinoParams, DownstreamParams, InstructParams
+from sohes.model.precision import half_precision
+from sohes.params import CorrectParams, DinoParams, DistillParams, DownstreamParams, InstructParams
 from sohes.train.loading import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
@@ -31,7 +32,7 @@ from sohes.train.world import World
 
 LOG_EVERY = 10  # steps between records, which are means over them
 _STEP_SEED = 3  # apart from the data set's random streams
-Schedule: TypeAlias = DinoParams | InstructParams | CorrectParams | DownstreamParams
+Schedule: TypeAlias = DinoParams | DistillParams | InstructParams | CorrectParams | DownstreamParams
 N = TypeVar("N", bound=nn.Module)
 
 
@@ -45,16 +46,21 @@ class Learner(nn.Module, Generic[N]):
     """What is trained and how: a phase gives the losses of a batch.
 
     network: learns by gradient.  average: the moving average of its weights, which never does; None without one.
+    Weights that do not learn, such as a frozen backbone's, are the same tensors in both.
     """
 
     images_per_sample = 1
     network: N
     average: N | None
 
-    def __init__(self, network: N, *, averaged: bool) -> None:
+    def __init__(self, network: N, *, averaged: bool, frozen: bool = False) -> None:
+        """frozen: the network's part `backbone`, a `sohes.backbone.vit.Backbone`, does not learn."""
         super().__init__()
+        if frozen:
+            network.backbone.freeze()  # type: ignore[union-attr,operator]
         self.network = network
-        self.average = copy.deepcopy(network).requires_grad_(False) if averaged else None
+        shared = {id(p): p for p in network.parameters() if not p.requires_grad}
+        self.average = copy.deepcopy(network, shared).requires_grad_(False) if averaged else None
 
     @property
     def kept(self) -> N:
@@ -130,6 +136,7 @@ def train(
             world_size=world.size,
         ),
         workers=params.workers,
+        pinned=world.device.type == "cuda",
     )
     images_per_step = params.batch_size * learner.images_per_sample
     shown = Steps(title, start=start, steps=params.steps, images_per_step=images_per_step, shown=world.is_first)
@@ -149,15 +156,15 @@ def train(
                 shown.say(f"{title}: passed over {sentence}")
             values = {
                 **values,
-                "gradient_norm": float(_clip(learner.network, params.optim.clip_norm)),
-                "skipped_images": float(len(skipped)) * world.size,  # so that the mean over processes is their sum
-                "asked_to_stop": float(asked()),
+                "gradient_norm": clip(learner.network, params.optim.clip_norm),
+                "skipped_images": len(skipped) * world.size,  # so that the mean over processes is their sum
+                "asked_to_stop": asked(),
             }
-            values = dict(zip(values, world.mean(_tensor(values, world)).tolist(), strict=True))
+            values = dict(zip(values, world.mean(_stacked(values, world)).tolist(), strict=True))  # a GPU waits here
             if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
                 raise SohesError(_not_finite(title, step, values, learner.remedy(title)))
             optimizer.step()
-            _move_average(learner, step)
+            move_average(learner, step)
             stop = values.pop("asked_to_stop") > 0
             meter.add(values)
             done = step + 1
@@ -197,7 +204,7 @@ def _gradients(
     params: Schedule,
     generator: torch.Generator,
     device: torch.device,
-) -> tuple[dict[str, float], list[str]]:
+) -> tuple[dict[str, Tensor], list[str]]:
     """Accumulate a step's gradients part by part; the mean of each loss, and the records that were skipped."""
     sums: dict[str, Tensor] = {}
     skipped: list[str] = []
@@ -208,13 +215,12 @@ def _gradients(
         is_last = part == params.accumulate - 1
         hold = nullcontext() if is_last or not isinstance(model, DistributedDataParallel) else model.no_sync()
         with hold:
-            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=params.optim.amp):
+            with half_precision(device, params.optim.amp):
                 losses = model(loaded.batch.to(device), generator)
             (losses["loss"] / params.accumulate).backward()
         for name, value in losses.items():
             sums[name] = sums.get(name, 0) + value.detach() / params.accumulate
-    names = list(sums)
-    return dict(zip(names, torch.stack([sums[n].float() for n in names]).tolist(), strict=True)), skipped
+    return sums, skipped
 
 
 def _generator(seed: int, step: int, world: World) -> torch.Generator:
@@ -224,20 +230,21 @@ def _generator(seed: int, step: int, world: World) -> torch.Generator:
     return torch.Generator(world.device).manual_seed(number)
 
 
-def _clip(network: nn.Module, clip_norm: float) -> Tensor:
+def clip(network: nn.Module, clip_norm: float) -> Tensor:
     """Clip all gradients together to `clip_norm` (0: not at all); the norm that they had."""
     return nn.utils.clip_grad_norm_(network.parameters(), clip_norm or math.inf)
 
 
 @torch.no_grad()
-def _move_average(learner: Learner, step: int) -> None:
+def move_average(learner: Learner, step: int) -> None:
     if learner.average is None:
         return
     momentum = learner.momentum(step)
-    for average, new in zip(learner.average.parameters(), learner.network.parameters(), strict=True):
-        average.lerp_(new, 1 - momentum)
-    for buffer, current in zip(learner.average.buffers(), learner.network.buffers(), strict=True):
-        buffer.copy_(current)
+    pairs = zip(learner.average.parameters(), learner.network.parameters(), strict=True)
+    averages, current = zip(*((a, p) for a, p in pairs if p.requires_grad), strict=True)
+    torch._foreach_lerp_(averages, current, 1 - momentum)
+    for buffer, new in zip(learner.average.buffers(), learner.network.buffers(), strict=True):
+        buffer.copy_(new)
 
 
 class Meter:
@@ -282,8 +289,12 @@ def _machine(seconds_per_step: float, images_per_step: int, world: World) -> dic
     return {"images_per_second": images_per_step / seconds_per_step, "peak_memory_mib": peak}
 
 
-def _tensor(values: Mapping[str, float], world: World) -> Tensor:
-    return torch.tensor(list(values.values()), dtype=torch.float64, device=world.device)
+def _stacked(values: Mapping[str, Tensor | float], world: World) -> Tensor:
+    """float64, on the device: numbers are written there by a kernel, since a copy would wait."""
+    as_tensors = [
+        v if isinstance(v, Tensor) else torch.full((), float(v), device=world.device) for v in values.values()
+    ]
+    return torch.stack([value.float().double() for value in as_tensors])
 
 
 def _not_finite(title: str, step: int, values: Mapping[str, float], remedy: str) -> str:

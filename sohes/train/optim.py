@@ -8,7 +8,7 @@ import torch
 from timm.optim import Adan
 from torch import nn
 
-from sohes.params import OptimParams, ProbeOptimParams
+from sohes.params import OptimParams, ProbeOptimParams, RateParams
 
 
 def make_optimizer(model: nn.Module, backbone: nn.Module, params: OptimParams | ProbeOptimParams) -> Adan:
@@ -33,6 +33,19 @@ def make_optimizer(model: nn.Module, backbone: nn.Module, params: OptimParams | 
         ],
         lr=params.learning_rate,
     )
+
+
+def make_adamw(network: nn.Module, params: RateParams) -> torch.optim.AdamW:
+    """AdamW; no weight decay on biases, norms and single tokens. In one kernel on a GPU."""
+    trained = [p for p in network.parameters() if p.requires_grad]
+    matrices = [p for p in trained if p.squeeze().ndim > 1]
+    vectors = [p for p in trained if p.squeeze().ndim <= 1]
+    rate = {"peak_lr": params.learning_rate}
+    groups = [
+        {"params": matrices, "weight_decay": params.weight_decay, **rate},
+        {"params": vectors, "weight_decay": 0.0, **rate},
+    ]
+    return torch.optim.AdamW(groups, lr=params.learning_rate, fused=trained[0].is_cuda or None)
 
 
 def rate_factor(step: int, *, steps: int, warmup_steps: int) -> float:

@@ -80,6 +80,7 @@ def test_servers_that_are_named_must_answer(params, tmp_path, server, monkeypatc
         ("train", State.ok, State.missing),
         ("vit_small_patch8_224.dino", State.missing, State.broken),  # nothing fetched yet, and no hub to fetch from
         ("gone/away.safetensors", State.broken, State.missing),
+        ("distill", State.missing, State.broken),  # its teacher's
     ],
 )
 def test_the_hub_matters_if_its_weights_are_wanted(params, tmp_path, monkeypatch, pretrained, weights, hub):

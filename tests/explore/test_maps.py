@@ -95,7 +95,7 @@ def test_tokens_are_enlarged_to_the_grid_of_the_colours() -> None:
 
 @pytest.mark.parametrize(
     ("also", "sentence"),
-    [({"theta_cover": 0.5}, "theta_cover is the same for all"), ({"patch_size": -8}, "greater than 0"), ({"blok": -2}, "blok")],
+    [({"theta_cover": 1}, "theta_cover is the same"), ({"patch_size": -8}, "greater than 0"), ({"blok": -2}, "blok")],
 )
 def test_rubbish_in_a_further_map_is_named(params: ExploreParams, also: dict, sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):

@@ -69,6 +69,24 @@ def test_recomputed_blocks_and_bfloat16_keep_less():
     assert recomputing.adapter.recompute_blocks  # as it was
 
 
+def test_a_frozen_vit_has_neither_optimizer_nor_average_and_keeps_less():
+    params = load_params(REPOSITORY / "params.yaml")
+    frozen = params.instruct.optim.model_copy(update={"backbone_lr_scale": 0.0})
+    frozen_phase = params.instruct.model_copy(update={"optim": frozen})
+    need, plain = (
+        training_footprint(params.backbone, params.model, params.loss, phase)
+        for phase in (frozen_phase, params.instruct)
+    )
+    vit = sum(p.numel() for p in network().backbone.parameters())
+    assert need.parameters == plain.parameters
+    assert plain.state - need.state == 4 * 6 * vit
+    assert need.activations < plain.activations
+    recomputing = network(recompute_blocks=True)
+    recomputing.backbone.freeze()
+    kept, vit_floats = activation_bytes(recomputing, amp=False), params.backbone.depth * 144 * params.backbone.embed_dim
+    assert 4 * vit_floats < kept < need.activations
+
+
 def test_accumulation_and_processes_share_the_images():
     params = load_params(REPOSITORY / "params.yaml")
     need = {}

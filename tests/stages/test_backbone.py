@@ -132,6 +132,32 @@ def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_fac
     assert (card["params"]["pretrained"], card["label_free"]) == (str(weights), True)
 
 
+def test_a_distilled_backbone_has_the_shape_of_the_params_and_is_as_label_free_as_its_teacher(params, root, capfd):
+    backbone.run(params, root)
+    teacher = root / "models/teacher.safetensors"
+    for suffix in (".safetensors", ".json"):
+        (root / "models/backbone").with_suffix(suffix).rename(teacher.with_suffix(suffix))
+    shape = params.backbone.model_dump(
+        include={"architecture", "patch_size", "embed_dim", "depth", "num_heads", "image_size"}
+    )
+    named = params.backbone.distill.teacher.model_copy(update={"pretrained": str(teacher), **shape})
+    distill = params.backbone.distill.model_copy(update={"teacher": named})
+    smaller = changed(params, pretrained="distill", embed_dim=16, distill=distill)
+    expected = load_backbone(teacher).state_dict()
+    backbone.run(smaller, root)
+    student = root / "models/backbone.safetensors"
+    assert load_backbone(student).embed_dim == 16
+    card = json.loads(student.with_suffix(".json").read_text())
+    assert card["label_free"] is True
+    assert card["teacher"] == digest_file(teacher)
+    assert "backbone 3/3" in capfd.readouterr().err
+    assert not (root / ".sohes/backbone").exists()
+    assert all(torch.equal(expected[name], weight) for name, weight in load_backbone(teacher).state_dict().items())
+    teacher.with_suffix(".json").unlink()  # bare weights, of which nobody knows what trained them
+    backbone.run(smaller, root)
+    assert json.loads(student.with_suffix(".json").read_text())["label_free"] is None
+
+
 def test_without_images_the_stage_to_run_is_named(params, tmp_path):
     with pytest.raises(SohesError, match="run `sohes pull` first"):
         backbone.run(params, tmp_path)

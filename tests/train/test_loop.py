@@ -1,11 +1,15 @@
 import functools
 import os
 import signal
+from pathlib import Path
 
 import pytest
 import torch
 
 from sohes.errors import SohesError
+from sohes.model import precision
+from sohes.model.footprint import build
+from sohes.params import load_params
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
 from sohes.train.instruct import Instruction
@@ -196,7 +200,51 @@ def test_a_bad_record_is_said_once_and_counted(tiny, tmp_path, capsys):
     assert history[-1]["skipped_images"] == 8  # 24 samples of three images
 
 
-def test_amp_trains_in_bfloat16(tiny, tmp_path):
+def segmenter():
+    """A real one of some ten thousand weights: ViT, adapter and heads."""
+    params = load_params(Path(__file__).parents[2] / "params.yaml")
+    vit = {"patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 32}
+    sizes = {"image_size": 32, "hidden_dim": 16, "num_queries": 21, "num_heads": 2, "feedforward_dim": 32}
+    torch.manual_seed(0)
+    return build(params.backbone.model_copy(update=vit), params.model.model_copy(update={**sizes, "decoder_layers": 1}))
+
+
+@pytest.mark.parametrize("phase", [Instruction, Correction])
+def test_a_frozen_backbone_stays_is_kept_once_and_lets_the_adapter_learn(tiny, tmp_path, phase):
+    params = tiny.instruct if phase is Instruction else tiny.correct
+    optim = params.optim.model_copy(update={"backbone_lr_scale": 0.0, "weight_decay": 0.5})
+    params = params.model_copy(update={"optim": optim, "checkpoint_every": 3})
+    learner = phase(segmenter(), params, tiny.loss)
+    vit, shared = learner.network.backbone, learner.average.backbone
+    assert all(a is b for a, b in zip(vit.parameters(), shared.parameters(), strict=True))
+    kind = {} if phase is Instruction else {"kind": PairDataset}
+    more = {"title": "t", "seed": 0, "world": tiny.world}
+    train(learner, tiny.dataset(**kind), params, state=tiny.state(tmp_path / "a"), recorder=tiny.recorder(), **more)
+    fresh, kept = segmenter(), learner.kept
+    assert not learner.train().network.backbone.training
+    assert same(fresh.backbone, kept.backbone)
+    assert all(p.grad is None for p in vit.parameters())
+    gamma = "adapter.injectors.0.gamma"  # its gradient has come through the ViT's blocks
+    for network in (learner.network, kept):
+        assert not torch.equal(network.state_dict()[gamma], fresh.state_dict()[gamma])
+    assert not torch.equal(learner.network.state_dict()[gamma], kept.state_dict()[gamma])
+    saved = torch.load(tmp_path / "a/state.pt", weights_only=True)
+    assert len(saved["optimizer"]["state"]) == len([p for p in learner.network.parameters() if p.requires_grad])
+
+    with pytest.raises(KeyboardInterrupt):
+        run(
+            tiny,
+            tmp_path / "b",
+            phase=phase,
+            network=segmenter(),
+            params=params,
+            dataset=Quits(tiny.dataset(**kind), 5),
+        )
+    assert same(kept, run(tiny, tmp_path / "b", phase=phase, network=segmenter(), params=params)[0])
+
+
+def test_amp_trains_in_bfloat16_where_the_cpu_multiplies_in_it(tiny, tmp_path, monkeypatch):
+    monkeypatch.setattr(precision, "multiplies_in_bfloat16", lambda device: True)
     params = tiny.instruct.model_copy(update={"optim": tiny.instruct.optim.model_copy(update={"amp": True})})
     seen = []
     network = tiny.network()
