@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.masks import forest
+from sohes.model.precision import full_precision
 from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View
@@ -57,7 +58,7 @@ def teach(
     )
     sure = np.flatnonzero((scores > wanted) & (fractions > 0))
     inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device)]
-    shared_KK = (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)  # counts: exact in float32 below 2^24
+    shared_KK = shared_cells(inside_KP)
     by_score = np.argsort(-scores[sure], kind="stable")
     kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
     kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
@@ -69,6 +70,12 @@ def teach(
     masks_KSS[:, :, right:] = False
     parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
     return Lesson(masks_KSS, parents_K, fractions[sure[kept]])
+
+
+def shared_cells(inside_KP: Tensor) -> np.ndarray:
+    """(K, K) int64: the cells that each pair of masks shares, from float32 zeros and ones."""
+    with full_precision(inside_KP.device):  # counts are exact in float32 below 2^24, in bfloat16 below 2^8
+        return (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)
 
 
 def _grow(logits_Khw: Tensor, size: int) -> Tensor:
