@@ -268,12 +268,6 @@ class TilesParams(Section):
     overlap: Annotated[float, Field(ge=0, le=0.5)]  # of a window's side: what neighbours share, at least
     score_factor: Fraction  # on scores of the first level below 1; squared on the second, and so on
 
-    @model_validator(mode="after")
-    def _levels_fall(self) -> TilesParams:
-        if list(self.levels) != sorted(set(self.levels), reverse=True):
-            raise ValueError(f"levels must fall strictly (got {list(self.levels)})")
-        return self
-
 
 class CorrectParams(TrainingParams):
     """Phase 3 (paper 3.3)."""
@@ -299,6 +293,7 @@ class EvaluateParams(Section):
     refine_size: Positive  # the refiner works on images scaled to this longer side, in pixels
     refine_min_iou: Fraction
     tiles: TilesParams
+    theta_cover: Fraction  # for the forest over several windows; within one, the network knows the ancestors
     batch_size: Positive  # windows at once
     images_per_shard: Positive
 

@@ -87,7 +87,7 @@ def _settle(model: Network, image: np.ndarray, found: Sequence[MaskSet], params:
         [params.tiles.score_factor**window.level for window in seen],
         size=fitted_size(*image.shape[:2], params.refine_size),
         nms_iou=params.nms_iou,
-        theta_cover=model.params.cascade.theta_cover,
+        theta_cover=params.theta_cover,
         max_masks=params.max_masks,
     )
     longer = np.array([window.longer for window in seen]) / max(image.shape[:2])

@@ -30,11 +30,11 @@ class Window:
 def windows(image_hw: tuple[int, int], *, levels: Sequence[float], overlap: float) -> list[Window]:
     """The whole image, then the windows of every level below 1, row by row.
 
-    levels: the windows' sides, as fractions of the image's. overlap: at least this fraction of a window's side is
-    shared with its neighbour, so whatever is smaller than that lies whole in some window.
+    levels: the windows' sides, as fractions of the image's, in any order. overlap: at least this fraction of a window's
+    side is shared with its neighbour, so whatever is smaller than that lies whole in some window.
     """
     found = {(0, 0, *image_hw): 0}
-    for level, fraction in enumerate((f for f in levels if f < 1), start=1):
+    for level, fraction in enumerate(sorted({f for f in levels if f < 1}, reverse=True), start=1):
         rows, columns = (_intervals(side, fraction, overlap) for side in image_hw)
         for y0, y1 in rows:
             for x0, x1 in columns:

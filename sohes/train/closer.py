@@ -5,7 +5,6 @@ The one mechanism behind `correct.tiles` and `correct.parent_crops`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,8 +19,7 @@ from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train import augment
 from sohes.train.augment import View
-from sohes.train.lesson import Lesson, shared_cells
-from sohes.train.threshold import theta_score
+from sohes.train.lesson import Lesson, is_sure, scores_and_cells, shared_cells
 from sohes.train.tiles import Tiles
 
 _COUNTED = 256  # pixels a side on which overlaps are counted, at most
@@ -61,39 +59,46 @@ def find(
     Of each window at most `max_targets` masks, the best ones. size: of the weak view. within: the part of it, (height,
     width), that shows the photograph; a mask cut off by a window inside it is dropped. None: none is.
     """
-    classes_WQ2, logits_WQhw = output.class_logits_BQ2.float(), output.mask_logits_BQhw.float()
-    shown_Whw, cuts_Whw = _cells(tiles, logits_WQhw.shape[2:], size, within)
-    shown_W1hw, cuts_W1hw = (torch.from_numpy(cells)[:, None].to(logits_WQhw.device) for cells in (shown_Whw, cuts_Whw))
-    inside_WQhw = (logits_WQhw > 0) & shown_W1hw
-    cells_WQ = inside_WQhw.sum((2, 3))
-    certainty_WQ = (logits_WQhw.sigmoid() * inside_WQhw).sum((2, 3)) / cells_WQ.clamp(min=1)
-    scores_WQ = classes_WQ2.softmax(-1)[..., 0] * certainty_WQ
-    cut_WQ = (inside_WQhw & cuts_W1hw).flatten(2).any(2)
-    scores, cells, cut = torch.stack([scores_WQ, cells_WQ, cut_WQ]).double().cpu().numpy()
-    scores *= np.array([[params.tiles.score_factor**window.level] for window in tiles.windows])
-    fractions = cells / shown_Whw.sum((1, 2))[:, None]
-    wanted = theta_score(
-        fractions.ravel(),
-        theta_score_small=params.theta_score_small,
-        theta_score_large=params.theta_score_large,
-        gamma=params.gamma,
-    ).reshape(scores.shape)
-    scores[(scores <= wanted) | (cells == 0) | (cut > 0)] = 0
-    best = [
-        np.argsort(-of_one, kind="stable")[: min(params.max_targets, np.count_nonzero(of_one))] for of_one in scores
-    ]
-    of_window, query = np.repeat(np.arange(len(best)), [len(one) for one in best]), np.concatenate(best)
+    logits_WQhw = output.mask_logits_BQhw.float()
+    scores = _scores(output.class_logits_BQ2, logits_WQhw, tiles, params, *_cells(tiles, logits_WQhw, size, within))
+    kept = [min(params.max_targets, np.count_nonzero(of_one)) for of_one in scores]
+    query = np.concatenate([np.argsort(-of_one, kind="stable")[:n] for of_one, n in zip(scores, kept, strict=True)])
+    of_window = np.repeat(np.arange(len(kept)), kept)
     index = torch.from_numpy(of_window * scores.shape[1] + query).to(logits_WQhw.device)
-    chosen = logits_WQhw.flatten(0, 1)[index].split([len(one) for one in best])
-    placed = [_place(*one, size) for one in zip(chosen, (w.box for w in tiles.windows), tiles.contents, strict=True)]
+    chosen = logits_WQhw.flatten(0, 1)[index].split(kept)
+    boxes = (window.box for window in tiles.windows)
+    placed = [_place(*one, size) for one in zip(chosen, boxes, tiles.contents, strict=True)]
     by_score = np.argsort(-scores[of_window, query], kind="stable")
     return Found(torch.cat(placed), of_window)[by_score]
 
 
+def _scores(
+    class_logits_WQ2: Tensor,
+    logits_WQhw: Tensor,
+    tiles: Tiles,
+    params: CorrectParams,
+    shown_Whw: np.ndarray,
+    cuts_Whw: np.ndarray,
+) -> np.ndarray:
+    """(W, Q) float64 scores, 0 for a mask that is cut off or that the teacher is not sure of."""
+    shown_W1P, cuts_W1P = (
+        torch.from_numpy(cells).flatten(1)[:, None].to(logits_WQhw.device) for cells in (shown_Whw, cuts_Whw)
+    )
+    logits_WQP = logits_WQhw.flatten(2)
+    inside_WQP = (logits_WQP > 0) & shown_W1P
+    scores_WQ, cells_WQ = scores_and_cells(class_logits_WQ2, logits_WQP, inside_WQP.float())
+    cut_WQ = (inside_WQP & cuts_W1P).any(-1)
+    scores, cells, cut = torch.stack([scores_WQ, cells_WQ, cut_WQ.float()]).double().cpu().numpy()
+    scores *= np.array([[params.tiles.score_factor**window.level] for window in tiles.windows])
+    sure = is_sure(scores, cells / shown_Whw.sum((1, 2))[:, None], params)
+    return np.where(sure & (cut == 0), scores, 0)
+
+
 def _cells(
-    tiles: Tiles, map_hw: Sequence[int], size: int, within: tuple[int, int] | None
+    tiles: Tiles, logits_WQhw: Tensor, size: int, within: tuple[int, int] | None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(W, h, w) bool cells of the mask map that show each window, and those along its sides inside the photograph."""
+    map_hw = logits_WQhw.shape[2:]
     shown = np.zeros((len(tiles.windows), *map_hw), bool)
     cuts = np.zeros_like(shown)
     for window, content, own, own_cuts in zip(tiles.windows, tiles.contents, shown, cuts, strict=True):

@@ -21,6 +21,7 @@ RULES = EvaluateParams(
     refine_size=64,
     refine_min_iou=0.5,
     tiles=TilesParams(levels=(), overlap=0.25, score_factor=0.9),
+    theta_cover=0.9,
     batch_size=2,
     images_per_shard=2,
 )

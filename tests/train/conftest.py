@@ -89,12 +89,12 @@ class MemoryRecorder:
         self.rows.append((step, dict(values)))
 
 
-def make_dataset(kind=LabelDataset, *, count=8, empty=False, batch_size=4, seed=0, augment=AUGMENT):
+def make_dataset(kind=LabelDataset, *, count=8, empty=False, batch_size=4, seed=0, augment=AUGMENT, tiles=None):
     store = MemoryStore(count=count, empty=empty)
     normalisation = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     return kind(
         store, store, image_size=SIZE, max_targets=10, augment=augment, normalisation=normalisation,
-        batch_size=batch_size, seed=seed,
+        batch_size=batch_size, seed=seed, tiles=tiles,
     )  # fmt: skip
 
 

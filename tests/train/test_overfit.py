@@ -36,6 +36,7 @@ RULES = EvaluateParams(
     refine_size=64,
     refine_min_iou=0.5,
     tiles=TilesParams(levels=(), overlap=0.25, score_factor=0.9),
+    theta_cover=0.9,
     batch_size=IMAGES,
     images_per_shard=IMAGES,
 )
