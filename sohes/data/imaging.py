@@ -33,7 +33,8 @@ def letterbox(image_HW3: np.ndarray, image_size: int) -> tuple[np.ndarray, tuple
 
 def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
     """The image, reduced if its longer side exceeds `longest` pixels."""
-    return _reduced(image_HW3, fitted_size(*image_HW3.shape[:2], longest))
+    height, width = image_HW3.shape[:2]
+    return _reduced(image_HW3, fitted_size(height, width, longest))
 
 
 def fitted_size(height: int, width: int, longest: int) -> tuple[int, int]:

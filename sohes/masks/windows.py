@@ -65,10 +65,10 @@ def cut_sides(
     """The sides of a window that lie inside the image, as indices of the rows and columns of the window's grid."""
     y0, x0, y1, x1 = box_yxyx
     every = slice(None)
-    sides = [
-        (y0 > 0, (0, every)),
-        (x0 > 0, (every, 0)),
-        (y1 < image_hw[0], (-1, every)),
-        (x1 < image_hw[1], (every, -1)),
+    sides: list[tuple[bool, tuple[slice | int, slice | int]]] = [
+        (bool(y0 > 0), (0, every)),
+        (bool(x0 > 0), (every, 0)),
+        (bool(y1 < image_hw[0]), (-1, every)),
+        (bool(x1 < image_hw[1]), (every, -1)),
     ]
     return [index for is_cut, index in sides if is_cut]
