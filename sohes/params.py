@@ -325,6 +325,16 @@ class InstructParams(TrainingParams):
     ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
 
 
+class TilesParams(Section):
+    """A closer look at smaller windows of each image (`sohes.masks.windows`); not in the paper."""
+
+    levels: tuple[
+        Annotated[float, Field(ge=0.1, le=1)], ...
+    ]  # sides, of the image's; [] or [1.0]: only the whole image
+    overlap: Annotated[float, Field(ge=0, le=0.5)]  # of a window's side: what neighbours share, at least
+    score_factor: Fraction  # on scores of the first level below 1; squared on the second, and so on
+
+
 class CorrectParams(TrainingParams):
     """Phase 3 (paper 3.3)."""
 
@@ -337,6 +347,7 @@ class CorrectParams(TrainingParams):
     parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper
     parent_min_fraction: Fraction  # of the image; smaller masks are not cropped
     child_cover: Fraction  # of a mask found in a crop: how much must lie inside the cropped mask
+    tiles: TilesParams  # the teacher's closer look
 
 
 class EvaluateParams(Section):
@@ -347,7 +358,9 @@ class EvaluateParams(Section):
     refiner: Literal["none", "guided", "densecrf"]  # phase 1's, on predictions; not in the paper
     refine_size: Positive  # the refiner works on images scaled to this longer side, in pixels
     refine_min_iou: Fraction
-    batch_size: Positive
+    tiles: TilesParams
+    theta_cover: Fraction  # for the forest over several windows; within one, the network knows the ancestors
+    batch_size: Positive  # windows at once
     images_per_shard: Positive
 
 

@@ -8,7 +8,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -35,6 +35,15 @@ def segment(
     model: Annotated[str, typer.Option(help="A model's file, or mlflow:/NAME@ALIAS.")] = MODEL,
     out: Annotated[Path, typer.Option(help="Folder for a JSON file and three pictures of each.")] = OUT,
     explore: Annotated[bool, typer.Option("--explore", help="Use phase 1, which needs no trained model.")] = False,
+    tile: Annotated[
+        list[float] | None,
+        typer.Option(
+            min=0.1,
+            max=1,
+            show_default="evaluate.tiles",
+            help="Look closer, at windows of this fraction of the sides, such as 0.6; repeat for more; 1 for none.",
+        ),
+    ] = None,
     exif: Upright = True,
     params: ParamsFile = HERE.params,
 ) -> None:
@@ -43,7 +52,8 @@ def segment(
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
     values = load_params_anywhere(params)
-    for file in run(values, photos, model=model, out=out, explore=explore, apply_exif=exif, root=Path.cwd()):
+    options: dict[str, Any] = {"out": out, "explore": explore, "levels": tile or (), "apply_exif": exif}
+    for file in run(values, photos, model=model, root=Path.cwd(), **options):
         print(f"wrote {file}")
 
 
@@ -55,19 +65,25 @@ def run(
     out: Path,
     explore: bool,
     root: Path,
+    levels: Sequence[float] = (),
     apply_exif: bool = True,
 ) -> Iterator[Path]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
 
     photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, or `mlflow:/NAME@ALIAS`.
-    explore: phase 1 instead of the network. apply_exif: turn photographs upright; benchmarks draw their masks in stored
-    pixels, without it.
+    explore: phase 1 instead of the network. levels: in place of those of `evaluate.tiles`.
+    apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
     A photograph that cannot be read is reported and skipped; SohesError names them all at the end.
     SohesError if there is nothing to read or no model.
     """
     files = find_photos(photos, leave_out=out)
     if not files:
         raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
+    if explore and levels:
+        raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
+    if levels:
+        tiles = params.evaluate.tiles.model_copy(update={"levels": tuple(levels)})
+        params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"tiles": tiles})})
     segment_many = _phase_one(params, root) if explore else _trained(params, model, root)
     names = dict(zip(files, output_names(files), strict=True))
     unreadable: list[Path] = []

@@ -33,19 +33,29 @@ def letterbox(image_HW3: np.ndarray, image_size: int) -> tuple[np.ndarray, tuple
 
 def fit(image_HW3: np.ndarray, longest: int) -> np.ndarray:
     """The image, reduced if its longer side exceeds `longest` pixels."""
-    return _reduced(image_HW3, longest / max(image_HW3.shape[:2]))
+    height, width = image_HW3.shape[:2]
+    return _reduced(image_HW3, fitted_size(height, width, longest))
+
+
+def fitted_size(height: int, width: int, longest: int) -> tuple[int, int]:
+    """(height, width) of the image that `fit` gives."""
+    return _scaled(height, width, longest / max(height, width))
 
 
 def shrunk(image_HW3: np.ndarray, shortest: int) -> np.ndarray:
     """The image, reduced if its shorter side exceeds `shortest` pixels."""
-    return _reduced(image_HW3, shortest / min(image_HW3.shape[:2]))
+    height, width = image_HW3.shape[:2]
+    return _reduced(image_HW3, _scaled(height, width, shortest / min(height, width)))
 
 
-def _reduced(image_HW3: np.ndarray, scale: float) -> np.ndarray:
-    if scale >= 1:
+def _scaled(height: int, width: int, scale: float) -> tuple[int, int]:
+    return (height, width) if scale >= 1 else (max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def _reduced(image_HW3: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    if image_HW3.shape[:2] == size:
         return image_HW3
-    height, width = (max(1, round(side * scale)) for side in image_HW3.shape[:2])
-    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA)
+    return cv2.resize(image_HW3, size[::-1], interpolation=cv2.INTER_AREA)
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:

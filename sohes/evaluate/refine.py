@@ -24,23 +24,25 @@ def refine_masks(
     found: MaskSet,
     *,
     refiner: str,
-    outline_error: float,
+    outline_error: float | np.ndarray,
     longest: int,
     refine_min_iou: float,
     nms_iou: float,
 ) -> MaskSet:
     """The masks, best first, refined by `explore.refine`'s `refiner`. Scores do not change.
 
-    outline_error: how far outlines are off, as a fraction of the image's longer side. longest: the image is scaled to
-    at most this longer side, in pixels, which bounds time and memory. A mask that would change too much (IoU below
-    `refine_min_iou`) stays as it is. A mask that becomes a duplicate of a better one (IoU above `nms_iou`) is removed.
+    outline_error: how far outlines are off, as a fraction of the image's longer side, for all or (N,) for each.
+    longest: the image is scaled to at most this longer side, in pixels, which bounds time and memory. A mask that would
+    change too much (IoU below `refine_min_iou`) stays as it is. A mask that becomes a duplicate of a better one (IoU
+    above `nms_iou`) is removed.
     A parent that is no longer larger than its child passes the child to the next larger ancestor.
     """
     if refiner == "none" or not len(found):
         return found
     view = fit(image_HW3, longest)
-    before = _packed(found, view.shape[:2])
-    after = make_refiner(refiner, patch=outline_error * max(view.shape[:2])).refine(view, before)
+    before = packed_at(found, view.shape[:2])
+    patches_N = np.broadcast_to(outline_error * max(view.shape[:2]), len(found))
+    after = _refined(view, before, refiner, patches_N)
     alike = packed.resemble(after, before, min_iou=refine_min_iou)
     moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
     in_order = np.argsort(np.concatenate([moved, stayed]))
@@ -52,11 +54,25 @@ def refine_masks(
     return forest.select(refined, packed.suppress(settled, nms_iou=nms_iou))
 
 
-def _packed(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
-    """The masks at `size`, packed one by one: hundreds of dense masks of a large photograph would fill gigabytes."""
+def _refined(view_HW3: np.ndarray, before: PackedMasks, refiner: str, patches_N: np.ndarray) -> PackedMasks:
+    """The masks, each refined for its own error in pixels, in their order."""
+    refined, order = [], []
+    for patch in np.unique(patches_N):
+        order.append(np.flatnonzero(patches_N == patch))
+        refined.append(make_refiner(refiner, patch=float(patch)).refine(view_HW3, before[order[-1]]))
+    return packed.join(refined, size=before.size)[np.argsort(np.concatenate(order))]
+
+
+def packed_at(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
+    """The masks at `size`, each drawn within its box alone: hundreds of pictures would fill gigabytes."""
     rows, columns = masks.nearest(found.height, size[0]), masks.nearest(found.width, size[1])
-    drawn = (masks.sample(found, i, rows, columns) for i in range(len(found)))
-    return packed.join([packed.pack(mask[None], size=size) for mask in drawn], size=size)
+    drawn = []
+    for i, (x, y, width, height) in enumerate(masks.boxes_xywh(found)):
+        top, bottom = np.searchsorted(rows, (y, y + height))
+        left, right = np.searchsorted(columns, (x, x + width))
+        mask = masks.sample(found, i, rows[top:bottom], columns[left:right])
+        drawn.append(packed.pack(mask[None], size=size, origin=(int(top), int(left))))
+    return packed.join(drawn, size=size)
 
 
 def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:

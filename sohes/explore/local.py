@@ -11,6 +11,7 @@ import numpy as np
 from sohes import masks
 from sohes.explore.merge.tree import MergeTree, merge_tree, region_masks, select_regions, stability, unit_features
 from sohes.masks.packed import PackedMasks, join, lay
+from sohes.masks.windows import touches_cut
 from sohes.params import ExploreParams
 
 # From square uint8 RGB images of one size to the (h, w, C) float32 features of their patches.
@@ -151,21 +152,6 @@ def _box_iou(box: np.ndarray, others_N4: np.ndarray) -> np.ndarray:
     overlap = np.minimum(box[2:], others_N4[:, 2:]) - np.maximum(box[:2], others_N4[:, :2])
     shared = overlap.clip(0).prod(1)
     return shared / ((box[2:] - box[:2]).prod() + (others_N4[:, 2:] - others_N4[:, :2]).prod(1) - shared)
-
-
-def touches_cut(masks_Nhw: np.ndarray, crop_yxyx: np.ndarray, *, image_hw: tuple[int, int]) -> np.ndarray:
-    """(N,) bool: whether a mask on a crop's grid touches a side of the crop inside the image."""
-    y0, x0, y1, x1 = crop_yxyx
-    touching = np.zeros(len(masks_Nhw), bool)
-    if y0 > 0:
-        touching |= masks_Nhw[:, 0].any(1)
-    if x0 > 0:
-        touching |= masks_Nhw[:, :, 0].any(1)
-    if y1 < image_hw[0]:
-        touching |= masks_Nhw[:, -1].any(1)
-    if x1 < image_hw[1]:
-        touching |= masks_Nhw[:, :, -1].any(1)
-    return touching
 
 
 def place(

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from sohes.masks.rle import compressed
+from sohes.masks.windows import Box
 
 
 def encode_enlarged(
@@ -17,15 +18,18 @@ def encode_enlarged(
     stride: int,
     content_hw: tuple[int, int],
     image_hw: tuple[int, int],
+    window: Box,
 ) -> tuple[list[bytes], np.ndarray]:
-    """Run lengths of float32 maps enlarged bilinearly to `image_hw` and cut at `level`, and their (N,) int64 areas.
+    """Run lengths of float32 maps enlarged bilinearly to `window` and cut at `level`, and their (N,) int64 areas.
 
-    stride: input pixels to a cell.  content_hw: the input pixels, from the upper left corner, that show the image.
+    stride: input pixels to a cell.  content_hw: the input pixels, from the upper left corner, that show the window.
+    window: of the image of `image_hw`, in which the masks lie.
     """
-    rows, columns = (_cells(*sides, stride) for sides in zip(content_hw, image_hw, strict=True))
+    top, left, bottom, right = window
+    rows, columns = _cells(content_hw[0], bottom - top, stride), _cells(content_hw[1], right - left, stride)
     rles, areas = [], []
     for map_hw in maps_hw:
-        changes = _enlarge(np.ascontiguousarray(map_hw.T), level, *rows, *columns)
+        changes = _enlarge(np.ascontiguousarray(map_hw.T), level, *rows, *columns, top, left, image_hw[0])
         rles.append(compressed(changes, image_hw[0] * image_hw[1]).tobytes())
         areas.append((changes[1::2] - changes[::2]).sum())
     return rles, np.array(areas, np.int64)
@@ -43,14 +47,14 @@ def _cells(content: int, side: int, stride: int) -> tuple[np.ndarray, np.ndarray
 
 
 @numba.njit(cache=True, nogil=True)
-def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share):
-    """The places, column by column, at which one enlarged mask turns from 0 to 1 and back.
+def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share, top, left, image_height):
+    """The places, column by column of the image, at which one enlarged mask turns from 0 to 1 and back.
 
     Between two rows of cells the logits are linear, so pixels are only looked at where one of the two is above `level`
     and the other is not.
     """
     w, h = logits_wh.shape
-    height, width = len(row_cell), len(column_cell)
+    width = len(column_cell)
     first_row = np.searchsorted(row_cell, np.arange(h + 1))  # of the pixels that follow each cell
     nonempty = np.zeros(w + 1, np.bool_)
     for c in range(w):
@@ -63,9 +67,9 @@ def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share):
         share = column_share[x]
         if not (nonempty[c] or (share > 0 and nonempty[c + 1])):
             continue
-        left, right = logits_wh[c], logits_wh[min(c + 1, w - 1)]
+        before, after = logits_wh[c], logits_wh[min(c + 1, w - 1)]
         for r in range(h):
-            profile[r] = left[r] + share * (right[r] - left[r])
+            profile[r] = before[r] + share * (after[r] - before[r])
         profile[h] = profile[h - 1]
         for r in range(h):
             a, b = profile[r], profile[r + 1]
@@ -79,7 +83,8 @@ def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share):
                     stop -= 1
             if start == stop:
                 continue
-            start, stop = start + x * height, stop + x * height
+            above = (left + x) * image_height + top
+            start, stop = start + above, stop + above
             if count and changes[count - 1] == start:  # it continues the run before
                 changes[count - 1] = stop
                 continue

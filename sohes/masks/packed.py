@@ -85,12 +85,12 @@ def pack(masks_Nhw: np.ndarray, *, size: tuple[int, int], origin: tuple[int, int
 
 def _as_words(masks_Nhw: np.ndarray, skipped: int) -> np.ndarray:
     """(N, h, ceil((skipped + w) / 64)) uint64: each row's pixels as bits behind `skipped` zeros."""
-    if skipped:
-        masks_Nhw = np.pad(masks_Nhw, ((0, 0), (0, 0), (skipped, 0)))
-    bits = np.packbits(masks_Nhw, axis=2, bitorder="little")
-    if missing := -bits.shape[2] % 8:
-        bits = np.pad(bits, ((0, 0), (0, 0), (0, missing)))
-    return bits.view(np.uint64)
+    n, height, width = masks_Nhw.shape
+    if skipped or width % 64:
+        aligned = np.zeros((n, height, -(-(skipped + width) // 64) * 64), bool)
+        aligned[:, :, skipped : skipped + width] = masks_Nhw
+        masks_Nhw = aligned
+    return np.packbits(masks_Nhw, axis=2, bitorder="little").view(np.uint64)
 
 
 @numba.njit(cache=True)

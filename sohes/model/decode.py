@@ -14,6 +14,7 @@ from torch import Tensor
 
 from sohes.masks import forest, intersections, iou_from_intersections, nms_from_iou
 from sohes.masks.enlarge import encode_enlarged
+from sohes.masks.windows import Box, touches_cut
 from sohes.structures import MaskSet
 
 STRIDE = 4  # input pixels to a cell of the mask map
@@ -32,15 +33,18 @@ def decode(
     ancestor_threshold: float,
     theta_cover: float,
     source: str,
+    window: Box | None = None,
 ) -> MaskSet:
-    """The masks of one image at its own size, best score first.
+    """The masks of one image, or of one window of it, at the image's size, best score first.
 
     A score is the class probability of an entity times the mean mask probability inside the mask (paper, appendix A).
     A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map. Without ancestor logits
     the forest comes from coverage above `theta_cover` (paper 3.1, step 4), also on the map's cells.
 
-    content_hw: the input pixels, from the upper left corner, that show the image.
+    content_hw: the input pixels, from the upper left corner, that show the window; by default that is the whole image.
+    A mask that touches a side of the window inside the image is dropped, for it is only a piece.
     """
+    window = window or (0, 0, *image_hw)
     rows, columns = (-(-side // STRIDE) for side in content_hw)
     mask_logits_Qhw = mask_logits_Qhw[:, :rows, :columns].detach().float().cpu()
     level = _logit(mask_threshold)
@@ -48,12 +52,14 @@ def decode(
 
     candidates = torch.argsort(scores_Q, descending=True, stable=True)[: int((scores_Q > 0).sum())].numpy()
     logits_Qhw = mask_logits_Qhw.numpy()
-    shared_NN = intersections(logits_Qhw[candidates] > level)
+    inside = logits_Qhw[candidates] > level
+    uncut = ~touches_cut(inside, window, image_hw=image_hw)
+    candidates, shared_NN = candidates[uncut], intersections(inside[uncut])
     kept = nms_from_iou(iou_from_intersections(shared_NN), np.arange(len(candidates)), nms_iou=nms_iou)
     best = candidates[kept[:max_masks]]
 
     maps = (logits_Qhw[i] for i in best)
-    rles, areas = encode_enlarged(maps, level, stride=STRIDE, content_hw=content_hw, image_hw=image_hw)
+    rles, areas = encode_enlarged(maps, level, stride=STRIDE, content_hw=content_hw, image_hw=image_hw, window=window)
     drawn = np.flatnonzero(areas)  # a mask thinner than a pixel of a small image can miss every pixel's centre
     best, areas = best[drawn], areas[drawn]
     if ancestor_logits_QQ is None:

@@ -11,10 +11,11 @@ from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
 from sohes.train import augment
+from sohes.train.closer import with_tiles
 from sohes.train.dataset import Pair, PairBatch
 from sohes.train.lesson import Lesson, teach
 from sohes.train.loop import Learner
-from sohes.train.objective import losses_of
+from sohes.train.objective import losses_of, part_of
 from sohes.train.parent_crops import with_children
 
 SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # COCO's, pixels of the photograph
@@ -67,11 +68,17 @@ class Correction(Learner[Network]):
     def _lessons(self, batch: PairBatch, generator: torch.Generator) -> list[Lesson]:
         assert self.average is not None
         output = self.average(batch.weak_B3HW)
+        tiles = batch.tiles_U3SS()
+        in_tiles = None if tiles is None else self.average(tiles)
+        seen = 0
         lessons = []
         for b, pair in enumerate(batch.pairs):
             rng = np.random.default_rng((generator.initial_seed(), b))
             classes, logits = output.class_logits_BQ2[b], output.mask_logits_BQhw[b]
             lesson = teach(classes, logits, pair.weak, self.params, rng=rng)
+            if in_tiles is not None:
+                own = slice(seen, seen := seen + len(pair.tiles.windows))
+                lesson = with_tiles(lesson, pair.tiles, part_of(in_tiles, own), pair.weak, self.params, rng=rng)
             if self.params.parent_crops:
                 lesson = with_children(lesson, batch.weak_B3HW[b], pair.weak, self.average, self.params, rng=rng)
             lessons.append(lesson)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -17,12 +17,13 @@ from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import forest
-from sohes.params import AugmentParams, CorrectParams, InstructParams
+from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesParams
 from sohes.project import Project, require
 from sohes.structures import Batch, ImageRecord, Movable, Targets
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
-from sohes.train.loading import Loaded, Position, from_epochs, normalised
+from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor
+from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
 from sohes.work.files import digest_file
 
 PASTED_AREA = (0.002, 0.3)  # of its image: a speck teaches nothing, and a background would cover the whole host
@@ -45,7 +46,7 @@ class Sample:
 class Pair:
     """Phase 3's second branch: a weak view for the teacher and a strong one for the student, of one image.
 
-    strong: its masks are only those pasted from another image.
+    strong: its masks are only those pasted from another image.  tiles: windows of the weak view for the teacher.
     """
 
     weak_HW3: np.ndarray
@@ -54,16 +55,26 @@ class Pair:
     strong_view: View
     image_id: int
     skipped: tuple[str, ...]
+    tiles: Tiles = NO_TILES
 
 
 @dataclass(frozen=True)
 class PairBatch(Movable):
-    """Both branches of phase 3. initial: strong views with the initial labels. weak_B3HW, strong_B3HW: normalised."""
+    """Both branches of phase 3. initial: strong views with the initial labels. weak_B3HW, strong_B3HW: normalised.
+
+    tiles_USS3: uint8, the squares of all pairs' tiles one after another; None without any. normalisation: mean and std.
+    """
 
     initial: Batch
     weak_B3HW: torch.Tensor
     strong_B3HW: torch.Tensor
     pairs: tuple[Pair, ...] = field(default=())
+    tiles_USS3: torch.Tensor | None = None
+    normalisation: tuple[Sequence[float], Sequence[float]] = ((), ())
+
+    def tiles_U3SS(self) -> torch.Tensor | None:
+        """The squares of the tiles, normalised where they lie: as bytes they are a quarter as long on their way."""
+        return None if self.tiles_USS3 is None else normalised_tensor(self.tiles_USS3, *self.normalisation)
 
 
 class LabelDataset(Dataset):
@@ -71,7 +82,7 @@ class LabelDataset(Dataset):
 
     A record that cannot be used is named in the sample's `skipped` and the next one in the order takes its place;
     SohesError if none is left.
-    normalisation: mean and std of RGB in [0, 1], three numbers each.
+    normalisation: mean and std of RGB in [0, 1], three numbers each.  tiles: what the teacher of phase 3 sees besides.
     """
 
     def __init__(
@@ -85,7 +96,9 @@ class LabelDataset(Dataset):
         normalisation: tuple[Sequence[float], Sequence[float]],
         batch_size: int,
         seed: int,
+        tiles: TilesParams | None = None,
     ) -> None:
+        self.tiles = tiles
         self.images, self.labels = images, labels
         self.image_size, self.max_targets, self.augment = image_size, max_targets, augment
         self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
@@ -185,15 +198,19 @@ class PairDataset(LabelDataset):
         guest, skipped_guests = self._guest(rng)
         no_masks = Labelled(image, np.zeros((0, *image.shape[:2]), bool), np.zeros(0, np.int64))
         pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
-        return Pair(weak.apply_to_image(image), weak, pasted, strong, record.image_id, skipped + skipped_guests)
+        tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, self.tiles)
+        return Pair(weak.apply_to_image(image), weak, pasted, strong, record.image_id, skipped + skipped_guests, tiles)
 
     def collate(self, samples: Sequence[tuple[Sample, Pair]]) -> Loaded:  # type: ignore[override]
         initial, pairs = zip(*samples, strict=True)
+        squares = [square for pair in pairs for square in pair.tiles.squares]
         batch = PairBatch(
             self._batch(initial),
             normalised([p.weak_HW3 for p in pairs], self.mean, self.std),
             normalised([p.strong.image_HW3 for p in pairs], self.mean, self.std),
-            pairs,
+            tuple(replace(p, tiles=replace(p.tiles, squares=())) for p in pairs),  # a worker sends the squares once
+            torch.from_numpy(np.stack(squares)) if squares else None,
+            (self.mean, self.std),
         )
         return Loaded(batch, tuple(reason for s in (*initial, *pairs) for reason in s.skipped))
 
@@ -238,6 +255,7 @@ def open_dataset(
         normalisation=normalisation,
         batch_size=section.batch_size,
         seed=seed,
+        tiles=section.tiles if isinstance(section, CorrectParams) else None,
     )
 
 

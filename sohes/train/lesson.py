@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.masks import forest
+from sohes.model.precision import full_precision
 from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View
@@ -45,19 +46,11 @@ def teach(
     rows, columns = max(1, round(bottom * h / size)), max(1, round(right * w / size))
     logits_QP = mask_logits_Qhw[:, :rows, :columns].flatten(1).float()
     inside_QP = (logits_QP > 0).float()
-    cells_Q = inside_QP.sum(1)
-    certainty_Q = (logits_QP.sigmoid() * inside_QP).sum(1) / cells_Q.clamp(min=1)
-    scores_Q = class_logits_Q2.float().softmax(-1)[:, 0] * certainty_Q
+    scores_Q, cells_Q = scores_and_cells(class_logits_Q2, logits_QP, inside_QP)
     scores, fractions = torch.stack([scores_Q, cells_Q / (rows * columns)]).double().cpu().numpy()
-    wanted = theta_score(
-        fractions,
-        theta_score_small=params.theta_score_small,
-        theta_score_large=params.theta_score_large,
-        gamma=params.gamma,
-    )
-    sure = np.flatnonzero((scores > wanted) & (fractions > 0))
+    sure = np.flatnonzero(is_sure(scores, fractions, params))
     inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device)]
-    shared_KK = (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)  # counts: exact in float32 below 2^24
+    shared_KK = shared_cells(inside_KP)
     by_score = np.argsort(-scores[sure], kind="stable")
     kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
     kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
@@ -69,6 +62,33 @@ def teach(
     masks_KSS[:, :, right:] = False
     parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
     return Lesson(masks_KSS, parents_K, fractions[sure[kept]])
+
+
+def scores_and_cells(class_logits_Q2: Tensor, logits_QP: Tensor, inside_QP: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q,) scores, class probability x mean mask probability inside the mask, and (Q,) cells; of any number of views.
+
+    inside_QP: float32, 1 inside the mask.
+    """
+    cells_Q = inside_QP.sum(-1)
+    certainty_Q = (logits_QP.sigmoid() * inside_QP).sum(-1) / cells_Q.clamp(min=1)
+    return class_logits_Q2.float().softmax(-1)[..., 0] * certainty_Q, cells_Q
+
+
+def is_sure(scores: np.ndarray, fractions: np.ndarray, params: CorrectParams) -> np.ndarray:
+    """Bool: whether a mask's score exceeds what the dynamic threshold wants for its fraction of what was seen."""
+    wanted = theta_score(
+        fractions,
+        theta_score_small=params.theta_score_small,
+        theta_score_large=params.theta_score_large,
+        gamma=params.gamma,
+    )
+    return (scores > wanted) & (fractions > 0)
+
+
+def shared_cells(inside_KP: Tensor) -> np.ndarray:
+    """(K, K) int64: the cells that each pair of masks shares, from float32 zeros and ones."""
+    with full_precision(inside_KP.device):  # counts are exact in float32 below 2^24, in bfloat16 below 2^8
+        return (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)
 
 
 def _grow(logits_Khw: Tensor, size: int) -> Tensor:

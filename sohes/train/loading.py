@@ -57,8 +57,13 @@ def _epoch_order(count: int, *key: int) -> np.ndarray:
 
 def normalised(squares: Sequence[np.ndarray], mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """(B, 3, S, S) float32 for the backbone from uint8 squares; mean and std of RGB in [0, 1]."""
-    images = torch.from_numpy(np.stack(squares)).permute(0, 3, 1, 2).float()
-    scaled_mean, scaled_std = (255 * torch.tensor(part).view(3, 1, 1) for part in (mean, std))
+    return normalised_tensor(torch.from_numpy(np.stack(squares)), mean, std)
+
+
+def normalised_tensor(squares_BSS3: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
+    """The same from a uint8 tensor, on its device."""
+    images, device = squares_BSS3.permute(0, 3, 1, 2).float(), squares_BSS3.device
+    scaled_mean, scaled_std = (255 * torch.tensor(part, device=device).view(3, 1, 1) for part in (mean, std))
     return images.sub_(scaled_mean).div_(scaled_std).contiguous()
 
 

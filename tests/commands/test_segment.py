@@ -111,3 +111,13 @@ def test_a_name_does_not_depend_on_the_order(tmp_path):
     names = output_names(files)
     assert names == ["a", "c.jpg", "b_c.png", "d_c.png"]
     assert output_names(files[::-1]) == names[::-1]
+
+
+def test_a_closer_look_finds_more_and_phase_one_has_none(segment, photos):
+    counts = []
+    for levels in ((), (1.0,), (0.6,)):
+        (path,) = segment(photos / "one.png", levels=levels)
+        counts.append(len(json.loads(path.read_text())["annotations"]))
+    assert 0 < counts[0] == counts[1] < counts[2]
+    with pytest.raises(SohesError, match="leave out --tile"):
+        list(segment(photos / "one.png", levels=(0.6,), explore=True))

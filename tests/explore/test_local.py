@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sohes.explore.local import crop_boxes, local_regions, place, square, touches_cut, view_sides
+from sohes.explore.local import crop_boxes, local_regions, place, square, view_sides
 from sohes.params import ExploreParams, load_params
 
 
@@ -60,28 +60,6 @@ def test_a_shared_crop_shows_the_whole_box() -> None:
 
 def test_no_boxes_no_crops() -> None:
     assert crops() == []
-
-
-# ---------------------------------------------------------------- cuts
-
-
-SIDES = np.zeros((5, 4, 4), bool)
-SIDES[0, 0, 1] = SIDES[1, 1, 0] = SIDES[2, 3, 1] = SIDES[3, 1, 3] = SIDES[4, 1, 1] = True  # top, left, bottom, right
-
-
-@pytest.mark.parametrize(
-    ("crop", "touching"),
-    [
-        ((10, 10, 20, 20), [True, True, True, True, False]),
-        ((0, 10, 10, 20), [False, True, True, True, False]),
-        ((10, 0, 20, 10), [True, False, True, True, False]),
-        ((90, 40, 100, 50), [True, True, False, False, False]),
-        ((10, 40, 20, 50), [True, True, True, False, False]),
-        ((0, 0, 100, 50), [False] * 5),
-    ],
-)
-def test_only_the_crops_own_cuts_count(crop: tuple[int, ...], touching: list[bool]) -> None:
-    assert touches_cut(SIDES, np.array(crop), image_hw=(100, 50)).tolist() == touching
 
 
 # ---------------------------------------------------------------- placing

@@ -8,7 +8,7 @@ from sohes.model.build import build_network
 from sohes.model.cascade import CascadeSegmenter, paste, truth_of
 from sohes.model.cascade_heads import Detections
 from sohes.model.footprint import activation_bytes
-from sohes.params import EvaluateParams, ModelParams
+from sohes.params import EvaluateParams, ModelParams, TilesParams
 from sohes.structures import Targets
 
 SIZE = 64
@@ -20,6 +20,8 @@ RULES = EvaluateParams(
     refiner="none",
     refine_size=64,
     refine_min_iou=0.5,
+    tiles=TilesParams(levels=(), overlap=0.25, score_factor=0.9),
+    theta_cover=0.9,
     batch_size=2,
     images_per_shard=2,
 )

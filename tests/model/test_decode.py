@@ -129,6 +129,34 @@ def test_enlarged_as_interpolate_does_and_written_as_pycocotools_writes(image_hw
     assert masks.encode(ours) == found.rles
 
 
+def test_a_window_keeps_what_touches_the_images_border_and_drops_what_its_own_sides_cut():
+    logits = drawn(TOP_LEFT, RIGHT, ".... .##. .##. ....")
+    rules = {"content_hw": (16, 16), "image_hw": (40, 50), **RULES}
+    found = decode(entities(0.9, 0.8, 0.7), logits, None, window=(0, 0, 16, 16), **rules)
+    kept = masks.decode(found)
+    assert len(kept) == 2
+    assert np.array_equal(kept[0], kept[0] & (np.add.outer(np.arange(40), np.arange(50)) < 18))  # its corner is rounded
+    assert kept[0, 0, 0]
+    assert masks.bounding_boxes(kept)[1].tolist() == [4, 4, 12, 12]
+    assert found.parents.tolist() == [-1, -1]
+
+
+@pytest.mark.parametrize("window", [(3, 5, 27, 41), (0, 0, 40, 50), (16, 0, 40, 31)])
+def test_a_masks_of_a_window_lie_where_the_window_lies(window):
+    y0, x0, y1, x1 = window
+    logits = smooth_logits(8, 32)
+    for edge in (logits[:, 0], logits[:, -1], logits[:, :, 0], logits[:, :, -1]):
+        edge.fill_(-6)  # nothing is cut
+    classes, rules = entities(*np.linspace(0.9, 0.3, 8)), {"content_hw": (128, 128), **RULES}
+    alone = decode(classes, logits, None, image_hw=(y1 - y0, x1 - x0), **rules)
+    placed = decode(classes, logits, None, image_hw=(40, 50), window=window, **rules)
+    expected = np.zeros((len(alone), 40, 50), bool)
+    expected[:, y0:y1, x0:x1] = masks.decode(alone)
+    assert len(alone) > 3
+    assert placed.rles == masks.encode(expected)
+    assert placed.parents.tolist() == alone.parents.tolist()
+
+
 def test_padding_does_not_reach_into_the_image():
     """The content fills 10 of 16 rows: the third row of cells is cut by the border, the fourth is padding."""
     logits = drawn("#### #### #### ....")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sohes import masks
-from sohes.params import AugmentParams, CorrectParams, InstructParams, LossParams, OptimParams
+from sohes.params import AugmentParams, CorrectParams, InstructParams, LossParams, OptimParams, TilesParams
 from sohes.structures import ImageRecord, ModelOutput
 from sohes.train.dataset import LabelDataset
 from sohes.train.state import ResumableState
@@ -23,6 +23,7 @@ OPTIM = OptimParams(
     learning_rate=0.01, backbone_lr_scale=0.5, weight_decay=0.02, warmup_steps=2, clip_norm=1.0, amp=False
 )
 AUGMENT = AugmentParams(scale_min=0.8, scale_max=1.4, colour_jitter=0.3, greyscale=0.1, blur=0.1, copy_paste=0.5)
+NO_TILES = TilesParams(levels=(), overlap=0.25, score_factor=0.9)
 SHARED = {
     "steps": 6,
     "batch_size": 4,
@@ -88,12 +89,12 @@ class MemoryRecorder:
         self.rows.append((step, dict(values)))
 
 
-def make_dataset(kind=LabelDataset, *, count=8, empty=False, batch_size=4, seed=0, augment=AUGMENT):
+def make_dataset(kind=LabelDataset, *, count=8, empty=False, batch_size=4, seed=0, augment=AUGMENT, tiles=None):
     store = MemoryStore(count=count, empty=empty)
     normalisation = ((0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
     return kind(
         store, store, image_size=SIZE, max_targets=10, augment=augment, normalisation=normalisation,
-        batch_size=batch_size, seed=seed,
+        batch_size=batch_size, seed=seed, tiles=tiles,
     )  # fmt: skip
 
 
@@ -122,7 +123,7 @@ def tiny_settings() -> SimpleNamespace:
         instruct=InstructParams(ema=0.9, **SHARED),
         correct=CorrectParams(
             teacher_momentum=0.9, theta_score_small=0.3, theta_score_large=0.7, gamma=200, nms_iou=0.9,
-            theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, **SHARED,
+            theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, tiles=NO_TILES, **SHARED,
         ),
         loss=LossParams(
             class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1, no_object_weight=0.1, num_points=0,

@@ -65,3 +65,11 @@ def test_at_most_max_targets_masks_are_taught(tiny):
     boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
     lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.95] * 16)
     assert len(lesson.parents_K) == tiny.correct.max_targets == 10
+
+
+def test_autocast_does_not_round_the_cells_that_masks_share(tiny):
+    """Their IoU is 0.905, so one is a duplicate; of counts with three digits it would be 0.899."""
+    boxes = [(0, 0, 40, 63), (0, 0, 40, 57)]
+    with torch.autocast("cpu", torch.bfloat16):
+        lesson = lesson_of(tiny.correct, logits_of(*boxes, size=64, strength=8), [0.9, 0.95])
+    assert len(lesson.parents_K) == 1

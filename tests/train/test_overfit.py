@@ -15,7 +15,7 @@ from sohes.losses.points import area_targets
 from sohes.masks.forest import forest_ancestors
 from sohes.model.decode import decode
 from sohes.model.network import Segmenter
-from sohes.params import EvaluateParams, LossParams, ModelParams, OptimParams
+from sohes.params import EvaluateParams, LossParams, ModelParams, OptimParams, TilesParams
 from sohes.structures import ImageRecord, MaskSet, Targets
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 
@@ -35,6 +35,8 @@ RULES = EvaluateParams(
     refiner="none",
     refine_size=64,
     refine_min_iou=0.5,
+    tiles=TilesParams(levels=(), overlap=0.25, score_factor=0.9),
+    theta_cover=0.9,
     batch_size=IMAGES,
     images_per_shard=IMAGES,
 )

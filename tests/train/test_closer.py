@@ -1,0 +1,136 @@
+import numpy as np
+import pytest
+import torch
+
+from sohes.masks import forest
+from sohes.masks.windows import windows
+from sohes.params import TilesParams
+from sohes.structures import ModelOutput
+from sohes.train.augment import View
+from sohes.train.closer import find, with_tiles
+from sohes.train.correct import Correction
+from sohes.train.dataset import PairDataset
+from sohes.train.lesson import Lesson, teach
+from sohes.train.tiles import Tiles
+
+SIZE = 64
+TILES = TilesParams(levels=(0.5,), overlap=0.0, score_factor=0.9)
+WEAK = View(96, 192, (32, SIZE), (0, 0), False, (SIZE, SIZE))  # the lower half is padding
+SEEN = Tiles((), tuple(windows((32, SIZE), levels=[0.5], overlap=0.0)[1:]), ((32, SIZE),) * 4)
+
+
+@pytest.fixture
+def params(tiny):
+    return tiny.correct.model_copy(update={"tiles": TILES})
+
+
+def lesson_of(*boxes):
+    masks = torch.zeros(len(boxes), SIZE, SIZE, dtype=torch.bool)
+    for mask, (y0, x0, y1, x1) in zip(masks, boxes, strict=True):
+        mask[y0:y1, x0:x1] = True
+    return Lesson(masks, np.full(len(boxes), -1), masks.sum((1, 2)).numpy() / (32 * SIZE))
+
+
+def output_of(*boxes_of_window, probability=0.999):
+    """Each window's boxes in cells of its 16 x 16 map, of which 8 x 16 show the window."""
+    logits = torch.full((len(boxes_of_window), 4, 16, 16), -8.0)
+    for window, boxes in zip(logits, boxes_of_window, strict=True):
+        for query, (y0, x0, y1, x1) in zip(window, boxes, strict=False):
+            query[y0:y1, x0:x1] = 8.0
+    odds = torch.tensor(probability).logit().item()
+    return ModelOutput(torch.tensor([odds, 0.0]).expand(len(logits), 4, 2), logits, None)
+
+
+def found(params, *boxes_of_window, **options):
+    return find(output_of(*boxes_of_window, **options), SEEN, params, size=SIZE, within=WEAK.resized_hw)
+
+
+def box_of(mask):
+    inside = torch.nonzero(mask)
+    return [*inside.min(0).values.tolist(), *(inside.max(0).values + 1).tolist()]
+
+
+def test_the_four_windows_are_the_quarters_of_the_photograph():
+    assert [window.box for window in SEEN.windows] == [
+        (0, 0, 16, 32),
+        (0, 32, 16, 64),
+        (16, 0, 32, 32),
+        (16, 32, 32, 64),
+    ]
+
+
+def test_a_mask_lands_where_its_window_lies(params):
+    masks = found(params, [], [(2, 4, 6, 8)], [], [(1, 1, 3, 5)])
+    assert sorted(masks.of_window_M.tolist()) == [1, 3]
+    boxes = {window: box_of(mask) for window, mask in zip(masks.of_window_M, masks.masks_MSS, strict=True)}
+    assert boxes == {1: [4, 40, 12, 48], 3: [18, 34, 22, 42]}  # a cell is two pixels of the weak view
+
+
+def test_a_mask_that_a_window_cuts_is_dropped_and_one_at_the_photographs_border_stays(params):
+    corner, right_side, bottom = (0, 0, 3, 3), (2, 13, 5, 16), (5, 3, 8, 6)
+    assert found(params, [corner, right_side, bottom], [], [], []).of_window_M.tolist() == [0]
+    assert found(params, [], [corner, right_side, bottom], [], []).of_window_M.tolist() == [1]
+    assert found(params, [], [], [], [corner, right_side, bottom]).of_window_M.tolist() == [3, 3]
+    uncut = find(output_of([corner, right_side, bottom], [], [], []), SEEN, params, size=SIZE, within=None)
+    assert uncut.of_window_M.tolist() == [0, 0, 0]
+
+
+def test_a_mask_in_the_padding_of_a_square_is_none(params):
+    assert len(found(params, [(9, 2, 14, 8)], [], [], []).of_window_M) == 0
+
+
+def test_the_factor_on_scores_and_the_threshold_decide(params):
+    """A mask of 16 of 128 cells needs 0.7, and the network gives 0.75."""
+    one = ([(2, 2, 6, 6)], [], [], [])
+    assert len(found(params, *one, probability=0.75).of_window_M) == 0
+    full = params.model_copy(update={"tiles": TILES.model_copy(update={"score_factor": 1.0})})
+    assert len(found(full, *one, probability=0.75).of_window_M) == 1
+
+
+def test_tiles_add_small_masks_to_a_lesson_and_the_forest_holds_them(params):
+    lesson = lesson_of((2, 2, 30, 30))
+    taught = with_tiles(lesson, SEEN, output_of([(4, 4, 6, 6)], [(4, 4, 7, 7)], [], []), WEAK, params,
+                        rng=np.random.default_rng(0))  # fmt: skip
+    areas = taught.masks_KSS.sum((1, 2)).tolist()
+    assert areas[0] == 28 * 28
+    parents = dict(zip(areas, taught.parents_K.tolist(), strict=True))
+    assert min(areas) == pytest.approx(16, abs=4)  # below a cell of the weak view's own map
+    assert parents[min(areas)] == 0
+    assert sorted(parents.values()) == [-1, -1, 0]
+    assert taught.area_fractions_K == pytest.approx(np.array(areas) / (32 * SIZE))
+    forest.forest_ancestors(taught.parents_K)
+
+
+def test_what_is_known_or_found_twice_is_taught_once(params):
+    rng = np.random.default_rng(0)
+    known = lesson_of((4, 8, 12, 16))
+    same = with_tiles(known, SEEN, output_of([(2, 4, 6, 8)], [], [], []), WEAK, params, rng=rng)
+    assert torch.equal(same.masks_KSS, known.masks_KSS)
+    twice = with_tiles(lesson_of(), SEEN, output_of([(2, 4, 6, 8), (2, 4, 6, 8)], [], [], []), WEAK, params, rng=rng)
+    assert len(twice.parents_K) == 1
+    few = params.model_copy(update={"max_targets": 1})
+    both = output_of([(2, 4, 6, 8)], [(1, 4, 6, 8)], [], [])
+    assert len(with_tiles(known, SEEN, both, WEAK, few, rng=rng).parents_K) == 1
+
+
+def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
+    sure = {"theta_score_small": 0.0, "theta_score_large": 0.05, "max_targets": 40}
+    taught = {}
+    for levels in ((), (0.6,)):
+        tiles = TILES.model_copy(update={"levels": levels})
+        params = tiny.correct.model_copy(update={**sure, "tiles": tiles})
+        dataset = tiny.dataset(PairDataset, tiles=tiles)
+        batch = dataset.collate([dataset[0, k] for k in range(4)]).batch
+        learner = Correction(tiny.network(), params, tiny.loss).train()  # the teacher has no dropout
+        taught[levels] = learner._lessons(batch, torch.Generator().manual_seed(0))
+        assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])
+    alone = [
+        teach(output_classes, logits, pair.weak, params, rng=np.random.default_rng(0))
+        for output in [learner.average(batch.weak_B3HW)]
+        for output_classes, logits, pair in zip(
+            output.class_logits_BQ2, output.mask_logits_BQhw, batch.pairs, strict=True
+        )
+    ]
+    assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
+    counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}
+    assert counts[(0.6,)] > counts[()] > 0
