@@ -25,6 +25,7 @@ from timm.models.vision_transformer import VisionTransformer
 from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
+from sohes.backbone.precision import half_precision
 from sohes.errors import SohesError
 from sohes.params import TRAINED_HERE, VitParams
 from sohes.work.files import atomic_path, digest_file, write_json
@@ -188,14 +189,14 @@ def extract_features(
 ) -> list[np.ndarray]:
     """(h, w, C) float32 features of each uint8 (H, W, 3) RGB image, as `Backbone.taps`; all images are of one size.
 
-    amp: matrix products in bf16, on the backbone's device.
+    amp: matrix products in bf16, where the backbone's device has them.
     """
     if not len(images):
         return []
     per_batch = max(1, PIXELS_PER_BATCH // (images[0].shape[0] * images[0].shape[1]))
     backbone.eval()
     features: list[np.ndarray] = []
-    with torch.inference_mode(), torch.autocast(backbone.device.type, torch.bfloat16, enabled=amp):
+    with torch.inference_mode(), half_precision(backbone.device, amp):
         for first in range(0, len(images), per_batch):
             tokens_BhwC = backbone.taps(backbone.normalise(images[first : first + per_batch]), wanted)
             features.extend(tokens_BhwC.float().cpu().numpy())

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 
+from sohes.backbone.precision import half_precision, multiplies_in_bfloat16
 from sohes.bench.cost import peak_gb
 from sohes.bench.own_process import in_own_process
 from sohes.errors import SohesError
 from sohes.model.footprint import build
-from sohes.model.precision import half_precision, multiplies_in_bfloat16
 from sohes.params import InstructParams, Params, load_params_anywhere
 from sohes.project import Project
 from sohes.structures import Batch, Targets

@@ -14,10 +14,10 @@ from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from sohes.backbone.precision import full_precision
 from sohes.model.adapter import ViTAdapter
 from sohes.model.cascade_heads import Detections, Detector, Features, Truth, as_features
 from sohes.model.network import check_sides
-from sohes.model.precision import full_precision
 from sohes.params import ModelParams
 from sohes.structures import ModelOutput, Targets
 

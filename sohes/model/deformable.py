@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from sohes.model.precision import full_precision
+from sohes.backbone.precision import full_precision
 from sohes.model.sampling import Shapes, sample_levels
 
 

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sohes.backbone.precision import full_precision
 from sohes.errors import SohesError
 from sohes.model.position import sine_embedding
-from sohes.model.precision import full_precision
 
 
 class Start(NamedTuple):

@@ -10,8 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes import masks
+from sohes.backbone.precision import full_precision
 from sohes.masks import forest
-from sohes.model.precision import full_precision
 from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View

@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from sohes.backbone.precision import half_precision
 from sohes.errors import SohesError
-from sohes.model.precision import half_precision
 from sohes.params import CorrectParams, DinoParams, DistillParams, DownstreamParams, InstructParams
 from sohes.train.loading import TrainingSet, load, positions
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
