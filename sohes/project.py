@@ -100,6 +100,10 @@ class Project:
         """The last phase's masks on one photograph, for a flow to show."""
         return self.reports / "example.jpg"
 
+    def curves(self, stage: str) -> Path:
+        """A stage's figures step by step, where MLflow is not installed."""
+        return self.root / f"metrics/curves/{stage}.jsonl"
+
     def cost(self, stage: str) -> Path:
         """What a stage has taken: time and memory."""
         return self.root / f"metrics/cost/{stage}.json"
