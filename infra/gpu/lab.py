@@ -110,9 +110,14 @@ def pictures(lab: Lab, count: int, longest: int) -> list[np.ndarray]:
             size = [max(1, round(side * scale)) for side in image.shape[1::-1]]
             found.append(cv2.resize(image, size, interpolation=cv2.INTER_AREA)[:, :, ::-1].copy())
     for index in range(count - len(found)):
-        scene = render_scene(index % 4, size=min(longest, 384), seed=0).image_HW3
+        scene = _scene(index % 4, min(longest, 384))
         found.append(cv2.resize(scene, (longest, longest), interpolation=cv2.INTER_CUBIC))
     return found
+
+
+@cache
+def _scene(index: int, side: int) -> np.ndarray:
+    return render_scene(index, size=side, seed=0).image_HW3
 
 
 def gigabytes(lab: Lab) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from infra.gpu.lab import Lab, Row, Rows, batch, network
+from infra.gpu.lab import Lab, Row, Rows, batch, forget, network
 from infra.gpu.pace import PEAK_TFLOPS, alone, fitting, host_waits, pace, tflop_per_image
 from sohes.train.instruct import Instruction
 
@@ -37,6 +37,7 @@ def compiled(lab: Lab) -> Rows:
 
 def row(lab: Lab, profile: str, tflop: float, *, seconds: float, watch: bool, **variant: object) -> Row:
     """One variant at the largest batch that fits."""
+    forget(lab)
     params = lab.params(profile)
     amp = bool(variant.pop("amp", params.instruct.optim.amp))
     compiles = bool(variant.pop("compile", False))
