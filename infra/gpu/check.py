@@ -74,7 +74,7 @@ class Check:
             try:
                 event = events.get(timeout=max(0.0, min(until, self.end - LAST) - time.monotonic()))
             except queue.Empty:
-                reason = f"ended after {limit:.0f} seconds"
+                reason = f"ended after {limit:.0f} seconds" if self.left() > 0.5 else "the check's time is over"
                 break
             if event is None:
                 reason = f"the process ended with status {worker.wait()}"

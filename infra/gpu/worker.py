@@ -14,22 +14,22 @@ import threading
 import time
 from pathlib import Path
 
-# Name: its module in `stages`, its function, and its share of the time. The most valuable comes first.
-STAGES: dict[str, tuple[str, str, int]] = {
-    "agreement": ("agreement", "run", 15),
-    "training": ("training", "run", 45),
-    "loader": ("loader", "run", 30),
-    "explore": ("explore", "run", 45),
-    "inference": ("inference", "run", 20),
-    "correct": ("correct", "run", 15),
-    "falls": ("falls", "run", 10),
-    "compile": ("training", "compiled", 60),
+# Name, which is its module's in `stages`, and its share of the time. The most valuable comes first.
+STAGES = {
+    "agreement": 15,
+    "training": 45,
+    "loader": 30,
+    "explore": 45,
+    "inference": 20,
+    "correct": 15,
+    "falls": 10,
+    "compile": 60,
 }
 
 
 def allotted(stages: list[str], seconds: float) -> float:
     """Seconds of the first of the stages that are left."""
-    return seconds * STAGES[stages[0]][2] / sum(STAGES[stage][2] for stage in stages)
+    return seconds * STAGES[stages[0]] / sum(STAGES[stage] for stage in stages)
 
 
 def main() -> None:
@@ -52,15 +52,15 @@ def main() -> None:
     if not lab.toy:
         threading.Thread(target=compile_kernels, daemon=True).start()
     for number, stage in enumerate(given.stages):
-        module, function, _ = STAGES[stage]
+        name = f"infra.gpu.stages.{stage}"
         with contextlib.suppress(Exception):  # before the stage's clock; a failure comes again below
-            importlib.import_module(f"infra.gpu.stages.{module}")
+            importlib.import_module(name)
         started = time.monotonic()
         limit = allotted(given.stages[number:], end - started)
         tell(event="begin", stage=stage, seconds=round(limit, 1))
         lab.deadline = started + limit
         try:
-            for row in getattr(importlib.import_module(f"infra.gpu.stages.{module}"), function)(lab):
+            for row in importlib.import_module(name).run(lab):
                 tell(event="row", stage=stage, **row)
         except Exception as error:  # the next stage may still work
             words = (str(error).strip().splitlines() or [""])[0]

@@ -29,12 +29,6 @@ def run(lab: Lab) -> Rows:
         yield row(lab, profile, work[profile], seconds=seconds, watch=number == 0, **variant)
 
 
-def compiled(lab: Lab) -> Rows:
-    """The same with torch.compile, which takes its time first."""
-    work = tflop_per_image(lab.params("one-gpu"))
-    yield row(lab, "one-gpu", work, seconds=min(5, lab.left() / 3), watch=False, compile=True)
-
-
 def row(lab: Lab, profile: str, tflop: float, *, seconds: float, watch: bool, **variant: object) -> Row:
     """One variant at the largest batch that fits."""
     forget(lab)
