@@ -62,6 +62,10 @@ class Project:
     report = _Place("reports/index.html")  # the page that the stage `report` writes
     example = _Place("reports/example.jpg")  # the last phase's masks on one photograph, for a flow to show
 
+    def curves(self, stage: str) -> Path:
+        """A stage's figures step by step, where MLflow is not installed."""
+        return self.root / f"metrics/curves/{stage}.jsonl"
+
     def cost(self, stage: str) -> Path:
         """What a stage has taken: time and memory."""
         return self.root / f"metrics/cost/{stage}.json"

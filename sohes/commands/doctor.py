@@ -24,7 +24,7 @@ from sohes.errors import SohesError
 from sohes.explore.refine import what_it_lacks
 from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
 from sohes.project import Project
-from sohes.tracking import tracking_uri
+from sohes.tracking import is_installed, tracking_uri
 
 if TYPE_CHECKING:  # it imports torch, which the functions below do when they need it
     from sohes.model.footprint import Footprint
@@ -261,6 +261,9 @@ def _mlflow(root: Path) -> Finding:
     uri = tracking_uri(root)
     if os.environ.get("SOHES_TRACKING", "on").lower() == "off":
         return Finding("MLflow", State.missing, "switched off by SOHES_TRACKING: unset it to record runs")
+    if not is_installed():
+        words = "not installed: figures go to metrics/curves only; `pip install mlflow` to record runs"
+        return Finding("MLflow", State.missing, words)
     if not uri.startswith(("http://", "https://")):
         return Finding("MLflow", State.ok, f"{uri}; `make ui` shows it")
     remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"

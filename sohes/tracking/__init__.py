@@ -1,14 +1,14 @@
 """MLflow, or nothing: one parent run per pipeline run, one child per stage. Only this package imports mlflow.
 
 A local sqlite database in the project's folder unless MLFLOW_TRACKING_URI names a server; SOHES_TRACKING=off records
-nothing at all.
+nothing at all. Where MLflow is not installed, figures go to files.
 """
 
 from sohes.tracking.recorder import Recorder, flatten
 from sohes.tracking.runs import EXPERIMENT, pipeline_id, pipeline_url, stage_run
-from sohes.tracking.store import has_store, store_errors, tracking_client, tracking_uri
+from sohes.tracking.store import has_store, is_installed, store_errors, tracking_client, tracking_uri
 
 __all__ = [
-    "EXPERIMENT", "Recorder", "flatten", "has_store", "pipeline_id", "pipeline_url", "stage_run", "store_errors",
-    "tracking_client", "tracking_uri",
+    "EXPERIMENT", "Recorder", "flatten", "has_store", "is_installed", "pipeline_id", "pipeline_url", "stage_run",
+    "store_errors", "tracking_client", "tracking_uri",
 ]  # fmt: skip

@@ -1,7 +1,8 @@
-"""What a stage records with: into one MLflow run, or nowhere."""
+"""What a stage records with: into one MLflow run, a file, or nowhere."""
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -32,6 +33,22 @@ class Recorder:
 
     def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
         """A checkpoint for the registry (`sohes.tracking.registry.register`)."""
+
+
+class FileRecorder(Recorder):
+    """Where MLflow is not installed: figures only, a line of JSON for each call. resumed: go on with the file."""
+
+    run_id = "file"
+
+    def __init__(self, path: Path, *, resumed: bool) -> None:
+        self.path = path
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not resumed:
+            path.unlink(missing_ok=True)
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
 
 
 class MlflowRecorder(Recorder):

@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 
 from sohes.params import Params
 from sohes.pipeline import STAGES
+from sohes.project import Project
 from sohes.tracking.provenance import dvc_tags, git_tags
-from sohes.tracking.recorder import MlflowRecorder, Recorder, flatten, log_params, set_tags
+from sohes.tracking.recorder import FileRecorder, MlflowRecorder, Recorder, flatten, log_params, set_tags
 from sohes.tracking.store import (
     experiment_id,
     first_line,
+    is_installed,
     is_on,
     locked,
     store_errors,
@@ -45,9 +47,15 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     The parent is the run tagged `sohes.pipeline` with SOHES_PIPELINE_RUN or, without it, with a digest of the params.
     resume_id: continue that run, if the store still has it for this stage with the same parameters.
     Processes of a distributed training record nothing, except the first. SohesError if the store cannot be reached.
+    Without MLflow the figures go to `metrics/curves/<stage>.jsonl`.
     """
     if not is_on() or os.environ.get("RANK", "0") != "0":
         yield Recorder()
+        return
+    if not is_installed():
+        curves = Project(root).curves(stage)
+        print(f"{stage}: MLflow is not installed, so figures go to {curves} only", file=sys.stderr)
+        yield FileRecorder(curves, resumed=resume_id == FileRecorder.run_id)
         return
     store, parent_id, run_id = _start(stage, params, root, resume_id)
     recorder = MlflowRecorder(store.client, run_id)
@@ -71,7 +79,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
 
     local_ui: address of the UI that `make ui` starts, which shows the local database.
     """
-    if not is_on():
+    if not (is_on() and is_installed()):
         return None
     with store_errors(tracking_uri(root)), locked(root):
         store = _Store.open(root)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -23,6 +24,11 @@ if TYPE_CHECKING:
 def is_on() -> bool:
     """Whether anything is to be recorded."""
     return os.environ.get("SOHES_TRACKING", "on").lower() != "off"
+
+
+def is_installed() -> bool:
+    """Whether MLflow is there; nothing is imported."""
+    return importlib.util.find_spec("mlflow") is not None
 
 
 def tracking_uri(root: Path) -> str:

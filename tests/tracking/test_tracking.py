@@ -1,4 +1,5 @@
 import contextlib
+import json
 import os
 import shutil
 import subprocess
@@ -253,3 +254,20 @@ def test_flatten_joins_names_with_dots():
         "a.c": "[0.5, 0.25]",
         "d": "None",
     }
+
+
+def test_without_mlflow_figures_go_to_a_file_that_a_resumed_run_continues(tmp_path, params, monkeypatch, capsys):
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    monkeypatch.setattr("sohes.tracking.runs.is_installed", lambda: False)
+    curves, steps = tmp_path / "metrics/curves/instruct.jsonl", []
+    for resume_id in (None, None, "file"):
+        with tracking.stage_run("instruct", params, tmp_path, resume_id) as recorder:
+            assert recorder.run_id == "file"
+            recorder.metrics({"loss": 2.5}, step=10 * (len(steps) + 1))
+            recorder.artifact(tmp_path / "absent")
+        steps.append([json.loads(line) for line in curves.read_text().splitlines()])
+    assert steps[1] == [{"step": 20, "loss": 2.5}]
+    assert steps[2] == [*steps[1], {"step": 30, "loss": 2.5}]
+    assert "instruct: MLflow is not installed, so figures go to" in capsys.readouterr().err
+    assert tracking.pipeline_url(params, tmp_path, local_ui="") is None
+    assert not (tmp_path / "mlflow.db").exists()
