@@ -56,14 +56,14 @@ def teach(
         gamma=params.gamma,
     )
     sure = np.flatnonzero((scores > wanted) & (fractions > 0))
-    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device)]
+    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device, non_blocking=True)]
     shared_KK = (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)  # counts: exact in float32 below 2^24
     by_score = np.argsort(-scores[sure], kind="stable")
     kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
     kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
     shared_KK = shared_KK[np.ix_(kept, kept)]
     ancestors_KK = forest.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
-    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device)
+    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device, non_blocking=True)
     masks_KSS = _grow(mask_logits_Qhw[chosen], size)
     masks_KSS[:, bottom:] = False
     masks_KSS[:, :, right:] = False
