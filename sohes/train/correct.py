@@ -26,17 +26,22 @@ def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
-    seen_rows, seen_columns = (torch.from_numpy(index).to(device) for index in (from_y, from_x))
+    seen_rows, seen_columns = (_on(device, index) for index in (from_y, from_x))
     moved[:, rows, columns] = lesson.masks_KSS.index_select(1, seen_rows).index_select(2, seen_columns)
-    pasted = torch.from_numpy(pair.strong.masks_NHW).to(device)
+    pasted = _on(device, pair.strong.masks_NHW)
     visible = moved & ~pasted.any(0) if len(pasted) else moved
     before, after = torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]).cpu().numpy()
     shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
     kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
     above = pair.strong.parents_N
     parents = np.concatenate([forest.relink(lesson.parents_K, kept), np.where(above >= 0, above + len(kept), -1)])
-    targets = torch.cat([visible[torch.from_numpy(kept).to(device)], pasted])
-    return Targets(targets, torch.from_numpy(forest.forest_ancestors(parents)).to(device))
+    targets = torch.cat([visible[_on(device, kept)], pasted])
+    return Targets(targets, _on(device, forest.forest_ancestors(parents)))
+
+
+def _on(device: torch.device, array: np.ndarray) -> Tensor:
+    """A copy for which a GPU is not waited for."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 class Correction(Learner[Network]):

@@ -49,14 +49,14 @@ def teach(
     scores_Q, cells_Q = scores_and_cells(class_logits_Q2, logits_QP, inside_QP)
     scores, fractions = torch.stack([scores_Q, cells_Q / (rows * columns)]).double().cpu().numpy()
     sure = np.flatnonzero(is_sure(scores, fractions, params))
-    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device)]
+    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device, non_blocking=True)]
     shared_KK = shared_cells(inside_KP)
     by_score = np.argsort(-scores[sure], kind="stable")
     kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
     kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
     shared_KK = shared_KK[np.ix_(kept, kept)]
     ancestors_KK = forest.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
-    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device)
+    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device, non_blocking=True)
     masks_KSS = _grow(mask_logits_Qhw[chosen], size)
     masks_KSS[:, bottom:] = False
     masks_KSS[:, :, right:] = False
