@@ -11,9 +11,11 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from sohes import masks
 from sohes.data.imaging import PADDING_RGB, letterbox_size
 from sohes.masks import forest
 from sohes.params import AugmentParams
+from sohes.structures import MaskSet
 
 MIN_PIXELS = 16  # of a mask in a view: one cell of a stride-4 mask map
 MIN_VISIBLE = 0.2  # of a mask that something was pasted over: below, it is no longer a label
@@ -59,6 +61,15 @@ class View:
     def apply_to_masks(self, masks_NHW: np.ndarray) -> np.ndarray:
         """(N, S, S) bool masks in this view, from masks on the image."""
         return move_masks(masks_NHW, whole(self.height, self.width), self)
+
+    def draw(self, found: MaskSet) -> np.ndarray:
+        """As `apply_to_masks`, from run lengths: the masks are never drawn at the image's size."""
+        rows, columns, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
+        order = -1 if self.flip else 1  # run lengths are read from left to right
+        drawn = np.zeros((len(found), *self.canvas_hw), bool)
+        for i, mask in enumerate(drawn):
+            mask[rows, columns] = masks.sample(found, i, from_y, from_x[::order])[:, ::order]
+        return drawn
 
 
 @dataclass(frozen=True)
@@ -130,18 +141,16 @@ def strong_geometry(
 def strong_view(
     shown: Labelled, view: View, params: AugmentParams, *, rng: np.random.Generator, guest: Labelled | None = None
 ) -> Labelled:
-    """The image in `view`, with `guest` (cut out to its box) pasted over it, in other colours.
+    """An image shown in `view`, with `guest` (cut out to its box) pasted over it, in other colours.
 
     Masks with fewer than MIN_PIXELS left, hidden ones and those no longer distinct from their parent are dropped and
     their children relinked. The guest's masks come last.
     """
-    square = settle(
-        Labelled(view.apply_to_image(shown.image_HW3), view.apply_to_masks(shown.masks_NHW), shown.parents_N)
-    )
+    square = settle(shown)
     if guest is not None:
         place = guest_view(guest, view, scale_min=params.scale_min, scale_max=params.scale_max, rng=rng)
-        masks = place.apply_to_masks(guest.masks_NHW) & _inside(view)
-        square = paste(square, settle(Labelled(place.apply_to_image(guest.image_HW3), masks, guest.parents_N)))
+        visible = place.apply_to_masks(guest.masks_NHW) & _inside(view)
+        square = paste(square, settle(Labelled(place.apply_to_image(guest.image_HW3), visible, guest.parents_N)))
     image = change_colours(
         square.image_HW3, jitter=params.colour_jitter, greyscale=params.greyscale, blur=params.blur, rng=rng
     )
@@ -253,7 +262,7 @@ def distinct(areas_N: np.ndarray, parents_N: np.ndarray) -> np.ndarray:
 
 
 def _areas(masks_NHW: np.ndarray) -> np.ndarray:
-    return np.count_nonzero(masks_NHW, axis=(1, 2))
+    return np.array([np.count_nonzero(mask) for mask in masks_NHW], np.int64)  # ten times faster than by axes
 
 
 def sample_across_scales(areas_N: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:

@@ -121,8 +121,9 @@ class LabelDataset(Dataset):
         kept = augment.sample_across_scales(masks.areas(record.masks), self.max_targets, rng=rng)
         chosen = forest.select(record.masks, kept)
         guest, skipped_guests = self._guest(rng)
-        shown = Labelled(image, masks.decode(chosen), chosen.parents)
-        strong = augment.strong_view(shown, self._strong_geometry(image, rng), self.augment, rng=rng, guest=guest)
+        view = self._strong_geometry(image, rng)
+        shown = Labelled(view.apply_to_image(image), view.draw(chosen), chosen.parents)
+        strong = augment.strong_view(shown, view, self.augment, rng=rng, guest=guest)
         return Sample(strong, record.image_id, skipped + skipped_guests)
 
     def collate(self, samples: Sequence[Sample]) -> Loaded:
@@ -196,7 +197,7 @@ class PairDataset(LabelDataset):
         weak = augment.weak_view(*image.shape[:2], size=self.image_size, rng=rng)
         strong = self._strong_geometry(image, rng)
         guest, skipped_guests = self._guest(rng)
-        no_masks = Labelled(image, np.zeros((0, *image.shape[:2]), bool), np.zeros(0, np.int64))
+        no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
         pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, self.tiles)
         return Pair(weak.apply_to_image(image), weak, pasted, strong, record.image_id, skipped + skipped_guests, tiles)

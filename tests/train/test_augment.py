@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from sohes.data.imaging import PADDING_RGB, letterbox
-from sohes.masks import forest
+from sohes.masks import forest, mask_set
 from sohes.params import AugmentParams
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
@@ -151,7 +151,9 @@ def test_strong_views_keep_a_forest_whose_parents_are_larger_and_cover_their_chi
     guest = labelled(square_masks((0, 0, 16, 16), (3, 3, 12, 12), size=16), [-1, 0], value=99)
     params = STILL.model_copy(update={"scale_min": 0.4, "scale_max": 2.5, "colour_jitter": 0.5, "blur": 0.5})
     view = augment.strong_geometry(40, 40, size=48, scale_min=0.4, scale_max=2.5, rng=rng)
-    strong = augment.strong_view(labelled(masks, [-1, 0, 1, 0]), view, params, rng=rng, guest=guest)
+    image = labelled(masks, [-1, 0, 1, 0])
+    shown = augment.Labelled(view.apply_to_image(image.image_HW3), view.apply_to_masks(masks), image.parents_N)
+    strong = augment.strong_view(shown, view, params, rng=rng, guest=guest)
     areas = strong.masks_NHW.sum((1, 2))
     assert (areas >= augment.MIN_PIXELS).all()
     for above, below in np.argwhere(forest.forest_ancestors(strong.parents_N)):
@@ -205,3 +207,13 @@ def test_every_scale_is_sampled_although_small_masks_are_many():
         assert len(set(kept.tolist())) == 9
         assert 99 in kept  # uniform sampling would miss the only large one nine times in ten
         assert (areas[kept] == 400).sum() == 4
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_masks_are_drawn_from_run_lengths_as_they_are_moved(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(5, 60, 2))
+    dense = rng.random((4, height, width)) < rng.uniform(0.05, 0.95, (4, 1, 1))
+    dense[0], dense[1] = True, False
+    view = augment.strong_geometry(height, width, size=48, scale_min=0.2, scale_max=3.0, rng=rng)
+    np.testing.assert_array_equal(view.draw(mask_set(dense)), view.apply_to_masks(dense))
