@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets, pairs_among
 from sohes.losses.mask_loss import dice, mask_bce
-from sohes.losses.matcher import assign, matching_cost
+from sohes.losses.matcher import assign_all, matching_cost
 from sohes.losses.points import Comparison, compare
 from sohes.params import LossParams
 from sohes.structures import ModelOutput, Targets
@@ -82,7 +82,7 @@ def criterion(
 def class_loss(class_logits_BQ2: Tensor, images_M: Tensor, queries_M: Tensor, no_object_weight: float) -> Tensor:
     """Two-way cross-entropy: matched queries are entities (label 0), all others weigh `no_object_weight`."""
     labels_BQ = torch.ones(class_logits_BQ2.shape[:2], dtype=torch.int64, device=class_logits_BQ2.device)
-    labels_BQ[images_M, queries_M] = 0
+    labels_BQ.index_put_((images_M, queries_M), labels_BQ.new_zeros(()))  # for a plain 0 a GPU would wait
     entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), labels_BQ, reduction="none")
     weight_BQ = torch.where(labels_BQ == 0, 1.0, no_object_weight)
     # the floor matters if nothing is matched and no_object_weight is 0
@@ -108,7 +108,7 @@ def _match_layers(
     ]
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()  # the one time that a GPU waits
     blocks = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
-    assigned = [assign(block.reshape(cost.shape)) for block, cost in zip(blocks, costs, strict=True)]
+    assigned = assign_all([block.reshape(cost.shape) for block, cost in zip(blocks, costs, strict=True)])
     per_image = tuple(len(queries) for queries, _ in assigned[: len(counts)])  # the same in every layer
     images = np.tile(np.repeat(np.arange(len(counts)), per_image), len(layers))
     indices = np.stack([images, *(np.concatenate(column) for column in zip(*assigned, strict=True))])
