@@ -56,6 +56,10 @@ class ExploreParams(Section):
         shared = self.model_dump(exclude={"also"})
         return (self, *(ExploreParams.model_validate({**shared, **further, "also": ()}) for further in self.also))
 
+    @property
+    def uses_backbone(self) -> bool:
+        return any(one.features != "handmade" for one in self.maps)
+
     @model_validator(mode="after")
     def _further_maps(self) -> ExploreParams:
         for further in self.also:
