@@ -154,7 +154,7 @@ def train(
             learner.after_backward(step)
             for sentence in skipped:  # every process names its own
                 shown.say(f"{title}: passed over {sentence}")
-            told = {
+            told: dict[str, Tensor | float] = {
                 **losses,
                 "gradient_norm": clip(learner.network, params.optim.clip_norm),
                 "skipped_images": len(skipped) * world.size,  # so that the mean over processes is their sum
