@@ -18,8 +18,9 @@ from sohes.backbone.vit import build_backbone, save_backbone
 from sohes.bench.explore import Timed, label_in_steps
 from sohes.bench.places import place_tokens, places_image
 from sohes.explore.feature_server import FeatureServer
-from sohes.explore.label_image import label_image, make_extractor
+from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract
+from sohes.explore.maps import make_extractor
 from sohes.params import BackboneParams, ExploreParams, load_params
 from sohes.work.pool import one_thread_each
 
