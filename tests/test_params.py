@@ -9,7 +9,7 @@ from sohes.params import TEMPLATE, load_params, load_params_anywhere
 ROOT = Path(__file__).parents[1]
 
 
-@pytest.mark.parametrize("name", ["params.yaml", "params/paper.yaml", "params/one-gpu.yaml"])
+@pytest.mark.parametrize("name", ["params.yaml", *sorted(f"params/{path.name}" for path in ROOT.glob("params/*.yaml"))])
 def test_every_profile_is_valid(name):
     load_params(ROOT / name)
 

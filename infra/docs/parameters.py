@@ -1,4 +1,4 @@
-"""MkDocs hook: generate the page of parameters from the models in `sohes/params.py` and the profiles."""
+"""MkDocs hook: generate the page of parameters from the models in `sohes/params/` and the profiles."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
-from sohes.explore.maps import backbone_taps, make_extractor
+from sohes.explore.maps import make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION, add_up
@@ -60,8 +60,7 @@ def label(
         raise SohesError(f"--out must name a .parquet file (got {out})")
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: name one")
-    uses_backbone = bool(backbone_taps(values.explore))
-    if uses_backbone and not backbone.exists():
+    if values.explore.uses_backbone and not backbone.exists():
         raise SohesError(
             f"no backbone at {backbone}, but explore.features is {values.explore.features}: run `sohes backbone`, name "
             "one with --backbone, or take the features `handmade`"
@@ -74,7 +73,7 @@ def label(
     depends = {
         "schema": SCHEMA_VERSION,
         "params": values.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
-        "backbone": digest_file(backbone) if uses_backbone else None,
+        "backbone": digest_file(backbone) if values.explore.uses_backbone else None,
         "refiner": weights_digest(values.explore.refiner),
         "upright": exif,
         "max_megapixels": values.pull.max_megapixels,

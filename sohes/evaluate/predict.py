@@ -82,15 +82,16 @@ def _find(
 def _settle(model: Network, image: np.ndarray, found: Sequence[MaskSet], params: EvaluateParams) -> MaskSet:
     """The masks of all windows of an image as one set, refined."""
     seen = _windows(image, params)
+    height, width = image.shape[:2]
     pooled, of_window = pool(
         found,
         [params.tiles.score_factor**window.level for window in seen],
-        size=fitted_size(*image.shape[:2], params.refine_size),
+        size=fitted_size(height, width, params.refine_size),
         nms_iou=params.nms_iou,
         theta_cover=params.theta_cover,
         max_masks=params.max_masks,
     )
-    longer = np.array([window.longer for window in seen]) / max(image.shape[:2])
+    longer = np.array([window.longer for window in seen]) / max(height, width)
     return refine_masks(
         image,
         pooled,

@@ -24,6 +24,8 @@ from sohes.masks import areas, coco_rles
 from sohes.masks.forest import forest_ancestors
 from sohes.structures import CROWD, ImageRecord
 
+Records = Iterable[ImageRecord]
+
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends inclusive
@@ -89,9 +91,7 @@ def per_image_of(details: Mapping) -> dict[int, ImageRecall]:
     return {int(image): ImageRecall(recall, truths[image]) for image, recall in details["per_image"].items()}
 
 
-def evaluate_masks(
-    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord], *, max_masks: int = 1000
-) -> Scores:
+def evaluate_masks(truth: Records, predictions: Records, *, max_masks: int = 1000) -> Scores:
     """Score the `max_masks` most confident masks of each image against the annotated ones, ignoring classes.
 
     Annotated masks of source `crowd` need not be found, and masks inside them do not count as wrong. Both sides are
@@ -101,9 +101,7 @@ def evaluate_masks(
     return summarise(score_images(truth, predictions, max_masks=max_masks))
 
 
-def score_images(
-    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord], *, max_masks: int
-) -> list[ImageResult]:
+def score_images(truth: Records, predictions: Records, *, max_masks: int) -> list[ImageResult]:
     """What each image adds to `evaluate_masks`; some of the images may be scored elsewhere."""
     if max_masks < 1:
         raise ValueError(f"max_masks must be at least 1 (got {max_masks})")
@@ -139,9 +137,7 @@ def paired_bootstrap(
     return found
 
 
-def _paired(
-    truth: Iterable[ImageRecord], predictions: Iterable[ImageRecord]
-) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+def _paired(truth: Records, predictions: Records) -> Iterator[tuple[ImageRecord, ImageRecord]]:
     """(truth, prediction) of each image. An image that has come on one side only waits for the other."""
     names, holds, lacks = ("ground truth", "predictions"), ("holds", "hold"), ("lacks", "lack")
     waiting: tuple[dict[int, ImageRecord], dict[int, ImageRecord]] = ({}, {})

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from sohes.explore.local import Extract
-from sohes.explore.maps import backbone_taps, make_extractor
+from sohes.explore.maps import make_extractor
 from sohes.params import ExploreParams
 
 
@@ -109,7 +109,7 @@ def _portable(error: Exception) -> Exception:
 def shared_extractor(params: ExploreParams, backbone: Path, *, workers: int) -> Iterator[Extract | None]:
     """The extractor that a pool of `workers` shares; None where each worker should load its own backbone: with no GPU,
     with one worker, and for handmade features."""
-    if not backbone_taps(params) or workers <= 1 or not _has_gpu():
+    if not params.uses_backbone or workers <= 1 or not _has_gpu():
         yield None
         return
     server = FeatureServer(make_extractor(params, backbone))

@@ -6,14 +6,13 @@ from pathlib import Path
 
 from sohes.backbone import label_free as backbones
 from sohes.explore import refine
-from sohes.explore.maps import backbone_taps
 from sohes.params import ExploreParams
 
 
 def of_labels(params: ExploreParams, backbone: str | Path) -> bool | None:
     """Phase 1's labels. backbone: as `backbone.pretrained` names it, or its file; handmade features need none."""
     refiner = refine.is_label_free(params.refiner)
-    return both(refiner, backbones.is_label_free(backbone)) if backbone_taps(params) else refiner
+    return both(refiner, backbones.is_label_free(backbone)) if params.uses_backbone else refiner
 
 
 def of_model(labels: bool | None, backbone: str | Path) -> bool | None:

@@ -19,7 +19,7 @@ from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_images import Labelled, label_images, write_labelled
 from sohes.explore.local import Extract
-from sohes.explore.maps import backbone_taps, make_extractor
+from sohes.explore.maps import make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params
 from sohes.project import Project, require
@@ -54,8 +54,7 @@ def _plan(params: Params, root: Path) -> tuple[ShardedWork, int]:
     """The shards, and the number of images in them."""
     project, section = Project(root), params.explore
     store = ImageStore(project.images)
-    uses_backbone = bool(backbone_taps(section))
-    if uses_backbone:
+    if section.uses_backbone:
         require(project.model("backbone"), "backbone", "backbone")
     require_refiner(section.refiner)  # what it lacks is said now, not once per image
     depends = {
@@ -63,7 +62,7 @@ def _plan(params: Params, root: Path) -> tuple[ShardedWork, int]:
         "code": code_digest("sohes.stages.explore"),
         "images": digest_file(project.images / "manifest.parquet"),  # which holds the digest of each
         "params": section.model_dump(mode="json"),
-        "backbone": digest_file(project.model("backbone")) if uses_backbone else None,
+        "backbone": digest_file(project.model("backbone")) if section.uses_backbone else None,
         "refiner": weights_digest(section.refiner),
     }
     folder = project.state("explore") / identity(depends)

@@ -61,7 +61,7 @@ def find(
     """
     logits_WQhw = output.mask_logits_BQhw.float()
     scores = _scores(output.class_logits_BQ2, logits_WQhw, tiles, params, *_cells(tiles, logits_WQhw, size, within))
-    kept = [min(params.max_targets, np.count_nonzero(of_one)) for of_one in scores]
+    kept = [min(params.max_targets, int(np.count_nonzero(of_one))) for of_one in scores]
     query = np.concatenate([np.argsort(-of_one, kind="stable")[:n] for of_one, n in zip(scores, kept, strict=True)])
     of_window = np.repeat(np.arange(len(kept)), kept)
     index = torch.from_numpy(of_window * scores.shape[1] + query).to(logits_WQhw.device)

@@ -150,17 +150,17 @@ def train(
     with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
             learner.set_rate(optimizer, step, params)
-            values, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
+            losses, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
             learner.after_backward(step)
             for sentence in skipped:  # every process names its own
                 shown.say(f"{title}: passed over {sentence}")
-            values = {
-                **values,
+            told: dict[str, Tensor | float] = {
+                **losses,
                 "gradient_norm": clip(learner.network, params.optim.clip_norm),
                 "skipped_images": len(skipped) * world.size,  # so that the mean over processes is their sum
                 "asked_to_stop": asked(),
             }
-            values = dict(zip(values, world.mean(_stacked(values, world)).tolist(), strict=True))  # a GPU waits here
+            values = dict(zip(told, world.mean(_stacked(told, world)).tolist(), strict=True))  # a GPU waits here
             if not (math.isfinite(values["loss"]) and math.isfinite(values["gradient_norm"])):
                 raise SohesError(_not_finite(title, step, values, learner.remedy(title)))
             optimizer.step()

@@ -49,6 +49,6 @@ def source_files(modules: Iterable[str], *, ignore: Iterable[str] = ()) -> dict[
     files = {}
     for name in names - WITHOUT_EFFECT:
         path = root.joinpath(*name.split(".")[1:])
-        if not name.startswith("sohes.tracking."):
+        if not name.startswith(("sohes.params.", "sohes.tracking.")):
             files[name] = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
     return files

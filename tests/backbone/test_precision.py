@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from sohes.model import precision
+from sohes.backbone import precision
 
 
 @pytest.mark.parametrize("able", [False, True])

@@ -139,7 +139,10 @@ def test_the_same_seed_gives_the_same_gradients():
     assert torch.equal(*runs)
 
 
-@pytest.mark.parametrize("profile", ["params.yaml", "params/one-gpu.yaml", "params/paper.yaml"])
+PROFILES = ["params.yaml", *sorted(f"params/{path.name}" for path in REPOSITORY.glob("params/*.yaml"))]
+
+
+@pytest.mark.parametrize("profile", PROFILES)
 def test_every_profile_can_be_built(profile):
     """On the meta device: shapes only."""
     params = load_params(REPOSITORY / profile)

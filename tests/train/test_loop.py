@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from sohes.backbone import precision
 from sohes.errors import SohesError
-from sohes.model import precision
 from sohes.model.footprint import build
 from sohes.params import load_params
 from sohes.train.correct import Correction

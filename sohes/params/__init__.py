@@ -1,0 +1,102 @@
+"""`params.yaml` as frozen, validated models: every number of the method, one section per stage.
+
+An unknown key, a missing key or a value out of range is an error that names the key. Functions that combine steps take
+their section; pure functions take keyword-only numbers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sohes.errors import SohesError
+from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, DistillParams, VitParams
+from sohes.params.evaluate import EvaluateParams, ReportParams
+from sohes.params.explore import ExploreParams
+from sohes.params.model import AdapterParams, CascadeParams, LossParams, ModelParams
+from sohes.params.pull import PullParams, ScenesParams
+from sohes.params.section import Count, Positive, Section
+from sohes.params.training import (
+    AugmentParams,
+    CorrectParams,
+    DownstreamParams,
+    InstructParams,
+    OptimParams,
+    ProbeOptimParams,
+    RateParams,
+    TilesParams,
+)
+from sohes.project import read_mapping
+
+__all__ = [
+    "TEMPLATE",
+    "TRAINED_HERE",
+    "AdapterParams",
+    "AugmentParams",
+    "BackboneParams",
+    "CascadeParams",
+    "CorrectParams",
+    "Count",
+    "DinoParams",
+    "DistillParams",
+    "DownstreamParams",
+    "EvaluateParams",
+    "ExploreParams",
+    "InstructParams",
+    "LossParams",
+    "ModelParams",
+    "OptimParams",
+    "Params",
+    "Positive",
+    "ProbeOptimParams",
+    "RateParams",
+    "ScenesParams",
+    "Section",
+    "TilesParams",
+    "VitParams",
+    "load_params",
+    "load_params_anywhere",
+]
+
+
+class Params(Section):
+    seed: int
+    pull: PullParams
+    backbone: BackboneParams
+    explore: ExploreParams
+    model: ModelParams
+    loss: LossParams
+    instruct: InstructParams
+    correct: CorrectParams
+    evaluate: EvaluateParams
+    downstream: DownstreamParams
+    report: ReportParams
+
+
+TEMPLATE = Path(__file__).parents[2] / "params.yaml"  # in a checkout: the profile that comes with the code
+
+
+def load_params(path: Path) -> Params:
+    """Read and validate a params file. SohesError names the file, the key and the problem."""
+    try:
+        return Params.model_validate(read_mapping(path))
+    except FileNotFoundError:
+        raise SohesError(f"no params file at {path}: run in the project's folder, or name one with --params") from None
+    except ValidationError as error:
+        raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+
+
+def load_params_anywhere(path: Path) -> Params:
+    """`load_params` for commands that need no project: falls back to the profile that comes with the code."""
+    return load_params(TEMPLATE if path == Path(TEMPLATE.name) and not path.exists() and TEMPLATE.exists() else path)
+
+
+def _sentence(detail: Any) -> str:
+    key = ".".join(str(part) for part in detail["loc"]) or "the file"
+    if detail["type"] == "extra_forbidden":
+        return f"unknown key {key}: remove it or fix its spelling"
+    if detail["type"] == "missing":
+        return f"missing key {key}"
+    return f"{key}: {detail['msg']} (got {detail['input']!r})"

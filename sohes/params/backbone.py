@@ -1,0 +1,91 @@
+"""The backbone and the trainings that it can get here."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import model_validator
+
+from sohes.params.section import Count, Fraction, Positive, Section
+from sohes.params.training import RateParams
+
+TRAINED_HERE = ("train", "distill")  # `backbone.pretrained` of weights that are made here
+
+
+class PretrainingParams(Section):
+    """What both ways to train the backbone here share."""
+
+    accumulate: ClassVar[int] = 1
+    compile: ClassVar[bool] = False
+    validate_every: ClassVar[int] = 0
+
+    steps: Positive
+    batch_size: Positive
+    image_size: Positive  # of the student's views; DINO's local crops are half that
+    learning_rate: float
+    weight_decay: float
+    warmup_steps: Count
+    checkpoint_every: Positive
+
+    def _optim(self, *, clip_norm: float, amp: bool) -> RateParams:
+        """As the other trainings have it."""
+        shared = {name: getattr(self, name) for name in ("learning_rate", "weight_decay", "warmup_steps")}
+        return RateParams(clip_norm=clip_norm, amp=amp, **shared)
+
+
+class DinoParams(PretrainingParams):
+    """DINO self-distillation on the pulled images (Caron et al., 2021)."""
+
+    workers: ClassVar[int] = 0  # threads of the process make the crops
+
+    local_crops: Count
+    prototypes: Positive
+    teacher_momentum: Fraction
+    teacher_temperature: float
+    student_temperature: float
+
+    @property
+    def optim(self) -> RateParams:
+        return self._optim(clip_norm=3.0, amp=False)  # as published
+
+
+class VitParams(Section):
+    """A ViT and where its weights come from."""
+
+    pretrained: (
+        str  # a .safetensors file, or a timm name with weights on the hub; the backbone's also `train`, `distill`
+    )
+    architecture: str  # timm name of the ViT that `train` and `distill` build, or that a file of bare weights is for
+    patch_size: Positive
+    embed_dim: Positive
+    depth: Positive
+    num_heads: Positive
+    image_size: Positive  # for which the position embeddings are made
+
+
+class DistillParams(PretrainingParams):
+    """The backbone learns the dense features of a larger one on the pulled images (`sohes.train.distill`)."""
+
+    teacher: VitParams
+    amp: bool
+    workers: Count
+
+    @property
+    def optim(self) -> RateParams:
+        return self._optim(clip_norm=1.0, amp=self.amp)
+
+    @model_validator(mode="after")
+    def _teacher_has_learned(self) -> DistillParams:
+        if self.teacher.pretrained in TRAINED_HERE:
+            raise ValueError(f"teacher.pretrained must be a file or a timm name (got {self.teacher.pretrained})")
+        return self
+
+
+class BackboneParams(VitParams):
+    dino: DinoParams
+    distill: DistillParams
+
+    @property
+    def source(self) -> str:
+        """The weights whose knowledge the backbone has: a distilled one its teacher's."""
+        return self.distill.teacher.pretrained if self.pretrained == "distill" else self.pretrained
