@@ -92,7 +92,7 @@ def load(
 ) -> Generator[Loaded, None, None]:
     """Batches at the given positions, in order; `workers` processes read ahead, 0 reads in this one.
 
-    pinned: in memory that a GPU copies from while it computes, and with twice as many batches read ahead.
+    pinned: in memory that a GPU copies from while it computes.
     The workers end when the generator is exhausted, fails or is closed; a caller that stops early must close it.
     """
     loader: DataLoader = DataLoader(
@@ -101,7 +101,7 @@ def load(
         collate_fn=dataset.collate,
         num_workers=workers,
         pin_memory=pinned,
-        prefetch_factor=(4 if pinned else 2) if workers else None,
+        prefetch_factor=2 if workers else None,  # pinned memory is slow to get: 16 GB of it took a minute
         generator=torch.Generator().manual_seed(0),  # else it draws from torch's global one
         multiprocessing_context="forkserver" if workers else None,  # a fork of torch's threads may hang
         worker_init_fn=_start_worker,
