@@ -264,6 +264,25 @@ def test_init_points_params_at_a_folder_and_keeps_everything_else(tmp_path, repo
     assert sum(a != b for a, b in zip(*lines, strict=True)) == 2  # comments and layout stay too
 
 
+def test_init_begins_with_a_profile_but_spares_numbers_of_ones_own(tmp_path, repository):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"x")
+    for name in ("demo", "photographs"):  # one profile may follow another
+        done = sohes("init", "--images", "photos", "--profile", name, cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+    profile, written = load_params(repository / "params/photographs.yaml"), load_params(tmp_path / "params.yaml")
+    assert written.model_dump(exclude={"pull"}) == profile.model_dump(exclude={"pull"})
+    assert written.pull.folder.images == Path("photos")
+    (tmp_path / "params.yaml").write_text((tmp_path / "params.yaml").read_text().replace("seed: 0", "seed: 7"))
+    done = sohes("init", "--images", "photos", "--profile", "demo", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "numbers of your own: move it away" in done.stderr
+    done = sohes("init", "--images", "photos", "--profile", "large", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "no profile large: name one of demo, " in done.stderr
+    assert load_params(tmp_path / "params.yaml").seed == 7
+
+
 def test_init_takes_annotations_and_keeps_the_users_own_numbers(tmp_path, repository):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.jpg").touch()

@@ -19,13 +19,14 @@ from sohes.work.files import atomic_path
 def init(
     images: Annotated[Path, typer.Option(help="Your folder of photographs.")],
     annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
+    profile: Annotated[str | None, typer.Option(help="Begin with the numbers of params/NAME.yaml, or `demo`.")] = None,
     params: ParamsFile = HERE.params,
 ) -> None:
     """Point params.yaml at your own photographs.
 
-    Everything else in it stays.
+    Everything else in it stays, unless a profile is named.
 
-    Example: sohes init --images ~/photos
+    Example: sohes init --images ~/photos --profile photographs
     """
     if not images.is_dir():
         raise SohesError(f"no such folder of photographs: {images}")
@@ -36,6 +37,8 @@ def init(
             raise SohesError(f"no such annotation file: {annotations}")
         coco.load(annotations)  # a broken file is reported now, not after the training
     source = params if params.exists() else TEMPLATE
+    if profile is not None:
+        source = _profile(profile, params)
     load_params(source)  # a broken file is reported, not overwritten
     yaml = YAML()
     yaml.width = 4096  # keeps long lines as they are
@@ -51,6 +54,17 @@ def init(
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}")
     print(f"The held-out images are {scored}.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
+
+
+def _profile(name: str, params: Path) -> Path:
+    """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
+    files = {"demo": TEMPLATE, **{file.stem: file for file in sorted((TEMPLATE.parent / "params").glob("*.yaml"))}}
+    if name not in files:
+        raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
+    known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}
+    if params.exists() and load_params(params).model_dump_json(exclude={"pull"}) not in known:
+        raise SohesError(f"{params} has numbers of your own: move it away, or leave out --profile")
+    return files[name]
 
 
 def _as_written(path: Path, params: Path) -> str:
