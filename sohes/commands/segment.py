@@ -28,11 +28,11 @@ SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 # Shared with `sohes view`.
 OUT = Path("segmented")
-_BEST = "the folder's own, else small, which comes with the code"
+_BEST = "the folder's own, or small"
 ModelName = Annotated[
     str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
 ]
-_CARDS = "evaluate of the model's card, else of params.yaml"
+_CARDS = "the card's, or params.yaml"
 Numbers = Annotated[Path | None, typer.Option("--params", help="The file with every number.", show_default=_CARDS)]
 
 
