@@ -2,7 +2,7 @@
 
     import sohes
 
-    model = sohes.load("correct.safetensors")
+    model = sohes.load("small")
     result = model.segment("cat.jpg")
     result.masks, result.scores, result.parents
 
@@ -31,20 +31,24 @@ else:  # hidden from type checkers, which would take any name for one of the pac
 __all__ = ["__version__", "load"]
 
 
-def load(model: Path | str, *, params: Path | str | None = None) -> Predictor:
+def load(model: Path | str = "small", *, params: Path | str | None = None) -> Predictor:
     """A trained model, on the first GPU if there is one, ready to segment photographs.
 
-    model: a `.safetensors` file with its card beside it, as `sohes instruct` and `sohes correct` write them, or
-    `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION` from MLflow's registry (MLFLOW_TRACKING_URI, or the database in the
-    working folder). params: the file whose `evaluate` section says which masks are kept; by default the one that comes
-    with the code. SohesError for a model that is missing or damaged.
+    model: `small`, which comes with the code (docs/released-model.md); a `.safetensors` file with its card beside it,
+    as `sohes instruct` and `sohes correct` write them; or `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION` from MLflow's
+    registry (MLFLOW_TRACKING_URI, or the database in the working folder). params: the file whose `evaluate` section
+    says which masks are kept; by default what the model's card says, or the params.yaml that comes with the code.
+    SohesError for a model that is missing or damaged.
     """
+    from sohes.model.released import evaluate_of, model_file
     from sohes.params import TEMPLATE, load_params
     from sohes.predictor import load_predictor
 
-    evaluate = load_params(Path(params) if params else TEMPLATE).evaluate
+    file = model_file(model)
+    own = None if params else evaluate_of(file)
+    evaluate = own or load_params(Path(params) if params else TEMPLATE).evaluate
     if str(model).startswith("mlflow:"):
         from sohes.tracking.registry import registered_model
 
         return load_predictor(registered_model(str(model), Path.cwd()), evaluate)
-    return load_predictor(Path(model), evaluate)
+    return load_predictor(file, evaluate)

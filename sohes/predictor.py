@@ -10,15 +10,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from sohes.data.store.decode import decode_image, rgb_pixels
+from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
 from sohes.errors import SohesError
 from sohes.evaluate.predict import best_device, device_of, segment_images
 from sohes.evaluate.result import Result
 from sohes.model.build import Network
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import EvaluateParams
-
-MAX_MEGAPIXELS = 200  # per photograph: its pixels and its masks have to fit into memory
 
 Photo = np.ndarray | Image.Image | Path | str
 

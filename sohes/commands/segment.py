@@ -15,24 +15,30 @@ import typer
 from rich.console import Console
 from rich.progress import Progress
 
-from sohes.commands.options import HERE, ParamsFile, Upright
+from sohes.commands.options import HERE, Upright
 from sohes.data.sources.folder import left_out, list_photographs
-from sohes.data.store.decode import UnreadableImage, decode_image
+from sohes.data.store.decode import MAX_MEGAPIXELS, UnreadableImage, decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
-from sohes.params import Params, load_params_anywhere
+from sohes.model.released import NAME, evaluate_of, model_file, read_card
+from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere
 from sohes.project import Project
 
 SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 # Shared with `sohes view`.
-MODEL = str(HERE.model("correct"))
 OUT = Path("segmented")
+_BEST = "the folder's own, or small"
+ModelName = Annotated[
+    str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
+]
+_CARDS = "the card's, or params.yaml"
+Numbers = Annotated[Path | None, typer.Option("--params", help="The file with every number.", show_default=_CARDS)]
 
 
 def segment(
     photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of them, or patterns.")],
-    model: Annotated[str, typer.Option(help="A model's file, or mlflow:/NAME@ALIAS.")] = MODEL,
+    model: ModelName = None,
     out: Annotated[Path, typer.Option(help="Folder for a JSON file and three pictures of each.")] = OUT,
     explore: Annotated[bool, typer.Option("--explore", help="Use phase 1, which needs no trained model.")] = False,
     tile: Annotated[
@@ -45,33 +51,56 @@ def segment(
         ),
     ] = None,
     exif: Upright = True,
-    params: ParamsFile = HERE.params,
+    params: Numbers = None,
 ) -> None:
     """Masks, scores and parents for any photograph.
 
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
-    values = load_params_anywhere(params)
-    options: dict[str, Any] = {"out": out, "explore": explore, "levels": tile or (), "apply_exif": exif}
-    for file in run(values, photos, model=model, root=Path.cwd(), **options):
+    options: dict[str, Any] = {"out": out, "levels": tile or (), "apply_exif": exif, "root": Path.cwd()}
+    for file in run(photos, **choose(model, params, explore=explore), **options):
         print(f"wrote {file}")
 
 
+def choose(model: str | None, params: Path | None, *, explore: bool) -> dict[str, Any]:
+    """The `model`, `evaluate` and `explore` of `run`. Says on stderr what it chose and why, and a model's limits.
+
+    Without `model` it is the working folder's, or the one that comes with the code. Without `params` the numbers are
+    those that the model's card says it is meant for, or those of `params.yaml`.
+    """
+    if explore:
+        values = load_params_anywhere(params or HERE.params)
+        return {"model": "", "evaluate": values.evaluate, "explore": values.explore}
+    if model is None:
+        own = HERE.model("correct")
+        model, why = (str(own), "this folder's own") if own.exists() else (NAME, f"for there is no {own} here")
+        print(f"sohes: with the model {model}, {why}", file=sys.stderr)
+    file = model_file(model)
+    if limits := read_card(file).get("limits"):
+        print(f"sohes: limits of {model}: {limits}", file=sys.stderr)
+    evaluate = None if params else evaluate_of(file)
+    return {
+        "model": model,
+        "evaluate": evaluate or load_params_anywhere(params or HERE.params).evaluate,
+        "explore": None,
+    }
+
+
 def run(
-    params: Params,
     photos: Sequence[Path | str],
     *,
+    evaluate: EvaluateParams,
     model: str | Path,
     out: Path,
-    explore: bool,
+    explore: ExploreParams | None,
     root: Path,
     levels: Sequence[float] = (),
     apply_exif: bool = True,
 ) -> Iterator[Path]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
 
-    photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, or `mlflow:/NAME@ALIAS`.
-    explore: phase 1 instead of the network. levels: in place of those of `evaluate.tiles`.
+    photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, `small`, or `mlflow:/NAME@ALIAS`.
+    explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
     A photograph that cannot be read is reported and skipped; SohesError names them all at the end.
     SohesError if there is nothing to read or no model.
@@ -82,16 +111,16 @@ def run(
     if explore and levels:
         raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
     if levels:
-        tiles = params.evaluate.tiles.model_copy(update={"levels": tuple(levels)})
-        params = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"tiles": tiles})})
-    segment_many = _phase_one(params, root) if explore else _trained(params, model, root)
+        tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
+        evaluate = evaluate.model_copy(update={"tiles": tiles})
+    segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model, root)
     names = dict(zip(files, output_names(files), strict=True))
     unreadable: list[Path] = []
     console = Console(stderr=True)  # standard output is for the files' names
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("segment", total=len(files))
-        for chunk in _chunks(files, params.evaluate.batch_size):
-            decoded = {file: _decode(file, params, unreadable, apply_exif) for file in chunk}
+        for chunk in _chunks(files, evaluate.batch_size):
+            decoded = {file: _decode(file, unreadable, apply_exif) for file in chunk}
             read = {file: image for file, image in decoded.items() if image is not None}
             for file, result in zip(read, segment_many(read.values()), strict=True):
                 yield result.save(out, names[file], file_name=file.name)
@@ -154,28 +183,28 @@ def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
         yield files[start : start + size]
 
 
-def _decode(file: Path, params: Params, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
+def _decode(file: Path, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
     try:
-        return decode_image(file.read_bytes(), max_megapixels=params.pull.max_megapixels, apply_exif=apply_exif)
+        return decode_image(file.read_bytes(), max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
     except (UnreadableImage, OSError) as error:
         print(f"sohes: cannot read {file}: {error}; continuing with the others", file=sys.stderr)
         unreadable.append(file)
         return None
 
 
-def _phase_one(params: Params, root: Path) -> SegmentMany:
+def _phase_one(explore: ExploreParams, root: Path) -> SegmentMany:
     from sohes.explore.label_image import label_image
     from sohes.explore.maps import make_extractor
 
-    extract = make_extractor(params.explore, Project(root).model("backbone"))
-    return lambda images: (Result(image, label_image(image, extract, params.explore)) for image in images)
+    extract = make_extractor(explore, Project(root).model("backbone"))
+    return lambda images: (Result(image, label_image(image, extract, explore)) for image in images)
 
 
-def _trained(params: Params, model: str | Path, root: Path) -> SegmentMany:
+def _trained(evaluate: EvaluateParams, model: str | Path, root: Path) -> SegmentMany:
     from sohes.predictor import load_predictor
 
     if str(model).startswith("mlflow:"):
         from sohes.tracking.registry import registered_model
 
-        return load_predictor(registered_model(str(model), root), params.evaluate).segment_many
-    return load_predictor(Path(model), params.evaluate).segment_many
+        return load_predictor(registered_model(str(model), root), evaluate).segment_many
+    return load_predictor(model_file(model), evaluate).segment_many

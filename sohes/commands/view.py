@@ -11,9 +11,7 @@ from typing import Annotated
 import typer
 
 from sohes.commands import segment as segmenting
-from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
-from sohes.params import load_params_anywhere
 from sohes.project import Project
 from sohes.viewer.gallery import Gallery, ProjectGallery, ResultGallery, is_result
 from sohes.viewer.server import make_server
@@ -25,10 +23,10 @@ def view(
     what: Annotated[list[Path] | None, typer.Argument(help="A project, results of segment, or photographs.")] = None,
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 picks a free one.")] = 0,
     browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open it in the browser.")] = True,
-    model: Annotated[str, typer.Option(help="For photographs, as in segment.")] = segmenting.MODEL,
+    model: segmenting.ModelName = None,
     explore: Annotated[bool, typer.Option("--explore", help="For photographs, as in segment.")] = False,
     out: Annotated[Path, typer.Option(help="For photographs, as in segment.")] = segmenting.OUT,
-    params: ParamsFile = HERE.params,
+    params: segmenting.Numbers = None,
 ) -> None:
     """Look at masks in the browser.
 
@@ -38,8 +36,8 @@ def view(
     """
 
     def segment(photos: Sequence[Path]) -> Iterator[Path]:
-        values = load_params_anywhere(params)
-        return segmenting.run(values, photos, model=model, out=out, explore=explore, root=Path.cwd())
+        chosen = segmenting.choose(model, params, explore=explore)
+        return segmenting.run(photos, **chosen, out=out, root=Path.cwd())
 
     what, root = what or [], Path.cwd()
     gallery = open_gallery(what, root=root, segment=segment)

@@ -66,6 +66,8 @@ def train_phase(
         )
         if world.is_first:
             card = {**depends, "phase": stage, "weights": weights, "metrics": history[-1]}
+            if params.pull.source == "scenes":  # `sohes segment` says so
+                card["limits"] = "it has learned from drawn scenes and is no good on real photographs"
             save_checkpoint(project.model(stage), learner.kept, card)
             write_json(project.metrics(stage), history)
             run.artifact(project.card(stage))

@@ -1,12 +1,14 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.commands.segment import find_photos, output_names, run
+from sohes.commands.segment import choose, find_photos, output_names, run
+from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
-from sohes.params import Params
+from sohes.params import Params, load_params
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
@@ -25,8 +27,10 @@ def photos(tmp_path):
 @pytest.fixture
 def segment(tiny_params, tiny_model, tmp_path):
     def call(*what, **options):
-        options = {"model": str(tiny_model), "out": tmp_path / "out", "explore": False, **options}
-        return run(Params.model_validate(tiny_params), what, root=tmp_path, **options)
+        params = Params.model_validate(tiny_params)
+        explore = params.explore if options.pop("explore", False) else None
+        options = {"model": str(tiny_model), "out": tmp_path / "out", **options}
+        return run(what, evaluate=params.evaluate, explore=explore, root=tmp_path, **options)
 
     return call
 
@@ -121,3 +125,47 @@ def test_a_closer_look_finds_more_and_phase_one_has_none(segment, photos):
     assert 0 < counts[0] == counts[1] < counts[2]
     with pytest.raises(SohesError, match="leave out --tile"):
         list(segment(photos / "one.png", levels=(0.6,), explore=True))
+
+
+def outside(tmp_path, monkeypatch):
+    """A fresh folder without a project, as if the code were installed from a wheel."""
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    monkeypatch.setattr("sohes.params.TEMPLATE", folder / "absent.yaml")
+    return folder
+
+
+def test_in_a_fresh_folder_the_released_model_answers(tmp_path, monkeypatch, capsys):
+    folder = outside(tmp_path, monkeypatch)
+    Image.fromarray(render_scene(0, size=160, seed=0).image_HW3).save(folder / "photo.jpg")
+    chosen = choose(None, None, explore=False)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "sohes: with the model small, for there is no models/correct.safetensors here"
+    assert said[1].startswith("sohes: limits of small: ")
+    assert len(said) == 2
+    (written,) = run(["photo.jpg"], **chosen, out=folder / "out", root=folder)
+    annotations = json.loads(written.read_text())["annotations"]
+    assert annotations
+    assert {"score", "parent_id", "segmentation"} <= annotations[0].keys()
+    ids = {a["id"] for a in annotations}
+    assert all(a["parent_id"] is None or a["parent_id"] in ids for a in annotations)
+
+
+def test_a_projects_own_model_and_params_come_first(tiny_model, repository, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(repository / "params.yaml", tmp_path)
+    assert choose(None, None, explore=False)["model"] == "models/correct.safetensors"
+    assert capsys.readouterr().err == "sohes: with the model models/correct.safetensors, this folder's own\n"
+    assert choose("small", None, explore=False)["evaluate"].nms_iou == 0.8
+    ours = load_params(tmp_path / "params.yaml").evaluate
+    assert choose("small", tmp_path / "params.yaml", explore=False)["evaluate"] == ours
+    assert choose(str(tiny_model), None, explore=False)["evaluate"] == ours
+    assert capsys.readouterr().err.count("limits of small") == 2
+
+
+def test_what_a_model_warns_of_is_told_in_one_line(tiny_model, repository, capsys):
+    card = tiny_model.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "only drawn scenes"}))
+    choose(str(tiny_model), repository / "params.yaml", explore=False)
+    assert capsys.readouterr().err == f"sohes: limits of {tiny_model}: only drawn scenes\n"

@@ -13,6 +13,7 @@ from PIL import Image, UnidentifiedImageError
 from sohes.errors import SohesError
 
 MIN_SIDE = 8  # pixels: a smaller image has no patch to look at
+MAX_MEGAPIXELS = 200  # of a photograph to segment: its pixels and its masks have to fit into memory
 MAX_SIDE = 65_500  # what a JPEG can hold, in which photographs are shown beside their masks
 
 # Only these decoders see untrusted bytes: others in Pillow start programs (EPS) or read drawings.

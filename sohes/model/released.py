@@ -1,0 +1,44 @@
+"""The segmenter that comes with the code, and what a model's card says to those who use it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from sohes.errors import SohesError
+from sohes.params import EvaluateParams
+
+NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
+FOLDER = Path(__file__).parents[1] / "released"
+
+
+def model_file(model: Path | str) -> Path:
+    """The file of the released model if `model` is its name; any other path as it is."""
+    return FOLDER / f"{NAME}.safetensors" if str(model) == NAME else Path(model)
+
+
+def read_card(model: Path) -> dict[str, Any]:
+    """The card beside a model's file; empty if there is none that can be read, which `load_checkpoint` reports."""
+    try:
+        card = json.loads(model.with_suffix(".json").read_text("utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def evaluate_of(model: Path) -> EvaluateParams | None:
+    """The `evaluate` numbers that the card says the model is meant for; None if it names none.
+
+    SohesError if they do not fit this program.
+    """
+    section = read_card(model).get("evaluate")
+    try:
+        return None if section is None else EvaluateParams.model_validate(section)
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise SohesError(
+            f"the card of {model} does not fit this program at evaluate.{key}: name a params file (--params) instead"
+        ) from None

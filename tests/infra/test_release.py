@@ -1,0 +1,60 @@
+import json
+
+import pytest
+import torch
+import yaml
+
+from infra.release import FACTS, release
+from sohes.errors import SohesError
+from sohes.model.checkpoint import load_checkpoint, save_checkpoint
+
+
+@pytest.fixture
+def params_file(tiny_params, tmp_path):
+    tiny_params["evaluate"]["max_masks"] = 3
+    tiny_params["backbone"]["distill"]["teacher"]["pretrained"] = "/home/me/teacher.safetensors"
+    (tmp_path / "used.yaml").write_text(yaml.safe_dump(tiny_params))
+    return tmp_path / "used.yaml"
+
+
+@pytest.fixture
+def instructed(tiny_model, tmp_path):
+    """The tiny model as phase 2 writes one, and the network in it."""
+    network, _ = load_checkpoint(tiny_model)
+    save_checkpoint(tmp_path / "instruct.safetensors", network, {"phase": "instruct", "steps": 2, "label_free": None})
+    return tmp_path / "instruct.safetensors", network
+
+
+def test_halved_weights_come_back_exactly_in_single_precision(instructed, params_file, tmp_path):
+    model, network = instructed
+    release(model, params=params_file, out=tmp_path / "small.safetensors")
+    loaded, _ = load_checkpoint(tmp_path / "small.safetensors")
+    before, after = network.state_dict(), loaded.state_dict()
+    assert before.keys() == after.keys()
+    for name, tensor in after.items():
+        assert tensor.dtype == before[name].dtype
+        assert torch.equal(tensor, before[name].half().to(tensor.dtype)), name
+    assert (tmp_path / "small.safetensors").stat().st_size < 0.6 * model.stat().st_size
+
+
+def test_the_card_says_what_it_is_and_how_it_was_made(instructed, params_file, tmp_path):
+    (tmp_path / "figures.json").write_text('{"coco": {"AR": 12.3}}')
+    out = tmp_path / "small.safetensors"
+    release(instructed[0], params=params_file, out=out, figures=tmp_path / "figures.json")
+    card = json.loads(out.with_suffix(".json").read_text())
+    assert card.items() >= FACTS.items()
+    assert card["figures"] == {"coco": {"AR": 12.3}}
+    assert card["training"] == "phases 1 and 2, and no phase 3; 2 of 3 steps of phase 2, averaged"
+    assert card["label_free"] is None
+    assert card["evaluate"]["max_masks"] == 3
+    assert card["params"]["backbone"]["distill"]["teacher"]["pretrained"] == "teacher.safetensors"
+
+
+def test_weights_too_large_for_half_precision_are_refused(instructed, params_file, tmp_path):
+    model, network = instructed
+    with torch.no_grad():
+        next(network.parameters()).fill_(1e6)
+    save_checkpoint(model, network, {"phase": "instruct"})
+    with pytest.raises(SohesError, match=r"weights above 65504.*cannot be halved"):
+        release(model, params=params_file, out=tmp_path / "small.safetensors")
+    assert not (tmp_path / "small.safetensors").exists()
