@@ -126,7 +126,7 @@ def gigabytes(lab: Lab) -> float | None:
 
 
 def forget(lab: Lab) -> None:
-    """Give the GPU's unused memory back and count its peak anew."""
+    """Give the GPU's unused memory back and count its peak again."""
     if not lab.toy:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
