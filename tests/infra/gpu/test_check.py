@@ -16,7 +16,7 @@ def lines_of(folder):
 
 @pytest.mark.slow
 def test_without_a_gpu_it_runs_as_a_toy_and_ends_in_time(repository, tmp_path):
-    seconds, began = 100, time.monotonic()
+    seconds, began = 240, time.monotonic()  # enough on a busy machine, too
     command = [sys.executable, "infra/gpu/check.py", "--seconds", str(seconds), "--out", str(tmp_path)]
     command += ["--stages", "loader", "falls", "agreement"]
     done = subprocess.run(command, cwd=repository, capture_output=True, text=True, check=True)
