@@ -173,7 +173,7 @@ def _facts(trained: Trained, first: Trained) -> str:
 
 
 def _features(params: Params) -> str:
-    kind = "handmade features" if params.explore.features == "handmade" else f"features of {params.backbone.pretrained}"
+    kind = f"features of {params.backbone.pretrained}" if params.explore.uses_backbone else "handmade features"
     return f"{kind} at {params.explore.image_size} pixels"
 
 

@@ -51,7 +51,7 @@ def criterion(
         comparison = compare([target.masks_THW for target in targets], (height, width), params, generator)
         counts = [len(target.masks_THW) for target in targets]
         num_masks = _mean_over_processes(sum(counts), output.class_logits_BQ2.device).clamp(min=1)
-        first_target_B = _on(num_masks.device, np.cumsum([0, *counts[:-1]]))
+        first_target_B = copied_to(num_masks.device, np.cumsum([0, *counts[:-1]]))
         parts: dict[str, list[Tensor]] = {"class": [], "mask": [], "dice": [], "ancestor": []}
         for layer, pairs in zip(layers, _match_layers(layers, counts, comparison, params), strict=True):
             # not indexing with two arrays, whose backward sorts them and is many times slower
@@ -112,13 +112,13 @@ def _match_layers(
     per_image = tuple(len(queries) for queries, _ in assigned[: len(counts)])  # the same in every layer
     images = np.tile(np.repeat(np.arange(len(counts)), per_image), len(layers))
     indices = np.stack([images, *(np.concatenate(column) for column in zip(*assigned, strict=True))])
-    moved_3LM = _on(layers[0].class_logits_BQ2.device, indices.reshape(3, len(layers), sum(per_image)))
+    moved_3LM = copied_to(layers[0].class_logits_BQ2.device, indices.reshape(3, len(layers), sum(per_image)))
     return [_Pairs(per_image, *moved_M) for moved_M in moved_3LM.unbind(1)]
 
 
-def _on(device: torch.device, indices: np.ndarray) -> Tensor:
-    """A copy for which nothing waits."""
-    return torch.from_numpy(indices).to(device, non_blocking=True)
+def copied_to(device: torch.device, array: np.ndarray) -> Tensor:
+    """A copy for which a GPU is not waited for."""
+    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def _ancestors(ancestor_logits_BQQ: Tensor, targets: Sequence[Targets], pairs: _Pairs, *, matched_only: bool) -> Tensor:

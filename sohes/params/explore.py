@@ -67,7 +67,8 @@ class ExploreParams(Section):
                 raise ValueError(f"{other[0]} is the same for all feature maps: take it out of `also`")
         if self.also and self.method != "sohes":
             raise ValueError(f"method {self.method} clusters one feature map: leave `also` empty")
-        return self if not self.also else (self.maps, self)[1]
+        _ = self.maps  # their numbers are checked as these are
+        return self
 
     @model_validator(mode="after")
     def _thresholds_fall(self) -> ExploreParams:

@@ -41,7 +41,7 @@ def run(params: Params, root: Path) -> None:
             images=rows[0]["images"],
             label_free=_label_free(root),
             features="handmade colour and texture (not learned)"
-            if params.explore.features == "handmade"
+            if not params.explore.uses_backbone
             else f"patch tokens of {params.backbone.pretrained}",
             refiner=params.explore.refiner,
             max_masks=params.evaluate.max_masks,

@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
@@ -26,22 +27,17 @@ def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
-    seen_rows, seen_columns = (_on(device, index) for index in (from_y, from_x))
+    seen_rows, seen_columns = (copied_to(device, index) for index in (from_y, from_x))
     moved[:, rows, columns] = lesson.masks_KSS.index_select(1, seen_rows).index_select(2, seen_columns)
-    pasted = _on(device, pair.strong.masks_NHW)
+    pasted = copied_to(device, pair.strong.masks_NHW)
     visible = moved & ~pasted.any(0) if len(pasted) else moved
     before, after = torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]).cpu().numpy()
     shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
     kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
     above = pair.strong.parents_N
     parents = np.concatenate([forest.relink(lesson.parents_K, kept), np.where(above >= 0, above + len(kept), -1)])
-    targets = torch.cat([visible[_on(device, kept)], pasted])
-    return Targets(targets, _on(device, forest.forest_ancestors(parents)))
-
-
-def _on(device: torch.device, array: np.ndarray) -> Tensor:
-    """A copy for which a GPU is not waited for."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
+    targets = torch.cat([visible[copied_to(device, kept)], pasted])
+    return Targets(targets, copied_to(device, forest.forest_ancestors(parents)))
 
 
 class Correction(Learner[Network]):
