@@ -37,6 +37,7 @@ COMMANDS = {
     "compare": (TOOLS, "compare", "Print and plot an ablation beside the paper's figures."),
     "shards": (TOOLS, "stages", "Print the unfinished shards of a stage."),
     "export": (TOOLS, "export", "Convert labels to COCO's or SA-1B's JSON."),
+    "export-model": (TOOLS, "export_model", "A trained model as one file that runs without torch."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
     "downstream": (TOOLS, "downstream", "Measure the backbone on supervised tasks."),
