@@ -17,7 +17,9 @@ def export_model(
     model: Annotated[Path, typer.Argument(help="A .safetensors file with its card beside it, or small.")] = MODEL,
     onnx: Annotated[Path | None, typer.Option(help="The file to write.", show_default="the model's, .onnx")] = None,
 ) -> None:
-    """Write a trained model as one ONNX file, which `sohes segment`, `sohes.load` and onnxruntime run without torch.
+    """A trained model as one ONNX file.
+
+    `sohes segment`, `sohes.load` and whatever else has onnxruntime run it without torch.
 
     Example: sohes export-model models/correct.safetensors --onnx model.onnx
     """
