@@ -19,6 +19,7 @@ from sohes.errors import exit_code_of, sentence_of
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
+PLUMBING = "For schedulers"  # not listed, so that `sohes --help` fits a screen; docs/cluster.md has it
 
 # Name: its panel, its module in sohes.commands, and the first line of its help.
 COMMANDS = {
@@ -35,8 +36,9 @@ COMMANDS = {
     "view": (TOOLS, "view", "Look at masks in the browser."),
     "ablate": (TOOLS, "ablate", "Compute the rows of an ablation table into MLflow."),
     "compare": (TOOLS, "compare", "Print and plot an ablation beside the paper's figures."),
-    "shards": (TOOLS, "stages", "Print the unfinished shards of a stage."),
+    "shards": (PLUMBING, "stages", "Print the unfinished shards of a stage."),
     "export": (TOOLS, "export", "Convert labels to COCO's or SA-1B's JSON."),
+    "export-model": (TOOLS, "export_model", "A trained model as one ONNX file."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
     "downstream": (TOOLS, "downstream", "Measure the backbone on supervised tasks."),
@@ -75,7 +77,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 for _name, (_panel, _, _words) in COMMANDS.items():
-    app.command(_name, help=_words, rich_help_panel=_panel)(lambda: None)
+    app.command(_name, help=_words, rich_help_panel=_panel, hidden=_panel == PLUMBING)(lambda: None)
 
 
 def _print_version(wanted: bool) -> None:

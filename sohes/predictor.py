@@ -7,15 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
 from sohes.errors import SohesError
-from sohes.evaluate.predict import best_device, device_of, segment_images
+from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
-from sohes.model.build import Network
-from sohes.model.checkpoint import load_checkpoint
+from sohes.model import onnx
 from sohes.params import EvaluateParams
 
 Photo = np.ndarray | Image.Image | Path | str
@@ -50,7 +48,7 @@ class Predictor:
         one_array = isinstance(photos, np.ndarray) and photos.ndim < 4
         if one_array or isinstance(photos, str | bytes) or not isinstance(photos, Iterable):
             raise SohesError(f"segment_many takes several photographs (got {_shown(photos)}): give it a list of them")
-        size = self.params.batch_size if device_of(self.network).type == "cuda" else 1
+        size = self.params.batch_size if self.network.on_gpu else 1
         params = self.params.model_copy(update={"batch_size": size})
         waiting: list[np.ndarray] = []
 
@@ -65,26 +63,37 @@ class Predictor:
     def to(self, device: str) -> Predictor:
         """The same on another device, such as `cpu` or `cuda:1`; the network is moved, not copied.
 
-        SohesError for a device that is not here; the network then stays where it is.
+        SohesError for a device that is not here, the network then stays where it is; and for an ONNX file's network.
         """
+        if isinstance(self.network, onnx.OnnxSegmenter):
+            raise SohesError(f"an ONNX model runs on the CPU (got {device}): load its .safetensors file instead")
+        import torch
+
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
             detail = str(error).splitlines()[0].partition(". ")[0]
             raise SohesError(f"no device {device} ({detail}): name cpu, or a GPU that this machine has") from None
-        return replace(self, network=self.network.to(device))
+        return replace(self, network=self.network.to(device))  # type: ignore[attr-defined]
 
 
 def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
-    """The model that `save_checkpoint` wrote, on the best device. SohesError if it is missing or damaged."""
+    """The model that `save_checkpoint` wrote, on the best device, or an ONNX file's, for which torch is not imported.
+
+    SohesError if it is missing or damaged.
+    """
     if not model.exists():
         raise SohesError(
             f"no trained model at {model}: name a .safetensors file that is there, train one (`make demo`), or take "
             "phase 1, which needs none (`sohes segment --explore`)"
         )
+    if model.suffix == onnx.SUFFIX:
+        return Predictor(onnx.load_onnx(model), params, source=model.stem)
+    from sohes.backbone.precision import best_device
+    from sohes.model.checkpoint import load_checkpoint
+
     network, _ = load_checkpoint(model)
-    network.eval().to(best_device())
-    return Predictor(network, params, source=model.stem)
+    return Predictor(network.eval().to(best_device()), params, source=model.stem)
 
 
 def as_pixels(photo: Photo) -> np.ndarray:

@@ -114,3 +114,12 @@ class ModelOutput:
     mask_logits_BQhw: Tensor
     ancestor_logits_BQQ: Tensor | None
     auxiliary: tuple[ModelOutput, ...] = field(default=())
+
+
+@dataclass(frozen=True)
+class Logits:
+    """A `ModelOutput` of one image as float32 arrays, whatever library computed it."""
+
+    class_Q2: np.ndarray
+    mask_Qhw: np.ndarray
+    ancestor_QQ: np.ndarray | None

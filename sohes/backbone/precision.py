@@ -1,10 +1,15 @@
-"""Where bfloat16 autocast helps, and where it must not reach."""
+"""The device that computes, where bfloat16 autocast helps on it, and where that must not reach."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
+
+def best_device() -> torch.device:
+    """The first GPU, or the CPU if there is none."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def half_precision(device: torch.device, wanted: bool) -> AbstractContextManager:

@@ -99,9 +99,12 @@ class Backbone(nn.Module):
 
     def normalise(self, images: Sequence[np.ndarray]) -> Tensor:
         """(B, 3, H, W) float32 on the backbone's device, from uint8 (H, W, 3) RGB images of one size."""
-        stacked = torch.from_numpy(np.stack(images)).to(self.device).permute(0, 3, 1, 2)
+        return self.scale(torch.from_numpy(np.stack(images)).to(self.device))
+
+    def scale(self, pixels_BHW3: Tensor) -> Tensor:
+        """(B, 3, H, W) float32, normalised for the ViT, from uint8 RGB pixels."""
         mean, std = (255 * torch.tensor(part, device=self.device).view(3, 1, 1) for part in (self.mean, self.std))
-        return ((stacked - mean) / std).contiguous()
+        return ((pixels_BHW3.permute(0, 3, 1, 2) - mean) / std).contiguous()
 
     def embed(self, images_B3HW: Tensor) -> tuple[Tensor, tuple[int, int]]:
         """The input of the first block: (B, prefix + h * w, C) tokens with their positions, and (h, w).

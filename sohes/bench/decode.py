@@ -11,7 +11,7 @@ from sohes.bench.cost import Cost, compared, cost_of
 from sohes.bench.own_process import in_own_process
 from sohes.masks import forest
 from sohes.model.decode import decode
-from sohes.structures import MaskSet
+from sohes.structures import Logits, MaskSet
 
 QUERIES, SIZE = 300, 1024
 NMS_IOU, ANCESTOR_THRESHOLD = 0.9, 0.5
@@ -58,9 +58,7 @@ def _measure(reference: bool, rounds: int = 5) -> Cost:
 
 def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: Tensor, size: int = SIZE) -> MaskSet:
     return decode(
-        class_logits_Q2,
-        mask_logits_Qhw,
-        ancestor_logits_QQ,
+        Logits(class_logits_Q2.numpy(), mask_logits_Qhw.numpy(), ancestor_logits_QQ.numpy()),
         content_hw=(size, size),
         image_hw=(size, size),
         max_masks=1000,

@@ -38,7 +38,7 @@ def sam(
 
     Example: sohes sam ~/sam-vit-huge --benchmark coco --root ~/coco --out sam-coco
     """
-    from sohes.evaluate.predict import best_device  # they import torch
+    from sohes.backbone.precision import best_device  # they import torch
     from sohes.evaluate.sam import make_sam
 
     reader = find_benchmark(benchmark)

@@ -60,7 +60,8 @@ def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | Non
 
     import torch
 
-    from sohes.evaluate.predict import best_device, segment_images
+    from sohes.backbone.precision import best_device
+    from sohes.evaluate.predict import segment_images
 
     if phase == UNTRAINED:
         from sohes.backbone.vit import load_backbone

@@ -4,33 +4,35 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol
 
 import numpy as np
-import torch
 
 from sohes.data.imaging import fitted_size, letterbox
 from sohes.evaluate.pool import pool
 from sohes.evaluate.refine import refine_masks
 from sohes.masks.windows import Window, windows
-from sohes.model.build import Network
 from sohes.model.decode import STRIDE as MASK_STRIDE
 from sohes.model.decode import decode
-from sohes.params import EvaluateParams
-from sohes.structures import MaskSet
+from sohes.params import EvaluateParams, ModelParams
+from sohes.structures import Logits, MaskSet
 
 OUTLINE_CELLS = 2  # cells of the mask map by which an outline may be off; measured: docs/log.md
 
 
-def device_of(model: torch.nn.Module) -> torch.device:
-    return next(model.parameters()).device
+class Network(Protocol):
+    """What predicts: a network of torch (`sohes.model.network`), or one that onnxruntime runs (`sohes.model.onnx`)."""
+
+    @property
+    def params(self) -> ModelParams: ...
+
+    @property
+    def on_gpu(self) -> bool: ...
+
+    def predict(self, squares: Sequence[np.ndarray]) -> list[Logits]:
+        """The logits of each uint8 (image_size, image_size, 3) RGB image."""
 
 
-def best_device() -> torch.device:
-    """The first GPU, or the CPU if there is none."""
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-
-
-@torch.inference_mode()
 def segment_images(
     model: Network, images: Iterable[np.ndarray], params: EvaluateParams, *, source: str
 ) -> Iterator[MaskSet]:
@@ -39,7 +41,6 @@ def segment_images(
     Images may differ in size; the network gets `params.batch_size` of their windows at a time (`params.tiles`).
     `source` is recorded with every mask, usually the phase.
     """
-    model.eval()
     found: list[MaskSet] = []
     shown = ((image, window) for image in images for window in _windows(image, params))
     while batch := list(itertools.islice(shown, params.batch_size)):
@@ -60,14 +61,10 @@ def _find(
     """The masks in each window, in the frame of its image."""
     crops = (image[y0:y1, x0:x1] for image, window in shown for y0, x0, y1, x1 in [window.box])
     squares, contents = zip(*(letterbox(crop, model.params.image_size) for crop in crops), strict=True)
-    output = model(model.backbone.normalise(squares))
-    ancestors = output.ancestor_logits_BQQ
-    for b, (image, window) in enumerate(shown):
+    for logits, (image, window), content in zip(model.predict(squares), shown, contents, strict=True):
         yield decode(
-            output.class_logits_BQ2[b],
-            output.mask_logits_BQhw[b],
-            None if ancestors is None else ancestors[b],
-            content_hw=contents[b],
+            logits,
+            content_hw=content,
             image_hw=image.shape[:2],
             window=window.box,
             max_masks=params.max_masks,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torchvision.ops import FeaturePyramidNetwork, masks_to_boxes
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
@@ -17,7 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from sohes.backbone.precision import full_precision
 from sohes.model.adapter import ViTAdapter
 from sohes.model.cascade_heads import Detections, Detector, Features, Truth, as_features
-from sohes.model.network import check_sides
+from sohes.model.network import AdaptedNetwork, check_sides
 from sohes.params import ModelParams
 from sohes.structures import ModelOutput, Targets
 
@@ -31,7 +31,7 @@ SURE = 1e-4  # probabilities stay this far from 0 and 1, where logits are infini
 _PASTED_AT_ONCE = 32  # masks; their sampling grids are twice as large as the mask maps
 
 
-class CascadeSegmenter(nn.Module):
+class CascadeSegmenter(AdaptedNetwork):
     """ViT, ViT-Adapter, feature pyramid, detector. Of `params` it reads `hidden_dim` (channels of the pyramid),
     `feedforward_dim` (of a box head), `num_queries` (detections of an image) and `cascade`.
     """
@@ -47,10 +47,6 @@ class CascadeSegmenter(nn.Module):
         )
         self.detector = detector
         self.to(memory_format=torch.channels_last)
-
-    @property
-    def backbone(self) -> Backbone:
-        return self.adapter.backbone
 
     def features(self, images_B3HW: Tensor) -> Features:
         """float32 maps at strides 4 to 64. SohesError if a side is not a multiple of 32."""

@@ -9,21 +9,17 @@ from __future__ import annotations
 import math
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from sohes.masks import forest, intersections, iou_from_intersections, nms_from_iou
 from sohes.masks.enlarge import encode_enlarged
 from sohes.masks.windows import Box, touches_cut
-from sohes.structures import MaskSet
+from sohes.structures import Logits, MaskSet
 
 STRIDE = 4  # input pixels to a cell of the mask map
 
 
 def decode(
-    class_logits_Q2: Tensor,
-    mask_logits_Qhw: Tensor,
-    ancestor_logits_QQ: Tensor | None,
+    logits: Logits,
     *,
     content_hw: tuple[int, int],
     image_hw: tuple[int, int],
@@ -46,31 +42,30 @@ def decode(
     """
     window = window or (0, 0, *image_hw)
     rows, columns = (-(-side // STRIDE) for side in content_hw)
-    mask_logits_Qhw = mask_logits_Qhw[:, :rows, :columns].detach().float().cpu()
+    masks_Qhw = logits.mask_Qhw[:, :rows, :columns]
     level = _logit(mask_threshold)
-    scores_Q = class_logits_Q2.detach().float().cpu().softmax(-1)[:, 0] * _mean_inside(mask_logits_Qhw, level)
+    entity, nothing = logits.class_Q2.T
+    scores_Q = sigmoid(entity - nothing) * _mean_inside(masks_Qhw, level)
 
-    candidates = torch.argsort(scores_Q, descending=True, stable=True)[: int((scores_Q > 0).sum())].numpy()
-    logits_Qhw = mask_logits_Qhw.numpy()
-    inside = logits_Qhw[candidates] > level
+    candidates = np.argsort(-scores_Q, kind="stable")[: np.count_nonzero(scores_Q > 0)]
+    inside = masks_Qhw[candidates] > level
     uncut = ~touches_cut(inside, window, image_hw=image_hw)
     candidates, shared_NN = candidates[uncut], intersections(inside[uncut])
     kept = nms_from_iou(iou_from_intersections(shared_NN), np.arange(len(candidates)), nms_iou=nms_iou)
     best = candidates[kept[:max_masks]]
 
-    maps = (logits_Qhw[i] for i in best)
+    maps = (masks_Qhw[i] for i in best)
     rles, areas = encode_enlarged(maps, level, stride=STRIDE, content_hw=content_hw, image_hw=image_hw, window=window)
     drawn = np.flatnonzero(areas)  # a mask thinner than a pixel of a small image can miss every pixel's centre
     best, areas = best[drawn], areas[drawn]
-    if ancestor_logits_QQ is None:
+    if logits.ancestor_QQ is None:
         places = kept[:max_masks][drawn]
         covering_NN = forest.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
         parents = forest.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
     else:
-        index = torch.from_numpy(best)
-        probability_NN = ancestor_logits_QQ.detach().float().cpu()[index][:, index].sigmoid().numpy()
+        probability_NN = sigmoid(logits.ancestor_QQ[np.ix_(best, best)])
         parents = forest.forest_from_probabilities(probability_NN, areas, threshold=ancestor_threshold)
-    return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_Q.numpy()[best], parents, (source,) * len(best))
+    return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_Q[best], parents, (source,) * len(best))
 
 
 def _logit(probability: float) -> float:
@@ -79,10 +74,16 @@ def _logit(probability: float) -> float:
     return math.log(probability / (1 - probability))
 
 
-def _mean_inside(mask_logits_Qhw: Tensor, level: float, chunk: int = 32) -> Tensor:
+def sigmoid(logits: np.ndarray) -> np.ndarray:
+    """1 / (1 + exp(-x)) in the input's precision."""
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and the answer is 0
+        return 1 / (1 + np.exp(-logits))
+
+
+def _mean_inside(masks_Qhw: np.ndarray, level: float) -> np.ndarray:
     """(Q,) mean mask probability over the cells above `level`; 0 for a mask without any."""
-    means = []
-    for logits in mask_logits_Qhw.flatten(1).split(chunk):
-        inside = logits > level
-        means.append((logits.sigmoid() * inside).sum(1) / inside.sum(1).clamp(min=1))
-    return torch.cat(means)
+    means = np.zeros(len(masks_Qhw), np.float32)
+    for q, map_hw in enumerate(masks_Qhw):
+        if len(inside := map_hw[map_hw > level]):
+            means[q] = sigmoid(inside).mean()
+    return means

@@ -34,6 +34,9 @@ class Attention(nn.Module):
             for projected in (self.query(query_BQC), self.key(key_BSC), self.value(value_BSC))
         )
         mask = None if visible_BQS is None else visible_BQS[:, None]
+        if mask is not None and torch.compiler.is_exporting():
+            # ONNX has no masked attention of its own, and guards one of booleans against rows that see nothing
+            mask = torch.zeros((), dtype=query.dtype).where(mask, -torch.inf)
         return self.out(F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2))
 
 

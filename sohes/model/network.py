@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -12,7 +14,7 @@ from sohes.model.adapter import ViTAdapter
 from sohes.model.mask_decoder import MaskDecoder
 from sohes.model.pixel_decoder import PixelDecoder
 from sohes.params import ModelParams
-from sohes.structures import ModelOutput
+from sohes.structures import Logits, ModelOutput
 
 if TYPE_CHECKING:
     from sohes.backbone.vit import Backbone
@@ -27,7 +29,30 @@ def check_sides(images_B3HW: Tensor) -> None:
         raise SohesError(f"model.image_size must be a multiple of {STRIDE} (got {H} x {W} pixels)")
 
 
-class Segmenter(nn.Module):
+class AdaptedNetwork(nn.Module):
+    """A ViT with its adapter and a head, and how it predicts."""
+
+    adapter: ViTAdapter
+    params: ModelParams
+
+    @property
+    def backbone(self) -> Backbone:
+        return self.adapter.backbone
+
+    @property
+    def on_gpu(self) -> bool:
+        return next(self.parameters()).is_cuda
+
+    @torch.inference_mode()
+    def predict(self, squares: Sequence[np.ndarray]) -> list[Logits]:
+        """The logits of each uint8 (image_size, image_size, 3) RGB image. Leaves the network in evaluation mode."""
+        output = self.eval()(self.backbone.normalise(squares))
+        parts = (output.class_logits_BQ2, output.mask_logits_BQhw, output.ancestor_logits_BQQ)
+        arrays = [[None] * len(squares) if part is None else part.float().cpu().numpy() for part in parts]
+        return [Logits(*of_image) for of_image in zip(*arrays, strict=True)]
+
+
+class Segmenter(AdaptedNetwork):
     """Images to class, mask and ancestor logits of `num_queries` queries.
 
     The pixel decoder's feed-forward nets have half of `feedforward_dim`, as in Mask2Former (1,024 to 2,048).
@@ -54,10 +79,6 @@ class Segmenter(nn.Module):
             layers=params.decoder_layers,
         )
         self.to(memory_format=torch.channels_last)
-
-    @property
-    def backbone(self) -> Backbone:
-        return self.adapter.backbone
 
     def forward(self, images_B3HW: Tensor) -> ModelOutput:
         """images_B3HW: normalised for the backbone. SohesError if a side is not a multiple of 32."""

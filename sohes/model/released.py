@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from sohes.errors import SohesError
+from sohes.model import onnx
 from sohes.params import EvaluateParams
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
@@ -21,7 +22,12 @@ def model_file(model: Path | str) -> Path:
 
 
 def read_card(model: Path) -> dict[str, Any]:
-    """The card beside a model's file; empty if there is none that can be read, which `load_checkpoint` reports."""
+    """The card beside a model's file, or in an ONNX file; empty if there is none that can be read, for loading says so.
+
+    SohesError for an ONNX file that cannot be read.
+    """
+    if model.suffix == onnx.SUFFIX:
+        return onnx.card_of(model)
     try:
         card = json.loads(model.with_suffix(".json").read_text("utf-8"))
     except (OSError, ValueError):

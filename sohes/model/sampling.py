@@ -36,7 +36,8 @@ def sample_levels(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, we
         cells_L = levels_L2.prod(1)
         inputs = (t.contiguous() for t in (places_BQMLP2, weights_BQMLP))
         return operator(values_BSMD.contiguous(), levels_L2, cells_L.cumsum(0) - cells_L, *inputs)
-    if values_BSMD.device.type == "cpu" and values_BSMD.dtype == torch.float32:
+    on_cpu = values_BSMD.device.type == "cpu" and values_BSMD.dtype == torch.float32
+    if on_cpu and not torch.compiler.is_exporting():
         return sample_by_loops(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
     return sample_by_grid(values_BSMD, shapes, places_BQMLP2, weights_BQMLP)
 
@@ -67,7 +68,7 @@ def sample_by_grid(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, w
     for level, values in enumerate(values_BSMD.split([h * w for h, w in shapes], dim=1)):
         maps = values.permute(0, 2, 3, 1).reshape(B * M, D, *shapes[level])
         samples = F.grid_sample(maps, grids_BMQLP2[:, :, :, level].flatten(0, 1), align_corners=False)
-        total = total + torch.einsum("ndqp,nqp->ndq", samples, weights_NQLP[:, :, level])
+        total = total + (samples * weights_NQLP[:, None, :, level]).sum(-1)
     return total.reshape(B, M * D, -1).transpose(1, 2)
 
 

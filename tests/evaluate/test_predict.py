@@ -9,6 +9,7 @@ from sohes import masks
 from sohes.evaluate.predict import segment_images
 from sohes.masks import forest
 from sohes.model.checkpoint import load_checkpoint
+from sohes.model.network import AdaptedNetwork
 from sohes.params import Params
 from sohes.structures import ModelOutput
 
@@ -27,14 +28,15 @@ def settings(tiny_params):
     return changed
 
 
-class Bright(nn.Module):
+class Bright(AdaptedNetwork):
     """Finds one mask, what is white in the image, and counts the squares that it sees at once."""
 
     def __init__(self):
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(()))
+        nn.Module.__init__(self)
         self.params = SimpleNamespace(image_size=SIZE, cascade=SimpleNamespace(theta_cover=0.9))
-        self.backbone = SimpleNamespace(normalise=lambda squares: torch.from_numpy(np.stack(squares)))
+        self.adapter = SimpleNamespace(
+            backbone=SimpleNamespace(normalise=lambda squares: torch.from_numpy(np.stack(squares)))
+        )
         self.seen = []
 
     def forward(self, squares_BSS3):

@@ -5,7 +5,8 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.masks.forest import forest_ancestors
-from sohes.model.decode import decode
+from sohes.model import decode as decoding
+from sohes.structures import Logits
 
 RULES = {
     "max_masks": 1000,
@@ -15,6 +16,12 @@ RULES = {
     "theta_cover": 0.9,
     "source": "instruct",
 }
+
+
+def decode(*logits, **rules):
+    """Class, mask and ancestor logits as tensors."""
+    given = (part if part is None else part.float().numpy() for part in logits)
+    return decoding.decode(Logits(*given), **rules)
 
 
 def drawn(*pictures):

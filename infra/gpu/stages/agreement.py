@@ -11,6 +11,7 @@ from sohes.losses.criterion import criterion
 from sohes.losses.matcher import assign, matching_cost
 from sohes.model.decode import decode
 from sohes.params import Params
+from sohes.structures import Logits
 from sohes.train.augment import weak_view
 from sohes.train.lesson import teach
 
@@ -90,7 +91,8 @@ def _after(lab: Lab, params: Params) -> Row:
 def _decode(classes, logits, ancestors, side: int, params: Params):
     options = params.evaluate.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "ancestor_threshold"})
     sizes = {"content_hw": (side, side), "image_hw": (side, side)}
-    return decode(classes, logits, ancestors, **sizes, **options, theta_cover=0.9, source="check")
+    arrays = Logits(*(given.cpu().numpy() for given in (classes, logits, ancestors)))
+    return decode(arrays, **sizes, **options, theta_cover=0.9, source="check")
 
 
 def _assign(classes, logits, side: int) -> tuple[np.ndarray, np.ndarray]:

@@ -12,6 +12,7 @@ from infra.gpu.lab import Lab, Row, Rows, forget, gigabytes, network, pictures
 from sohes.bench.decode import blob_logits
 from sohes.evaluate.predict import segment_images
 from sohes.model.build import Network
+from sohes.model.network import AdaptedNetwork
 from sohes.params import Params
 from sohes.structures import ModelOutput
 
@@ -23,7 +24,10 @@ class Plausible(nn.Module):
         super().__init__()
         self.inner, self.params, self.backbone, self.seconds = inner, inner.params, inner.backbone, 0.0
         logits = blob_logits(inner.params.num_queries, inner.params.image_size // 4)
+        self.on_gpu = inner.on_gpu
         self.register_buffer("logits_Qhw", logits.to(next(inner.parameters()).device))
+
+    predict = AdaptedNetwork.predict
 
     def forward(self, images_B3HW: Tensor) -> ModelOutput:
         start = time.monotonic()
