@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sohes.commands.options import HERE, Upright
-from sohes.data.sources.folder import left_out, list_photographs
+from sohes.data.sources.folder import left_out, list_photographs, read_photograph
 from sohes.data.store.decode import MAX_MEGAPIXELS, UnreadableImage, decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
@@ -149,10 +149,10 @@ def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) 
 
 def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
     if photo.is_dir():
-        names, others = list_photographs(photo, leave_out=leave_out)
-        if others:
-            print(f"sohes: {left_out(photo, others)}", file=sys.stderr)
-        return [photo / name for name in names]
+        listing = list_photographs(photo, leave_out=leave_out)
+        if listing.others:
+            print(f"sohes: {left_out(photo, listing.others)}", file=sys.stderr)
+        return [photo / name for name in listing.names]
     if photo.exists():
         return [photo]
     matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
@@ -185,8 +185,8 @@ def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
 
 def _decode(file: Path, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
     try:
-        return decode_image(file.read_bytes(), max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
-    except (UnreadableImage, OSError) as error:
+        return decode_image(read_photograph(file), max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
+    except UnreadableImage as error:
         print(f"sohes: cannot read {file}: {error}; continuing with the others", file=sys.stderr)
         unreadable.append(file)
         return None

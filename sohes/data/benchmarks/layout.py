@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from sohes.errors import SohesError
+from sohes.work.walk import walk
 
 
 def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path:
@@ -18,6 +20,19 @@ def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path
             return Path(root) / place
     remedy = remedy or f"`sohes benchmark-info {name}` says what to put where"
     raise SohesError(f"{root} does not hold {name}: there is no {' or '.join(places)} in it; {remedy}")
+
+
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names match, in the order of their `number`s.
+
+    SohesError if a place there cannot be looked into: a benchmark with images missing gives another figure.
+    """
+    found = walk(folder)
+    if found.unread:
+        place, reason = next(iter(found.unread.items()))
+        raise SohesError(f"{Path(folder) / place} cannot be looked into ({reason}): fix its permissions, or remove it")
+    names = (name for name in found.files if fnmatch.fnmatchcase(PurePosixPath(name).name, pattern))
+    return sorted((Path(folder) / name for name in names), key=lambda file: number(file.name))
 
 
 def read_file(root: Path, *folders: str, name: str) -> bytes:

@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -27,9 +29,11 @@ from sohes.data.sources.source import Photograph, Plan
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
+from sohes.work.walk import walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_FILE_BYTES = 2**30  # files are read into memory as a whole; no photograph comes near
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # a byte that is not UTF-8, as `_printable` shows it
 _HEAD = 65536  # bytes that, with the size, identify a photograph: reading a large folder twice takes hours
 
 
@@ -42,10 +46,10 @@ class FolderSource:
     eval_fraction: float
 
     def plan(self) -> Plan:
-        names, others = list_photographs(self.images)
-        notes = [left_out(self.images, others)] if others else []
+        listing = list_photographs(self.images)
+        notes = [left_out(self.images, listing.others)] if listing.others else []
         if self.annotations is None:
-            photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(names, 1)]
+            photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(listing.names, 1)]
         else:
             photographs = [
                 Photograph(
@@ -56,9 +60,11 @@ class FolderSource:
                 )
                 for image in coco.load(self.annotations)["images"]
             ]
-            unlisted = len(set(names) - {photograph.file_name for photograph in photographs})
+            unlisted = len(set(listing.photographs) - {photograph.file_name for photograph in photographs})
             if unlisted:
                 notes.append(f"{unlisted} photographs are not listed in {self.annotations} and were left out")
+            if listing.unread:
+                notes.append(f"{len(listing.unread)} folders cannot be looked into, such as {listing.unread[0]}")
         if not photographs:
             where = self.annotations or f"{self.images} ({', '.join(SUFFIXES)}, in sub-folders too)"
             raise SohesError(f"there are no photographs in {where}: name a folder that has some")
@@ -84,15 +90,7 @@ class FolderSource:
         name = PurePosixPath(photograph.file_name)
         if name.is_absolute() or ".." in name.parts:
             raise UnreadableImage("its name in the annotations points outside the folder")
-        path = self.images / name
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UnreadableImage(f"the file has {path.stat().st_size / 2**30:.1f} GiB, more than an image needs")
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise UnreadableImage("no such photograph in the folder") from None
-        except OSError as error:
-            raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
+        return read_photograph(self.images / name)
 
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
         if self.annotations is None:
@@ -102,43 +100,54 @@ class FolderSource:
         return reader.read_content(content, self.annotations, set(image_ids))
 
 
-def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[list[str], int]:
-    """The sorted relative names of the image files below a folder, and the number of other files.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds, by names relative to it. unread: places that cannot be looked into; others: a count."""
+
+    photographs: list[str]
+    unread: list[str]
+    others: int
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that a photograph may be lost with: whoever reads an unread place gets the reason."""
+        return sorted([*self.photographs, *self.unread])
+
+
+def list_photographs(folder: Path, *, leave_out: Path | None = None) -> Listing:
+    """The image files below a folder, sorted, and what else there is.
 
     leave_out: a folder to skip. Links to folders are followed, each folder once, so cycles are harmless.
     """
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: fix pull.folder.images")
-    names: list[str] = []
-    others = 0
-    visited = {os.path.realpath(leave_out)} if leave_out else set()
-    if os.path.realpath(folder) in visited:
-        return [], 0
-    for current, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(current))
-        visible = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in visible if _is_new(Path(current) / name, visited)]
-        for name in files:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(SUFFIXES):
-                names.append((Path(current) / name).relative_to(folder).as_posix())
-            else:
-                others += 1
-    return sorted(_printable(name) for name in names), others
+    found = walk(folder, leave_out=leave_out)
+    photographs = [name for name in found.files if name.lower().endswith(SUFFIXES)]
+    others = len(found.files) - len(photographs)
+    return Listing(sorted(map(_printable, photographs)), sorted(map(_printable, found.unread)), others)
+
+
+def read_photograph(path: Path) -> bytes:
+    """The bytes of an image file. UnreadableImage says why not; a pipe or a device is not waited for."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            next(path.iterdir(), None)  # has the reason why a walk could not look into it
+        elif not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("it is a pipe, a socket or a device, not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise UnreadableImage(f"the file has {status.st_size / 2**30:.1f} GiB, more than an image needs")
+        return path.read_bytes()
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
+        escaped = ": its name is not UTF-8, rename it" if _ESCAPED.search(path.name) else ""
+        raise UnreadableImage(f"no such photograph in the folder{escaped}") from None
+    except OSError as error:
+        raise UnreadableImage(f"it cannot be read: {error.strerror}") from None
 
 
 def left_out(folder: Path, others: int) -> str:
     """The message about files below a folder that are not photographs."""
     return f"{folder}: {others} left out, because their names end in none of {', '.join(SUFFIXES)}"
-
-
-def _is_new(folder: Path, visited: set[str]) -> bool:
-    place = os.path.realpath(folder)
-    if place in visited:
-        return False
-    visited.add(place)
-    return True
 
 
 def _printable(name: str) -> str:
@@ -149,7 +158,7 @@ def _printable(name: str) -> str:
 def _stamp(path: Path) -> str:
     try:
         status = path.stat()
-    except OSError:
+    except (OSError, ValueError):
         return "unreadable"
     return f"{status.st_size} {status.st_mtime_ns}"
 
@@ -157,9 +166,11 @@ def _stamp(path: Path) -> str:
 def _content_key(path: Path) -> str | None:
     """A digest of a file's size and first bytes; None if it cannot be read."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(_HEAD)).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from sohes.errors import SohesError
 
@@ -22,6 +22,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 # Pillow has its own guard against huge images; ours, `max_megapixels`, is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
+# Tools write histories and profiles of megabytes into a PNG: one text may be as long as all together.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {

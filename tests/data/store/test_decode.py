@@ -4,7 +4,7 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
 from sohes.data.store.decode import UnreadableImage, decode_image
 
@@ -155,6 +155,20 @@ def test_exif_turns_a_photograph_upright_or_is_ignored(orientation: int) -> None
 def test_damaged_exif_does_not_cost_the_photograph() -> None:
     data = encoded(Image.fromarray(RED_BLUE), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xffgarbage")
     assert decoded(data).shape == (9, 12, 3)
+
+
+def test_what_a_png_holds_beside_its_pixels_does_not_cost_the_photograph() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("history", "A" * 2_000_000, zip=True)
+    info.add_itxt("prompt", "é" * 2_000_000, zip=True)
+    info.add_text("plain", "A" * 2_000_000)
+    profile = bytes(3_000_000)
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(RED_BLUE), pnginfo=info, icc_profile=profile)), RED_BLUE
+    )
+    bomb = PngImagePlugin.PngInfo()
+    bomb.add_text("bomb", "A" * 2**27, zip=True)
+    assert "too large" in why_not(encoded(Image.fromarray(RED_BLUE), pnginfo=bomb))
 
 
 def test_size_limits() -> None:
