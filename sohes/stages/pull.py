@@ -251,14 +251,15 @@ def _check(
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
-    """`eval/labels/`, where the source knows the truth, with each image's digest from the manifest."""
+    """`eval/labels/`, where the source knows the truth, with each image's name and digest from the manifest."""
     store = ImageStore(job.work / "eval")
     records = cast(Source, job.source).truth(store.image_ids)
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
-    with_digests = (replace(record, digest=store.entry(record.image_id).digest) for record in records)
-    for index, group in enumerate(iter(lambda: list(itertools.islice(with_digests, images_per_shard)), [])):
+    entries = ((record, store.entry(record.image_id)) for record in records)
+    as_packed = (replace(record, digest=entry.digest, file_name=entry.file_name) for record, entry in entries)
+    for index, group in enumerate(iter(lambda: list(itertools.islice(as_packed, images_per_shard)), [])):
         write_shard(job.work / f"eval/labels/shard-{index:05d}.parquet", group)
 
 

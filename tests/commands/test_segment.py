@@ -1,4 +1,6 @@
+import errno
 import json
+import os
 import shutil
 
 import numpy as np
@@ -8,6 +10,7 @@ from PIL import Image
 from sohes.commands.segment import choose, find_photos, output_names, run
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
+from sohes.evaluate.result import Result
 from sohes.params import Params, load_params
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -71,6 +74,50 @@ def test_a_photograph_too_long_to_be_shown_does_not_stop_the_others(segment, pho
     with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read .*the others are done"):
         list(segment(photos))
     assert "too long: 70000 x 20 pixels" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_do_not_stop_the_others(segment, photos, capsys):
+    (photos.parent / "out/cat.png.json").mkdir(parents=True)  # in the way
+    (photos / ("n" * 251 + ".png")).write_bytes((photos / "one.png").read_bytes())
+    (photos / ("写" * 83 + ".png")).write_bytes((photos / "one.png").read_bytes())
+    written = []
+    message = r"1 of 7 .* not be read \(.*broken.jpg\) and 1 of 7 .* not be written \(.*/cat.png\): the others are done"
+    with pytest.raises(SohesError, match=message):
+        written.extend(segment(photos))
+    assert len(written) == 5
+    assert "cat.png cannot be written: Is a directory; continuing" in capsys.readouterr().err
+    assert len(list((photos.parent / "out").glob("*.overlay.png"))) == 6
+
+
+def test_a_disk_that_is_full_for_one_photograph_is_not_full_for_all(segment, photos, monkeypatch):
+    original = Result.save
+
+    def save(self, folder, name="photo", **options):
+        if name == "one":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, folder, name, **options)
+
+    monkeypatch.setattr(Result, "save", save)
+    (photos / "broken.jpg").unlink()
+    written = []
+    with pytest.raises(SohesError, match=r"1 of 4 photographs could not be written \(.*one.png\)"):
+        written.extend(segment(photos))
+    assert len(written) == 3
+
+
+def test_a_folder_for_results_that_cannot_be_one_is_named_before_anything_is_computed(segment, photos):
+    with pytest.raises(FileExistsError):
+        next(segment(photos, out=photos / "one.png", model="absent.safetensors"))
+
+
+def test_places_that_cannot_be_looked_into_are_named(segment, photos):
+    (photos / "broken.jpg").unlink()
+    (photos / "deep/album").symlink_to(photos / "unmounted")
+    os.mkfifo(photos / "pipe.jpg")
+    with pytest.raises(SohesError, match=r"2 of 6 photographs could not be read \(.*deep/album, .*pipe.jpg\)"):
+        list(segment(photos))
+    with pytest.raises(SohesError, match=r"1 of 3 photographs could not be read \(.*deep/album\)"):
+        list(segment(photos / "**/cat.png"))
 
 
 def test_masks_for_a_benchmark_lie_in_stored_pixels(segment, photos):

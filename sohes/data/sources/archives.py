@@ -19,7 +19,7 @@ from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
-from sohes.work.files import write_file
+from sohes.work.files import fitted, write_file
 
 MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
 _JSON = "annotations.json"
@@ -54,13 +54,13 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             self._fetch_annotations(self.annotations, folder, digests)
         link = [*self.images, *self.eval][pack.index]
-        return fetch(_as_url(link), folder / pack.name, digest=digests.get(pack.name), patience=self.patience)
+        return fetch(_as_url(link), _place(folder, pack.name), digest=digests.get(pack.name), patience=self.patience)
 
     def _fetch_annotations(self, annotations: str, folder: Path, digests: dict[str, str]) -> None:
         if (folder / _JSON).exists():
             return
         link, member = urldefrag(annotations)
-        path = folder / f"for-annotations-{_name(link)}"
+        path = _place(folder, f"for-annotations-{_name(link)}")
         fetch(_as_url(link), path, digest=digests.get(_name(link)), patience=self.patience)
         if not member:
             path.rename(folder / _JSON)
@@ -80,7 +80,7 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             yield from self._annotated(pack, folder, wanted) if held_out else ()
             return
-        for number, name, data in iter_numbered(folder / pack.name, wanted):
+        for number, name, data in iter_numbered(_place(folder, pack.name), wanted):
             yield Member(pack.index * IDS_PER_PACK + number, name, data)
 
     def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
@@ -90,7 +90,9 @@ class ArchivesSource:
         seen: set[str] = set()
         ids = set(images.values())
         truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
-        for path, data in iter_members(folder / pack.name, lambda p: wanted(p) and PurePosixPath(p).name in names):
+        for path, data in iter_members(
+            _place(folder, pack.name), lambda p: wanted(p) and PurePosixPath(p).name in names
+        ):
             name = path if path in images else PurePosixPath(path).name
             if name in images and name not in seen:  # a second file with the same name is not the annotated one
                 seen.add(name)
@@ -105,6 +107,11 @@ def _name(link: str) -> str:
     if not name:
         raise SohesError(f"{link} names no file: fix pull.archives")
     return name
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where an archive of any name is kept while it is used."""
+    return folder / fitted(name, 230)  # `.part.json` is added
 
 
 def _as_url(link: str) -> str:

@@ -56,7 +56,8 @@ def pack_shard(
     packed: list[ImageEntry] = []
     rejected: list[Rejected] = []
     with atomic_path(path) as temporary, temporary.open("wb") as tar:
-        for image_id, file_name, data in candidates:
+        for image_id, named, data in candidates:
+            file_name = named.encode("utf-8", "backslashreplace").decode()  # a tar's or a JSON's name may be no text
             try:
                 if isinstance(data, UnreadableImage):
                     raise data
@@ -67,7 +68,7 @@ def pack_shard(
                 continue
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
             # Named by its id: a name from an annotation file may point anywhere once unpacked.
-            offset = _add_to_tar(tar, f"{image_id:012d}{PurePosixPath(file_name).suffix.lower()}", data)
+            offset = _add_to_tar(tar, f"{image_id:012d}{_suffix(file_name)}", data)
             packed.append(
                 ImageEntry(image_id, file_name, digest, height, width, path.name, offset, len(data), apply_exif)
             )
@@ -81,6 +82,11 @@ def _check_expected(height: int, width: int, expected: tuple[int, int] | None) -
         raise UnreadableImage(
             f"the photograph is {width} x {height}, its annotations are for {expected[1]} x {expected[0]}"
         )
+
+
+def _suffix(file_name: str) -> str:
+    """As much of the name's suffix as any tar's header can hold."""
+    return PurePosixPath(file_name).suffix.lower().encode("ascii", "ignore").decode()[:16]
 
 
 def _add_to_tar(tar: BinaryIO, name: str, data: bytes) -> int:

@@ -55,6 +55,16 @@ def test_the_shards_are_tars_that_anyone_can_read(tmp_path: Path) -> None:
         assert tar.extractfile("000000000003.png").read() == three_images()[1][2]
 
 
+@pytest.mark.parametrize("name", ["a." + "x" * 200, "a.写真", "\ud83d\udcff.png", "a\n.png", "..", ""])
+def test_a_name_of_any_letters_is_packed(tmp_path: Path, name: str) -> None:
+    pack(tmp_path / "images", [(7, name, encoded(Image.new("RGB", (10, 20)))), (8, name, b"bad")])
+    store = ImageStore(tmp_path / "images")
+    assert store.read(7).shape == (20, 10, 3)
+    assert store.entry(7).file_name == name.encode("utf-8", "backslashreplace").decode()
+    with tarfile.open(tmp_path / "images/images-00000.tar") as tar:
+        assert tar.getnames()[0].startswith("000000000007")
+
+
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
     pack(tmp_path / "one", three_images())
     pack(tmp_path / "two", three_images())
