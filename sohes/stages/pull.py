@@ -1,7 +1,8 @@
 """Stage `pull`: the images, checked and packed, for training in `data/images/` and held out in `data/eval/`.
 
-plan -> shards -> finish. A finished shard under `.sohes/pull/` is never packed again while the source's files and the
-params are the same; `finish` writes the manifests and the ground truth, and renames the two folders into place.
+plan -> shards -> finish. Finished shards wait beside `data/images`, on the same disk, and are never packed again while
+the source's files and the params are the same; `finish` writes the manifests and the ground truth, and renames the two
+folders into place.
 A source that comes in packs has one shard a pack: brought, packed into both splits, and removed.
 """
 
@@ -36,7 +37,7 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards, report_images
-from sohes.work.publish import publish_folder
+from sohes.work.publish import publish_folder, require_replaceable, unfinished
 from sohes.work.sharded import Facts, ShardedWork
 
 SPLITS = ("images", "eval")
@@ -63,7 +64,7 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
     work = ShardedWork(
-        Project(root).state("pull") / _identity(params, plan),
+        unfinished(Project(root).images) / _identity(params, plan),
         [[pack] for pack in plan.packs] or list(itertools.chain(*pieces)),
     )
     return Job(source, work.folder, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), work, plan
@@ -73,9 +74,13 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
     """Pack what is missing, then publish it. With `shard`, pack that shard and stop."""
     job, work, plan = _plan(params, root)
     left = work.left(shard, of="these images")
+    for folder in _splits(root).values():
+        require_replaceable(folder)
+    sizes = [sum(item.size for item in items) for _, items in left]
     # What is fetched lies beside what is packed from it until its shard is done.
-    sizes = [items[0].size for _, items in left if plan.packs]
-    check_disk(root, sum(sizes) + sum(sorted(sizes)[-default_workers() :]), "pull")
+    fetched = sum(sorted(sizes)[-default_workers() :]) if plan.packs else 0
+    check_disk(job.work, sum(sizes) + fetched, "pull")
+    check_disk(unfinished(Project(root).held_out), sum(photograph.size for photograph in plan.held_out), "pull")
     if shard is not None:
         work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
         return

@@ -1,7 +1,9 @@
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +66,6 @@ def test_scenes_are_packed_with_their_truth(scenes: Params, tmp_path: Path) -> N
     record = labels.record(EVAL_OFFSET + 3)
     assert record.masks.rles == encode(scene.masks_NHW)
     assert record.digest == held_out.entry(EVAL_OFFSET + 3).digest
-    assert not (tmp_path / ".sohes/pull").exists()
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["eval", "images"]
 
 
@@ -74,7 +75,7 @@ def test_shard_by_shard_gives_the_same_bytes_and_nothing_is_packed_twice(
     pull.run(scenes, tmp_path / "whole")
     for shard in (3, 0):
         pull.run(scenes, tmp_path / "pieces", shard=shard)
-    assert not (tmp_path / "pieces/data").exists()
+    assert [path.name for path in (tmp_path / "pieces/data").iterdir()] == [".images.unfinished"]
     packed: list[int] = []
     original = pull._pack
 
@@ -128,7 +129,7 @@ def test_too_many_bad_ones_stop_and_are_looked_at_again(scenes: Params, tmp_path
     params = folder_params(scenes, tmp_path / "photos", eval_fraction=0)
     with pytest.raises(SohesError, match=r"1 of 3 images cannot be used.*bad\.jpg: not an image"):
         pull.run(params, tmp_path)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data/images").exists()
     status = bad.stat()
     good = (tmp_path / "photos/0.png").read_bytes()
     bad.write_bytes(good)
@@ -182,6 +183,30 @@ def test_what_stood_there_before_is_replaced_whole(scenes: Params, tmp_path: Pat
     assert len(LabelStore(tmp_path / "data/eval/labels")) == 1
 
 
+@pytest.mark.parametrize("link", ["data", "data/images", "data/eval"])
+def test_folders_that_are_links_are_filled_where_they_point(scenes: Params, tmp_path: Path, link: str) -> None:
+    pull.run(scenes, tmp_path / "plain")
+    place = tmp_path / "linked" / link
+    place.parent.mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    place.symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        pull.run(scenes, tmp_path / "linked")
+        assert place.is_symlink()
+        assert contents(tmp_path / "disk") == contents(tmp_path / "plain" / link)
+    assert sorted(path.name for path in (tmp_path / "linked/data").iterdir()) == ["eval", "images"]
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_packed(
+    scenes: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(tmp_path / "photos", 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500))
+    monkeypatch.setattr(pull, "pack_shard", None)
+    with pytest.raises(SohesError, match=r"pull needs .* free some space"):
+        pull.run(folder_params(scenes, tmp_path / "photos"), tmp_path)
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
     scenes: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -201,8 +226,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
         cli.main()
     assert ended.value.code == 1
     assert "disk is full" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
-    assert not any(path.name.startswith(".images") for path in tmp_path.rglob("*"))
+    assert not (tmp_path / "data/images").exists()
+    assert not any(path.name.startswith(".images-") for path in tmp_path.rglob("*"))
     monkeypatch.setattr(os, "fsync", original)
     pull.run(scenes, tmp_path)
     assert len(ImageStore(tmp_path / "data/images")) == 5

@@ -78,7 +78,7 @@ def test_packs_become_shards_with_truth_and_are_removed(params, tmp_path):
     packs = json.loads((tmp_path / "data/images/packs.json").read_text())
     assert [pack["name"] for pack in packs] == ["a.zip", "b.zip", "val.zip"]
     assert all(pack["digest"].startswith("sha256:") for pack in packs)
-    assert not (tmp_path / ".sohes/pull").exists()
+    assert not (tmp_path / "data/.images.unfinished").exists()
 
 
 def test_shard_by_shard_and_with_every_fault_the_bytes_are_the_same(params, web, tmp_path):
@@ -96,7 +96,7 @@ def test_what_was_cut_for_good_is_one_sentence_and_goes_on_later(params, web, tm
     web.faults.next = ["", "cut", "500", "500", "500"]
     with pytest.raises(SohesError, match=r"b\.zip: the server answers 500, 3 times in a row"):
         pull.run(params, tmp_path)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data/images").exists()
     web.faults.paths.clear()
     pull.run(params, tmp_path)
     assert "/a.zip" not in web.faults.paths

@@ -49,15 +49,10 @@ class FolderSource:
         listing = list_photographs(self.images)
         notes = [left_out(self.images, listing.others)] if listing.others else []
         if self.annotations is None:
-            photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(listing.names, 1)]
+            photographs = [self._photograph(i, name) for i, name in enumerate(listing.names, 1)]
         else:
             photographs = [
-                Photograph(
-                    image["id"],
-                    image["file_name"],
-                    _stamp(self.images / image["file_name"]),
-                    (image["height"], image["width"]),
-                )
+                self._photograph(image["id"], image["file_name"], (image["height"], image["width"]))
                 for image in coco.load(self.annotations)["images"]
             ]
             unlisted = len(set(listing.photographs) - {photograph.file_name for photograph in photographs})
@@ -72,6 +67,13 @@ class FolderSource:
         if train == held_out:
             notes.append(f"all {len(train)} photographs are used both for training and for evaluation")
         return Plan(tuple(train), tuple(held_out), self.annotations is None, tuple(notes))
+
+    def _photograph(self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None) -> Photograph:
+        try:
+            status = (self.images / name).stat()
+        except (OSError, ValueError):  # ValueError: a name with a zero byte
+            return Photograph(image_id, name, "unreadable", expected_hw)
+        return Photograph(image_id, name, f"{status.st_size} {status.st_mtime_ns}", expected_hw, status.st_size)
 
     def _split(self, photographs: list[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
         if self.eval_fraction == 0:
@@ -153,14 +155,6 @@ def left_out(folder: Path, others: int) -> str:
 def _printable(name: str) -> str:
     """The name, escaped if it is not UTF-8. No file has the escaped name, so the image is rejected, not lost."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
-
-
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except (OSError, ValueError):
-        return "unreadable"
-    return f"{status.st_size} {status.st_mtime_ns}"
 
 
 def _content_key(path: Path) -> str | None:

@@ -17,12 +17,16 @@ IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus on
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image of a source. `stamp` changes when the file does; `expected_hw`: its size in the annotations."""
+    """One image of a source. `stamp` changes when the file does; `expected_hw`: its size in the annotations.
+
+    `size`: bytes, 0 if unknown.
+    """
 
     image_id: int
     file_name: str
     stamp: str = ""
     expected_hw: tuple[int, int] | None = None
+    size: int = 0
 
 
 @dataclass(frozen=True)
