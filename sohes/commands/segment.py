@@ -120,6 +120,7 @@ def run(
     require_writable(out)
     segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model, root)
     names = dict(zip(files, output_names(files), strict=True))
+    shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))
     failed: dict[str, list[Path]] = {"read": [], "written": []}
 
     def report(what: str, file: Path, reason: object) -> None:
@@ -139,7 +140,7 @@ def run(
                     report("read", file, error)
             for file, result in zip(read, segment_many(read.values()), strict=True):
                 try:
-                    written = result.save(out, names[file], file_name=file.name)
+                    written = result.save(out, names[file], file_name=shown[file])
                 except OSError as error:
                     report("written", file, error.strerror or error)
                 else:
@@ -189,6 +190,20 @@ def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
     if not matches:
         raise SohesError(f"no such photograph: {photo}")
     return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
+
+
+def names_in(files: Sequence[Path], photos: Sequence[Path]) -> list[str]:
+    """What each file is called in its JSON: its path in the folder of `photos` that it lies in, else its name.
+
+    Files that would share one have their paths below the folder that holds all.
+    """
+    folders = [photo for photo in photos if photo.is_dir()]
+    inside = (next((f.relative_to(d) for d in folders if f.is_relative_to(d)), Path(f.name)) for f in files)
+    names = [path.as_posix() for path in inside]
+    uses = Counter(names)
+    whole = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 (links stay)
+    home = os.path.commonpath([path.parent for path in whole])
+    return [n if uses[n] == 1 else path.relative_to(home).as_posix() for n, path in zip(names, whole, strict=True)]
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

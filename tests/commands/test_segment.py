@@ -2,12 +2,13 @@ import errno
 import json
 import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.commands.segment import choose, find_photos, output_names, run
+from sohes.commands.segment import choose, find_photos, names_in, output_names, run
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
@@ -46,7 +47,7 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, phot
     assert "broken.jpg" in capsys.readouterr().err
     for path in written:
         found = json.loads(path.read_text())
-        assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg")
+        assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg", "deep/cat.png")
         assert len(found["annotations"]) > 0
     assert (photos.parent / "out/deep_cat.png.overlay.png").exists()
 
@@ -148,6 +149,19 @@ def test_patterns_folders_and_files_name_each_photograph_once(photos):
     assert find_photos([photos], leave_out=photos) == []
     with pytest.raises(SohesError, match=r"no such photograph: .*absent"):
         find_photos([photos / "absent*.jpg"])
+
+
+def test_photographs_of_one_name_keep_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [Path(name) for name in ("q/a/1.png", "q/b/1.png", "q/b/2.png")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert names_in(files, [Path("q")]) == ["a/1.png", "b/1.png", "b/2.png"]
+    assert names_in(files[:1], [Path("q")]) == ["a/1.png"]
+    assert names_in(files, [Path("q/a"), Path("q/b")]) == ["a/1.png", "b/1.png", "2.png"]
+    assert names_in(files, files) == ["a/1.png", "b/1.png", "2.png"]
+    assert names_in([*files, tmp_path / "1.png"], files) == ["q/a/1.png", "q/b/1.png", "2.png", "1.png"]
 
 
 def test_no_two_photographs_share_a_name(tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from sohes.data.benchmarks import coco
+from sohes.data.names import Names, one_ends_with_the_other
 from sohes.data.sources.folder import SUFFIXES
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, Patience, fetch
@@ -86,15 +87,20 @@ class ArchivesSource:
     def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
         content = coco.load(folder / _JSON)
         images = {image["file_name"]: image["id"] for image in content["images"]}
-        names = {PurePosixPath(name).name for name in images}
+        names = Names(images)
+
+        def listed(path: str) -> str | None:
+            for name in (path, PurePosixPath(path).name, names.find(path)):
+                if name in images and one_ends_with_the_other(name, path):  # b/1.jpg is not a/1.jpg
+                    return name
+            return None
+
         seen: set[str] = set()
         ids = set(images.values())
         truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
-        for path, data in iter_members(
-            _place(folder, pack.name), lambda p: wanted(p) and PurePosixPath(p).name in names
-        ):
-            name = path if path in images else PurePosixPath(path).name
-            if name in images and name not in seen:  # a second file with the same name is not the annotated one
+        for path, data in iter_members(_place(folder, pack.name), lambda path: wanted(path) and bool(listed(path))):
+            name = listed(path)
+            if name and name not in seen:  # a second file with the same name is not the annotated one
                 seen.add(name)
                 yield Member(images[name], name, data, truth[images[name]])
         if len(self.eval) == 1:  # several archives have a part of the annotated photographs each

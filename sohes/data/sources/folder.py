@@ -8,8 +8,9 @@ adding photographs moves few others, and copies of a photograph stay on one side
 least one is not. In two cases training and evaluation use the same photographs (training never sees annotations): with
 `eval_fraction` 1, and if the folder has a single photograph.
 
-Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids are
-theirs, only annotated photographs are used, and EXIF rotation is not applied, because masks refer to stored pixels.
+Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids and
+names are theirs, only annotated photographs are used, and EXIF rotation is not applied, because masks refer to stored
+pixels. A name that no file has stands for the only file whose last parts are the same (`sohes.data.names`).
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks import coco, coco_panoptic
+from sohes.data.names import found_as
 from sohes.data.sources.source import Photograph, Plan
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
@@ -51,12 +53,27 @@ class FolderSource:
         if self.annotations is None:
             photographs = [self._photograph(i, name) for i, name in enumerate(listing.names, 1)]
         else:
+            images = coco.load(self.annotations)["images"]
+            listed = {image["file_name"] for image in images}
+            paths = {str(PurePosixPath(name)) for name in listed}  # `./a.png` is a.png
+            free = [name for name in listing.photographs if name not in paths]
+            other = found_as((name for name in listed if not self._has(name)), free)
             photographs = [
-                self._photograph(image["id"], image["file_name"], (image["height"], image["width"]))
-                for image in coco.load(self.annotations)["images"]
+                self._photograph(
+                    image["id"],
+                    image["file_name"],
+                    (image["height"], image["width"]),
+                    other.get(image["file_name"], ""),
+                )
+                for image in images
             ]
-            unlisted = len(set(listing.photographs) - {photograph.file_name for photograph in photographs})
-            if unlisted:
+            if other:
+                name = min(other)
+                notes.append(
+                    f"{len(other)} photographs have other names than in {self.annotations}, such as "
+                    f"{other[name]}, which is taken for {name}"
+                )
+            if unlisted := len(free) - len(other):
                 notes.append(f"{unlisted} photographs are not listed in {self.annotations} and were left out")
             if listing.unread:
                 notes.append(f"{len(listing.unread)} folders cannot be looked into, such as {listing.unread[0]}")
@@ -68,12 +85,27 @@ class FolderSource:
             notes.append(f"all {len(train)} photographs are used both for training and for evaluation")
         return Plan(tuple(train), tuple(held_out), self.annotations is None, tuple(notes))
 
-    def _photograph(self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None) -> Photograph:
+    def _photograph(
+        self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None, found_as: str = ""
+    ) -> Photograph:
         try:
-            status = (self.images / name).stat()
+            status = (self.images / (found_as or name)).stat()
         except (OSError, ValueError):  # ValueError: a name with a zero byte
             return Photograph(image_id, name, "unreadable", expected_hw)
-        return Photograph(image_id, name, f"{status.st_size} {status.st_mtime_ns}", expected_hw, status.st_size)
+        stamp = f"{status.st_size} {status.st_mtime_ns}"
+        return Photograph(image_id, name, stamp, expected_hw, status.st_size, found_as)
+
+    def _has(self, name: str) -> bool:
+        """Whether a file of the very name is there, as far as one may look."""
+        try:
+            return not _is_outside(name) and (self.images / name).exists()
+        except OSError:
+            return True
+        except ValueError:
+            return False
+
+    def _path(self, photograph: Photograph) -> Path:
+        return self.images / (photograph.found_as or photograph.file_name)
 
     def _split(self, photographs: list[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
         if self.eval_fraction == 0:
@@ -81,7 +113,7 @@ class FolderSource:
         if self.eval_fraction == 1:
             return photographs, photographs
         with ThreadPoolExecutor(8) as pool:  # mostly waits for the disk
-            keys = list(pool.map(_content_key, (self.images / photograph.file_name for photograph in photographs)))
+            keys = list(pool.map(_content_key, map(self._path, photographs)))
         chosen = held_out_keys(keys, self.eval_fraction)
         if not chosen:
             return photographs, photographs
@@ -89,10 +121,9 @@ class FolderSource:
         return train, [photograph for photograph, key in zip(photographs, keys, strict=True) if key in chosen]
 
     def read(self, photograph: Photograph) -> bytes:
-        name = PurePosixPath(photograph.file_name)
-        if name.is_absolute() or ".." in name.parts:
+        if _is_outside(photograph.found_as or photograph.file_name):
             raise UnreadableImage("its name in the annotations points outside the folder")
-        return read_photograph(self.images / name)
+        return read_photograph(self._path(photograph))
 
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
         if self.annotations is None:
@@ -145,6 +176,10 @@ def read_photograph(path: Path) -> bytes:
         raise UnreadableImage(f"no such photograph in the folder{escaped}") from None
     except OSError as error:
         raise UnreadableImage(f"it cannot be read: {error.strerror}") from None
+
+
+def _is_outside(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
 def left_out(folder: Path, others: int) -> str:

@@ -259,6 +259,34 @@ def test_a_listed_photograph_that_cannot_be_read_is_rejected(tmp_path: Path, fil
         source.read(bad)
 
 
+def test_names_that_another_tool_has_written_find_their_photographs(tmp_path: Path) -> None:
+    on_disk = ["a.png", "Été/b 1.png", "x/c.png", "y/c.png", "y/d.png", "left out.png"]
+    for i, name in enumerate(on_disk):
+        photo(tmp_path / "photos" / name, i)
+    written = ["C:\\me\\A.PNG", "/home/me/\u00e9t\u00e9/b%201.png", "x/c.png", "z/c.png", "./y/d.png"]
+    file = annotations(tmp_path / "a.json", [listed(i, name) for i, name in enumerate(written)])
+    plan = (source := FolderSource(tmp_path / "photos", file, 0)).plan()
+    assert names(plan.train) == written
+    read = {p.image_id: p.found_as for p in plan.train}
+    # `z/c.png`: `x/c.png` is another's, so `y/c.png` is the only one left.
+    assert read == {0: "a.png", 1: "Été/b 1.png", 2: "", 3: "y/c.png", 4: ""}
+    assert [source.read(p) for p in plan.train] == [(tmp_path / "photos" / on_disk[i]).read_bytes() for i in range(5)]
+    assert "3 photographs have other names than in" in plan.notes[0]
+    assert "such as Été/b 1.png, which is taken for /home/me/été/b%201.png" in plan.notes[0]
+    assert "1 photographs are not listed" in plan.notes[1]
+
+
+def test_two_names_never_share_a_photograph(tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 2)
+    file = annotations(
+        tmp_path / "a.json", [listed(i, name) for i, name in enumerate(("a/000.png", "b/000.png", "001.png"))]
+    )
+    plan = (source := FolderSource(tmp_path / "photos", file, 0)).plan()
+    for photograph in plan.train[:2]:
+        with pytest.raises(UnreadableImage, match="no such photograph"):
+            source.read(photograph)
+
+
 def test_real_annotated_photographs(shared_data: Path) -> None:
     folder = shared_data / "coco_panoptic_100"
     source = FolderSource(folder / "images", folder / "panoptic.json", 0.1)
