@@ -28,7 +28,7 @@ from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import write_shard
-from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
+from sohes.data.store.pack import Candidate, Packed, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
 from sohes.errors import SohesError
 from sohes.params import Params
@@ -52,6 +52,7 @@ class Job:
     starts: tuple[int, int]
     apply_exif: bool
     max_megapixels: float
+    annotations_upright: bool
 
 
 def missing_shards(params: Params, root: Path) -> list[int]:
@@ -67,7 +68,10 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
         unfinished(Project(root).images) / _identity(params, plan),
         [[pack] for pack in plan.packs] or list(itertools.chain(*pieces)),
     )
-    return Job(source, work.folder, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), work, plan
+    pull = params.pull
+    starts = 0, len(pieces[0])
+    job = Job(source, work.folder, starts, plan.apply_exif, pull.max_megapixels, pull.annotations_upright)
+    return job, work, plan
 
 
 def run(params: Params, root: Path, *, shard: int | None = None) -> None:
@@ -148,18 +152,20 @@ def _pack(job: Job, shard: Shard) -> Facts:
         return _pack_pack(job, photographs[0])
     number = int(index >= job.starts[1])
     split = SPLITS[number]
-    packed, rejected = pack_shard(
+    done = pack_shard(
         _candidates(cast(Source, job.source), photographs),
         job.work / split / shard_name(index - job.starts[number]),
         max_megapixels=job.max_megapixels,
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
+        annotations_upright=job.annotations_upright,
     )
-    return {split: _as_facts(packed, rejected)}
+    return {split: _as_facts(done)}
 
 
-def _as_facts(packed: Sequence[ImageEntry], rejected: Sequence[Rejected]) -> dict[str, list[dict]]:
-    return {"packed": [asdict(entry) for entry in packed], "rejected": [asdict(image) for image in rejected]}
+def _as_facts(done: Packed) -> dict[str, list]:
+    entries, rejected = (list(map(asdict, rows)) for rows in (done.entries, done.rejected))
+    return {"packed": entries, "rejected": rejected, "assumed": done.assumed}
 
 
 def _pack_pack(job: Job, pack: Pack) -> Facts:
@@ -181,16 +187,21 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
                 yield member.image_id, member.file_name, member.data
 
         # `sizes` is filled while the photographs come: each one's before the photograph itself.
-        packed, rejected = pack_shard(
-            candidates(), path, max_megapixels=job.max_megapixels, apply_exif=job.apply_exif, expected_hw=sizes
+        done = pack_shard(
+            candidates(),
+            path,
+            max_megapixels=job.max_megapixels,
+            apply_exif=job.apply_exif,
+            expected_hw=sizes,
+            annotations_upright=job.annotations_upright,
         )
-        if not packed:
+        if not done.entries:
             path.unlink()
         if truth:
-            known = [entry for entry in packed if entry.image_id in truth]
+            known = [entry for entry in done.entries if entry.image_id in truth]
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
-        facts[split] = _as_facts(packed, rejected)
+        facts[split] = _as_facts(done)
     shutil.rmtree(downloads, ignore_errors=True)
     return facts
 
@@ -220,6 +231,8 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     try:
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
+        assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
+        plan = replace(plan, notes=(*plan.notes, *_notes_on_exif(packed, assumed, job)))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
     except SohesError:
         work.redo(k for k, part in enumerate(facts) if any(part.get(split, {}).get("rejected") for split in SPLITS))
@@ -242,6 +255,20 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     _report(packed, rejected, plan)
     unusable = {(image.file_name, image.reason) for split in SPLITS for image in rejected[split]}
     return {"images": len(packed["images"]), "eval_images": len(packed["eval"]), "rejected": len(unusable)}
+
+
+def _notes_on_exif(packed: dict[str, list[ImageEntry]], assumed: set[str], job: Job) -> Iterator[str]:
+    """What was done with annotated photographs that EXIF says to turn."""
+    turned = {entry.file_name for entries in packed.values() for entry in entries if entry.apply_exif}
+    if sure := set() if job.apply_exif else turned - assumed:
+        yield f"{len(sure)} photographs were turned upright by their EXIF, as the size of their annotations asks for"
+    if assumed:
+        frame, other = ("upright", "false") if job.annotations_upright else ("stored", "true")
+        yield (
+            f"{len(assumed)} annotated photographs are to be turned by their EXIF, such as {min(assumed)}, and their "
+            f"size does not tell how they were annotated: masks were taken to be drawn on {frame} pixels; if that is "
+            f"wrong, set pull.annotations_upright: {other}"
+        )
 
 
 def _check(

@@ -1,4 +1,5 @@
 import errno
+import json
 import os
 import shutil
 import sys
@@ -154,6 +155,46 @@ def test_a_photograph_of_another_size_than_its_annotations_is_rejected(
     )
     assert "both for training and for evaluation" in ImageStore(tmp_path / "data/eval").note
     assert len(LabelStore(tmp_path / "data/eval/labels")) == 5
+
+
+def phone_photographs(folder: Path, size: tuple[int, int], upright: bool) -> Path:
+    """One photograph of each EXIF orientation, each annotated with its upper left quarter, upright or as stored."""
+    folder.mkdir()
+    images, notes = [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        name = f"{orientation}.png"
+        Image.fromarray(np.full((*size[::-1], 3), orientation, np.uint8)).save(folder / name, exif=exif)
+        width, height = size[::-1] if upright and orientation >= 5 else size
+        images.append({"id": orientation, "file_name": name, "height": height, "width": width})
+        corners = [0, 0, width / 2, 0, width / 2, height / 2, 0, height / 2]
+        notes.append({"id": orientation, "image_id": orientation, "segmentation": [corners]})
+    (folder.parent / "a.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    return folder.parent / "a.json"
+
+
+@pytest.mark.parametrize("size", [(24, 16), (16, 24), (16, 16)])
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("key", [False, True])
+def test_photographs_are_turned_as_they_were_annotated(
+    scenes: Params, tmp_path: Path, capsys: pytest.CaptureFixture, size: tuple[int, int], upright: bool, key: bool
+) -> None:
+    file = phone_photographs(tmp_path / "photos", size, upright)
+    params = folder_params(scenes, tmp_path / "photos", file, eval_fraction=1, annotations_upright=key)
+    pull.run(params, tmp_path)
+    store, labels = ImageStore(tmp_path / "data/eval"), LabelStore(tmp_path / "data/eval/labels")
+    assert len(store) == len(labels) == 8
+    told_by_size = {1} if size[0] == size[1] else {1, 5, 6, 7, 8}
+    for orientation in range(1, 9):
+        turned = orientation > 1 and (upright if orientation in told_by_size else key)
+        assert store.entry(orientation).apply_exif == turned
+        masks = labels.record(orientation).masks
+        assert store.read(orientation).shape[:2] == (masks.height, masks.width)
+    said = capsys.readouterr().err
+    assert f"{8 - len(told_by_size)} annotated photographs are to be turned by their EXIF, such as 2.png" in said
+    assert f"drawn on {'upright' if key else 'stored'} pixels" in said
+    assert ("4 photographs were turned upright" in said) == (upright and size[0] != size[1])
 
 
 def test_a_source_that_fails_on_one_file_goes_on(

@@ -130,6 +130,8 @@ def test_a_disk_that_is_too_small_is_named_before_anything_comes(params, s3, tmp
 def test_a_prefix_of_s3(params, s3, tmp_path):
     for number in range(12):
         s3.client.put_object(Bucket="photos", Key=f"set/{number:02d}.png", Body=photo(number))
+    for key in ("set/empty.png", "set/sub/"):  # a photograph that did not arrive; a console's folder
+        s3.client.put_object(Bucket="photos", Key=key, Body=b"")
     values = {"uri": "s3://photos/set", "endpoint_url": None, "requester_pays": False, "eval_fraction": 0.3}
     there = changed(params, source="s3", s3=values | {"digests": None}, images_per_shard=5)
     s3.faults.next = ["503", "cut", "500"]
@@ -137,6 +139,10 @@ def test_a_prefix_of_s3(params, s3, tmp_path):
     stores = [ImageStore(tmp_path / "data" / split) for split in ("images", "eval")]
     names = sorted(store.entry(i).file_name for store in stores for i in store.image_ids)
     assert names == [f"set/{number:02d}.png" for number in range(12)]
+    rejected = "".join((store.folder / "rejected.jsonl").read_text() for store in stores)
+    assert [json.loads(line) for line in rejected.splitlines()] == [
+        {"file_name": "set/empty.png", "reason": "the file is empty"}
+    ]
     assert min(map(len, stores)) > 0
 
 

@@ -9,8 +9,9 @@ least one is not. In two cases training and evaluation use the same photographs 
 `eval_fraction` 1, and if the folder has a single photograph.
 
 Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids and
-names are theirs, only annotated photographs are used, and EXIF rotation is not applied, because masks refer to stored
-pixels. A name that no file has stands for the only file whose last parts are the same (`sohes.data.names`).
+names are theirs, only annotated photographs are used, and EXIF rotation is applied where the size of the annotations
+or `pull.annotations_upright` asks for it. A name that no file has stands for the only file whose last parts are the
+same (`sohes.data.names`).
 """
 
 from __future__ import annotations
