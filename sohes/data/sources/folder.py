@@ -173,6 +173,8 @@ def read_photograph(path: Path) -> bytes:
             raise UnreadableImage(f"the file has {status.st_size / 2**30:.1f} GiB, more than an image needs")
         return path.read_bytes()
     except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
+        if path.is_symlink():
+            raise UnreadableImage("a link to nothing") from None
         escaped = ": its name is not UTF-8, rename it" if _ESCAPED.search(path.name) else ""
         raise UnreadableImage(f"no such photograph in the folder{escaped}") from None
     except OSError as error:
