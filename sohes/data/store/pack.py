@@ -127,6 +127,7 @@ def write_manifest(folder: Path, packed: Sequence[ImageEntry], rejected: Sequenc
         twice = next(i for i, count in zip(*np.unique(image_ids, return_counts=True), strict=True) if count > 1)
         raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
     write_rejected(folder / "rejected.jsonl", rejected)
-    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": note})
+    text = note.encode("utf-8", "backslashreplace")  # it may name a file whose name is no text
+    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
     with atomic_path(folder / "manifest.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in packed], schema), temporary, compression="zstd")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from sohes.data.store.decode import UnreadableImage, decode_image
 from sohes.data.store.images import ImageStore
+from sohes.data.store.pack import write_manifest
 from sohes.errors import SohesError
 
 
@@ -60,7 +61,10 @@ def test_a_name_of_any_letters_is_packed(tmp_path: Path, name: str) -> None:
     pack(tmp_path / "images", [(7, name, encoded(Image.new("RGB", (10, 20)))), (8, name, b"bad")])
     store = ImageStore(tmp_path / "images")
     assert store.read(7).shape == (20, 10, 3)
-    assert store.entry(7).file_name == name.encode("utf-8", "backslashreplace").decode()
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    assert store.entry(7).file_name == shown
+    write_manifest(tmp_path / "images", [store.entry(7)], [], note=f"left out: {name}")
+    assert ImageStore(tmp_path / "images").note == f"left out: {shown}"
     with tarfile.open(tmp_path / "images/images-00000.tar") as tar:
         assert tar.getnames()[0].startswith("000000000007")
 
