@@ -91,7 +91,7 @@ class ArchivesSource:
 
         def listed(path: str) -> str | None:
             for name in (path, PurePosixPath(path).name, names.find(path)):
-                if name in images and one_ends_with_the_other(name, path):  # b/1.jpg is not a/1.jpg
+                if name is not None and name in images and one_ends_with_the_other(name, path):  # b/1.jpg is not a/1.jpg
                     return name
             return None
 
