@@ -90,10 +90,11 @@ class ArchivesSource:
         names = Names(images)
 
         def listed(path: str) -> str | None:
-            for name in (path, PurePosixPath(path).name, names.find(path)):
-                if name is not None and name in images and one_ends_with_the_other(name, path):  # b/1.jpg is not a/1.jpg
+            for name in (path, PurePosixPath(path).name):
+                if name in images:
                     return name
-            return None
+            found = names.find(path)
+            return found if found and one_ends_with_the_other(found, path) else None  # b/1.jpg is not a/1.jpg
 
         seen: set[str] = set()
         ids = set(images.values())
