@@ -5,9 +5,11 @@ from __future__ import annotations
 import fnmatch
 import re
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sohes.data.names import Names, one_ends_with_the_other
 from sohes.errors import SohesError
 from sohes.work.walk import walk
 
@@ -36,11 +38,24 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_file(root: Path, *folders: str, name: str) -> bytes:
-    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself."""
-    for folder in (*folders, "."):
-        if (Path(root) / folder / name).is_file():
-            return (Path(root) / folder / name).read_bytes()
+    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself.
+
+    If none has it, `name` may be as another tool writes it: with other slashes, case or escapes, or more folders.
+    """
+    places = [Path(root) / folder for folder in (*folders, ".")]
+    for place in places:
+        if (place / name).is_file():
+            return (place / name).read_bytes()
+    for place in places:
+        found = _names(place).find(name)
+        if found is not None and one_ends_with_the_other(found, name):
+            return (place / found).read_bytes()
     raise SohesError(f"there is no photograph {name} in {root} (looked in {', '.join(folders)} and itself)")
+
+
+@lru_cache(8)
+def _names(folder: Path) -> Names:
+    return Names(walk(folder).files if folder.is_dir() else ())
 
 
 def photographs(*folders: str) -> Callable[[Path, str], bytes]:
