@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes.errors import SohesError, TemporaryError, exit_code_of, sentence_of
+from sohes.errors import SohesError, TemporaryError, exit_code_of, print_any_name, sentence_of
 from sohes.launch import Outcome
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 def exit_code(work: Callable[[], None]) -> int:
     """Do the work and return the exit code: 0, or the error's own after one sentence on stderr; 130 after Ctrl-C."""
+    print_any_name()
     try:
         work()
     except KeyboardInterrupt:

@@ -15,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from typer.core import TyperGroup
 
-from sohes.errors import exit_code_of, sentence_of
+from sohes.errors import exit_code_of, print_any_name, sentence_of
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
@@ -105,6 +105,7 @@ def main() -> NoReturn:
     1: an error; 2: wrong usage; 75: an error that may pass by itself; 130: Ctrl-C; 143: SIGTERM.
     """
     signal.signal(signal.SIGTERM, _terminate)
+    print_any_name()
     try:
         app()
     except SystemExit as end:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import io
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +58,13 @@ def sentence_of(error: BaseException) -> str | None:
         fault = (error.strerror or "cannot be used").lower()
         return f"{error.filename}: {fault}: {REMEDIES.get(error.errno or 0, 'fix it or name another')}"
     return None
+
+
+def print_any_name() -> None:
+    """Show letters that the terminal does not have as escapes, where they would end the command."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper) and stream.errors in ("strict", "surrogateescape"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def is_the_machines(error: BaseException) -> bool:

@@ -27,8 +27,8 @@ def pack_images(
             if not (group := list(itertools.islice(rest, images_per_shard))):
                 break
             path = temporary / shard_name(index)
-            good, bad = pack_shard(group, path, max_megapixels=max_megapixels, apply_exif=apply_exif)
-            packed += good
-            rejected += bad
+            done = pack_shard(group, path, max_megapixels=max_megapixels, apply_exif=apply_exif)
+            packed += done.entries
+            rejected += done.rejected
         check_rejected(len(packed), rejected, max_rejected_fraction=max_rejected_fraction)
         write_manifest(temporary, packed, rejected)

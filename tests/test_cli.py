@@ -298,7 +298,7 @@ def test_init_takes_annotations_and_keeps_the_users_own_numbers(tmp_path, reposi
     ("arguments", "message"),
     [
         (["--images", "absent"], "no such folder of photographs: absent"),
-        (["--images", "empty"], "the folder empty is empty"),
+        (["--images", "empty"], "there are no photographs in empty (.jpg, "),
         (["--images", ".", "--annotations", "absent.json"], "no such annotation file: absent.json"),
         (["--images", ".", "--annotations", "one.jpg"], "one.jpg is not"),
     ],

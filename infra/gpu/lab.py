@@ -104,7 +104,7 @@ def pictures(lab: Lab, count: int, longest: int) -> list[np.ndarray]:
     """uint8 RGB images with that longer side: the given photographs, or drawn scenes without any."""
     found = []
     if lab.photographs is not None:
-        for name in list_photographs(lab.photographs)[0][:count]:
+        for name in list_photographs(lab.photographs).photographs[:count]:
             image = cv2.imread(str(lab.photographs / name), cv2.IMREAD_COLOR)
             scale = longest / max(image.shape[:2])
             size = [max(1, round(side * scale)) for side in image.shape[1::-1]]

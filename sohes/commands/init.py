@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
+from sohes.data.sources.folder import SUFFIXES, list_photographs
 from sohes.errors import SohesError
 from sohes.params import TEMPLATE, load_params
 from sohes.work.files import atomic_path
@@ -30,8 +31,8 @@ def init(
     """
     if not images.is_dir():
         raise SohesError(f"no such folder of photographs: {images}")
-    if not any(file.is_file() for file in images.rglob("*")):
-        raise SohesError(f"the folder {images} is empty: name one with photographs in it")
+    if not list_photographs(images).names:
+        raise SohesError(f"there are no photographs in {images} ({', '.join(SUFFIXES)}): name a folder that has some")
     if annotations is not None:
         if not annotations.is_file():
             raise SohesError(f"no such annotation file: {annotations}")

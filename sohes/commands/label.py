@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -32,11 +33,12 @@ from sohes.explore.maps import make_extractor
 from sohes.explore.refine import most_workers, require_refiner, weights_digest
 from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION, add_up
-from sohes.work.files import digest_file, write_json
+from sohes.work.files import digest_file, require_writable, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
 
+LONGEST_NAME = 240  # bytes: a file system allows 255, and `.rejected.jsonl` takes the place of `.parquet`
 PHOTOGRAPHS_PER_PART = 8  # what a kill costs a process at most
 
 
@@ -58,8 +60,11 @@ def label(
     values = load_params_anywhere(params)
     if out.suffix != ".parquet" or out.is_dir():
         raise SohesError(f"--out must name a .parquet file (got {out})")
+    if len(os.fsencode(out.name)) > LONGEST_NAME:
+        raise SohesError(f"--out has a name of {len(os.fsencode(out.name))} bytes: take one of {LONGEST_NAME} at most")
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: name one")
+    require_writable(out.parent)
     if values.explore.uses_backbone and not backbone.exists():
         raise SohesError(
             f"no backbone at {backbone}, but explore.features is {values.explore.features}: run `sohes backbone`, name "

@@ -125,7 +125,10 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     params = trained.params.evaluate
     code = code_digest("sohes.data.benchmarks.catalogue")
     key = identity([sample.digests, code, depends_on(phase, trained.params, trained.project.root)])
-    photographs = [(r.image_id, r.file_name, d) for r, d in zip(sample.truth, sample.digests, strict=True)]
+    photographs = [
+        (r.image_id, r.file_name, d, (r.masks.height, r.masks.width))
+        for r, d in zip(sample.truth, sample.digests, strict=True)
+    ]
     results, name = trained.project.state("results"), f"{sample.name}-{phase}-"
     work = ShardedWork(results / f"{name}{key}", plan_shards(photographs, params.images_per_shard))
     # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
@@ -139,11 +142,13 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
 
 
 def _compute(
-    phase: str, trained: Trained, benchmark: str, root: Path, photographs: Sequence[tuple[int, str, str]]
+    phase: str, trained: Trained, benchmark: str, root: Path, photographs: Sequence[tuple[int, str, str, tuple]]
 ) -> Predicted:
+    """photographs: id, file name, digest and size of each."""
     reader: Benchmark = find_benchmark(benchmark)
-    images = (decode_photograph(reader.read_image(root, name)) for _, name, _ in photographs)
-    return predict_images(photographs, images, make_predictor(phase, trained.params, trained.project.root))
+    images = (decode_photograph(reader.read_image(root, name), size) for _, name, _, size in photographs)
+    named = [photograph[:3] for photograph in photographs]
+    return predict_images(named, images, make_predictor(phase, trained.params, trained.project.root))
 
 
 # ---------------------------------------------------------------- words

@@ -50,7 +50,9 @@ def sam(
     for index, records in track(shards, description="sam"):
         path = out / f"shard-{index:05d}.parquet"
         if not path.exists():
-            images = (decode_photograph(reader.read_image(root, record.file_name)) for record in records)
+            sizes = ((record.masks.height, record.masks.width) for record in records)
+            files = (reader.read_image(root, record.file_name) for record in records)
+            images = map(decode_photograph, files, sizes)
             write_shard(path, [replace(r, masks=segment(image)) for r, image in zip(records, images, strict=True)])
     print(f"wrote the masks of {len(truth)} images: sohes score {out} --benchmark {benchmark} --root {root}")
     return len(truth)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import itertools
 import os
 import sys
 from collections import Counter
@@ -16,18 +17,21 @@ from rich.console import Console
 from rich.progress import Progress
 
 from sohes.commands.options import HERE, Upright
-from sohes.data.sources.folder import left_out, list_photographs
+from sohes.data.sources.folder import left_out, list_photographs, read_photograph
 from sohes.data.store.decode import MAX_MEGAPIXELS, UnreadableImage, decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.model.released import NAME, evaluate_of, model_file, read_card
 from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere
 from sohes.project import Project
+from sohes.work.files import fitted, require_writable
 
 SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 
 # Shared with `sohes view`.
 OUT = Path("segmented")
+NAMED = 10  # files in a message; each has had its own before
+LONGEST_NAME = 230  # bytes: a file system allows 255, and `.overlay.png` and a number are added
 _BEST = "the folder's own, or small"
 ModelName = Annotated[
     str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
@@ -102,8 +106,8 @@ def run(
     photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, `small`, or `mlflow:/NAME@ALIAS`.
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
-    A photograph that cannot be read is reported and skipped; SohesError names them all at the end.
-    SohesError if there is nothing to read or no model.
+    A photograph that cannot be read, or whose results cannot be written, is reported and skipped; SohesError names
+    them at the end. SohesError if there is nothing to read or no model, OSError if `out` cannot be written to.
     """
     files = find_photos(photos, leave_out=out)
     if not files:
@@ -113,24 +117,48 @@ def run(
     if levels:
         tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
         evaluate = evaluate.model_copy(update={"tiles": tiles})
+    require_writable(out)
     segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model, root)
     names = dict(zip(files, output_names(files), strict=True))
-    unreadable: list[Path] = []
+    shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))
+    failed: dict[str, list[Path]] = {"read": [], "written": []}
+
+    def report(what: str, file: Path, reason: object) -> None:
+        print(f"sohes: {file} cannot be {what}: {reason}; continuing with the others", file=sys.stderr)
+        failed[what].append(file)
+
     console = Console(stderr=True)  # standard output is for the files' names
     with Progress(console=console, disable=not console.is_terminal) as progress:
         task = progress.add_task("segment", total=len(files))
         for chunk in _chunks(files, evaluate.batch_size):
-            decoded = {file: _decode(file, unreadable, apply_exif) for file in chunk}
-            read = {file: image for file, image in decoded.items() if image is not None}
+            read: dict[Path, np.ndarray] = {}
+            for file in chunk:
+                try:
+                    data = read_photograph(file)
+                    read[file] = decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
+                except UnreadableImage as error:
+                    report("read", file, error)
             for file, result in zip(read, segment_many(read.values()), strict=True):
-                yield result.save(out, names[file], file_name=file.name)
+                try:
+                    written = result.save(out, names[file], file_name=shown[file])
+                except OSError as error:
+                    report("written", file, error.strerror or error)
+                else:
+                    yield written
                 progress.advance(task)
             progress.advance(task, len(chunk) - len(read))
-    if unreadable:
-        raise SohesError(
-            f"{len(unreadable)} of {len(files)} photographs could not be read ({', '.join(map(str, unreadable))}): "
-            f"{'the others are done; ' if len(unreadable) < len(files) else ''}fix or remove these"
+    if lost := sum(map(len, failed.values())):
+        counts = " and ".join(
+            f"{len(which)} of {len(files)} photographs could not be {what} ({_first(which)})"
+            for what, which in failed.items()
+            if which
         )
+        raise SohesError(f"{counts}: {'the others are done; ' if lost < len(files) else ''}fix or remove these")
+
+
+def _first(files: Sequence[Path]) -> str:
+    more = f" and {len(files) - NAMED} more" if len(files) > NAMED else ""
+    return ", ".join(map(str, files[:NAMED])) + more
 
 
 def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) -> list[Path]:
@@ -149,16 +177,33 @@ def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) 
 
 def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
     if photo.is_dir():
-        names, others = list_photographs(photo, leave_out=leave_out)
-        if others:
-            print(f"sohes: {left_out(photo, others)}", file=sys.stderr)
-        return [photo / name for name in names]
+        listing = list_photographs(photo, leave_out=leave_out)
+        if listing.others:
+            print(f"sohes: {left_out(photo, listing.others)}", file=sys.stderr)
+        return [photo / name for name in listing.names]
     if photo.exists():
         return [photo]
     matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
+    if "**" in photo.parts:  # goes past what it cannot look into without a word
+        start = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), photo.parts))
+        matches += [start / name for name in list_photographs(start).unread]
     if not matches:
         raise SohesError(f"no such photograph: {photo}")
     return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
+
+
+def names_in(files: Sequence[Path], photos: Sequence[Path]) -> list[str]:
+    """What each file is called in its JSON: its path in the folder of `photos` that it lies in, else its name.
+
+    Files that would share one have their paths below the folder that holds all.
+    """
+    folders = [photo for photo in photos if photo.is_dir()]
+    inside = (next((f.relative_to(d) for d in folders if f.is_relative_to(d)), Path(f.name)) for f in files)
+    names = [path.as_posix() for path in inside]
+    uses = Counter(names)
+    whole = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 (links stay)
+    home = os.path.commonpath([path.parent for path in whole])
+    return [n if uses[n] == 1 else path.relative_to(home).as_posix() for n, path in zip(names, whole, strict=True)]
 
 
 def output_names(files: Sequence[Path]) -> list[str]:
@@ -171,6 +216,7 @@ def output_names(files: Sequence[Path]) -> list[str]:
     uses = Counter(name for choice in choices for name in {c.casefold() for c in choice})
     names = [next((c for c in choice if uses[c.casefold()] == 1), choice[-1]) for choice in choices]
     taken: Counter[str] = Counter()
+    names = [fitted(name, LONGEST_NAME) for name in names]
     for i, name in enumerate(names):  # only `a/b.jpg` beside `a_b.jpg` gets as far as a number
         taken[name.casefold()] += 1
         if taken[name.casefold()] > 1:
@@ -181,15 +227,6 @@ def output_names(files: Sequence[Path]) -> list[str]:
 def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
     for start in range(0, len(files), size):
         yield files[start : start + size]
-
-
-def _decode(file: Path, unreadable: list[Path], apply_exif: bool) -> np.ndarray | None:
-    try:
-        return decode_image(file.read_bytes(), max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
-    except (UnreadableImage, OSError) as error:
-        print(f"sohes: cannot read {file}: {error}; continuing with the others", file=sys.stderr)
-        unreadable.append(file)
-        return None
 
 
 def _phase_one(explore: ExploreParams, root: Path) -> SegmentMany:

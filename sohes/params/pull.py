@@ -64,4 +64,5 @@ class PullParams(Section):
     archives: ArchivesParams
     images_per_shard: Positive
     max_megapixels: Annotated[float, Field(gt=0)]
+    annotations_upright: bool  # masks were drawn on photographs turned by EXIF; read where their size does not tell
     max_rejected_fraction: Fraction

@@ -24,7 +24,7 @@ from sohes.project import Project
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
-from sohes.work.publish import new_folder
+from sohes.work.publish import new_folder, require_replaceable
 from sohes.work.sharded import ShardedWork
 
 Counted = tuple[Predicted, list[np.ndarray]]  # with the regions at each of THRESHOLDS, an array an image
@@ -57,6 +57,8 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
     """
     works = _plan(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
+    for name in works:
+        require_replaceable(Project(root).predictions(name))
     if shard is not None:
         _predict(works, params, root, shard)
         return

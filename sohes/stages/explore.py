@@ -26,7 +26,7 @@ from sohes.project import Project, require
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
-from sohes.work.publish import new_folder
+from sohes.work.publish import new_folder, require_replaceable
 from sohes.work.sharded import Facts, ShardedWork
 
 SCHEMA_VERSION = 1
@@ -41,6 +41,7 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
     """Label what is missing, then publish it. With `shard`, label that shard and stop."""
     work, images = _plan(params, root)
     left = work.left(shard, of=f"{images} images")
+    require_replaceable(Project(root).pseudo_labels)
     if shard is not None:
         _label(work, left, params, root, description=f"explore, shard {shard}")
         return

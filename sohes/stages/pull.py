@@ -1,7 +1,8 @@
 """Stage `pull`: the images, checked and packed, for training in `data/images/` and held out in `data/eval/`.
 
-plan -> shards -> finish. A finished shard under `.sohes/pull/` is never packed again while the source's files and the
-params are the same; `finish` writes the manifests and the ground truth, and renames the two folders into place.
+plan -> shards -> finish. Finished shards wait beside `data/images`, on the same disk, and are never packed again while
+the source's files and the params are the same; `finish` writes the manifests and the ground truth, and renames the two
+folders into place.
 A source that comes in packs has one shard a pack: brought, packed into both splits, and removed.
 """
 
@@ -27,7 +28,7 @@ from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import write_shard
-from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
+from sohes.data.store.pack import Candidate, Packed, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
 from sohes.errors import SohesError
 from sohes.params import Params
@@ -36,7 +37,7 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import Shard, default_workers, plan_shards, report_images
-from sohes.work.publish import publish_folder
+from sohes.work.publish import publish_folder, require_replaceable, unfinished
 from sohes.work.sharded import Facts, ShardedWork
 
 SPLITS = ("images", "eval")
@@ -51,6 +52,7 @@ class Job:
     starts: tuple[int, int]
     apply_exif: bool
     max_megapixels: float
+    annotations_upright: bool
 
 
 def missing_shards(params: Params, root: Path) -> list[int]:
@@ -63,19 +65,26 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
     work = ShardedWork(
-        Project(root).state("pull") / _identity(params, plan),
+        unfinished(Project(root).images) / _identity(params, plan),
         [[pack] for pack in plan.packs] or list(itertools.chain(*pieces)),
     )
-    return Job(source, work.folder, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), work, plan
+    pull = params.pull
+    starts = 0, len(pieces[0])
+    job = Job(source, work.folder, starts, plan.apply_exif, pull.max_megapixels, pull.annotations_upright)
+    return job, work, plan
 
 
 def run(params: Params, root: Path, *, shard: int | None = None) -> None:
     """Pack what is missing, then publish it. With `shard`, pack that shard and stop."""
     job, work, plan = _plan(params, root)
     left = work.left(shard, of="these images")
+    for folder in _splits(root).values():
+        require_replaceable(folder)
+    sizes = [sum(item.size for item in items) for _, items in left]
     # What is fetched lies beside what is packed from it until its shard is done.
-    sizes = [items[0].size for _, items in left if plan.packs]
-    check_disk(root, sum(sizes) + sum(sorted(sizes)[-default_workers() :]), "pull")
+    fetched = sum(sorted(sizes)[-default_workers() :]) if plan.packs else 0
+    check_disk(job.work, sum(sizes) + fetched, "pull")
+    check_disk(unfinished(Project(root).held_out), sum(photograph.size for photograph in plan.held_out), "pull")
     if shard is not None:
         work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
         return
@@ -143,18 +152,20 @@ def _pack(job: Job, shard: Shard) -> Facts:
         return _pack_pack(job, photographs[0])
     number = int(index >= job.starts[1])
     split = SPLITS[number]
-    packed, rejected = pack_shard(
+    done = pack_shard(
         _candidates(cast(Source, job.source), photographs),
         job.work / split / shard_name(index - job.starts[number]),
         max_megapixels=job.max_megapixels,
         apply_exif=job.apply_exif,
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
+        annotations_upright=job.annotations_upright,
     )
-    return {split: _as_facts(packed, rejected)}
+    return {split: _as_facts(done)}
 
 
-def _as_facts(packed: Sequence[ImageEntry], rejected: Sequence[Rejected]) -> dict[str, list[dict]]:
-    return {"packed": [asdict(entry) for entry in packed], "rejected": [asdict(image) for image in rejected]}
+def _as_facts(done: Packed) -> dict[str, list]:
+    entries, rejected = (list(map(asdict, rows)) for rows in (done.entries, done.rejected))
+    return {"packed": entries, "rejected": rejected, "assumed": done.assumed}
 
 
 def _pack_pack(job: Job, pack: Pack) -> Facts:
@@ -176,16 +187,21 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
                 yield member.image_id, member.file_name, member.data
 
         # `sizes` is filled while the photographs come: each one's before the photograph itself.
-        packed, rejected = pack_shard(
-            candidates(), path, max_megapixels=job.max_megapixels, apply_exif=job.apply_exif, expected_hw=sizes
+        done = pack_shard(
+            candidates(),
+            path,
+            max_megapixels=job.max_megapixels,
+            apply_exif=job.apply_exif,
+            expected_hw=sizes,
+            annotations_upright=job.annotations_upright,
         )
-        if not packed:
+        if not done.entries:
             path.unlink()
         if truth:
-            known = [entry for entry in packed if entry.image_id in truth]
+            known = [entry for entry in done.entries if entry.image_id in truth]
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
-        facts[split] = _as_facts(packed, rejected)
+        facts[split] = _as_facts(done)
     shutil.rmtree(downloads, ignore_errors=True)
     return facts
 
@@ -215,6 +231,8 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     try:
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
+        assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
+        plan = replace(plan, notes=(*plan.notes, *_notes_on_exif(packed, assumed, job)))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
     except SohesError:
         work.redo(k for k, part in enumerate(facts) if any(part.get(split, {}).get("rejected") for split in SPLITS))
@@ -239,6 +257,20 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     return {"images": len(packed["images"]), "eval_images": len(packed["eval"]), "rejected": len(unusable)}
 
 
+def _notes_on_exif(packed: dict[str, list[ImageEntry]], assumed: set[str], job: Job) -> Iterator[str]:
+    """What was done with annotated photographs that EXIF says to turn."""
+    turned = {entry.file_name for entries in packed.values() for entry in entries if entry.apply_exif}
+    if sure := set() if job.apply_exif else turned - assumed:
+        yield f"{len(sure)} photographs were turned upright by their EXIF, as the size of their annotations asks for"
+    if assumed:
+        frame, other = ("upright", "false") if job.annotations_upright else ("stored", "true")
+        yield (
+            f"{len(assumed)} annotated photographs are to be turned by their EXIF, such as {min(assumed)}, and their "
+            f"size does not tell how they were annotated: masks were taken to be drawn on {frame} pixels; if that is "
+            f"wrong, set pull.annotations_upright: {other}"
+        )
+
+
 def _check(
     packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan, max_rejected_fraction: float
 ) -> None:
@@ -251,14 +283,15 @@ def _check(
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
-    """`eval/labels/`, where the source knows the truth, with each image's digest from the manifest."""
+    """`eval/labels/`, where the source knows the truth, with each image's name and digest from the manifest."""
     store = ImageStore(job.work / "eval")
     records = cast(Source, job.source).truth(store.image_ids)
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
-    with_digests = (replace(record, digest=store.entry(record.image_id).digest) for record in records)
-    for index, group in enumerate(iter(lambda: list(itertools.islice(with_digests, images_per_shard)), [])):
+    entries = ((record, store.entry(record.image_id)) for record in records)
+    as_packed = (replace(record, digest=entry.digest, file_name=entry.file_name) for record, entry in entries)
+    for index, group in enumerate(iter(lambda: list(itertools.islice(as_packed, images_per_shard)), [])):
         write_shard(job.work / f"eval/labels/shard-{index:05d}.parquet", group)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{uuid.uuid4().hex[:12]}{path.suffix}")
+    # Cut, since a name that just fits leaves no room: at most 238 bytes, whatever the letters.
+    temporary = path.with_name(f".{path.stem[:40]}.{uuid.uuid4().hex[:12]}{path.suffix[:16]}")
     try:
         yield temporary
         _flush(temporary)
@@ -29,6 +31,25 @@ def atomic_path(path: Path | str) -> Iterator[Path]:
         _flush(path.parent)  # the new name is lost in a power cut unless the folder is flushed too
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def fitted(name: str, limit: int) -> str:
+    """A file's name, or where it has more than `limit` bytes, its beginning and a digest of the whole.
+
+    File systems allow 255 bytes, so `limit` leaves room for what is added to the name.
+    """
+    data = os.fsencode(name)
+    if len(data) <= limit:
+        return name
+    digest = hashlib.sha256(data).hexdigest()[:12]
+    return f"{data[: limit - 13].decode('utf-8', 'ignore')}-{digest}"
+
+
+def require_writable(folder: Path) -> None:
+    """Make the folder if it is missing. OSError if nothing can be written in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryFile(dir=folder):
+        pass
 
 
 def _flush(path: Path) -> None:

@@ -212,6 +212,8 @@ def test_too_many_rejected_photographs_are_an_error_beside_the_others_labels(par
 def test_what_cannot_work_is_said_before_it_starts(params, photos, tmp_path):
     with pytest.raises(SohesError, match=r"must name a .parquet file \(got .*labels.json\)"):
         label(params, photos, tmp_path / "labels.json")
+    with pytest.raises(SohesError, match="has a name of 250 bytes: take one of 240 at most"):
+        label(params, photos, tmp_path / ("é" * 121 + ".parquet"))
     with pytest.raises(SohesError, match=r"no folder of photographs at .*absent: name one"):
         label(params, tmp_path / "absent", tmp_path / "labels.parquet")
     (tmp_path / "nothing").mkdir()

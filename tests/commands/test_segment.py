@@ -1,13 +1,17 @@
+import errno
 import json
+import os
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.commands.segment import choose, find_photos, output_names, run
+from sohes.commands.segment import choose, find_photos, names_in, output_names, run
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
+from sohes.evaluate.result import Result
 from sohes.params import Params, load_params
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -43,7 +47,7 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, phot
     assert "broken.jpg" in capsys.readouterr().err
     for path in written:
         found = json.loads(path.read_text())
-        assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg")
+        assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg", "deep/cat.png")
         assert len(found["annotations"]) > 0
     assert (photos.parent / "out/deep_cat.png.overlay.png").exists()
 
@@ -71,6 +75,50 @@ def test_a_photograph_too_long_to_be_shown_does_not_stop_the_others(segment, pho
     with pytest.raises(SohesError, match=r"1 of 5 photographs could not be read .*the others are done"):
         list(segment(photos))
     assert "too long: 70000 x 20 pixels" in capsys.readouterr().err
+
+
+def test_results_that_cannot_be_written_do_not_stop_the_others(segment, photos, capsys):
+    (photos.parent / "out/cat.png.json").mkdir(parents=True)  # in the way
+    (photos / ("n" * 251 + ".png")).write_bytes((photos / "one.png").read_bytes())
+    (photos / ("写" * 83 + ".png")).write_bytes((photos / "one.png").read_bytes())
+    written = []
+    message = r"1 of 7 .* not be read \(.*broken.jpg\) and 1 of 7 .* not be written \(.*/cat.png\): the others are done"
+    with pytest.raises(SohesError, match=message):
+        written.extend(segment(photos))
+    assert len(written) == 5
+    assert "cat.png cannot be written: Is a directory; continuing" in capsys.readouterr().err
+    assert len(list((photos.parent / "out").glob("*.overlay.png"))) == 6
+
+
+def test_a_disk_that_is_full_for_one_photograph_is_not_full_for_all(segment, photos, monkeypatch):
+    original = Result.save
+
+    def save(self, folder, name="photo", **options):
+        if name == "one":
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, folder, name, **options)
+
+    monkeypatch.setattr(Result, "save", save)
+    (photos / "broken.jpg").unlink()
+    written = []
+    with pytest.raises(SohesError, match=r"1 of 4 photographs could not be written \(.*one.png\)"):
+        written.extend(segment(photos))
+    assert len(written) == 3
+
+
+def test_a_folder_for_results_that_cannot_be_one_is_named_before_anything_is_computed(segment, photos):
+    with pytest.raises(FileExistsError):
+        next(segment(photos, out=photos / "one.png", model="absent.safetensors"))
+
+
+def test_places_that_cannot_be_looked_into_are_named(segment, photos):
+    (photos / "broken.jpg").unlink()
+    (photos / "deep/album").symlink_to(photos / "unmounted")
+    os.mkfifo(photos / "pipe.jpg")
+    with pytest.raises(SohesError, match=r"2 of 6 photographs could not be read \(.*deep/album, .*pipe.jpg\)"):
+        list(segment(photos))
+    with pytest.raises(SohesError, match=r"1 of 3 photographs could not be read \(.*deep/album\)"):
+        list(segment(photos / "**/cat.png"))
 
 
 def test_masks_for_a_benchmark_lie_in_stored_pixels(segment, photos):
@@ -101,6 +149,19 @@ def test_patterns_folders_and_files_name_each_photograph_once(photos):
     assert find_photos([photos], leave_out=photos) == []
     with pytest.raises(SohesError, match=r"no such photograph: .*absent"):
         find_photos([photos / "absent*.jpg"])
+
+
+def test_photographs_of_one_name_keep_their_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = [Path(name) for name in ("q/a/1.png", "q/b/1.png", "q/b/2.png")]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert names_in(files, [Path("q")]) == ["a/1.png", "b/1.png", "b/2.png"]
+    assert names_in(files[:1], [Path("q")]) == ["a/1.png"]
+    assert names_in(files, [Path("q/a"), Path("q/b")]) == ["a/1.png", "b/1.png", "2.png"]
+    assert names_in(files, files) == ["a/1.png", "b/1.png", "2.png"]
+    assert names_in([*files, tmp_path / "1.png"], files) == ["q/a/1.png", "q/b/1.png", "2.png", "1.png"]
 
 
 def test_no_two_photographs_share_a_name(tmp_path):

@@ -1,7 +1,10 @@
 import errno
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -64,7 +67,6 @@ def test_scenes_are_packed_with_their_truth(scenes: Params, tmp_path: Path) -> N
     record = labels.record(EVAL_OFFSET + 3)
     assert record.masks.rles == encode(scene.masks_NHW)
     assert record.digest == held_out.entry(EVAL_OFFSET + 3).digest
-    assert not (tmp_path / ".sohes/pull").exists()
     assert sorted(path.name for path in (tmp_path / "data").iterdir()) == ["eval", "images"]
 
 
@@ -74,7 +76,7 @@ def test_shard_by_shard_gives_the_same_bytes_and_nothing_is_packed_twice(
     pull.run(scenes, tmp_path / "whole")
     for shard in (3, 0):
         pull.run(scenes, tmp_path / "pieces", shard=shard)
-    assert not (tmp_path / "pieces/data").exists()
+    assert [path.name for path in (tmp_path / "pieces/data").iterdir()] == [".images.unfinished"]
     packed: list[int] = []
     original = pull._pack
 
@@ -128,7 +130,7 @@ def test_too_many_bad_ones_stop_and_are_looked_at_again(scenes: Params, tmp_path
     params = folder_params(scenes, tmp_path / "photos", eval_fraction=0)
     with pytest.raises(SohesError, match=r"1 of 3 images cannot be used.*bad\.jpg: not an image"):
         pull.run(params, tmp_path)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data/images").exists()
     status = bad.stat()
     good = (tmp_path / "photos/0.png").read_bytes()
     bad.write_bytes(good)
@@ -153,6 +155,46 @@ def test_a_photograph_of_another_size_than_its_annotations_is_rejected(
     )
     assert "both for training and for evaluation" in ImageStore(tmp_path / "data/eval").note
     assert len(LabelStore(tmp_path / "data/eval/labels")) == 5
+
+
+def phone_photographs(folder: Path, size: tuple[int, int], upright: bool) -> Path:
+    """One photograph of each EXIF orientation, each annotated with its upper left quarter, upright or as stored."""
+    folder.mkdir()
+    images, notes = [], []
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        name = f"{orientation}.png"
+        Image.fromarray(np.full((*size[::-1], 3), orientation, np.uint8)).save(folder / name, exif=exif)
+        width, height = size[::-1] if upright and orientation >= 5 else size
+        images.append({"id": orientation, "file_name": name, "height": height, "width": width})
+        corners = [0, 0, width / 2, 0, width / 2, height / 2, 0, height / 2]
+        notes.append({"id": orientation, "image_id": orientation, "segmentation": [corners]})
+    (folder.parent / "a.json").write_text(json.dumps({"images": images, "annotations": notes}))
+    return folder.parent / "a.json"
+
+
+@pytest.mark.parametrize("size", [(24, 16), (16, 24), (16, 16)])
+@pytest.mark.parametrize("upright", [False, True])
+@pytest.mark.parametrize("key", [False, True])
+def test_photographs_are_turned_as_they_were_annotated(
+    scenes: Params, tmp_path: Path, capsys: pytest.CaptureFixture, size: tuple[int, int], upright: bool, key: bool
+) -> None:
+    file = phone_photographs(tmp_path / "photos", size, upright)
+    params = folder_params(scenes, tmp_path / "photos", file, eval_fraction=1, annotations_upright=key)
+    pull.run(params, tmp_path)
+    store, labels = ImageStore(tmp_path / "data/eval"), LabelStore(tmp_path / "data/eval/labels")
+    assert len(store) == len(labels) == 8
+    told_by_size = {1} if size[0] == size[1] else {1, 5, 6, 7, 8}
+    for orientation in range(1, 9):
+        turned = orientation > 1 and (upright if orientation in told_by_size else key)
+        assert store.entry(orientation).apply_exif == turned
+        masks = labels.record(orientation).masks
+        assert store.read(orientation).shape[:2] == (masks.height, masks.width)
+    said = capsys.readouterr().err
+    assert f"{8 - len(told_by_size)} annotated photographs are to be turned by their EXIF, such as 2.png" in said
+    assert f"drawn on {'upright' if key else 'stored'} pixels" in said
+    assert ("4 photographs were turned upright" in said) == (upright and size[0] != size[1])
 
 
 def test_a_source_that_fails_on_one_file_goes_on(
@@ -182,6 +224,30 @@ def test_what_stood_there_before_is_replaced_whole(scenes: Params, tmp_path: Pat
     assert len(LabelStore(tmp_path / "data/eval/labels")) == 1
 
 
+@pytest.mark.parametrize("link", ["data", "data/images", "data/eval"])
+def test_folders_that_are_links_are_filled_where_they_point(scenes: Params, tmp_path: Path, link: str) -> None:
+    pull.run(scenes, tmp_path / "plain")
+    place = tmp_path / "linked" / link
+    place.parent.mkdir(parents=True)
+    (tmp_path / "disk").mkdir()
+    place.symlink_to(tmp_path / "disk")
+    for _ in range(2):
+        pull.run(scenes, tmp_path / "linked")
+        assert place.is_symlink()
+        assert contents(tmp_path / "disk") == contents(tmp_path / "plain" / link)
+    assert sorted(path.name for path in (tmp_path / "linked/data").iterdir()) == ["eval", "images"]
+
+
+def test_a_disk_that_is_too_small_is_named_before_anything_is_packed(
+    scenes: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    photographs(tmp_path / "photos", 8)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=500))
+    monkeypatch.setattr(pull, "pack_shard", None)
+    with pytest.raises(SohesError, match=r"pull needs .* free some space"):
+        pull.run(folder_params(scenes, tmp_path / "photos"), tmp_path)
+
+
 def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
     scenes: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
 ) -> None:
@@ -201,8 +267,8 @@ def test_a_full_disk_is_one_sentence_and_leaves_nothing_half_written(
         cli.main()
     assert ended.value.code == 1
     assert "disk is full" in capsys.readouterr().err
-    assert not (tmp_path / "data").exists()
-    assert not any(path.name.startswith(".images") for path in tmp_path.rglob("*"))
+    assert not (tmp_path / "data/images").exists()
+    assert not any(path.name.startswith(".images-") for path in tmp_path.rglob("*"))
     monkeypatch.setattr(os, "fsync", original)
     pull.run(scenes, tmp_path)
     assert len(ImageStore(tmp_path / "data/images")) == 5

@@ -78,7 +78,7 @@ def test_packs_become_shards_with_truth_and_are_removed(params, tmp_path):
     packs = json.loads((tmp_path / "data/images/packs.json").read_text())
     assert [pack["name"] for pack in packs] == ["a.zip", "b.zip", "val.zip"]
     assert all(pack["digest"].startswith("sha256:") for pack in packs)
-    assert not (tmp_path / ".sohes/pull").exists()
+    assert not (tmp_path / "data/.images.unfinished").exists()
 
 
 def test_shard_by_shard_and_with_every_fault_the_bytes_are_the_same(params, web, tmp_path):
@@ -96,7 +96,7 @@ def test_what_was_cut_for_good_is_one_sentence_and_goes_on_later(params, web, tm
     web.faults.next = ["", "cut", "500", "500", "500"]
     with pytest.raises(SohesError, match=r"b\.zip: the server answers 500, 3 times in a row"):
         pull.run(params, tmp_path)
-    assert not (tmp_path / "data").exists()
+    assert not (tmp_path / "data/images").exists()
     web.faults.paths.clear()
     pull.run(params, tmp_path)
     assert "/a.zip" not in web.faults.paths
@@ -130,6 +130,8 @@ def test_a_disk_that_is_too_small_is_named_before_anything_comes(params, s3, tmp
 def test_a_prefix_of_s3(params, s3, tmp_path):
     for number in range(12):
         s3.client.put_object(Bucket="photos", Key=f"set/{number:02d}.png", Body=photo(number))
+    for key in ("set/empty.png", "set/sub/"):  # a photograph that did not arrive; a console's folder
+        s3.client.put_object(Bucket="photos", Key=key, Body=b"")
     values = {"uri": "s3://photos/set", "endpoint_url": None, "requester_pays": False, "eval_fraction": 0.3}
     there = changed(params, source="s3", s3=values | {"digests": None}, images_per_shard=5)
     s3.faults.next = ["503", "cut", "500"]
@@ -137,6 +139,10 @@ def test_a_prefix_of_s3(params, s3, tmp_path):
     stores = [ImageStore(tmp_path / "data" / split) for split in ("images", "eval")]
     names = sorted(store.entry(i).file_name for store in stores for i in store.image_ids)
     assert names == [f"set/{number:02d}.png" for number in range(12)]
+    rejected = "".join((store.folder / "rejected.jsonl").read_text() for store in stores)
+    assert [json.loads(line) for line in rejected.splitlines()] == [
+        {"file_name": "set/empty.png", "reason": "the file is empty"}
+    ]
     assert min(map(len, stores)) > 0
 
 

@@ -1,8 +1,10 @@
 import json
+import os
+from pathlib import Path
 
 import pytest
 
-from sohes.work.files import atomic_path, digest_file, write_json
+from sohes.work.files import atomic_path, digest_file, fitted, require_writable, write_file, write_json
 
 
 def test_atomic_path_replaces_the_file_and_leaves_nothing_else(tmp_path):
@@ -52,3 +54,30 @@ def test_write_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", {"AR": float("nan")})
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["n" * 255, "n" * 250 + ".json", "写" * 85, "😀" * 62 + ".png", "a." + "s" * 253, "\udcff" * 255]
+)
+def test_a_file_of_any_allowed_name_is_written(tmp_path, name):
+    write_file(tmp_path / name, "content")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [(name, "content")]
+
+
+@pytest.mark.parametrize("letter", ["n", "é", "写", "😀", "\udcff"])
+def test_a_long_name_is_cut_and_stays_unique(letter):
+    names = [letter * count for count in range(1, 300)]
+    short = [fitted(name, 100) for name in names]
+    assert all(len(os.fsencode(name)) <= 100 for name in short)
+    assert len(set(short)) == len(names)
+    assert short[0] == letter
+
+
+def test_a_folder_that_cannot_be_written_to_is_an_error_at_once(tmp_path):
+    require_writable(tmp_path / "new/folder")
+    assert list((tmp_path / "new/folder").iterdir()) == []
+    (tmp_path / "file").touch()
+    with pytest.raises(OSError, match="file"):
+        require_writable(tmp_path / "file")
+    with pytest.raises(OSError, match="proc"):
+        require_writable(Path("/proc/sohes"))

@@ -77,8 +77,8 @@ def dataset(lab: Lab, params: Params, kind: type[Kind] | None = None) -> Kind:
 def _write(folder: Path, images: list[np.ndarray]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     files = [(i, f"{i}.jpg", encode_jpeg(image)) for i, image in enumerate(images, 1)]
-    packed, rejected = pack_shard(files, folder / shard_name(0), max_megapixels=100, apply_exif=False)
-    write_manifest(folder, packed, rejected)
+    packed = pack_shard(files, folder / shard_name(0), max_megapixels=100, apply_exif=False)
+    write_manifest(folder, packed.entries, packed.rejected)
     records = []
     for i, image in enumerate(images, 1):
         height, width = image.shape[:2]

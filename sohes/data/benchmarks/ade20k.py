@@ -15,6 +15,7 @@ Masks are in stored pixels. Image ids are the number in the name: ADE_val_000000
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,8 +44,7 @@ _SEEN = 255
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth in the order of the images' numbers. SohesError if DIR holds neither set, or both."""
     kind, folder = _which(root)
-    pattern = "*.png" if kind == _CHALLENGE else "**/*.json"
-    files = sorted(folder.glob(pattern), key=lambda file: layout.number(file.name))
+    files = layout.files_below(folder, "*.png" if kind == _CHALLENGE else "*.json")
     return map(_challenge_record if kind == _CHALLENGE else _release_record, files)
 
 
@@ -53,7 +53,8 @@ def read_image(root: Path, file_name: str) -> bytes:
     kind, folder = _which(root)
     if kind == _CHALLENGE:
         return layout.read_file(folder.parents[1], "images/validation", name=file_name)
-    return layout.read_file(folder, *(str(place.parent) for place in folder.rglob(file_name)), name=file_name)
+    places = layout.files_below(folder, glob.escape(file_name))
+    return layout.read_file(folder, *(str(place.parent) for place in places), name=file_name)
 
 
 def is_challenge(root: Path) -> bool:

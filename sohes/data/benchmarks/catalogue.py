@@ -20,7 +20,7 @@ from sohes.data.benchmarks import (
     pascal_part,
     sa1b,
 )
-from sohes.data.store.decode import decode_image
+from sohes.data.store.decode import decode_image, decode_stored
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 
@@ -58,15 +58,23 @@ def benchmark(name: str) -> Benchmark:
 
 
 def read_photographs(name: str, root: Path, images: int) -> Iterator[tuple[ImageRecord, np.ndarray]]:
-    """The first `images` annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as stored."""
+    """The first `images` annotated images of a benchmark, each with its (H, W, 3) uint8 pixels as annotated."""
     reader = benchmark(name)
     for _, record in zip(range(images), reader.read_benchmark(root), strict=False):
-        yield record, decode_photograph(reader.read_image(root, record.file_name))
+        size = record.masks.height, record.masks.width
+        yield record, decode_photograph(reader.read_image(root, record.file_name), size)
 
 
-def decode_photograph(data: bytes) -> np.ndarray:
-    """(H, W, 3) uint8 pixels of what `read_image` gives, in the frame of the masks: as stored, EXIF not applied."""
-    return decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=False)
+def decode_photograph(data: bytes, size: tuple[int, int] | None = None) -> np.ndarray:
+    """(H, W, 3) uint8 pixels of what `read_image` gives, in the frame of the masks.
+
+    size: (height, width) of the masks. Where only the photograph turned upright by its EXIF has it, that is the frame;
+    everywhere else it is the photograph as stored.
+    """
+    stored, orientation = decode_stored(data, max_megapixels=MAX_MEGAPIXELS)
+    if orientation >= 5 and size == stored.shape[1::-1] and size != stored.shape[:2]:
+        return decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=True)
+    return stored
 
 
 def describe(name: str) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Callable
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
 from typing import Any
 
+from sohes.data.names import Names, one_ends_with_the_other
 from sohes.errors import SohesError
+from sohes.work.walk import walk
 
 
 def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path:
@@ -20,12 +24,38 @@ def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path
     raise SohesError(f"{root} does not hold {name}: there is no {' or '.join(places)} in it; {remedy}")
 
 
+def files_below(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names match, in the order of their `number`s.
+
+    SohesError if a place there cannot be looked into: a benchmark with images missing gives another figure.
+    """
+    found = walk(folder)
+    if found.unread:
+        place, reason = next(iter(found.unread.items()))
+        raise SohesError(f"{Path(folder) / place} cannot be looked into ({reason}): fix its permissions, or remove it")
+    names = (name for name in found.files if fnmatch.fnmatchcase(PurePosixPath(name).name, pattern))
+    return sorted((Path(folder) / name for name in names), key=lambda file: number(file.name))
+
+
 def read_file(root: Path, *folders: str, name: str) -> bytes:
-    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself."""
-    for folder in (*folders, "."):
-        if (Path(root) / folder / name).is_file():
-            return (Path(root) / folder / name).read_bytes()
+    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself.
+
+    If none has it, `name` may be as another tool writes it: with other slashes, case or escapes, or more folders.
+    """
+    places = [Path(root) / folder for folder in (*folders, ".")]
+    for place in places:
+        if (place / name).is_file():
+            return (place / name).read_bytes()
+    for place in places:
+        found = _names(place).find(name)
+        if found is not None and one_ends_with_the_other(found, name):
+            return (place / found).read_bytes()
     raise SohesError(f"there is no photograph {name} in {root} (looked in {', '.join(folders)} and itself)")
+
+
+@lru_cache(8)
+def _names(folder: Path) -> Names:
+    return Names(walk(folder).files if folder.is_dir() else ())
 
 
 def photographs(*folders: str) -> Callable[[Path, str], bytes]:

@@ -7,6 +7,7 @@ masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import tarfile
@@ -27,7 +28,7 @@ INFO = """Get a pack (sa_000000.tar ...) from Meta's SA-1B page, by the signed l
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth: files in the order of their numbers, or a tar's in its own order."""
-    files = sorted(Path(root).rglob("sa_*.json"), key=lambda file: layout.number(file.name))
+    files = layout.files_below(root, "sa_*.json") if Path(root).is_dir() else []
     if files:
         return (record(file.read_bytes(), file) for file in files)
     tars = _tars(root) or [layout.find(root, "sa_*.json", "*.tar", name=NAME)]
@@ -39,7 +40,7 @@ def read_image(root: Path, file_name: str) -> bytes:
     if (Path(root) / file_name).is_file():
         return (Path(root) / file_name).read_bytes()
     if Path(root).is_dir():
-        for place in Path(root).rglob(file_name):
+        for place in layout.files_below(root, glob.escape(file_name)):
             return place.read_bytes()
     for path in _tars(root):
         member = _members(path).get(file_name)

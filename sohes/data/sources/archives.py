@@ -13,13 +13,14 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urldefrag, urlsplit
 
 from sohes.data.benchmarks import coco
+from sohes.data.names import Names, one_ends_with_the_other
 from sohes.data.sources.folder import SUFFIXES
 from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
 from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
-from sohes.work.files import write_file
+from sohes.work.files import fitted, write_file
 
 MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
 _JSON = "annotations.json"
@@ -54,13 +55,13 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             self._fetch_annotations(self.annotations, folder, digests)
         link = [*self.images, *self.eval][pack.index]
-        return fetch(_as_url(link), folder / pack.name, digest=digests.get(pack.name), patience=self.patience)
+        return fetch(_as_url(link), _place(folder, pack.name), digest=digests.get(pack.name), patience=self.patience)
 
     def _fetch_annotations(self, annotations: str, folder: Path, digests: dict[str, str]) -> None:
         if (folder / _JSON).exists():
             return
         link, member = urldefrag(annotations)
-        path = folder / f"for-annotations-{_name(link)}"
+        path = _place(folder, f"for-annotations-{_name(link)}")
         fetch(_as_url(link), path, digest=digests.get(_name(link)), patience=self.patience)
         if not member:
             path.rename(folder / _JSON)
@@ -80,19 +81,27 @@ class ArchivesSource:
         if pack.held_out and self.annotations is not None:
             yield from self._annotated(pack, folder, wanted) if held_out else ()
             return
-        for number, name, data in iter_numbered(folder / pack.name, wanted):
+        for number, name, data in iter_numbered(_place(folder, pack.name), wanted):
             yield Member(pack.index * IDS_PER_PACK + number, name, data)
 
     def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
         content = coco.load(folder / _JSON)
         images = {image["file_name"]: image["id"] for image in content["images"]}
-        names = {PurePosixPath(name).name for name in images}
+        names = Names(images)
+
+        def listed(path: str) -> str | None:
+            for name in (path, PurePosixPath(path).name):
+                if name in images:
+                    return name
+            found = names.find(path)
+            return found if found and one_ends_with_the_other(found, path) else None  # b/1.jpg is not a/1.jpg
+
         seen: set[str] = set()
         ids = set(images.values())
         truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
-        for path, data in iter_members(folder / pack.name, lambda p: wanted(p) and PurePosixPath(p).name in names):
-            name = path if path in images else PurePosixPath(path).name
-            if name in images and name not in seen:  # a second file with the same name is not the annotated one
+        for path, data in iter_members(_place(folder, pack.name), lambda path: wanted(path) and bool(listed(path))):
+            name = listed(path)
+            if name and name not in seen:  # a second file with the same name is not the annotated one
                 seen.add(name)
                 yield Member(images[name], name, data, truth[images[name]])
         if len(self.eval) == 1:  # several archives have a part of the annotated photographs each
@@ -105,6 +114,11 @@ def _name(link: str) -> str:
     if not name:
         raise SohesError(f"{link} names no file: fix pull.archives")
     return name
+
+
+def _place(folder: Path, name: str) -> Path:
+    """Where an archive of any name is kept while it is used."""
+    return folder / fitted(name, 230)  # `.part.json` is added
 
 
 def _as_url(link: str) -> str:

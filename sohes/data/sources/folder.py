@@ -8,14 +8,18 @@ adding photographs moves few others, and copies of a photograph stay on one side
 least one is not. In two cases training and evaluation use the same photographs (training never sees annotations): with
 `eval_fraction` 1, and if the folder has a single photograph.
 
-Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids are
-theirs, only annotated photographs are used, and EXIF rotation is not applied, because masks refer to stored pixels.
+Without annotations, ids count from 1 in the order of names, and EXIF rotation is applied. With annotations, ids and
+names are theirs, only annotated photographs are used, and EXIF rotation is applied where the size of the annotations
+or `pull.annotations_upright` asks for it. A name that no file has stands for the only file whose last parts are the
+same (`sohes.data.names`).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
+import stat
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +27,16 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks import coco, coco_panoptic
+from sohes.data.names import found_as
 from sohes.data.sources.source import Photograph, Plan
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
+from sohes.work.walk import walk
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_FILE_BYTES = 2**30  # files are read into memory as a whole; no photograph comes near
+_ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # a byte that is not UTF-8, as `_printable` shows it
 _HEAD = 65536  # bytes that, with the size, identify a photograph: reading a large folder twice takes hours
 
 
@@ -42,23 +49,35 @@ class FolderSource:
     eval_fraction: float
 
     def plan(self) -> Plan:
-        names, others = list_photographs(self.images)
-        notes = [left_out(self.images, others)] if others else []
+        listing = list_photographs(self.images)
+        notes = [left_out(self.images, listing.others)] if listing.others else []
         if self.annotations is None:
-            photographs = [Photograph(i, name, _stamp(self.images / name)) for i, name in enumerate(names, 1)]
+            photographs = [self._photograph(i, name) for i, name in enumerate(listing.names, 1)]
         else:
+            images = coco.load(self.annotations)["images"]
+            listed = {image["file_name"] for image in images}
+            paths = {str(PurePosixPath(name)) for name in listed}  # `./a.png` is a.png
+            free = [name for name in listing.photographs if name not in paths]
+            other = found_as((name for name in listed if not self._has(name)), free)
             photographs = [
-                Photograph(
+                self._photograph(
                     image["id"],
                     image["file_name"],
-                    _stamp(self.images / image["file_name"]),
                     (image["height"], image["width"]),
+                    other.get(image["file_name"], ""),
                 )
-                for image in coco.load(self.annotations)["images"]
+                for image in images
             ]
-            unlisted = len(set(names) - {photograph.file_name for photograph in photographs})
-            if unlisted:
+            if other:
+                name = min(other)
+                notes.append(
+                    f"{len(other)} photographs have other names than in {self.annotations}, such as "
+                    f"{other[name]}, which is taken for {name}"
+                )
+            if unlisted := len(free) - len(other):
                 notes.append(f"{unlisted} photographs are not listed in {self.annotations} and were left out")
+            if listing.unread:
+                notes.append(f"{len(listing.unread)} folders cannot be looked into, such as {listing.unread[0]}")
         if not photographs:
             where = self.annotations or f"{self.images} ({', '.join(SUFFIXES)}, in sub-folders too)"
             raise SohesError(f"there are no photographs in {where}: name a folder that has some")
@@ -67,13 +86,35 @@ class FolderSource:
             notes.append(f"all {len(train)} photographs are used both for training and for evaluation")
         return Plan(tuple(train), tuple(held_out), self.annotations is None, tuple(notes))
 
+    def _photograph(
+        self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None, found_as: str = ""
+    ) -> Photograph:
+        try:
+            status = (self.images / (found_as or name)).stat()
+        except (OSError, ValueError):  # ValueError: a name with a zero byte
+            return Photograph(image_id, name, "unreadable", expected_hw)
+        stamp = f"{status.st_size} {status.st_mtime_ns}"
+        return Photograph(image_id, name, stamp, expected_hw, status.st_size, found_as)
+
+    def _has(self, name: str) -> bool:
+        """Whether a file of the very name is there, as far as one may look."""
+        try:
+            return not _is_outside(name) and (self.images / name).exists()
+        except OSError:
+            return True
+        except ValueError:
+            return False
+
+    def _path(self, photograph: Photograph) -> Path:
+        return self.images / (photograph.found_as or photograph.file_name)
+
     def _split(self, photographs: list[Photograph]) -> tuple[list[Photograph], list[Photograph]]:
         if self.eval_fraction == 0:
             return photographs, []
         if self.eval_fraction == 1:
             return photographs, photographs
         with ThreadPoolExecutor(8) as pool:  # mostly waits for the disk
-            keys = list(pool.map(_content_key, (self.images / photograph.file_name for photograph in photographs)))
+            keys = list(pool.map(_content_key, map(self._path, photographs)))
         chosen = held_out_keys(keys, self.eval_fraction)
         if not chosen:
             return photographs, photographs
@@ -81,18 +122,9 @@ class FolderSource:
         return train, [photograph for photograph, key in zip(photographs, keys, strict=True) if key in chosen]
 
     def read(self, photograph: Photograph) -> bytes:
-        name = PurePosixPath(photograph.file_name)
-        if name.is_absolute() or ".." in name.parts:
+        if _is_outside(photograph.found_as or photograph.file_name):
             raise UnreadableImage("its name in the annotations points outside the folder")
-        path = self.images / name
-        try:
-            if path.stat().st_size > MAX_FILE_BYTES:
-                raise UnreadableImage(f"the file has {path.stat().st_size / 2**30:.1f} GiB, more than an image needs")
-            return path.read_bytes()
-        except FileNotFoundError:
-            raise UnreadableImage("no such photograph in the folder") from None
-        except OSError as error:
-            raise UnreadableImage(f"the file cannot be read: {error.strerror}") from None
+        return read_photograph(self._path(photograph))
 
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
         if self.annotations is None:
@@ -102,30 +134,55 @@ class FolderSource:
         return reader.read_content(content, self.annotations, set(image_ids))
 
 
-def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[list[str], int]:
-    """The sorted relative names of the image files below a folder, and the number of other files.
+@dataclass(frozen=True)
+class Listing:
+    """What a folder holds, by names relative to it. unread: places that cannot be looked into; others: a count."""
+
+    photographs: list[str]
+    unread: list[str]
+    others: int
+
+    @property
+    def names(self) -> list[str]:
+        """Everything that a photograph may be lost with: whoever reads an unread place gets the reason."""
+        return sorted([*self.photographs, *self.unread])
+
+
+def list_photographs(folder: Path, *, leave_out: Path | None = None) -> Listing:
+    """The image files below a folder, sorted, and what else there is.
 
     leave_out: a folder to skip. Links to folders are followed, each folder once, so cycles are harmless.
     """
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: fix pull.folder.images")
-    names: list[str] = []
-    others = 0
-    visited = {os.path.realpath(leave_out)} if leave_out else set()
-    if os.path.realpath(folder) in visited:
-        return [], 0
-    for current, folders, files in os.walk(folder, followlinks=True):
-        visited.add(os.path.realpath(current))
-        visible = sorted(name for name in folders if not name.startswith("."))
-        folders[:] = [name for name in visible if _is_new(Path(current) / name, visited)]
-        for name in files:
-            if name.startswith("."):
-                continue
-            if name.lower().endswith(SUFFIXES):
-                names.append((Path(current) / name).relative_to(folder).as_posix())
-            else:
-                others += 1
-    return sorted(_printable(name) for name in names), others
+    found = walk(folder, leave_out=leave_out)
+    photographs = [name for name in found.files if name.lower().endswith(SUFFIXES)]
+    others = len(found.files) - len(photographs)
+    return Listing(sorted(map(_printable, photographs)), sorted(map(_printable, found.unread)), others)
+
+
+def read_photograph(path: Path) -> bytes:
+    """The bytes of an image file. UnreadableImage says why not; a pipe or a device is not waited for."""
+    try:
+        status = path.stat()
+        if stat.S_ISDIR(status.st_mode):
+            next(path.iterdir(), None)  # has the reason why a walk could not look into it
+        elif not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("it is a pipe, a socket or a device, not a file")
+        if status.st_size > MAX_FILE_BYTES:
+            raise UnreadableImage(f"the file has {status.st_size / 2**30:.1f} GiB, more than an image needs")
+        return path.read_bytes()
+    except (FileNotFoundError, ValueError):  # ValueError: a name with a zero byte
+        if path.is_symlink():
+            raise UnreadableImage("a link to nothing") from None
+        escaped = ": its name is not UTF-8, rename it" if _ESCAPED.search(path.name) else ""
+        raise UnreadableImage(f"no such photograph in the folder{escaped}") from None
+    except OSError as error:
+        raise UnreadableImage(f"it cannot be read: {error.strerror}") from None
+
+
+def _is_outside(name: str) -> bool:
+    return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
 def left_out(folder: Path, others: int) -> str:
@@ -133,33 +190,19 @@ def left_out(folder: Path, others: int) -> str:
     return f"{folder}: {others} left out, because their names end in none of {', '.join(SUFFIXES)}"
 
 
-def _is_new(folder: Path, visited: set[str]) -> bool:
-    place = os.path.realpath(folder)
-    if place in visited:
-        return False
-    visited.add(place)
-    return True
-
-
 def _printable(name: str) -> str:
     """The name, escaped if it is not UTF-8. No file has the escaped name, so the image is rejected, not lost."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
-def _stamp(path: Path) -> str:
-    try:
-        status = path.stat()
-    except OSError:
-        return "unreadable"
-    return f"{status.st_size} {status.st_mtime_ns}"
-
-
 def _content_key(path: Path) -> str | None:
     """A digest of a file's size and first bytes; None if it cannot be read."""
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return None
         with path.open("rb") as file:
             return hashlib.sha256(f"{path.stat().st_size} ".encode() + file.read(_HEAD)).hexdigest()
-    except OSError:
+    except (OSError, ValueError):
         return None
 
 

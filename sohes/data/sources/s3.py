@@ -85,8 +85,8 @@ class S3Source:
 
         def pages() -> list[S3Object]:
             listed = client.get_paginator("list_objects_v2").paginate(Bucket=bucket, Prefix=prefix, **self._payer())
-            items = [item for page in listed for item in page.get("Contents", [])]
-            return [S3Object(item["Key"], item["ETag"].strip('"'), item["Size"]) for item in items if item["Size"]]
+            items = [item for page in listed for item in page.get("Contents", []) if not item["Key"].endswith("/")]
+            return [S3Object(item["Key"], item["ETag"].strip('"'), item["Size"]) for item in items]
 
         return persist(lambda: _translated(pages, self.uri), self.uri, self.patience)
 

@@ -17,12 +17,17 @@ IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus on
 
 @dataclass(frozen=True)
 class Photograph:
-    """One image of a source. `stamp` changes when the file does; `expected_hw`: its size in the annotations."""
+    """One image of a source. `stamp` changes when the file does; `expected_hw`: its size in the annotations.
+
+    `size`: bytes, 0 if unknown. `found_as`: the file's name in the source, if it is not `file_name`.
+    """
 
     image_id: int
     file_name: str
     stamp: str = ""
     expected_hw: tuple[int, int] | None = None
+    size: int = 0
+    found_as: str = ""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Read untrusted archives in place. Nothing is extracted to disk, so no member can escape its folder.
 
-Links, devices and folders are skipped. Sizes are checked before unpacking and again while unpacking.
+Folders are skipped; links and devices are reported. Sizes are checked before unpacking and again while unpacking.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sohes.errors import SohesError
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBER_BYTES = 2**28  # 256 MiB: far more than a photograph or the annotations of one image
 MAX_RATIO = 100  # unpacked to packed bytes; photographs are near 1, JSON near 10
+_NO_FILE = "a link or a device in the archive, not a file: pack the photograph itself"
 
 Member = tuple[str, bytes | UnreadableImage]
 
@@ -26,7 +27,8 @@ def iter_members(
 ) -> Iterator[Member]:
     """(name, bytes) of the files in a tar (gzipped or not) or zip whose name is `wanted`, in the archive's order.
 
-    A member that is too large, damaged or named with a path outside the archive is an UnreadableImage with the reason.
+    A member that is no file, too large, damaged or named with a path outside the archive is an UnreadableImage with the
+    reason.
     SohesError if the archive itself is damaged, or unpacks to more than `max_ratio` times its size.
     """
     try:
@@ -62,7 +64,10 @@ def _iter_tar(path: Path, wanted: Callable[[str], bool], max_member_bytes: int, 
             unpacked += member.size
             if unpacked > limit:
                 raise SohesError(f"the archive {path.name} unpacks to more than {max_ratio} times its size: refused")
-            if not member.isreg() or not wanted(member.name):  # links and devices are not photographs
+            if member.isdir() or not wanted(member.name):
+                continue
+            if not member.isreg():
+                yield member.name, UnreadableImage(_NO_FILE)
                 continue
             if problem := _problem(member.name, member.size, max_member_bytes):
                 yield member.name, UnreadableImage(problem)
@@ -79,7 +84,10 @@ def _iter_zip(path: Path, wanted: Callable[[str], bool], max_member_bytes: int) 
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             link = (member.external_attr >> 16) & 0o170000 == 0o120000
-            if member.is_dir() or link or not wanted(member.filename):
+            if member.is_dir() or not wanted(member.filename):
+                continue
+            if link:
+                yield member.filename, UnreadableImage(_NO_FILE)
                 continue
             if problem := _problem(member.filename, member.file_size, max_member_bytes):
                 yield member.filename, UnreadableImage(problem)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
 from sohes.errors import SohesError
 
@@ -22,6 +22,8 @@ _FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
 
 # Pillow has its own guard against huge images; ours, `max_megapixels`, is checked before any pixel is decoded.
 Image.MAX_IMAGE_PIXELS = None
+# Tools write histories and profiles of megabytes into a PNG: one text may be as long as all together.
+PngImagePlugin.MAX_TEXT_CHUNK = PngImagePlugin.MAX_TEXT_MEMORY
 
 _EXIF_ORIENTATION = 0x0112
 _UPRIGHT = {
@@ -50,10 +52,25 @@ def decode_image(data: bytes, *, max_megapixels: float, apply_exif: bool) -> np.
     `apply_exif` turns the image upright; without it the pixels stay as stored, the frame of COCO's annotations (a
     TIFF's own orientation is always applied).
     """
+    with _opened(data) as image:
+        return rgb_pixels(image, max_megapixels=max_megapixels, apply_exif=apply_exif)
+
+
+def decode_stored(data: bytes, *, max_megapixels: float) -> tuple[np.ndarray, int]:
+    """The pixels as `decode_image` gives them without EXIF, and the EXIF orientation, 1 (upright) to 8.
+
+    From 5 on, height and width change places when the image is turned upright.
+    """
+    with _opened(data) as image:
+        return rgb_pixels(image, max_megapixels=max_megapixels, apply_exif=False), _orientation(image)
+
+
+@contextmanager
+def _opened(data: bytes) -> Iterator[Image.Image]:
     if not data:
         raise UnreadableImage("the file is empty")
     with _as_unreadable(), Image.open(io.BytesIO(data), formats=_FORMATS) as image:
-        return rgb_pixels(image, max_megapixels=max_megapixels, apply_exif=apply_exif)
+        yield image
 
 
 def rgb_pixels(image: Image.Image, *, max_megapixels: float, apply_exif: bool) -> np.ndarray:
@@ -90,11 +107,17 @@ def _check_size(width: int, height: int, max_megapixels: float) -> None:
         raise UnreadableImage(f"too large: {width} x {height} are {megapixels:.1f} megapixels (max {max_megapixels:g})")
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _orientation(image: Image.Image) -> int:
+    """Of a loaded image: a TIFF is upright then."""
     try:
         orientation = image.getexif().get(_EXIF_ORIENTATION, 1)
     except Exception:  # damaged metadata around sound pixels: take the image as upright
-        orientation = 1
+        return 1
+    return orientation if orientation in _UPRIGHT else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    orientation = _orientation(image)
     return image.transpose(_UPRIGHT[orientation]) if orientation in _UPRIGHT else image
 
 

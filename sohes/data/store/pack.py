@@ -7,13 +7,13 @@ import tarfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sohes.data.store.decode import UnreadableImage, decode_image
+from sohes.data.store.decode import UnreadableImage, decode_stored
 from sohes.data.store.images import MANIFEST_VERSION, ImageEntry
 from sohes.data.store.rejected import Rejected, write_rejected
 from sohes.errors import SohesError
@@ -41,6 +41,14 @@ def shard_name(index: int) -> str:
     return f"images-{index:05d}.tar"
 
 
+class Packed(NamedTuple):
+    """What `pack_shard` has written, left out and why, and the names of images of which the frame had to be assumed."""
+
+    entries: list[ImageEntry]
+    rejected: list[Rejected]
+    assumed: list[str]
+
+
 def pack_shard(
     candidates: Iterable[Candidate],
     path: Path,
@@ -48,39 +56,57 @@ def pack_shard(
     max_megapixels: float,
     apply_exif: bool,
     expected_hw: Mapping[int, tuple[int, int]] | None = None,
-) -> tuple[list[ImageEntry], list[Rejected]]:
-    """Write one tar of the images that decode, bytes as they came; the entries written, and the images rejected.
+    annotations_upright: bool = False,
+) -> Packed:
+    """Write one tar of the images that decode, bytes as they came.
 
-    expected_hw: (height, width) of an image's annotations by image id; a photograph of another size is rejected.
+    expected_hw: (height, width) of an image's annotations by image id, which decides for it in place of `apply_exif`:
+    if they fit the photograph turned upright only, it is turned; if they fit both ways, `annotations_upright` decides;
+    if they fit neither, it is rejected.
     """
-    packed: list[ImageEntry] = []
-    rejected: list[Rejected] = []
+    done = Packed([], [], [])
     with atomic_path(path) as temporary, temporary.open("wb") as tar:
-        for image_id, file_name, data in candidates:
+        for image_id, named, data in candidates:
+            file_name = named.encode("utf-8", "backslashreplace").decode()  # a tar's or a JSON's name may be no text
             try:
                 if isinstance(data, UnreadableImage):
                     raise data
-                height, width = decode_image(data, max_megapixels=max_megapixels, apply_exif=apply_exif).shape[:2]
-                _check_expected(height, width, (expected_hw or {}).get(image_id))
+                pixels_HW3, orientation = decode_stored(data, max_megapixels=max_megapixels)
+                stored_hw = pixels_HW3.shape[:2]
+                upright_hw = stored_hw[::-1] if orientation >= 5 else stored_hw
+                turned, expected = apply_exif, (expected_hw or {}).get(image_id)
+                if expected is not None:
+                    fits = _fitting(stored_hw, upright_hw, expected)
+                    turned = fits[0]
+                    if len(fits) > 1 and orientation > 1:
+                        turned = annotations_upright
+                        done.assumed.append(file_name)
+                height, width = upright_hw if turned else stored_hw
             except UnreadableImage as error:
-                rejected.append(Rejected(file_name, error.reason))
+                done.rejected.append(Rejected(file_name, error.reason))
                 continue
             digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
             # Named by its id: a name from an annotation file may point anywhere once unpacked.
-            offset = _add_to_tar(tar, f"{image_id:012d}{PurePosixPath(file_name).suffix.lower()}", data)
-            packed.append(
-                ImageEntry(image_id, file_name, digest, height, width, path.name, offset, len(data), apply_exif)
+            offset = _add_to_tar(tar, f"{image_id:012d}{_suffix(file_name)}", data)
+            done.entries.append(
+                ImageEntry(image_id, file_name, digest, height, width, path.name, offset, len(data), turned)
             )
         tar.write(bytes(2 * tarfile.BLOCKSIZE))  # the end of a tar
-    return packed, rejected
+    return done
 
 
-def _check_expected(height: int, width: int, expected: tuple[int, int] | None) -> None:
-    if expected not in (None, (height, width)):
-        assert expected is not None
-        raise UnreadableImage(
-            f"the photograph is {width} x {height}, its annotations are for {expected[1]} x {expected[0]}"
-        )
+def _fitting(stored_hw: tuple, upright_hw: tuple, expected: tuple[int, int]) -> list[bool]:
+    """Whether annotations of the expected size can be for stored pixels (False), upright ones (True), or both."""
+    fits = [turned for turned, hw in ((False, stored_hw), (True, upright_hw)) if hw == expected]
+    if not fits:
+        (height, width), (theirs_h, theirs_w) = stored_hw, expected
+        raise UnreadableImage(f"the photograph is {width} x {height}, its annotations are for {theirs_w} x {theirs_h}")
+    return fits
+
+
+def _suffix(file_name: str) -> str:
+    """As much of the name's suffix as any tar's header can hold."""
+    return PurePosixPath(file_name).suffix.lower().encode("ascii", "ignore").decode()[:16]
 
 
 def _add_to_tar(tar: BinaryIO, name: str, data: bytes) -> int:
@@ -101,6 +127,7 @@ def write_manifest(folder: Path, packed: Sequence[ImageEntry], rejected: Sequenc
         twice = next(i for i, count in zip(*np.unique(image_ids, return_counts=True), strict=True) if count > 1)
         raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
     write_rejected(folder / "rejected.jsonl", rejected)
-    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": note})
+    text = note.encode("utf-8", "backslashreplace")  # it may name a file whose name is no text
+    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
     with atomic_path(folder / "manifest.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in packed], schema), temporary, compression="zstd")

@@ -36,4 +36,4 @@ def _read(key: tuple[str, str], *, root: Path) -> Example:
     if numbers_HW.ndim != 2 or numbers_HW.max() > len(CLASSES):
         raise SohesError(f"{path} is not a map of 150 classes: take annotations/ of the scene parsing challenge")
     photograph = layout.read_file(root, f"images/{split}", name=f"{name}.jpg")
-    return example(decode_photograph(photograph), classes_HW=numbers_HW - 1)
+    return example(decode_photograph(photograph, numbers_HW.shape), classes_HW=numbers_HW - 1)

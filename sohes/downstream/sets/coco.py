@@ -37,13 +37,16 @@ def categories(content: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _boxes(content: dict[str, Any], folder: str) -> tuple[Key, ...]:
-    """(folder, file name, boxes_T4, labels_T) of each image."""
+    """(folder, file name, (height, width), boxes_T4, labels_T) of each image."""
     places = {category["id"]: place for place, category in enumerate(categories(content))}
     found = defaultdict(list)
     for annotation in content["annotations"]:
         if not annotation.get("iscrowd") and min(annotation["bbox"][2:]) > 0:
             found[annotation["image_id"]].append((annotation["bbox"], places[annotation["category_id"]]))
-    return tuple((folder, image["file_name"], *_split(found[image["id"]])) for image in content["images"])
+    return tuple(
+        (folder, image["file_name"], (image["height"], image["width"]), *_split(found[image["id"]]))
+        for image in content["images"]
+    )
 
 
 def _split(boxes: list[tuple[list[float], int]]) -> tuple[np.ndarray, np.ndarray]:
@@ -53,6 +56,6 @@ def _split(boxes: list[tuple[list[float], int]]) -> tuple[np.ndarray, np.ndarray
 
 
 def _read(key: Key, *, root: Path) -> Example:
-    folder, name, boxes_T4, labels_T = key
+    folder, name, size, boxes_T4, labels_T = key
     photograph = layout.read_file(root, folder, "images", name=name)
-    return example(decode_photograph(photograph), boxes_T4=boxes_T4, labels_T=labels_T)
+    return example(decode_photograph(photograph, size), boxes_T4=boxes_T4, labels_T=labels_T)

@@ -48,4 +48,5 @@ def _read(key: Key, *, root: Path, path: Path, number: dict[int, tuple[int, bool
             boxes.append((x, y, x + w, y + h))
             labels.append(label)
     photograph = panoptic.read_image(root, image["file_name"])
-    return example(decode_photograph(photograph), classes_HW=classes_HW, boxes_T4=boxes, labels_T=labels)
+    pixels = decode_photograph(photograph, (image["height"], image["width"]))
+    return example(pixels, classes_HW=classes_HW, boxes_T4=boxes, labels_T=labels)

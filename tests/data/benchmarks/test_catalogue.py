@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.benchmarks.catalogue import BENCHMARKS, benchmark, describe
+from sohes.data.benchmarks.catalogue import BENCHMARKS, benchmark, decode_photograph, describe
 from sohes.errors import SohesError
 from sohes.evaluate.recall import evaluate_masks
 from sohes.masks import forest
@@ -71,6 +72,17 @@ def test_every_reader_keeps_the_bars_on_real_data(name, folder, images, shared_d
     records = list(BENCHMARKS[name].read_benchmark(shared_data / folder))
     assert len(records) == images
     check_bars(records)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_photograph_has_the_frame_of_its_masks(orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = io.BytesIO()
+    Image.new("RGB", (30, 20)).save(data, "JPEG", exif=exif)
+    read = partial(decode_photograph, data.getvalue())
+    assert read().shape[:2] == read((20, 30)).shape[:2] == read((9, 9)).shape[:2] == (20, 30)
+    assert read((30, 20)).shape[:2] == ((30, 20) if orientation >= 5 else (20, 30))
 
 
 @pytest.mark.parametrize("name", NAMES)

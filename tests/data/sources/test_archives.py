@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from sohes.data.sources.archives import ArchivesSource
-from sohes.data.sources.source import IDS_PER_PACK
+from sohes.data.sources.source import IDS_PER_PACK, Pack
 from sohes.data.sources.transfer import Patience
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
@@ -73,6 +73,20 @@ def test_annotated_photographs_keep_their_ids_and_the_others_are_numbered(coco_z
     assert evaluation[139].data == photo(139)
     assert isinstance(evaluation[724].data, UnreadableImage)
     assert evaluation[724].data.reason == "annotated, but not in val2017.zip"
+
+
+def test_names_of_another_tool_are_found_in_the_archive(web, tmp_path):
+    files = {"val/a/1.jpg": photo(1), "val/b/1.jpg": photo(2), "val/c/2.JPG": photo(3), "val/d/4.jpg": photo(4)}
+    write_zip(web.folder / "val2017.zip", files)
+    names = ["D:\\val\\b\\1.jpg", "A/1.jpg", "2.jpg", "x/4.jpg"]
+    images = [{"id": i, "file_name": name, "height": 10, "width": 20} for i, name in enumerate(names)]
+    (web.folder / "a.json").write_text(json.dumps({"images": images, "annotations": []}))
+    source = source_of(web, images=(), eval=(f"{web.url}/val2017.zip",), annotations=f"{web.url}/a.json")
+    pack = Pack(0, "val2017.zip", held_out=True)
+    source.fetch(pack, tmp_path)
+    found = {m.image_id: m.data for m in source.members(pack, tmp_path, held_out=True)}
+    assert [found[i] for i in range(3)] == [photo(2), photo(1), photo(3)]
+    assert found[3].reason == "annotated, but not in val2017.zip"  # d/4.jpg is another than x/4.jpg
 
 
 def test_without_annotations_a_fraction_is_held_out_and_ids_do_not_depend_on_it(coco_zips, tmp_path):

@@ -1,6 +1,8 @@
+import errno
 import json
 import os
 import shutil
+import socket
 from pathlib import Path
 
 import pytest
@@ -34,7 +36,9 @@ def test_photographs_are_found_at_any_depth_with_any_suffix(tmp_path: Path) -> N
     for name in ("b.JPG", "a.jpeg", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp", ".hidden.png", ".cache/x.png"):
         photo(tmp_path / name, 1)
     (tmp_path / "notes.txt").write_text("not a photograph")
-    assert list_photographs(tmp_path) == (["a.jpeg", "b.JPG", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp"], 1)
+    found = list_photographs(tmp_path)
+    assert found.photographs == ["a.jpeg", "b.JPG", "sub/a.jpeg", "sub/deep/x.TIFF", "z.webp"]
+    assert (found.unread, found.others) == ([], 1)
 
 
 def test_circular_links_are_followed_once(tmp_path: Path) -> None:
@@ -43,8 +47,8 @@ def test_circular_links_are_followed_once(tmp_path: Path) -> None:
     (tmp_path / "album/sub/up").symlink_to(tmp_path / "album")
     (tmp_path / "album/other").symlink_to(tmp_path / "elsewhere")
     (tmp_path / "album/broken.png").symlink_to(tmp_path / "nothing.png")
-    found, _ = list_photographs(tmp_path / "album")
-    assert found == ["broken.png", "other/b.png", "sub/a.png"]
+    found = list_photographs(tmp_path / "album")
+    assert found.photographs == ["broken.png", "other/b.png", "sub/a.png"]
     plan = FolderSource(tmp_path / "album", None, 0.5).plan()  # the broken link is planned, to be rejected by name
     assert "broken.png" in names(plan.train)
 
@@ -58,8 +62,74 @@ def test_a_name_that_is_not_utf8_is_not_lost(tmp_path: Path) -> None:
     source = FolderSource(tmp_path, None, 0)
     plan = source.plan()
     assert names(plan.train) == ["\\xff.png", "a.png"]
-    with pytest.raises(UnreadableImage, match="no such photograph"):
+    with pytest.raises(UnreadableImage, match="its name is not UTF-8, rename it"):
         source.read(plan.train[0])
+
+
+def test_a_place_that_cannot_be_looked_into_is_rejected_by_name(tmp_path: Path) -> None:
+    photo(tmp_path / "a.png", 1)
+    (tmp_path / "an album").symlink_to(tmp_path / "an unmounted disk")
+    (tmp_path / "notes.txt").symlink_to(tmp_path / "nothing.txt")  # no photograph, wherever it points
+    names_251 = "/".join(["n" * 251] * 18)  # deeper than a path may be long: nobody, root included, can open the end
+    where, here = tmp_path, Path.cwd()
+    try:
+        for part in names_251.split("/"):
+            os.chdir(where)
+            Path(part).mkdir()
+            where = Path(part)
+    finally:
+        os.chdir(here)
+    plan = (source := FolderSource(tmp_path, None, 0)).plan()
+    album, deep = (p for p in plan.train if p.file_name != "a.png")
+    assert (album.file_name, deep.file_name[:251]) == ("an album", "n" * 251)
+    assert "1 left out" in plan.notes[0]
+    with pytest.raises(UnreadableImage, match="a link to nothing"):
+        source.read(album)
+    with pytest.raises(UnreadableImage, match="it cannot be read: File name too long"):
+        source.read(deep)
+
+
+def test_a_folder_without_permission_is_rejected_with_the_reason(tmp_path: Path, monkeypatch) -> None:
+    folder_of(tmp_path / "open", 2)
+    folder_of(tmp_path / "closed", 2)
+    forbid(monkeypatch, tmp_path / "closed")
+    plan = (source := FolderSource(tmp_path, None, 0)).plan()
+    assert names(plan.train) == ["closed", "open/000.png", "open/001.png"]
+    with pytest.raises(UnreadableImage, match="it cannot be read: Permission denied"):
+        source.read(plan.train[0])
+    forbid(monkeypatch, tmp_path)
+    with pytest.raises(PermissionError):
+        source.plan()
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Make a folder unreadable, for root too."""
+    for name in ("scandir", "listdir"):
+        original = getattr(os, name)
+
+        def refuse(path, original=original):
+            if Path(path) == folder:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return original(path)
+
+        monkeypatch.setattr(os, name, refuse)
+
+
+@pytest.mark.parametrize("annotated", [False, True])
+def test_a_pipe_a_socket_and_a_device_are_not_waited_for(tmp_path: Path, annotated: bool) -> None:
+    photo(tmp_path / "photos/a.png", 1)
+    os.mkfifo(tmp_path / "photos/pipe.jpg")
+    (tmp_path / "photos/zeros.png").symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(os.path.relpath(tmp_path / "photos/socket.bmp"))  # an absolute path may be too long for it
+    every = ["a.png", "pipe.jpg", "socket.bmp", "zeros.png"]
+    file = annotations(tmp_path / "a.json", [listed(i, name) for i, name in enumerate(every)]) if annotated else None
+    plan = (source := FolderSource(tmp_path / "photos", file, 0.5)).plan()
+    assert sorted(names(plan.train)) == every  # one readable photograph: nothing is held out
+    for photograph in plan.train:
+        if photograph.file_name != "a.png":
+            with pytest.raises(UnreadableImage, match="a pipe, a socket or a device"):
+                source.read(photograph)
 
 
 def test_a_folder_without_photographs_is_an_error(tmp_path: Path) -> None:
@@ -174,6 +244,7 @@ def test_without_annotations_there_is_no_truth(tmp_path: Path) -> None:
         ("../secret.png", "points outside the folder"),
         ("/etc/passwd", "points outside the folder"),
         ("folder.png", "cannot be read"),
+        ("001\0.png", "no such photograph"),
     ],
 )
 def test_a_listed_photograph_that_cannot_be_read_is_rejected(tmp_path: Path, file_name: str, reason: str) -> None:
@@ -186,6 +257,34 @@ def test_a_listed_photograph_that_cannot_be_read_is_rejected(tmp_path: Path, fil
     bad = next(photograph for photograph in plan.train + plan.held_out if photograph.image_id == 9)
     with pytest.raises(UnreadableImage, match=reason):
         source.read(bad)
+
+
+def test_names_that_another_tool_has_written_find_their_photographs(tmp_path: Path) -> None:
+    on_disk = ["a.png", "Été/b 1.png", "x/c.png", "y/c.png", "y/d.png", "left out.png"]
+    for i, name in enumerate(on_disk):
+        photo(tmp_path / "photos" / name, i)
+    written = ["C:\\me\\A.PNG", "/home/me/\u00e9t\u00e9/b%201.png", "x/c.png", "z/c.png", "./y/d.png"]
+    file = annotations(tmp_path / "a.json", [listed(i, name) for i, name in enumerate(written)])
+    plan = (source := FolderSource(tmp_path / "photos", file, 0)).plan()
+    assert names(plan.train) == written
+    read = {p.image_id: p.found_as for p in plan.train}
+    # `z/c.png`: `x/c.png` is another's, so `y/c.png` is the only one left.
+    assert read == {0: "a.png", 1: "Été/b 1.png", 2: "", 3: "y/c.png", 4: ""}
+    assert [source.read(p) for p in plan.train] == [(tmp_path / "photos" / on_disk[i]).read_bytes() for i in range(5)]
+    assert "3 photographs have other names than in" in plan.notes[0]
+    assert "such as Été/b 1.png, which is taken for /home/me/été/b%201.png" in plan.notes[0]
+    assert "1 photographs are not listed" in plan.notes[1]
+
+
+def test_two_names_never_share_a_photograph(tmp_path: Path) -> None:
+    folder_of(tmp_path / "photos", 2)
+    file = annotations(
+        tmp_path / "a.json", [listed(i, name) for i, name in enumerate(("a/000.png", "b/000.png", "001.png"))]
+    )
+    plan = (source := FolderSource(tmp_path / "photos", file, 0)).plan()
+    for photograph in plan.train[:2]:
+        with pytest.raises(UnreadableImage, match="no such photograph"):
+            source.read(photograph)
 
 
 def test_real_annotated_photographs(shared_data: Path) -> None:

@@ -54,7 +54,7 @@ def test_names_outside_the_archive_are_reported_and_nothing_is_written(tmp_path,
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["evil", "in"]
 
 
-def test_links_and_devices_are_skipped(tmp_path):
+def test_links_and_devices_are_reported(tmp_path):
     odd = []
     kinds = {
         "s": tarfile.SYMTYPE,
@@ -67,13 +67,19 @@ def test_links_and_devices_are_skipped(tmp_path):
         info = tarfile.TarInfo(f"{name}.jpg")
         info.type, info.linkname = kind, "/etc/passwd"
         odd.append(info)
-    assert photographs(write_tar(tmp_path / "odd.tar", {"a.jpg": b"one"}, extra=tuple(odd))) == {"a.jpg": b"one"}
+    found = photographs(write_tar(tmp_path / "odd.tar", {"a.jpg": b"one"}, extra=tuple(odd)))
+    assert found.pop("a.jpg") == b"one"
+    assert found.keys() == {f"{name}.jpg" for name in kinds}
+    assert all("a link or a device" in reason for reason in found.values())
     link = zipfile.ZipInfo("link.jpg")
     link.external_attr = 0o120777 << 16
     with zipfile.ZipFile(tmp_path / "odd.zip", "w") as archive:
         archive.writestr(link, "/etc/passwd")
         archive.writestr("a.jpg", b"one")
-    assert photographs(tmp_path / "odd.zip") == {"a.jpg": b"one"}
+    found = photographs(tmp_path / "odd.zip")
+    assert found.pop("a.jpg") == b"one"
+    assert "a link or a device" in found.pop("link.jpg")
+    assert not found
 
 
 def test_zip_bombs_are_refused(tmp_path):

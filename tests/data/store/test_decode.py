@@ -4,9 +4,9 @@ import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, PngImagePlugin
 
-from sohes.data.store.decode import UnreadableImage, decode_image
+from sohes.data.store.decode import UnreadableImage, decode_image, decode_stored
 
 # Twelve wide, nine high, so that a turned image shows; the left half red, the right half blue.
 RED_BLUE = np.zeros((9, 12, 3), np.uint8)
@@ -152,9 +152,34 @@ def test_exif_turns_a_photograph_upright_or_is_ignored(orientation: int) -> None
     assert np.abs(decoded(data, apply_exif=False).astype(int) - stored).max() < 8
 
 
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", [1, 3, 6, 9, 0])
+def test_stored_pixels_come_with_the_orientation_that_is_left_to_apply(format: str, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(RED_BLUE), format, exif=exif)
+    pixels, left = decode_stored(data, max_megapixels=1)
+    np.testing.assert_array_equal(pixels, decoded(data, apply_exif=False))
+    assert left == (orientation if orientation in (3, 6) and format != "TIFF" else 1)  # a TIFF is upright already
+
+
 def test_damaged_exif_does_not_cost_the_photograph() -> None:
     data = encoded(Image.fromarray(RED_BLUE), "JPEG", exif=b"Exif\x00\x00MM\x00*\xff\xff\xff\xffgarbage")
     assert decoded(data).shape == (9, 12, 3)
+
+
+def test_what_a_png_holds_beside_its_pixels_does_not_cost_the_photograph() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("history", "A" * 2_000_000, zip=True)
+    info.add_itxt("prompt", "é" * 2_000_000, zip=True)
+    info.add_text("plain", "A" * 2_000_000)
+    profile = bytes(3_000_000)
+    np.testing.assert_array_equal(
+        decoded(encoded(Image.fromarray(RED_BLUE), pnginfo=info, icc_profile=profile)), RED_BLUE
+    )
+    bomb = PngImagePlugin.PngInfo()
+    bomb.add_text("bomb", "A" * 2**27, zip=True)
+    assert "too large" in why_not(encoded(Image.fromarray(RED_BLUE), pnginfo=bomb))
 
 
 def test_size_limits() -> None:

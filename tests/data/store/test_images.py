@@ -13,6 +13,7 @@ from PIL import Image
 
 from sohes.data.store.decode import UnreadableImage, decode_image
 from sohes.data.store.images import ImageStore
+from sohes.data.store.pack import write_manifest
 from sohes.errors import SohesError
 
 
@@ -53,6 +54,19 @@ def test_the_shards_are_tars_that_anyone_can_read(tmp_path: Path) -> None:
     with tarfile.open(tmp_path / "images/images-00000.tar") as tar:
         assert tar.getnames() == ["000000000007.png", "000000000003.png"]
         assert tar.extractfile("000000000003.png").read() == three_images()[1][2]
+
+
+@pytest.mark.parametrize("name", ["a." + "x" * 200, "a.写真", "\ud83d\udcff.png", "a\n.png", "..", ""])
+def test_a_name_of_any_letters_is_packed(tmp_path: Path, name: str) -> None:
+    pack(tmp_path / "images", [(7, name, encoded(Image.new("RGB", (10, 20)))), (8, name, b"bad")])
+    store = ImageStore(tmp_path / "images")
+    assert store.read(7).shape == (20, 10, 3)
+    shown = name.encode("utf-8", "backslashreplace").decode()
+    assert store.entry(7).file_name == shown
+    write_manifest(tmp_path / "images", [store.entry(7)], [], note=f"left out: {name}")
+    assert ImageStore(tmp_path / "images").note == f"left out: {shown}"
+    with tarfile.open(tmp_path / "images/images-00000.tar") as tar:
+        assert tar.getnames()[0].startswith("000000000007")
 
 
 def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks.predictions import coco_json, sa1b_json
+from sohes.data.names import Names
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
@@ -47,15 +49,21 @@ def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRec
 
 
 def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
-    """Each prediction with its benchmark's image id: by the whole file name, else by its last part if that is unique,
-    suffixes aside; without a file name by id. SohesError for an image that is not the benchmark's."""
+    """Each prediction with its benchmark's image id: by the whole file name, else by its last parts if they are unique,
+    suffixes aside; without a file name by id. Where case, kind of slash or escapes had to be put aside too, a line on
+    stderr says so. SohesError for an image that is not the benchmark's."""
     whole = {_whole(record.file_name): record.image_id for record in truth}
     stems = Counter(_stem(record.file_name) for record in truth)
     last = {_stem(r.file_name): r.image_id for r in truth if stems[_stem(r.file_name)] == 1}
     ids = {record.image_id for record in truth}
+    names = Names(whole)
+    odd: list[str] = []
     for record in predictions:
         name = record.file_name
         image_id = whole.get(_whole(name), last.get(_stem(name))) if name else record.image_id
+        if image_id is None and (found := names.find(_whole(name))) is not None:
+            image_id = whole[found]
+            odd.append(f"{name}, which is taken for {found}")
         if image_id is None or image_id not in ids:
             several = stems[_stem(name)] > 1 if name else False
             raise SohesError(
@@ -64,10 +72,13 @@ def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> I
                 + ": predict the benchmark's own images, under their own names or ids"
             )
         yield record if record.image_id == image_id else dataclasses.replace(record, image_id=image_id)
+    if odd:
+        print(f"sohes: {len(odd)} predictions have other names than the benchmark, such as {odd[0]}", file=sys.stderr)
 
 
 def _whole(name: str) -> str:
-    return str(PurePosixPath(name).with_suffix("")) if name else ""
+    path = PurePosixPath(name)
+    return str(path.with_suffix("")) if path.name else ""
 
 
 def _stem(name: str) -> str:

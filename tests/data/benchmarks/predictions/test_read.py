@@ -60,6 +60,18 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_folder_only():
         list(match([record(1, "a.jpg")], truth))
 
 
+def test_names_of_another_tool_are_matched_and_told(capsys):
+    truth = [record(1, "one/a b.jpg"), record(2, "two/a b.jpg"), record(3, "two/Ü.jpg")]
+    written = [record(9, "C:\\data\\TWO\\A B.png"), record(9, "/x/one/a%20b"), record(9, "u\u0308.png")]
+    assert ids(match(written, truth)) == [2, 1, 3]
+    assert "3 predictions have other names than the benchmark, such as C:" in capsys.readouterr().err
+    assert ids(match(truth, truth)) == [1, 2, 3]
+    assert capsys.readouterr().err == ""
+    for name in ("/", ".", "..", "A%20B.png"):
+        with pytest.raises(SohesError, match="predict the benchmark's own images"):
+            list(match([record(1, name)], truth))
+
+
 def test_an_image_that_the_benchmark_lacks_is_named():
     with pytest.raises(SohesError, match=r"hold cat\.jpg, which the benchmark lacks"):
         list(match([record(139, "cat.jpg")], TRUTH))
