@@ -19,7 +19,7 @@ demo: $(STAMP)  ## Run the whole pipeline on the profile in params.yaml, and pri
 	if dvc status --quiet; then echo "All stages are fresh: nothing to do."; else dvc repro; fi && python -m sohes table
 
 test: $(STAMP)  ## All tests; skipped ones are listed at the end with the reason
-	@$(RUN) python -m pytest -rs
+	@$(RUN) python -m pytest -rs --numprocesses 2 --dist loadfile  # a file in one process: its tests share servers
 
 check: $(STAMP)  ## Format, lint, types, layers, packages, dead code, documentation
 	@$(RUN) \
