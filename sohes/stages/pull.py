@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sohes import tracking
+from sohes.data.benchmarks import annotations
 from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.s3 import S3Source
@@ -80,10 +81,19 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
         work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
         return
     with tracking.stage_run("pull", params, root) as recorder:
+        plan = _with_checked_truth(job, plan)
         work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
         recorder.metrics(_publish(job, work, plan, params, root))
         for folder in _splits(root).values():
             recorder.artifact(folder / "rejected.jsonl")
+
+
+def _with_checked_truth(job: Job, plan: Plan) -> Plan:
+    """The plan with a note on every kind of annotation that is left out. SohesError for a broken file, by name."""
+    if not isinstance(job.source, FolderSource) or job.source.annotations is None:
+        return plan
+    notes = annotations.check(job.source.annotations, {photograph.image_id for photograph in plan.held_out})
+    return replace(plan, notes=(*plan.notes, *notes))
 
 
 def _splits(root: Path) -> dict[str, Path]:
@@ -117,9 +127,9 @@ def make_source(params: Params, root: Path) -> Source | PackSource:
         return Sa1bSource(links, here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
     if pull.source == "archives":
         many = pull.archives
-        annotations = None if many.annotations is None else absolute(many.annotations)
+        truth = None if many.annotations is None else absolute(many.annotations)
         images, held_out = tuple(map(absolute, many.images)), tuple(map(absolute, many.eval))
-        return ArchivesSource(images, held_out, annotations, many.eval_fraction, here(many.digests))
+        return ArchivesSource(images, held_out, truth, many.eval_fraction, here(many.digests))
     images_folder = given(here(pull.folder.images), "images", "your folder of photographs")
     return FolderSource(images_folder, here(pull.folder.annotations), pull.folder.eval_fraction)
 

@@ -89,7 +89,7 @@ def test_our_own_export_comes_back_with_its_forest(tmp_path):
     [
         ([detection(score=None)], "a mask of image 7 has the score None"),
         ([detection(score=float("nan"))], "has the score nan"),
-        ([detection(image_id="7")], "needs a whole number image_id"),
+        ([detection(image_id="7.5")], "needs a whole number image_id"),
         ([5], "needs a whole number image_id"),
         ([detection(), detection(segmentation=None)], "there is no segmentation"),
         ([detection(), detection(segmentation=rle(MASK.T))], r"size \[6, 4\] is not the image's \[4, 6\]"),
