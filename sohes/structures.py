@@ -55,6 +55,11 @@ class MaskSet:
     def __len__(self) -> int:
         return len(self.rles)
 
+    @property
+    def entities(self) -> int:
+        """The number of masks that a prediction is asked for: all but crowds."""
+        return sum(source != CROWD for source in self.sources)
+
 
 @dataclass(frozen=True)
 class ImageRecord:

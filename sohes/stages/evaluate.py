@@ -71,7 +71,7 @@ def _check_truth(project: Project) -> None:
     """Before hours of predicting: a word if nothing can be scored, SohesError if something should be."""
     if not project.truth.exists():
         print("evaluate: there are no annotations, so the masks are predicted but not scored", file=sys.stderr)
-    elif not any(len(record.masks) for record in iter_records(project.truth)):
+    elif not any(record.masks.entities for record in iter_records(project.truth)):
         raise SohesError(
             f"the ground truth in {project.truth} has no mask, so nothing can be scored: pull again with annotations "
             "of the held-out images, or without any"

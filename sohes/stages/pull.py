@@ -27,10 +27,11 @@ from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
 from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageEntry, ImageStore
-from sohes.data.store.labels import write_shard
+from sohes.data.store.labels import iter_records, write_shard
 from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 from sohes.params import Params
 from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
@@ -172,6 +173,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
     downloads = job.work / "downloads" / f"{pack.index:05d}"
     source = cast(PackSource, job.source)
     digest = source.fetch(pack, downloads)
+    remarks = Remarks()
     facts: Facts = {"pack": {"name": pack.name, "digest": digest}}
     for split in SPLITS:
         path = job.work / split / shard_name(pack.index)
@@ -179,7 +181,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
         sizes: dict[int, tuple[int, int]] = {}
 
         def candidates(split: str = split, truth: dict = truth, sizes: dict = sizes) -> Iterator[Candidate]:
-            for member in source.members(pack, downloads, held_out=split == "eval"):
+            for member in source.members(pack, downloads, held_out=split == "eval", remarks=remarks):
                 if member.truth is not None:
                     truth[member.image_id] = member.truth
                     sizes[member.image_id] = (member.truth.height, member.truth.width)
@@ -196,6 +198,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
         facts[split] = _as_facts(packed, rejected)
+    facts["notes"] = remarks.sentences(Path(pack.name))
     shutil.rmtree(downloads, ignore_errors=True)
     return facts
 
@@ -223,6 +226,7 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
     rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
     try:
+        plan = replace(plan, notes=(*plan.notes, *itertools.chain(*(part.get("notes", ()) for part in facts))))
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
@@ -237,6 +241,8 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     if plan.packs:
         write_json(job.work / "images/packs.json", [part["pack"] for part in facts])
         if (job.work / "truth").exists():
+            if not any(record.masks.entities for record in iter_records(job.work / "truth")):
+                raise SohesError("none of the held-out images has a mask to find, so nothing could be scored")
             shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
             shutil.copytree(job.work / "truth", job.work / "eval/labels")
     else:

@@ -144,7 +144,8 @@ def test_a_photograph_of_another_size_than_its_annotations_is_rejected(
     photographs(tmp_path / "photos", 6)
     images = [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 20 + i} for i in range(6)]
     images[2] |= {"height": 22, "width": 10}  # turned
-    (tmp_path / "a.json").write_text(str({"images": images, "annotations": []}).replace("'", '"'))
+    drawn = [{"id": 1, "image_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]]}]
+    (tmp_path / "a.json").write_text(str({"images": images, "annotations": drawn}).replace("'", '"'))
     pull.run(folder_params(scenes, tmp_path / "photos", tmp_path / "a.json", eval_fraction=1), tmp_path)
     assert ImageStore(tmp_path / "data/eval").image_ids == [0, 1, 3, 4, 5]
     assert (

@@ -27,10 +27,10 @@ def check(path: Path, held_out: Collection[int] | None = None) -> tuple[str, ...
     can be used, in the whole file or in these images.
     """
     remarks = Remarks()
-    masks = {record.image_id: len(record.masks) for record in read(path, remarks=remarks)}
-    if not any(masks.values()):
-        raise SohesError(f"{path} has no annotation: name a file that has, or none, and nothing is scored")
-    if held_out and not any(masks[image_id] for image_id in held_out):
+    entities = {record.image_id: record.masks.entities for record in read(path, remarks=remarks)}
+    if not any(entities.values()):
+        raise SohesError(f"{path} has no annotation: name a file that has some, or none to score nothing")
+    if held_out and not any(entities[image_id] for image_id in held_out):
         raise SohesError(
             f"none of the {len(held_out)} held-out images has a mask in {path}, so nothing could be scored: raise "
             "pull.folder.eval_fraction"

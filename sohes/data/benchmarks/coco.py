@@ -72,7 +72,7 @@ def read_content(
             stated = [None if in_sides else one.get("area") for one in drawn]
             names = [f"{named(one)} of {name}" for one in drawn]
             found = record(image, rles, source, crowd=crowd, stated_areas=stated, remarks=remarks, names=names)
-            kept += len(found.masks)
+            kept += found.masks.entities
             yield found
     if image_ids is None:
         check_usable(kept, len(content["annotations"]), path, remarks)
@@ -81,7 +81,8 @@ def read_content(
 def check_usable(kept: int, annotations: int, path: Path, remarks: Remarks) -> None:
     """SohesError if a file has annotations, but not one that can be used."""
     if annotations and not kept:
-        raise SohesError(f"none of {annotations} annotations can be used: {'; '.join(remarks.sentences(path))}")
+        reasons = "; ".join(remarks.sentences(path)) or f"{path}: all are crowds"
+        raise SohesError(f"none of {annotations} annotations can be used: {reasons}: fix or leave out the file")
 
 
 def _in_sides(annotations: Sequence[dict[str, Any]]) -> bool:

@@ -57,7 +57,7 @@ def read_content(
     for image, found in coco_images(content, remarks):
         if image_ids is None or image["id"] in image_ids:
             yield (record := _record(image, found, path, remarks))
-            kept += len(record.masks)
+            kept += record.masks.entities
     if image_ids is None:
         coco.check_usable(kept, len(content["annotations"]), path, remarks)
 
