@@ -12,7 +12,7 @@ from ruamel.yaml import YAML
 
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
-from sohes.data.benchmarks.annotations import check
+from sohes.data.benchmarks.own import check
 from sohes.errors import SohesError
 from sohes.params import TEMPLATE, load_params
 from sohes.work.files import atomic_path

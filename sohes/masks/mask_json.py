@@ -160,7 +160,7 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
     Without an `image_id` the record's is -1; without a `file_name` its name is that of the JSON file.
     """
     image = content.get("image") if isinstance(content, dict) else None
-    annotations = content.get("annotations") if isinstance(content, dict) else None
+    annotations: Any = content.get("annotations") if isinstance(content, dict) else None
     objects = isinstance(annotations, list) and all(isinstance(item, dict) for item in annotations)
     if not isinstance(image, dict) or not objects:
         raise SohesError(f"{path} is not SA-1B JSON: it needs `image` and `annotations`")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sohes import tracking
-from sohes.data.benchmarks import annotations
+from sohes.data.benchmarks import own
 from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.s3 import S3Source
@@ -93,7 +93,7 @@ def _with_checked_truth(job: Job, plan: Plan) -> Plan:
     """The plan with a note on every kind of annotation that is left out. SohesError for a broken file, by name."""
     if not isinstance(job.source, FolderSource) or job.source.annotations is None:
         return plan
-    notes = annotations.check(job.source.annotations, {photograph.image_id for photograph in plan.held_out})
+    notes = own.check(job.source.annotations, {photograph.image_id for photograph in plan.held_out})
     return replace(plan, notes=(*plan.notes, *notes))
 
 

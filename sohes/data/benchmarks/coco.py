@@ -128,7 +128,7 @@ def record(
     except ValueError as error:
         raise SohesError(f"the masks of {image['file_name']} are not a forest: {error}") from None
     drawn = areas(MaskSet(height, width, tuple(rles), np.ones(n), np.full(n, -1), ("",) * n))
-    for i in np.flatnonzero(drawn == 0) if remarks is not None else ():
+    for i in [] if remarks is None else np.flatnonzero(drawn == 0).tolist():
         remarks.add("no pixel in their masks", names[i])
     masks = MaskSet(
         height,

@@ -22,7 +22,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sohes.data.benchmarks import annotations, coco
+from sohes.data.benchmarks import coco, own
 from sohes.data.sources.source import Photograph, Plan
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
@@ -97,7 +97,7 @@ class FolderSource:
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
         if self.annotations is None:
             return None
-        return annotations.read(self.annotations, set(image_ids))
+        return own.read(self.annotations, set(image_ids))
 
 
 def list_photographs(folder: Path, *, leave_out: Path | None = None) -> tuple[list[str], int]:

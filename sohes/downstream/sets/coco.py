@@ -38,7 +38,7 @@ def open_set(root: Path) -> ClassSet:
 
 def categories(content: dict[str, Any], path: Path) -> list[dict[str, Any]]:
     """By rising id: a class is a category's place in this list. SohesError if one lacks an id or a name."""
-    found = content.get("categories")
+    found: Any = content.get("categories")
     try:
         return sorted(({**one, "id": int(one["id"]), "name": str(one["name"])} for one in found), key=itemgetter("id"))
     except (KeyError, TypeError, ValueError, OverflowError):
@@ -49,8 +49,9 @@ def box_and_class(annotation: dict[str, Any], places: Mapping[int, Any], path: P
     """The (x, y, width, height) of an annotation, and what `places` has for its category. SohesError names it if one of
     them cannot be read."""
     bbox, category = annotation.get("bbox"), gate.whole(annotation.get("category_id"))
-    box = [gate.number(value) for value in bbox] if isinstance(bbox, list) else []
-    if len(box) != 4 or None in box or category not in places:
+    numbers = map(gate.number, bbox if isinstance(bbox, list) and len(bbox) == 4 else ())
+    box = [value for value in numbers if value is not None]
+    if len(box) != 4 or category is None or category not in places:
         raise SohesError(
             f"{path}: {named(annotation)} needs a box of four finite numbers and one of the categories (got "
             f"{bbox!r:.80} and {annotation.get('category_id')!r:.80})"

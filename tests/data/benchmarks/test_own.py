@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.benchmarks import annotations
+from sohes.data.benchmarks import own
 from sohes.errors import SohesError
 from sohes.masks import areas, decode
 
@@ -26,7 +26,7 @@ def written(folder: Path, *drawn: dict, images: list[dict] | None = None) -> Pat
 
 
 def read(path: Path):
-    return list(annotations.read(path))
+    return list(own.read(path))
 
 
 # ---------------------------------------------------------------- read
@@ -54,7 +54,7 @@ def test_coordinates_as_fractions_are_read_and_told(tmp_path):
     (record,) = read(path)
     np.testing.assert_array_equal(decode(record.masks), [DRAWN, np.ones(SIZE, bool)])
     assert np.isnan(record.masks.stated_areas).all()
-    assert annotations.check(path) == (
+    assert own.check(path) == (
         f"{path}: no polygon reaches beyond 1, so their coordinates were read as fractions of the image's sides",
     )
     (record,) = read(written(tmp_path, {"segmentation": inside}, {}))  # one in pixels: so are all
@@ -93,7 +93,7 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
         {"image_id": None},
         {"image_id": "one"},
     )
-    assert annotations.check(path) == (
+    assert own.check(path) == (
         f"{path}: 3 left out: the file lists no image of their image_id, such as annotation 4",
         f"{path}: 3 left out: no pixel in their masks, such as annotation 2 of a.png",
     )
@@ -109,20 +109,20 @@ def test_what_is_left_out_is_counted_by_reason(tmp_path):
 )
 def test_nothing_usable_is_an_error(tmp_path, drawn):
     with pytest.raises(SohesError, match=f"none of {len(drawn)} annotations can be used: .*a.json: "):
-        annotations.check(written(tmp_path, *drawn))
+        own.check(written(tmp_path, *drawn))
 
 
 def test_no_annotation_at_all_is_an_error(tmp_path):
     with pytest.raises(SohesError, match="has no annotation"):
-        annotations.check(written(tmp_path))
+        own.check(written(tmp_path))
 
 
 def test_held_out_images_without_a_mask_are_an_error(tmp_path):
     images = [{"id": k, "file_name": f"{k}.png", "height": 20, "width": 30} for k in (1, 2, 3)]
     path = written(tmp_path, {}, images=images)
-    assert annotations.check(path, {1, 2}) == ()
+    assert own.check(path, {1, 2}) == ()
     with pytest.raises(SohesError, match="none of the 2 held-out images has a mask"):
-        annotations.check(path, {2, 3})
+        own.check(path, {2, 3})
 
 
 @pytest.mark.parametrize(
@@ -136,7 +136,7 @@ def test_held_out_images_without_a_mask_are_an_error(tmp_path):
 )
 def test_a_broken_annotation_is_named(tmp_path, change, words):
     with pytest.raises(SohesError, match=words):
-        annotations.check(written(tmp_path, {}, change, {}))
+        own.check(written(tmp_path, {}, change, {}))
 
 
 # ---------------------------------------------------------------- panoptic maps
@@ -183,17 +183,17 @@ def test_panoptic_maps_of_all_modes(tmp_path, draw, ids):
     path = panoptic(tmp_path, draw(IDS), ids=ids)
     (record,) = read(path)
     np.testing.assert_array_equal(decode(record.masks), [IDS == 7, IDS == 200])
-    assert annotations.check(path) == ()
+    assert own.check(path) == ()
 
 
 def test_segments_without_pixels_and_pixels_without_segments_are_counted(tmp_path):
     path = panoptic(tmp_path, coloured(IDS), ids=(7, 9))
-    assert annotations.check(path) == (
+    assert own.check(path) == (
         f"{path}: 1 left out: segments_info lacks an id that the PNG has, such as one of a.jpg",
         f"{path}: 1 left out: no pixel in their masks, such as annotation 9 of a.jpg",
     )
     with pytest.raises(SohesError, match="none of 1 annotations can be used"):
-        annotations.check(panoptic(tmp_path, coloured(IDS), ids=(8, 9)))
+        own.check(panoptic(tmp_path, coloured(IDS), ids=(8, 9)))
 
 
 @pytest.mark.parametrize(
@@ -208,7 +208,7 @@ def test_segments_without_pixels_and_pixels_without_segments_are_counted(tmp_pat
 )
 def test_a_broken_panoptic_annotation_is_named(tmp_path, changes, words):
     with pytest.raises(SohesError, match=words):
-        annotations.check(panoptic(tmp_path, coloured(IDS), **changes))
+        own.check(panoptic(tmp_path, coloured(IDS), **changes))
 
 
 @pytest.mark.parametrize("data", [b"", b"\x89PNG\r\n\x1a\n", b"GIF89a"])
@@ -216,4 +216,4 @@ def test_a_broken_png_is_named(tmp_path, data):
     path = panoptic(tmp_path, coloured(IDS))
     (tmp_path / "p/a.png").write_bytes(data)
     with pytest.raises(SohesError, match=r"a\.png cannot be read"):
-        annotations.check(path)
+        own.check(path)
