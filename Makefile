@@ -8,7 +8,7 @@ export NO_MKDOCS_2_WARNING = 1
 RUN = export PATH="$(CURDIR)/.venv/bin:$$PATH";
 STAMP = .venv/.installed
 
-.PHONY: help demo test check docs infra-check ui clean
+.PHONY: help demo test check docs infra-check fuzz ui clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
@@ -30,6 +30,9 @@ docs: $(STAMP)  ## The documentation as pages that work offline: build/docs/inde
 
 infra-check: $(STAMP)  ## Manifests, profiles, job templates, scripts and images of infra/
 	@$(RUN) python -m infra.check
+
+fuzz: $(STAMP)  ## Damaged foreign files through every reader: SECONDS=600
+	@$(RUN) python -m infra.fuzz $(or $(SECONDS),600)
 
 ui: $(STAMP)  ## MLflow and Prefect in the browser, for this machine only, until Ctrl-C
 	@$(RUN) python -m flows.ui

@@ -32,6 +32,7 @@ class MaskSet:
     rles: N byte strings, COCO's compressed run lengths of an H x W mask.
     scores: (N,) float32 in [0, 1].  parents: (N,) int64, index into this set, -1 for a root.
     sources: N words for the step that found each mask (`global`, `local`, `instruct`, ...), or CROWD.
+    stated_areas: (N,) float64, the areas that the file of a ground truth states, NaN where it states none; or None.
     """
 
     height: int
@@ -40,10 +41,12 @@ class MaskSet:
     scores: np.ndarray
     parents: np.ndarray
     sources: tuple[str, ...]
+    stated_areas: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = len(self.rles)
-        if not (self.scores.shape == self.parents.shape == (n,) and len(self.sources) == n):
+        stated = (n,) if self.stated_areas is None else self.stated_areas.shape
+        if not (self.scores.shape == self.parents.shape == stated == (n,) and len(self.sources) == n):
             raise ValueError(
                 f"a MaskSet needs as many scores, parents and sources as masks (got {n} masks, "
                 f"scores {self.scores.shape}, parents {self.parents.shape}, {len(self.sources)} sources)"
@@ -51,6 +54,11 @@ class MaskSet:
 
     def __len__(self) -> int:
         return len(self.rles)
+
+    @property
+    def entities(self) -> int:
+        """The number of masks that a prediction is asked for: all but crowds."""
+        return sum(source != CROWD for source in self.sources)
 
 
 @dataclass(frozen=True)

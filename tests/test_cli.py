@@ -286,12 +286,31 @@ def test_init_begins_with_a_profile_but_spares_numbers_of_ones_own(tmp_path, rep
 def test_init_takes_annotations_and_keeps_the_users_own_numbers(tmp_path, repository):
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos/one.jpg").touch()
-    (tmp_path / "truth.json").write_text('{"images": [], "annotations": []}')
+    image = {"id": 1, "file_name": "one.jpg", "height": 8, "width": 9}
+    annotations = [{"id": 1, "image_id": 1, "segmentation": [[1, 1, 6, 1, 6, 6]]}]
+    (tmp_path / "truth.json").write_text(json.dumps({"images": [image], "annotations": annotations}))
     (tmp_path / "params.yaml").write_text((repository / "params.yaml").read_text().replace("seed: 0", "seed: 41"))
     done = sohes("init", "--images", "photos", "--annotations", "truth.json", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     params = load_params(tmp_path / "params.yaml")
     assert (params.seed, params.pull.folder.annotations) == (41, Path("truth.json"))
+
+
+def test_init_reads_every_mask_and_says_what_it_left_out(tmp_path):
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one.jpg").touch()
+    image = {"id": 1, "file_name": "one.jpg", "height": 8, "width": 9}
+    triangle = {"id": 1, "image_id": "1", "segmentation": [[1, 1, 6, 1, 6, 6]]}
+    for other, returncode, told in (
+        ({"segmentation": []}, 0, "truth.json: 1 left out: no pixel in their masks, such as annotation 2 of one.jpg"),
+        ({"segmentation": [[1, 1, None, 1, 6, 6]]}, 1, "truth.json: annotation 2 of one.jpg has no mask"),
+    ):
+        content = {"images": [image], "annotations": [triangle, triangle | {"id": 2} | other]}
+        (tmp_path / "truth.json").write_text(json.dumps(content))
+        done = sohes("init", "--images", "photos", "--annotations", "truth.json", cwd=tmp_path)
+        assert done.returncode == returncode, done.stderr
+        assert told in done.stderr
+        assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from ruamel.yaml import YAML
 
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
+from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, list_photographs
 from sohes.errors import SohesError
 from sohes.params import TEMPLATE, load_params
@@ -52,7 +54,10 @@ def init(
         yaml.dump(values, temporary)
         load_params(temporary)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
-    print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}")
+    print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)
+    # Last, because it takes a while and so that nobody has to name the files again once the annotations are right.
+    for sentence in () if annotations is None else check(annotations):
+        print(sentence, file=sys.stderr)
     print(f"The held-out images are {scored}.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
 

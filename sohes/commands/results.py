@@ -32,7 +32,7 @@ from sohes.explore import label_free
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES
 from sohes.project import Project
-from sohes.structures import CROWD, ImageRecord
+from sohes.structures import ImageRecord
 from sohes.work.files import write_file
 from sohes.work.identity import code_digest, identity
 from sohes.work.pool import default_workers, plan_shards
@@ -196,7 +196,7 @@ def _training_images(project: Project) -> ImageStore | None:
 
 
 def _heading(sample: Sample) -> str:
-    entities = sum(source != CROWD for record in sample.truth for source in record.masks.sources)
+    entities = sum(record.masks.entities for record in sample.truth)
     return f"### {sample.name}: {len(sample.truth)} photographs, {entities:,} annotated entities\n"
 
 

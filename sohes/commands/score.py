@@ -49,6 +49,8 @@ def score(
     """
     other = None if compare is None else _read_result(compare, benchmark)
     truth = list(find_benchmark(benchmark).read_benchmark(root))
+    if not any(record.masks.entities for record in truth):
+        raise SohesError(f"{root} has nothing of {benchmark} to find, so nothing can be scored: download it again")
     found: Iterable[ImageRecord] = read_predictions(predictions, truth)
     lacking: list[int] = []
     if missing_as_empty:

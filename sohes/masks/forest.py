@@ -46,19 +46,28 @@ def parents_from_ancestors(ancestors_NN: np.ndarray, areas_N: np.ndarray) -> np.
     return parents
 
 
-def forest_ancestors(parents_N: np.ndarray) -> np.ndarray:
-    """(N, N) bool: the ancestors that a forest implies. ValueError for a cycle or an index out of range."""
+def check_forest(parents_N: np.ndarray) -> None:
+    """ValueError for a cycle or an index out of range."""
     n = len(parents_N)
     if n and (parents_N.min() < -1 or parents_N.max() >= n):
         raise ValueError(f"parents must lie in [-1, {n}) (got {parents_N.min()} to {parents_N.max()})")
+    above_N = parents_N
+    for _ in range(n.bit_length()):  # twice as far up each time
+        above_N = np.where(above_N < 0, -1, above_N[above_N])
+    if (above_N >= 0).any():
+        raise ValueError(f"the parents form a cycle above mask {np.flatnonzero(above_N >= 0)[0]}")
+
+
+def forest_ancestors(parents_N: np.ndarray) -> np.ndarray:
+    """(N, N) bool: the ancestors that a forest implies. ValueError for a cycle or an index out of range."""
+    check_forest(parents_N)
+    n = len(parents_N)
     ancestors = np.zeros((n, n), bool)
     for j in range(n):
-        above, steps = parents_N[j], 0
+        above = parents_N[j]
         while above >= 0:
             ancestors[above, j] = True
-            above, steps = parents_N[above], steps + 1
-            if steps > n:
-                raise ValueError(f"the parents form a cycle through mask {j}")
+            above = parents_N[above]
     return ancestors
 
 
@@ -109,4 +118,5 @@ def select(masks: MaskSet, kept_K: np.ndarray) -> MaskSet:
         masks.scores[kept_K],
         relink(masks.parents, kept_K),
         tuple(masks.sources[i] for i in kept_K),
+        None if masks.stated_areas is None else masks.stated_areas[kept_K],
     )

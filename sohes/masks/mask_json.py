@@ -13,16 +13,16 @@ Ids start at 1: pycocotools takes 0 for "unmatched".
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pycocotools import mask as coco_mask
 
 from sohes.errors import SohesError
-from sohes.masks.forest import forest_ancestors, levels
+from sohes.masks import gate
+from sohes.masks.forest import check_forest, levels
 from sohes.masks.rle import areas, boxes_xywh
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
@@ -83,29 +83,75 @@ def _annotations(masks: MaskSet, first_id: int) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------- read
 
 
+class Remarks:
+    """What a reader has to say of a file: how many annotations it left out for which reason, and other sentences."""
+
+    def __init__(self) -> None:
+        self._left_out: dict[str, tuple[int, str]] = {}
+        self._said: list[str] = []
+
+    def add(self, reason: str, first: str) -> None:
+        """One more annotation that is left out. first: which, in words."""
+        count, named = self._left_out.get(reason, (0, first))
+        self._left_out[reason] = count + 1, named
+
+    def say(self, sentence: str) -> None:
+        self._said.append(sentence)
+
+    def sentences(self, path: Path) -> tuple[str, ...]:
+        """All of it, each with the file's name."""
+        counted = [f"{n} left out: {reason}, such as {first}" for reason, (n, first) in self._left_out.items()]
+        return tuple(f"{path}: {sentence}" for sentence in (*self._said, *counted))
+
+
 def checked_coco(content: Any, path: Path) -> dict[str, Any]:
     """The content, if it is COCO JSON: `images` with distinct whole ids, names and sizes, and `annotations`.
 
-    SohesError says what is missing; `path` is the file to name.
+    Ids and sizes that are written as strings or as 7.0 become whole numbers in it. SohesError says what is missing;
+    `path` is the file to name.
     """
-    if not isinstance(content, dict) or not all(_are_objects(content.get(key)) for key in ("images", "annotations")):
+    keys = ("images", "annotations")
+    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in keys):
         raise SohesError(f"{path} is not COCO JSON: it needs the lists `images` and `annotations`")
+    for key in keys:
+        if strange := [item for item in content[key] if not isinstance(item, dict)]:
+            raise SohesError(f"{path}: one of its {key} is no object (got {strange[0]!r:.80}): remove it")
     for image in content["images"]:
-        whole = all(type(image.get(key)) is int for key in ("id", "height", "width"))
-        if not whole or not isinstance(image.get("file_name"), str):
-            raise SohesError(f"{path}: an image needs file_name and whole numbers id, height, width (got {image})")
+        number = gate.whole(image.get("id"))
+        if number is None or not isinstance(image.get("file_name"), str):
+            shown = f"{image!r:.200}"
+            raise SohesError(f"{path}: an image needs file_name and whole numbers id, height, width (got {shown})")
+        try:
+            image["height"], image["width"] = gate.size_of(image)
+        except ValueError as error:
+            raise SohesError(f"{path}: image {image['file_name']}: {error}") from None
+        image["id"] = number
     if len({image["id"] for image in content["images"]}) < len(content["images"]):
         raise SohesError(f"{path}: an image id occurs twice: give every image an id of its own")
+    for annotation in content["annotations"]:
+        if type(annotation.get("image_id")) is not int:
+            annotation["image_id"] = gate.whole(annotation.get("image_id"))
     return content
 
 
-def coco_images(content: dict[str, Any]) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
-    """Each image of checked COCO JSON with its annotations, in the file's order."""
+def coco_images(
+    content: dict[str, Any], remarks: Remarks | None = None
+) -> Iterator[tuple[dict[str, Any], list[dict[str, Any]]]]:
+    """Each image of checked COCO JSON with its annotations, in the file's order; those of no image go to `remarks`."""
+    known = {image["id"] for image in content["images"]}
     annotations = defaultdict(list)
     for annotation in content["annotations"]:
-        annotations[annotation.get("image_id")].append(annotation)
+        if annotation["image_id"] in known:
+            annotations[annotation["image_id"]].append(annotation)
+        elif remarks is not None:
+            remarks.add("the file lists no image of their image_id", named(annotation))
     for image in content["images"]:
         yield image, annotations[image["id"]]
+
+
+def named(annotation: dict[str, Any]) -> str:
+    """An annotation in words."""
+    return f"annotation {annotation.get('id')!s:.40}"
 
 
 def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
@@ -114,17 +160,19 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
     Without an `image_id` the record's is -1; without a `file_name` its name is that of the JSON file.
     """
     image = content.get("image") if isinstance(content, dict) else None
-    if not isinstance(image, dict) or not _are_objects(content.get("annotations")):
+    annotations: Any = content.get("annotations") if isinstance(content, dict) else None
+    objects = isinstance(annotations, list) and all(isinstance(item, dict) for item in annotations)
+    if not isinstance(image, dict) or not objects:
         raise SohesError(f"{path} is not SA-1B JSON: it needs `image` and `annotations`")
-    if type(image.get("height")) is not int or type(image.get("width")) is not int:
-        raise SohesError(f"{path}: its image needs whole numbers height and width (got {image})")
-    image_id, name = image.get("image_id", image.get("id")), image.get("file_name") or path.stem
-    found = Found((image["height"], image["width"]), name, path).add(content["annotations"])
-    return ImageRecord(image_id if type(image_id) is int else -1, name, "", found.masks(source))
-
-
-def _are_objects(value: Any) -> bool:
-    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+    try:
+        size = gate.size_of(image)
+    except ValueError as error:
+        raise SohesError(f"{path}: its image needs whole numbers height and width: {error}") from None
+    image_id, name = gate.whole(image.get("image_id", image.get("id"))), image.get("file_name") or path.stem
+    if not isinstance(name, str):
+        raise SohesError(f"{path}: its image has the file_name {name!r:.80}: give it a name, or none")
+    found = Found(size, name, path).add(annotations)
+    return ImageRecord(-1 if image_id is None else image_id, name, "", found.masks(source))
 
 
 @dataclass
@@ -145,47 +193,77 @@ class Found:
     def add(self, annotations: Iterable[dict[str, Any]]) -> Found:
         """More masks; one without a score has 1. SohesError for a mask or score that cannot be read."""
         for annotation in annotations:
-            score = annotation.get("score", annotation.get("predicted_iou", 1.0))
-            if isinstance(score, bool) or not isinstance(score, int | float) or not np.isfinite(score):
+            given = annotation.get("score", annotation.get("predicted_iou", 1.0))
+            score = gate.number(given)
+            if score is None:
                 raise SohesError(
-                    f"{self.path}: a mask of {self.where} has the score {score!r}: give it a finite number"
+                    f"{self.path}: a mask of {self.where} has the score {given!r:.80}: give it a finite number"
                 )
             self.rles.append(run_lengths(annotation, self.size, self.where, self.path))
-            self.scores.append(float(score))
+            self.scores.append(score)
             self.ids.append(annotation.get("id"))
             self.parent_ids.append(annotation.get("parent_id", annotation.get("parent")))
         return self
 
     def masks(self, source: str = "") -> MaskSet:
-        """What was collected, a root where a parent is not among it. SohesError if the parents form a cycle."""
+        """What was collected, a root where a parent is not among it. SohesError if a mask is unsound, or if the parents
+        form a cycle."""
+        rles = checked(self.rles, self.ids, self.size, self.where, self.path)
         try:
-            index = {mask_id: i for i, mask_id in enumerate(self.ids) if mask_id is not None}
-            parents = np.array([-1 if p is None else index.get(p, -1) for p in self.parent_ids], np.int64)
-            forest_ancestors(parents)
+            index = {_id(mask_id): i for i, mask_id in enumerate(self.ids) if mask_id is not None}
+            parents = np.array([-1 if p is None else index.get(_id(p), -1) for p in self.parent_ids], np.int64)
+            check_forest(parents)
         except (TypeError, ValueError) as error:  # TypeError: an id that is a list
             raise SohesError(f"{self.path}: the masks of {self.where} are not a forest: {error}") from None
         scores = np.array(self.scores, np.float64)  # as precise as the file: float32 would tie close scores
-        return MaskSet(*self.size, tuple(self.rles), scores, parents, (source,) * len(self.rles))
+        return MaskSet(*self.size, rles, scores, parents, (source,) * len(rles))
 
 
-def run_lengths(annotation: dict[str, Any], size: tuple[int, int], where: str, path: Path) -> bytes:
-    """An annotation's mask as compressed run lengths, from polygons or from run lengths, compressed or not.
+def _id(value: Any) -> Any:
+    """An id as it is compared with others: "7" is 7."""
+    number = gate.whole(value)
+    return value if number is None else number
 
-    size: the image's (height, width). SohesError names the annotation if its mask cannot be read.
+
+def read_masks(
+    annotations: Sequence[dict[str, Any]], size: tuple[int, int], where: str, path: Path, *, in_sides: bool = False
+) -> tuple[bytes, ...]:
+    """The annotations' masks as compressed run lengths that fit the image; SohesError names the first that cannot be.
+
+    size: the image's (height, width). in_sides: coordinates are fractions of its sides.
     """
-    segmentation = annotation.get("segmentation")
+    rles = [run_lengths(annotation, size, where, path, in_sides=in_sides) for annotation in annotations]
+    return checked(rles, [annotation.get("id") for annotation in annotations], size, where, path)
+
+
+def run_lengths(
+    annotation: dict[str, Any], size: tuple[int, int], where: str, path: Path, *, in_sides: bool = False
+) -> bytes:
+    """As `gate.run_lengths`, for an annotation: SohesError names it if its mask cannot be read."""
     try:
-        if isinstance(segmentation, list):
-            polygons = [polygon for polygon in segmentation if len(polygon) >= 6]  # fewer than 3 corners: no area
-            return coco_mask.merge(coco_mask.frPyObjects(polygons or [[0] * 6], *size))["counts"]
-        if segmentation is None:
-            raise ValueError("there is no segmentation")
-        if list(segmentation["size"]) != list(size):
-            raise ValueError(f"its size {segmentation['size']} is not the image's {list(size)}")
-        counts = segmentation["counts"]
-        if isinstance(counts, list):
-            return coco_mask.frPyObjects({"size": list(size), "counts": counts}, *size)["counts"]
-        return counts.encode("ascii")
-    except Exception as error:  # pycocotools raises bare Exceptions for what it does not know
-        named = f"annotation {annotation.get('id')} of {where}"
-        raise SohesError(f"{path}: {named} has no mask that can be read: {error or type(error).__name__}") from None
+        return gate.run_lengths(annotation.get("segmentation"), size, in_sides=in_sides)
+    except ValueError as error:
+        raise _unreadable(annotation.get("id"), where, path, error) from None
+
+
+def checked(
+    rles: Sequence[bytes], ids: Sequence[Any], size: tuple[int, int], where: str, path: Path
+) -> tuple[bytes, ...]:
+    """As `gate.checked`, for the masks of one image: SohesError names the annotation by its id."""
+    try:
+        return gate.checked(rles, size)
+    except gate.Unsound as error:
+        raise _unreadable(ids[error.place], where, path, error) from None
+
+
+def _unreadable(annotation_id: Any, where: str, path: Path, error: ValueError) -> SohesError:
+    name = named({"id": annotation_id})
+    return SohesError(f"{path}: {name} of {where} has no mask that can be read: {error}: fix or remove it")
+
+
+def is_crowd(annotation: dict[str, Any], where: str, path: Path) -> bool:
+    """The annotation's `iscrowd`. SohesError if it is neither 0 nor 1."""
+    try:
+        return gate.flag(annotation.get("iscrowd"))
+    except ValueError as error:
+        raise SohesError(f"{path}: iscrowd of {named(annotation)} of {where}: {error}") from None

@@ -16,6 +16,8 @@ from pycocotools import mask as coco_mask
 
 from sohes.structures import MaskSet
 
+DAMAGED, MISFIT, SPLIT = 1, 2, 3  # what `faults` finds
+
 # ---------------------------------------------------------------- between pictures and run lengths
 
 
@@ -118,21 +120,76 @@ def compressed(changes, pixels):
     return letters[:length]
 
 
+@numba.njit(cache=True, nogil=True)
+def faults(letters, ends_N, pixels):
+    """(N,) uint8: what keeps masks from the C code, which loops for ever or reads beyond its memory.
+
+    letters: uint8, those of all masks one after the other; ends_N: where each mask's end. 0: nothing; DAMAGED;
+    MISFIT: its runs do not fill `pixels`; SPLIT: sound, but a run of no pixels lies between two others, where
+    pycocotools stops counting.
+    """
+    faults_N = np.zeros(len(ends_N), np.uint8)
+    at = 0
+    for n in range(len(ends_N)):
+        total, last, before = np.int64(0), np.int64(0), np.int64(0)
+        run = 0
+        while at < ends_N[n]:
+            value, at = _number(letters, at, ends_N[n])
+            if at < 0:
+                faults_N[n] = DAMAGED
+                break
+            if run > 2:
+                value += before
+            before, last = last, value
+            total += value
+            if value < 0 or total > pixels:
+                faults_N[n] = MISFIT
+                break
+            if value == 0 and run > 0:
+                faults_N[n] = SPLIT
+            run += 1
+        if faults_N[n] in (0, SPLIT) and total != pixels:
+            faults_N[n] = MISFIT
+        at = ends_N[n]
+    return faults_N
+
+
+@numba.njit(cache=True)
+def runs(letters):
+    """int64 run lengths of one mask in which `faults` finds nothing but SPLIT."""
+    found = np.empty(len(letters), np.int64)
+    at, run = 0, 0
+    while at < len(letters):
+        found[run], at = _number(letters, at, len(letters))
+        if run > 2:
+            found[run] += found[run - 2]
+        run += 1
+    return found[:run]
+
+
+@numba.njit(cache=True, nogil=True)
+def _number(letters, at, end):
+    """The number that begins at `at`, and where the next begins: -1 if this one is no sound number of 30 bits."""
+    value, shift = np.int64(0), 0
+    while at < end and shift < 30:
+        letter = np.int64(letters[at]) - 48
+        if letter < 0 or letter > 63:
+            return value, -1
+        value |= (letter & 31) << shift
+        shift += 5
+        at += 1
+        if letter & 32 == 0:
+            return (value | -1 << shift if letter & 16 else value), at
+    return value, -1
+
+
 @numba.njit(cache=True)
 def _draw(letters, height, first_row, columns, drawn):
     """Set the pixels of `drawn` whose row and column a run covers; first_row: the first drawn row at or below each."""
     at, run, column = 0, 0, 0
     start, last, before = np.int64(0), np.int64(0), np.int64(0)
-    while at < len(letters):
-        value, shift, more = np.int64(0), 0, True
-        while more and at < len(letters):
-            letter = np.int64(letters[at]) - 48
-            value |= (letter & 31) << shift
-            more = letter & 32 != 0
-            shift += 5
-            if not more and letter & 16:
-                value |= -1 << shift
-            at += 1
+    while 0 <= at < len(letters):
+        value, at = _number(letters, at, len(letters))
         if run > 2:
             value += before
         before, last = last, value

@@ -19,7 +19,7 @@ from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
-from sohes.masks import forest
+from sohes.masks import forest, gate
 from sohes.model.detectron2_heads import require_detectron2
 from sohes.structures import CROWD, ImageRecord
 from sohes.work.files import atomic_path
@@ -101,6 +101,12 @@ def record_of(entry: Mapping[str, Any], instances: Any, *, theta_cover: float) -
     """
     dense_NHW = np.asarray(instances.pred_masks.cpu(), bool)
     scores_N = np.asarray(instances.scores.cpu(), np.float32)
+    size = gate.size_of(entry)
+    if dense_NHW.shape != (len(scores_N), *size) or not np.isfinite(scores_N).all():
+        raise SohesError(
+            f"the predictions for {entry['file_name']} need masks of {size[1]} x {size[0]} pixels and finite scores "
+            f"(got masks of shape {dense_NHW.shape}, {np.isfinite(scores_N).sum()} of {len(scores_N)} scores finite)"
+        )
     seen = np.flatnonzero(dense_NHW.any((1, 2)))
     dense_NHW, scores_N = dense_NHW[seen], scores_N[seen]
     shared_NN = masks.intersections(dense_NHW)

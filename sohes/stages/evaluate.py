@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -62,9 +63,21 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
     if shard is not None:
         _predict(works, params, root, shard)
         return
+    _check_truth(Project(root))
     with tracking.stage_run("evaluate", params, root) as recorder:
         _predict(works, params, root)
         _finish(works, params, root, recorder)
+
+
+def _check_truth(project: Project) -> None:
+    """Before hours of predicting: a word if nothing can be scored, SohesError if something should be."""
+    if not project.truth.exists():
+        print("evaluate: there are no annotations, so the masks are predicted but not scored", file=sys.stderr)
+    elif not any(record.masks.entities for record in iter_records(project.truth)):
+        raise SohesError(
+            f"the ground truth in {project.truth} has no mask, so nothing can be scored: pull again with annotations "
+            "of the held-out images, or without any"
+        )
 
 
 def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shard: int | None = None) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from sohes import tracking
+from sohes.data.benchmarks import own
 from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.s3 import S3Source
@@ -27,10 +28,11 @@ from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
 from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageEntry, ImageStore
-from sohes.data.store.labels import write_shard
+from sohes.data.store.labels import iter_records, write_shard
 from sohes.data.store.pack import Candidate, Packed, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 from sohes.params import Params
 from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
@@ -89,10 +91,19 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
         work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
         return
     with tracking.stage_run("pull", params, root) as recorder:
+        plan = _with_checked_truth(job, plan)
         work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
         recorder.metrics(_publish(job, work, plan, params, root))
         for folder in _splits(root).values():
             recorder.artifact(folder / "rejected.jsonl")
+
+
+def _with_checked_truth(job: Job, plan: Plan) -> Plan:
+    """The plan with a note on every kind of annotation that is left out. SohesError for a broken file, by name."""
+    if not isinstance(job.source, FolderSource) or job.source.annotations is None:
+        return plan
+    notes = own.check(job.source.annotations, {photograph.image_id for photograph in plan.held_out})
+    return replace(plan, notes=(*plan.notes, *notes))
 
 
 def _splits(root: Path) -> dict[str, Path]:
@@ -126,9 +137,9 @@ def make_source(params: Params, root: Path) -> Source | PackSource:
         return Sa1bSource(links, here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
     if pull.source == "archives":
         many = pull.archives
-        annotations = None if many.annotations is None else absolute(many.annotations)
+        truth = None if many.annotations is None else absolute(many.annotations)
         images, held_out = tuple(map(absolute, many.images)), tuple(map(absolute, many.eval))
-        return ArchivesSource(images, held_out, annotations, many.eval_fraction, here(many.digests))
+        return ArchivesSource(images, held_out, truth, many.eval_fraction, here(many.digests))
     images_folder = given(here(pull.folder.images), "images", "your folder of photographs")
     return FolderSource(images_folder, here(pull.folder.annotations), pull.folder.eval_fraction)
 
@@ -173,6 +184,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
     downloads = job.work / "downloads" / f"{pack.index:05d}"
     source = cast(PackSource, job.source)
     digest = source.fetch(pack, downloads)
+    remarks = Remarks()
     facts: Facts = {"pack": {"name": pack.name, "digest": digest}}
     for split in SPLITS:
         path = job.work / split / shard_name(pack.index)
@@ -180,7 +192,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
         sizes: dict[int, tuple[int, int]] = {}
 
         def candidates(split: str = split, truth: dict = truth, sizes: dict = sizes) -> Iterator[Candidate]:
-            for member in source.members(pack, downloads, held_out=split == "eval"):
+            for member in source.members(pack, downloads, held_out=split == "eval", remarks=remarks):
                 if member.truth is not None:
                     truth[member.image_id] = member.truth
                     sizes[member.image_id] = (member.truth.height, member.truth.width)
@@ -202,6 +214,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
         facts[split] = _as_facts(done)
+    facts["notes"] = remarks.sentences(Path(pack.name))
     shutil.rmtree(downloads, ignore_errors=True)
     return facts
 
@@ -229,6 +242,7 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
     rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
     try:
+        plan = replace(plan, notes=(*plan.notes, *itertools.chain(*(part.get("notes", ()) for part in facts))))
         if plan.packs and not packed["eval"]:
             plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
         assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
@@ -245,6 +259,8 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     if plan.packs:
         write_json(job.work / "images/packs.json", [part["pack"] for part in facts])
         if (job.work / "truth").exists():
+            if not any(record.masks.entities for record in iter_records(job.work / "truth")):
+                raise SohesError("none of the held-out images has a mask to find, so nothing could be scored")
             shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
             shutil.copytree(job.work / "truth", job.work / "eval/labels")
     else:

@@ -4,6 +4,7 @@ from unittest.mock import patch
 
 import numpy as np
 import pytest
+from PIL import Image
 from rich.console import Console
 
 from sohes.commands import score
@@ -107,8 +108,10 @@ def test_the_cap_of_masks_is_ours_to_choose(root, tmp_path):
 def test_the_full_release_of_ade20k_has_no_published_rows(tmp_path):
     folder = tmp_path / "ade/ADE20K_2021_17_01/images/ADE/validation/a/b"
     folder.mkdir(parents=True)
-    content = {"filename": "ADE_val_00000001.jpg", "imsize": [8, 40, 3], "object": []}
+    whole = {"id": 0, "instance_mask": "whole.png", "parts": {"ispartof": []}}
+    content = {"filename": "ADE_val_00000001.jpg", "imsize": [8, 40, 3], "object": [whole]}
     (folder / "ADE_val_00000001.json").write_text(json.dumps({"annotation": content}))
+    Image.fromarray(np.full((8, 40), 255, np.uint8)).save(folder / "whole.png")
     empty = ImageRecord(1, "ADE_val_00000001.jpg", "", mask_set(np.zeros((0, 8, 40), bool)))
     _, told = run(tmp_path / "ade", shards(tmp_path / "ours", [empty]), benchmark="ade20k")
     assert "published:" not in told
@@ -122,3 +125,13 @@ def test_real_photographs_in_another_order_and_split_in_two(shared_data, tmp_pat
     result, told = run(folder, *paths, benchmark="coco_panoptic")
     assert result["AR"] == 100
     assert "no published figures" in told
+
+
+@pytest.mark.parametrize("change", [{"annotations": []}, {"iscrowd": "1"}])
+def test_a_benchmark_with_nothing_to_find_is_a_sentence(root, tmp_path, change):
+    path = root / "annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    content |= {"annotations": [a | change for a in content["annotations"]]} | change
+    path.write_text(json.dumps(content))
+    with pytest.raises(SohesError, match=r"nothing can be scored|can be used"):
+        run(root, shards(tmp_path / "ours", TRUTH))

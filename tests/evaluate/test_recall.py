@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 import math
@@ -12,10 +13,14 @@ from faster_coco_eval.core.coco import COCO as FasterCOCO
 from faster_coco_eval.core.faster_eval_api import COCOeval_faster
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from sohes import masks
+from sohes.data.benchmarks import coco
+from sohes.data.benchmarks.predictions.read import read_predictions
+from sohes.data.store.labels import iter_records, write_shard
 from sohes.errors import SohesError
 from sohes.evaluate.recall import RATIOS, ImageRecall, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.structures import ImageRecord
@@ -264,7 +269,7 @@ def random_images(random, *, images: int, truths: int = 6, found: int = 12, size
 
 def reference(truth, found, *, max_masks: int = 1000, faster: bool = False) -> dict[str, float | None]:
     """AR and AP from the library's arrays, because its summary has AR at 100 masks only."""
-    coco, evaluator = (FasterCOCO, COCOeval_faster) if faster else (COCO, COCOeval)
+    dataset, evaluator = (FasterCOCO, COCOeval_faster) if faster else (COCO, COCOeval)
     annotations, detections = [], []
     for r in truth:
         for rle, area, source in zip(masks.coco_rles(r.masks), masks.areas(r.masks), r.masks.sources, strict=True):
@@ -280,10 +285,14 @@ def reference(truth, found, *, max_masks: int = 1000, faster: bool = False) -> d
     for side in (annotations, detections):
         for number, annotation in enumerate(side, start=1):
             annotation |= {"id": number, "category_id": 1}
-        sides.append(coco())
+        sides.append(dataset())
         sides[-1].dataset = {"images": images, "annotations": side, "categories": [{"id": 1}]}
         sides[-1].createIndex()
-    evaluation = evaluator(*sides, "segm")
+    return figures_of(evaluator(*sides, "segm"), max_masks=max_masks)
+
+
+def figures_of(evaluation, *, max_masks: int = 1000) -> dict[str, float | None]:
+    evaluation.params.useCats = 0
     evaluation.params.maxDets = [min(k, max_masks) for k in (1, 10, 100)] + [max_masks]
     evaluation.evaluate()
     evaluation.accumulate()
@@ -326,6 +335,68 @@ def test_equal_to_faster_coco_eval_on_random_images(seed):
 def test_equal_to_pycocotools_on_tiny_images_with_many_ties(seed, images, ties):
     truth, found = random_images(np.random.default_rng(seed), images=images, size=(3, 5), ties=ties)
     assert_close(evaluate_masks(truth, found), reference(truth, found))
+
+
+def annotated(seed: int, *, images: int = 12) -> tuple[dict, list[dict]]:
+    """COCO JSON of polygons, run lengths of both kinds and crowds with areas of their own, and results that fit some.
+
+    Sizes lie near 32 x 32 and 96 x 96 pixels, where a polygon's own area and its pixels fall on two sides.
+    """
+    random, height, width = np.random.default_rng(seed), 200, 260
+    content: dict[str, list] = {
+        "images": [{"id": k, "file_name": f"{k}.png", "height": height, "width": width} for k in range(1, images + 1)],
+        "annotations": [],
+        "categories": [{"id": 1}],
+    }
+    found = []
+    for image in content["images"]:
+        for place in range(7):
+            angles = np.sort(random.uniform(0, 2 * np.pi, 9))
+            radius = random.uniform(0.8, 1.3, 9) * random.choice([18.0, 55.0])
+            x = random.uniform(20, width - 20) + radius * np.cos(angles)
+            y = random.uniform(20, height - 20) + radius * np.sin(angles)
+            polygon = np.stack([x, y], 1).ravel().round(2).tolist()
+            area = abs(np.dot(x, np.roll(y, 1)) - np.dot(y, np.roll(x, 1))) / 2
+            drawn = coco_mask.merge(coco_mask.frPyObjects([polygon], height, width))
+            pixels = coco_mask.decode(drawn).T.ravel().astype(int)
+            places = np.flatnonzero(np.diff(pixels, prepend=0))
+            segmentation = [
+                [polygon],
+                {"size": [height, width], "counts": np.diff(places, prepend=0, append=pixels.size).tolist()},
+                {"size": [height, width], "counts": drawn["counts"].decode()},
+            ][place % 3]
+            content["annotations"].append(
+                {"id": len(content["annotations"]) + 1, "image_id": image["id"], "category_id": 1,
+                 "iscrowd": int(random.random() < 0.2), "segmentation": segmentation,
+                 "area": float(area * random.choice([1, 0.97, 1.04]))}
+            )  # fmt: skip
+            near = (np.array(polygon) + random.uniform(-4, 4)).tolist()
+            rle = coco_mask.merge(coco_mask.frPyObjects([near], height, width))
+            found.append(
+                {"image_id": image["id"], "category_id": 1, "score": float(random.random()),
+                 "segmentation": {"size": [height, width], "counts": rle["counts"].decode()}}
+            )  # fmt: skip
+    return content, found
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools under numpy 2.4
+@pytest.mark.parametrize("seed", range(4))
+def test_equal_to_pycocotools_by_the_areas_that_files_state(seed, tmp_path):
+    content, found = annotated(seed)
+    (tmp_path / "found.json").write_text(json.dumps(found))
+    truth = list(coco.read_content(copy.deepcopy(content), tmp_path / "truth.json"))
+    scores = evaluate_masks(truth, read_predictions([tmp_path / "found.json"], truth))
+    wanted = COCO()
+    wanted.dataset = content
+    wanted.createIndex()
+    expected = figures_of(COCOeval(wanted, wanted.loadRes(found), "segm"))
+    assert_close(scores, expected)
+    by_pixels = [dataclasses.replace(r, masks=dataclasses.replace(r.masks, stated_areas=None)) for r in truth]
+    other = evaluate_masks(by_pixels, read_predictions([tmp_path / "found.json"], truth))
+    assert (other.AR_S, other.AR_M, other.AR_L) != (scores.AR_S, scores.AR_M, scores.AR_L)
+    write_shard(tmp_path / "truth.parquet", truth)  # as `pull` keeps it
+    kept = evaluate_masks(iter_records(tmp_path / "truth.parquet"), read_predictions([tmp_path / "found.json"], truth))
+    assert_close(kept, expected)
 
 
 def test_equal_to_pycocotools_under_a_small_cap():

@@ -86,12 +86,18 @@ def test_predictions_go_through_our_evaluator(tmp_path):
     """The masks themselves, one empty one, the forest by coverage."""
     dense = np.concatenate([whole_and_part(), np.zeros((1, 24, 32), bool)])
     predicted = SimpleNamespace(pred_masks=torch.from_numpy(dense), scores=torch.tensor([0.9, 0.8, 0.7]))
-    found = record_of({"image_id": 5, "file_name": "/x/5.png"}, predicted, theta_cover=0.9)
+    entry = {"image_id": 5, "file_name": "/x/5.png", "height": 24, "width": 32}
+    found = record_of(entry, predicted, theta_cover=0.9)
     assert (found.image_id, found.file_name, len(found.masks)) == (5, "5.png", 2)
     assert found.masks.parents.tolist() == [-1, 0]
     truth = ImageRecord(5, "5.png", "", masks.mask_set(whole_and_part(), parents=[-1, 0]))
     scores = evaluate_masks([truth], [found])
     assert (scores.AR, scores.ancestor_f1) == (100, 100)
+    with pytest.raises(SohesError, match="need masks of 24 x 32 pixels and finite scores"):
+        record_of(entry | {"height": 32, "width": 24}, predicted, theta_cover=0.9)
+    predicted.scores[1] = float("nan")
+    with pytest.raises(SohesError, match="2 of 3 scores finite"):
+        record_of(entry, predicted, theta_cover=0.9)
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(project, monkeypatch):

@@ -146,7 +146,8 @@ def test_a_photograph_of_another_size_than_its_annotations_is_rejected(
     photographs(tmp_path / "photos", 6)
     images = [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 20 + i} for i in range(6)]
     images[2] |= {"height": 22, "width": 10}  # turned
-    (tmp_path / "a.json").write_text(str({"images": images, "annotations": []}).replace("'", '"'))
+    drawn = [{"id": 1, "image_id": 0, "segmentation": [[1, 1, 9, 1, 9, 9]]}]
+    (tmp_path / "a.json").write_text(str({"images": images, "annotations": drawn}).replace("'", '"'))
     pull.run(folder_params(scenes, tmp_path / "photos", tmp_path / "a.json", eval_fraction=1), tmp_path)
     assert ImageStore(tmp_path / "data/eval").image_ids == [0, 1, 3, 4, 5]
     assert (
@@ -195,6 +196,57 @@ def test_photographs_are_turned_as_they_were_annotated(
     assert f"{8 - len(told_by_size)} annotated photographs are to be turned by their EXIF, such as 2.png" in said
     assert f"drawn on {'upright' if key else 'stored'} pixels" in said
     assert ("4 photographs were turned upright" in said) == (upright and size[0] != size[1])
+
+
+def annotated(folder: Path, *changes: dict) -> Path:
+    """Six photographs, each with a square; `changes` to the annotations of the first ones."""
+    photographs(folder / "photos", 6)
+    images = [{"id": i, "file_name": f"{i}.png", "height": 10, "width": 20 + i} for i in range(6)]
+    drawn = [{"id": 10 + i, "image_id": i, "segmentation": [[1, 1, 9, 1, 9, 9, 1, 9]]} for i in range(6)]
+    for annotation, change in zip(drawn, changes, strict=False):
+        annotation |= change
+    (folder / "a.json").write_text(json.dumps({"images": images, "annotations": drawn}))
+    return folder / "a.json"
+
+
+@pytest.mark.parametrize("broken", [[[1, 1, 9, None, 9, 9]], {"size": [10, 25], "counts": "b'1'"}, "gone"])
+def test_a_broken_mask_of_any_photograph_stops_before_any_is_packed(
+    scenes: Params, tmp_path: Path, broken: object
+) -> None:
+    path = annotated(tmp_path, {}, {}, {}, {}, {}, {"segmentation": broken})
+    params = folder_params(scenes, tmp_path / "photos", path, eval_fraction=0.3)
+    with pytest.raises(SohesError, match=r"a\.json: annotation 15 of 5\.png has no mask that can be read"):
+        pull.run(params, tmp_path)
+    assert not (tmp_path / ".sohes/pull").exists()
+
+
+def test_annotations_that_are_left_out_are_told_and_kept(
+    scenes: Params, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    path = annotated(tmp_path, {"image_id": "0"}, {"image_id": 99}, {"segmentation": []}, {"iscrowd": "0", "area": 70})
+    pull.run(folder_params(scenes, tmp_path / "photos", path, eval_fraction=1), tmp_path)
+    labels = LabelStore(tmp_path / "data/eval/labels")
+    assert [len(labels.record(i).masks) for i in range(6)] == [1, 0, 0, 1, 1, 1]
+    assert labels.record(3).masks.entities == 1
+    np.testing.assert_array_equal(labels.record(3).masks.stated_areas, [70])
+    sentences = (
+        f"{path}: 1 left out: the file lists no image of their image_id, such as annotation 11",
+        f"{path}: 1 left out: no pixel in their masks, such as annotation 12 of 2.png",
+    )
+    told, note = capsys.readouterr().err, ImageStore(tmp_path / "data/eval").note
+    for sentence in sentences:
+        assert sentence in told
+        assert sentence in note
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [({"image_id": "a"}, "none of 6 annotations can be used"), ({"iscrowd": True}, "can be used: .* all are crowds")],
+)
+def test_nothing_to_score_with_is_an_error(scenes: Params, tmp_path: Path, change: dict, words: str) -> None:
+    path = annotated(tmp_path, *[change] * 6)
+    with pytest.raises(SohesError, match=words):
+        pull.run(folder_params(scenes, tmp_path / "photos", path, eval_fraction=1), tmp_path)
 
 
 def test_a_source_that_fails_on_one_file_goes_on(

@@ -81,6 +81,23 @@ def test_packs_become_shards_with_truth_and_are_removed(params, tmp_path):
     assert not (tmp_path / "data/.images.unfinished").exists()
 
 
+def test_what_is_left_out_of_the_annotations_is_told_and_kept(params, web, tmp_path, capsys):
+    content = json.loads((web.folder / "val.json").read_text())
+    square = content["annotations"][0]
+    content["annotations"] += [square | {"id": 2, "image_id": 5}, square | {"id": 3, "segmentation": []}]
+    (web.folder / "val.json").write_text(json.dumps(content))
+    pull.run(params, tmp_path)
+    told, note = capsys.readouterr().err, ImageStore(tmp_path / "data/eval").note
+    for reason, number in (("the file lists no image of their image_id", 2), ("no pixel in their masks", 3)):
+        sentence = f"val.zip: 1 left out: {reason}, such as annotation {number}"
+        assert sentence in note
+        assert sentence in told
+    content["annotations"] = []
+    (web.folder / "val.json").write_text(json.dumps(content))
+    with pytest.raises(SohesError, match="none of the held-out images has a mask to find"):
+        pull.run(params, tmp_path)
+
+
 def test_shard_by_shard_and_with_every_fault_the_bytes_are_the_same(params, web, tmp_path):
     pull.run(params, tmp_path / "whole")
     web.faults.next = ["500", "cut", "", "503", "stall", "whole", "429", "cut", "", "cut"]

@@ -66,7 +66,7 @@ def test_a_picture_that_cannot_be_read_says_why(get):
     answer, body = get("/picture/1.json")
     assert (answer.status, body.decode()) == (500, "the shard is gone: pull again")
     answer, body = get("/picture/2.json")
-    assert (answer.status, body.decode()) == (500, "the parents form a cycle through mask 0")
+    assert (answer.status, body.decode()) == (500, "the parents form a cycle above mask 0")
 
 
 class Large:

@@ -22,11 +22,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
-from sohes.masks import encode
+from sohes.masks import encode, gate
 from sohes.structures import ImageRecord
 
 NAME = "ade20k"
@@ -77,36 +76,35 @@ def _which(root: Path) -> tuple[str, Path]:
 
 
 def _challenge_record(path: Path) -> ImageRecord:
-    values_HWC = read_pixels(path)
-    if values_HWC.ndim != 3:
+    values_HWC = layout.read_png(path)
+    if values_HWC.ndim != 3 or values_HWC.shape[2] < 3:
         raise SohesError(f"{path} is no instance PNG of the 2016 challenge: it needs red, green and blue")
     codes_HW = np.where(values_HWC[..., 1] > 0, values_HWC[..., 0].astype(np.int64) * 256 + values_HWC[..., 1], 0)
     codes = np.unique(codes_HW[codes_HW > 0])
-    rles = encode(np.stack([codes_HW == code for code in codes])) if len(codes) else ()
+    rles = [rle for code in codes for rle in encode((codes_HW == code)[None])]  # all at once would take gigabytes
     return coco.record(layout.image(path.with_suffix(".jpg").name, codes_HW.shape), rles, NAME)
 
 
 def _release_record(path: Path) -> ImageRecord:
     objects, image = _annotation(path)
-    index = {int(entry["id"]): i for i, entry in enumerate(objects)}
+    index = {number: i for i, (number, _, _) in enumerate(objects)}
     rles: list[bytes] = []
     parents = []
-    for entry in objects:
-        mask_path = path.parent / entry["instance_mask"]
+    for _, name, above in objects:
+        mask_path = path.parent / name
         try:
-            mask_HW = read_pixels(mask_path) == _SEEN
+            mask_HW = layout.read_png(mask_path, (image["height"], image["width"])) == _SEEN
         except FileNotFoundError:
-            raise SohesError(f"{path} names the instance {entry['instance_mask']}, which is not there") from None
-        if mask_HW.shape != (image["height"], image["width"]):
-            raise SohesError(f"{mask_path} has another size than its image, {image['width']} x {image['height']}")
+            raise SohesError(f"{path} names the instance {name}, which is not there") from None
+        if mask_HW.ndim != 2:
+            raise SohesError(f"{mask_path} is no instance of ADE20K 2021: it needs one channel")
         rles += encode(mask_HW[None])
-        above = entry["parts"]["ispartof"]  # a number, or an empty list for a whole
-        parents.append(index.get(above, -1) if isinstance(above, int) else -1)
+        parents.append(-1 if above is None else index.get(above, -1))
     return coco.record(image, rles, NAME, parents=parents)
 
 
-def _annotation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The objects of a JSON file, and the image that they belong to."""
+def _annotation(path: Path) -> tuple[list[tuple[int | None, str, int | None]], dict[str, Any]]:
+    """The objects of a JSON file, each with its id, its PNG and the id of what it is part of, and their image."""
     data = path.read_bytes()
     try:
         text = data.decode("utf-8")
@@ -115,17 +113,10 @@ def _annotation(path: Path) -> tuple[list[dict[str, Any]], dict[str, Any]]:
     try:
         annotation = json.loads(text)["annotation"]
         height, width = annotation["imsize"][:2]
-        return annotation["object"], layout.image(annotation["filename"], (height, width))
-    except (KeyError, TypeError, ValueError) as error:
+        objects = [
+            (gate.whole(entry["id"]), str(entry["instance_mask"]), gate.whole(entry["parts"]["ispartof"]))
+            for entry in annotation["object"]  # `ispartof` is an empty list for a whole
+        ]
+        return objects, layout.image(str(annotation["filename"]), gate.checked_size(height, width))
+    except (KeyError, TypeError, ValueError, RecursionError) as error:
         raise SohesError(f"{path} is not an annotation of ADE20K 2021: {error}") from None
-
-
-def read_pixels(path: Path) -> np.ndarray:
-    """The pixels of a PNG as stored. FileNotFoundError if there is none, SohesError if it is damaged."""
-    try:
-        with Image.open(path, formats=["PNG"]) as png:
-            return np.asarray(png)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise SohesError(f"the annotation {path} cannot be read: {error}") from None

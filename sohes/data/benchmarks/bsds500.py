@@ -11,13 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.io
 
 from sohes import masks
-from sohes.data.benchmarks import coco, layout
+from sohes.data.benchmarks import coco, layout, matlab
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 
@@ -26,6 +24,7 @@ INFO = """Get BSR_bsds500.tgz from Berkeley's segmentation page. DIR is BSR/BSDS
   groundTruth/val/101085.mat ...         (or groundTruth/101085.mat)
   images/val/101085.jpg ...              (or images/101085.jpg; only to predict)"""
 SAME_ENTITY_IOU = 0.5
+MOST_REGIONS = 2_000  # of all annotators of an image together; the set has some hundreds
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
@@ -49,14 +48,18 @@ def _data(root: Path) -> Path:
 
 
 def _record(path: Path) -> ImageRecord:
+    what = "a ground truth of BSDS500"
+    cells = matlab.read(path, "groundTruth", what=what)
     try:
-        cells: Any = scipy.io.loadmat(path, simplify_cells=True)["groundTruth"]
         annotators = [cells] if isinstance(cells, dict) else list(cells)
-        labels = [np.asarray(annotator["Segmentation"], np.int64) for annotator in annotators]
-        height, width = labels[0].shape
-    except (KeyError, TypeError, IndexError, ValueError, NotImplementedError) as error:
-        raise SohesError(f"{path} is not a ground truth of BSDS500: {error}") from None
-    regions_NHW = np.concatenate([np.unique(one)[:, None, None] == one for one in labels])
+        labels_KHW = np.stack([np.asarray(annotator["Segmentation"], np.int64) for annotator in annotators])
+        _, height, width = labels_KHW.shape
+    except (KeyError, TypeError, IndexError, ValueError) as error:
+        raise SohesError(f"{path} is not {what}: {error}") from None
+    regions = [np.unique(one) for one in labels_KHW]
+    if sum(map(len, regions)) > MOST_REGIONS:
+        raise SohesError(f"{path} is not {what}: its annotators drew more than {MOST_REGIONS:,} regions")
+    regions_NHW = np.concatenate([own[:, None, None] == one for own, one in zip(regions, labels_KHW, strict=True)])
     iou_NN = masks.iou_from_intersections(masks.intersections(regions_NHW))
     kept = masks.nms_from_iou(iou_NN, np.arange(len(regions_NHW)), nms_iou=SAME_ENTITY_IOU)
     return coco.record(layout.image(f"{path.stem}.jpg", (height, width)), masks.encode(regions_NHW[kept]), NAME)

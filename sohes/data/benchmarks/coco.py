@@ -18,9 +18,9 @@ import numpy as np
 
 from sohes.data.benchmarks import layout
 from sohes.errors import SohesError
-from sohes.masks import areas
-from sohes.masks.forest import relink
-from sohes.masks.mask_json import checked_coco, coco_images, run_lengths
+from sohes.masks import areas, gate
+from sohes.masks.forest import check_forest, select
+from sohes.masks.mask_json import Remarks, checked_coco, coco_images, is_crowd, named, read_masks
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
 NAME = "coco"
@@ -46,18 +46,63 @@ read_benchmark = reader(NAME, "annotations/instances_val2017.json", "instances_v
 
 
 def read_content(
-    content: dict[str, Any], path: Path, image_ids: Collection[int] | None = None, *, source: str = NAME
+    content: dict[str, Any],
+    path: Path,
+    image_ids: Collection[int] | None = None,
+    *,
+    source: str = NAME,
+    remarks: Remarks | None = None,
 ) -> Iterator[ImageRecord]:
     """The ground truth of the images, or of `image_ids` only, in the file's order, without digests.
 
-    content: what `load` gave for `path`. source: that of every mask. Annotations whose mask has no pixel are dropped:
-    no prediction can match them. SohesError says what is wrong.
+    content: what `load` gave for `path`. source: that of every mask. Annotations of no image and those whose mask has
+    no pixel, which no prediction can match, are dropped, and counted in `remarks`. If no polygon of the file reaches
+    beyond 1, its coordinates are fractions of the image's sides. SohesError says what is wrong, also if every
+    annotation of the file would be dropped.
     """
-    for image, drawn in coco_images(content):
+    remarks = Remarks() if remarks is None else remarks
+    kept = 0
+    if in_sides := _in_sides(content["annotations"]):
+        remarks.say("no polygon reaches beyond 1, so their coordinates were read as fractions of the image's sides")
+    for image, drawn in coco_images(content, remarks):
         if image_ids is None or image["id"] in image_ids:
             size, name = (image["height"], image["width"]), image["file_name"]
-            rles = [run_lengths(annotation, size, name, path) for annotation in drawn]
-            yield record(image, rles, source, crowd=[bool(annotation.get("iscrowd")) for annotation in drawn])
+            rles = read_masks(drawn, size, name, path, in_sides=in_sides)
+            crowd = [is_crowd(one, name, path) for one in drawn]
+            stated = [None if in_sides else one.get("area") for one in drawn]
+            names = [f"{named(one)} of {name}" for one in drawn]
+            found = record(image, rles, source, crowd=crowd, stated_areas=stated, remarks=remarks, names=names)
+            kept += found.masks.entities
+            yield found
+    if image_ids is None:
+        check_usable(kept, len(content["annotations"]), path, remarks)
+
+
+def check_usable(kept: int, annotations: int, path: Path, remarks: Remarks) -> None:
+    """SohesError if a file has annotations, but not one that can be used."""
+    if annotations and not kept:
+        reasons = "; ".join(remarks.sentences(path)) or f"{path}: all are crowds"
+        raise SohesError(f"none of {annotations} annotations can be used: {reasons}: fix or leave out the file")
+
+
+def _in_sides(annotations: Sequence[dict[str, Any]]) -> bool:
+    """Whether all polygons lie within the first pixel, as nobody draws them: they are fractions of the sides."""
+    seen = False
+    for annotation in annotations:
+        for value in _numbers(annotation.get("segmentation")):
+            if value is None or not 0 <= value <= 1:
+                return False
+            seen = True
+    return seen
+
+
+def _numbers(value: Any, depth: int = 4) -> Iterator[float | None]:
+    """Those of lists within lists."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, list) and depth:
+            yield from _numbers(item, depth - 1)
+        else:
+            yield gate.number(item)
 
 
 def record(
@@ -67,20 +112,39 @@ def record(
     *,
     crowd: Sequence[bool] | None = None,
     parents: Sequence[int] | None = None,
+    stated_areas: Sequence[Any] | None = None,
+    remarks: Remarks | None = None,
+    names: Sequence[str] = (),
 ) -> ImageRecord:
-    """One image's ground truth: scores 1, by default no crowd and a flat forest; masks without a pixel are dropped."""
+    """One image's ground truth: scores 1, by default no crowd and a flat forest.
+
+    stated_areas: what the file gives as each mask's area; what is no area there counts as none. Masks without a pixel
+    are dropped, and counted in `remarks` with one of the `names`.
+    """
     height, width = image["height"], image["width"]
-    drawn = areas(MaskSet(height, width, tuple(rles), np.ones(len(rles)), np.full(len(rles), -1), ("",) * len(rles)))
-    kept = np.flatnonzero(drawn > 0).tolist()
+    n, above = len(rles), np.full(len(rles), -1) if parents is None else np.asarray(parents, np.int64)
+    try:
+        check_forest(above)
+    except ValueError as error:
+        raise SohesError(f"the masks of {image['file_name']} are not a forest: {error}") from None
+    drawn = areas(MaskSet(height, width, tuple(rles), np.ones(n), np.full(n, -1), ("",) * n))
+    for i in [] if remarks is None else np.flatnonzero(drawn == 0).tolist():
+        remarks.add("no pixel in their masks", names[i])
     masks = MaskSet(
         height,
         width,
-        tuple(rles[i] for i in kept),
-        np.ones(len(kept), np.float32),
-        relink(np.full(len(rles), -1) if parents is None else np.asarray(parents, np.int64), np.array(kept, np.int64)),
-        tuple(CROWD if crowd is not None and crowd[i] else source for i in kept),
+        tuple(rles),
+        np.ones(n, np.float32),
+        above,
+        tuple(CROWD if crowd is not None and crowd[i] else source for i in range(n)),
+        None if stated_areas is None else np.array(list(map(_area, stated_areas)), np.float64),
     )
-    return ImageRecord(image["id"], image["file_name"], "", masks)
+    return ImageRecord(image["id"], image["file_name"], "", select(masks, np.flatnonzero(drawn > 0)))
+
+
+def _area(stated: Any) -> float:
+    area = gate.number(stated)
+    return np.nan if area is None or not 0 <= area <= gate.MOST_PIXELS else area
 
 
 def load(path: Path) -> dict[str, Any]:
@@ -91,8 +155,8 @@ def load(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. SohesError if there is none, or if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return json.loads(Path(path).read_text("utf-8-sig"))
     except FileNotFoundError:
         raise SohesError(f"no annotations at {path}: fix the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # ValueError: no UTF-8, no JSON, a number of thousands of digits
         raise SohesError(f"{path} is not valid JSON: {error}") from None

@@ -9,8 +9,12 @@ from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from sohes.data.names import Names, one_ends_with_the_other
 from sohes.errors import SohesError
+from sohes.masks import gate
 from sohes.work.walk import walk
 
 
@@ -64,6 +68,26 @@ def photographs(*folders: str) -> Callable[[Path, str], bytes]:
     It gives the encoded photograph as stored: EXIF rotation must not be applied to it.
     """
     return lambda root, file_name: read_file(root, *folders, name=file_name)
+
+
+def read_png(path: Path, size: tuple[int, int] | None = None, *, mode: str | None = None) -> np.ndarray:
+    """The pixels of a PNG as stored, or converted to a mode of Pillow's; `size`: the (height, width) it should have.
+
+    FileNotFoundError if there is none. SohesError for a damaged one or another size, before a pixel is decoded.
+    """
+    try:
+        with Image.open(path, formats=["PNG"]) as png:
+            width, height = png.size
+            if height * width > gate.MOST_PIXELS or (size or (height, width)) != (height, width):
+                raise SohesError(
+                    f"the annotation {path} is {width} x {height}, its image "
+                    + (f"{size[1]} x {size[0]}" if size else "cannot be that large")
+                )
+            return np.asarray(png if mode is None else png.convert(mode))
+    except (FileNotFoundError, SohesError):
+        raise
+    except Exception as error:  # Pillow raises a dozen kinds of exceptions on damaged files
+        raise SohesError(f"the annotation {path} cannot be read: {error or type(error).__name__}") from None
 
 
 def image(file_name: str, size: tuple[int, ...]) -> dict[str, Any]:

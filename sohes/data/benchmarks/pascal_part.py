@@ -13,10 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from PIL import Image
 
-from sohes.data.benchmarks import coco, layout
+from sohes.data.benchmarks import coco, layout, matlab
 from sohes.errors import SohesError
 from sohes.masks import encode
 from sohes.structures import ImageRecord
@@ -38,8 +37,8 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
 
 
 def _record(path: Path, root: Path) -> ImageRecord:
+    annotation = matlab.read(path, "anno", what="a Pascal-Part annotation")
     try:
-        annotation: Any = scipy.io.loadmat(path, simplify_cells=True)["anno"]
         objects = _as_list(annotation["objects"])
         masks: list[np.ndarray] = []
         parents: list[int] = []
@@ -49,12 +48,12 @@ def _record(path: Path, root: Path) -> ImageRecord:
             masks += [np.asarray(entry["mask"], bool), *(np.asarray(part["mask"], bool) for part in parts)]
             parents += [-1] + [place] * len(parts)
         name = f"{annotation['imname']}.jpg"
-    except (KeyError, TypeError, IndexError, ValueError, NotImplementedError) as error:
+    except (KeyError, TypeError, IndexError, ValueError) as error:
         raise SohesError(f"{path} is not a Pascal-Part annotation: {error}") from None
-    height, width = masks[0].shape if masks else _size(read_image(root, name))
+    height, width = masks[0].shape if masks and masks[0].ndim == 2 else _size(read_image(root, name))
     if any(mask.shape != (height, width) for mask in masks):
         raise SohesError(f"{path} holds masks of several sizes: download it again")
-    rles = encode(np.stack(masks)) if masks else ()
+    rles = [rle for mask in masks for rle in encode(mask[None])]
     return coco.record(layout.image(name, (height, width)), rles, NAME, parents=parents)
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
-from sohes.masks.mask_json import read_sa1b
+from sohes.masks.mask_json import Remarks, read_sa1b
 from sohes.structures import ImageRecord
 
 NAME = "sa1b"
@@ -79,14 +79,15 @@ def _open(path: Path) -> tarfile.TarFile:
         raise SohesError(f"{path} cannot be read as a pack of SA-1B ({error}): download it again") from None
 
 
-def record(data: bytes, path: Path) -> ImageRecord:
+def record(data: bytes, path: Path, *, remarks: Remarks | None = None) -> ImageRecord:
     """The ground truth in the bytes of one of SA-1B's JSON files. SohesError names `path` and what is wrong."""
     try:
         found = read_sa1b(json.loads(data), path)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SohesError(f"{path} is not SA-1B JSON: {error}") from None
     if found.image_id < 0:
         raise SohesError(f"{path} is not SA-1B JSON: its image needs a whole number image_id")
     masks = found.masks
     image = {"id": found.image_id, "file_name": found.file_name, "height": masks.height, "width": masks.width}
-    return coco.record(image, masks.rles, NAME)
+    names = [f"mask {place} of {found.file_name}" for place in range(1, len(masks) + 1)]
+    return coco.record(image, masks.rles, NAME, remarks=remarks, names=names)

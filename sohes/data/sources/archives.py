@@ -20,6 +20,7 @@ from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 from sohes.work.files import fitted, write_file
 
 MAX_JSON_BYTES = 2**32  # COCO's largest is 450 MB
@@ -72,19 +73,21 @@ class ArchivesSource:
         write_file(folder / _JSON, data)
         path.unlink()
 
-    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
+    def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
         def wanted(name: str) -> bool:
             visible = not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts if part != "..")
             chosen = held_out if pack.held_out else held_out_by_name(name, self.eval_fraction) == held_out
             return visible and chosen and name.lower().endswith(SUFFIXES)
 
         if pack.held_out and self.annotations is not None:
-            yield from self._annotated(pack, folder, wanted) if held_out else ()
+            yield from self._annotated(pack, folder, wanted, remarks) if held_out else ()
             return
         for number, name, data in iter_numbered(_place(folder, pack.name), wanted):
             yield Member(pack.index * IDS_PER_PACK + number, name, data)
 
-    def _annotated(self, pack: Pack, folder: Path, wanted: Callable[[str], bool]) -> Iterator[Member]:
+    def _annotated(
+        self, pack: Pack, folder: Path, wanted: Callable[[str], bool], remarks: Remarks | None
+    ) -> Iterator[Member]:
         content = coco.load(folder / _JSON)
         images = {image["file_name"]: image["id"] for image in content["images"]}
         names = Names(images)
@@ -97,8 +100,8 @@ class ArchivesSource:
             return found if found and one_ends_with_the_other(found, path) else None  # b/1.jpg is not a/1.jpg
 
         seen: set[str] = set()
-        ids = set(images.values())
-        truth = {record.image_id: record.masks for record in coco.read_content(content, folder / _JSON, ids)}
+        records = coco.read_content(content, folder / _JSON, remarks=remarks)
+        truth = {record.image_id: record.masks for record in records}
         for path, data in iter_members(_place(folder, pack.name), lambda path: wanted(path) and bool(listed(path))):
             name = listed(path)
             if name and name not in seen:  # a second file with the same name is not the annotated one

@@ -26,7 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from sohes.data.benchmarks import coco, coco_panoptic
+from sohes.data.benchmarks import coco, own
 from sohes.data.names import found_as
 from sohes.data.sources.source import Photograph, Plan
 from sohes.data.store.decode import UnreadableImage
@@ -129,9 +129,7 @@ class FolderSource:
     def truth(self, image_ids: Collection[int]) -> Iterator[ImageRecord] | None:
         if self.annotations is None:
             return None
-        content = coco.load(self.annotations)
-        reader = coco_panoptic if coco_panoptic.is_panoptic(content) else coco
-        return reader.read_content(content, self.annotations, set(image_ids))
+        return own.read(self.annotations, set(image_ids))
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,7 @@ from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out
 from sohes.data.sources.transfer import PATIENCE, Patience, TransferFailed, check_disk, checked, persist
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 
 PART_BYTES = 16 * 2**20
 CONNECTIONS = 8
@@ -189,7 +190,8 @@ class S3Source:
         what = f"{wanted['Key']} of {self.uri}"
         return persist(lambda: _translated(read, what), what, self.patience)
 
-    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
+    def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
+        del remarks  # there are no annotations
         if pack.name.startswith(f"{_LOOSE}-"):
             yield from self._objects(pack, held_out)
             return

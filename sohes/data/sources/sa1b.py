@@ -18,6 +18,7 @@ from sohes.data.sources.transfer import PATIENCE, LinkRefused, Patience, fetch
 from sohes.data.sources.unpack import iter_members
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 
 _PACK = re.compile(r"sa_\d+\.tar")
 _PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
@@ -52,7 +53,7 @@ class Sa1bSource:
                 f"download a fresh list to {self.links} and run the same command again; finished packs are kept"
             ) from None
 
-    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
+    def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
         waiting: dict[str, bytes | UnreadableImage] = {}  # the photograph or its JSON, whichever came first
 
         def wanted(path: str) -> bool:
@@ -63,12 +64,12 @@ class Sa1bSource:
         for path, data in iter_members(folder / pack.name, wanted):
             name = PurePosixPath(path)
             if not held_out:
-                yield _member(name.name, data, None)
+                yield _member(name.name, data, None, remarks)
             elif name.stem in waiting:
                 photograph, annotations = (data, waiting.pop(name.stem))
                 if name.suffix == ".json":
                     photograph, annotations = annotations, photograph
-                yield _member(f"{name.stem}.jpg", photograph, annotations)
+                yield _member(f"{name.stem}.jpg", photograph, annotations, remarks)
             else:
                 waiting[name.stem] = data
         if waiting:
@@ -78,7 +79,9 @@ class Sa1bSource:
             )
 
 
-def _member(name: str, data: bytes | UnreadableImage, annotations: bytes | UnreadableImage | None) -> Member:
+def _member(
+    name: str, data: bytes | UnreadableImage, annotations: bytes | UnreadableImage | None, remarks: Remarks | None
+) -> Member:
     match = _PHOTOGRAPH.fullmatch(name)
     assert match is not None
     if annotations is None:
@@ -86,7 +89,8 @@ def _member(name: str, data: bytes | UnreadableImage, annotations: bytes | Unrea
     if isinstance(annotations, UnreadableImage):
         return Member(int(match[1]), name, annotations, None)
     try:
-        return Member(int(match[1]), name, data, sa1b.record(annotations, Path(name).with_suffix(".json")).masks)
+        found = sa1b.record(annotations, Path(name).with_suffix(".json"), remarks=remarks)
+        return Member(int(match[1]), name, data, found.masks)
     except SohesError as error:
         return Member(int(match[1]), name, UnreadableImage(f"its annotations cannot be read: {error}"), None)
 

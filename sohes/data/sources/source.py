@@ -10,6 +10,7 @@ from typing import Protocol
 
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
+from sohes.masks.mask_json import Remarks
 from sohes.structures import ImageRecord, MaskSet
 
 IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus one
@@ -90,8 +91,10 @@ class PackSource(Protocol):
     def fetch(self, pack: Pack, folder: Path) -> str:
         """Fetch the whole pack into `folder`, resuming if possible. Returns its digest. SohesError if that fails."""
 
-    def members(self, pack: Pack, folder: Path, *, held_out: bool) -> Iterator[Member]:
-        """The photographs of a fetched pack that are for evaluation (`held_out`) or for training."""
+    def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
+        """The photographs of a fetched pack that are for evaluation (`held_out`) or for training.
+
+        remarks: gets what was left out of the annotations."""
 
 
 def held_out_by_name(name: str, eval_fraction: float) -> bool:

@@ -5,6 +5,7 @@ Folders are skipped; links and devices are reported. Sizes are checked before un
 
 from __future__ import annotations
 
+import errno
 import tarfile
 import zipfile
 import zlib
@@ -37,8 +38,8 @@ def iter_members(
         else:
             yield from _iter_tar(path, wanted, max_member_bytes, max_ratio)
     except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
-        if isinstance(error, OSError) and error.errno is not None:
-            raise  # a problem of the disk, not of the archive
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
+            raise  # a problem of the disk, not of the archive; EINVAL: a place before its beginning
         detail = (str(error) or type(error).__name__).splitlines()[0]
         raise SohesError(f"the archive {path.name} is damaged ({detail}): remove it and pull again") from None
 
@@ -84,7 +85,7 @@ def _iter_zip(path: Path, wanted: Callable[[str], bool], max_member_bytes: int) 
     with zipfile.ZipFile(path) as archive:
         for member in archive.infolist():
             link = (member.external_attr >> 16) & 0o170000 == 0o120000
-            if member.is_dir() or not wanted(member.filename):
+            if member.filename.endswith("/") or not wanted(member.filename):
                 continue
             if link:
                 yield member.filename, UnreadableImage(_NO_FILE)

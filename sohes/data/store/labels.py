@@ -17,8 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sohes.errors import SohesError
-from sohes.masks import areas, boxes_xywh
-from sohes.masks.forest import levels
+from sohes.masks import areas, boxes_xywh, gate
+from sohes.masks.forest import check_forest, levels
 from sohes.masks.mask_json import CATEGORIES, coco_annotations, coco_image, sa1b
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import atomic_path, write_json
@@ -38,28 +38,41 @@ _MASK = pa.struct(
         ("source", pa.string()),
     ]
 )
-_SCHEMA = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("digest", pa.string()),
-        ("masks", pa.list_(_MASK)),
-    ],
-    metadata={"sohes_labels": SCHEMA_VERSION},
-)
+_TRUTH = pa.struct([*_MASK, ("stated_area", pa.float64())])  # of a ground truth whose file states areas
+
+
+def _schema(mask: pa.StructType) -> pa.Schema:
+    return pa.schema(
+        [
+            ("image_id", pa.int64()),
+            ("file_name", pa.string()),
+            ("height", pa.int32()),
+            ("width", pa.int32()),
+            ("digest", pa.string()),
+            ("masks", pa.list_(mask)),
+        ],
+        metadata={"sohes_labels": SCHEMA_VERSION},
+    )
+
+
+_SCHEMAS = _schema(_MASK), _schema(_TRUTH)
 
 
 # ---------------------------------------------------------------- shards
 
 
 def write_shard(path: Path, records: Iterable[ImageRecord]) -> None:
-    """Write records as one Parquet file, in their order: whole or absent, the same bytes for the same records."""
+    """Write records as one Parquet file, in their order: whole or absent, the same bytes for the same records.
+
+    Either all have stated areas or none has.
+    """
     rows = iter(records)
-    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, _SCHEMA, compression="zstd") as writer:
+    first = next(rows, None)
+    schema = _SCHEMAS[first is not None and first.masks.stated_areas is not None]
+    rows = itertools.chain([] if first is None else [first], rows)
+    with atomic_path(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
         while group := list(itertools.islice(rows, ROWS_PER_GROUP)):
-            writer.write_table(pa.Table.from_pylist([_row(record) for record in group], _SCHEMA))
+            writer.write_table(pa.Table.from_pylist([_row(record) for record in group], schema))
 
 
 def read_shard(path: Path) -> list[ImageRecord]:
@@ -76,8 +89,8 @@ def iter_records(folder: Path) -> Iterator[ImageRecord]:
 def _iter_shard(path: Path) -> Iterator[ImageRecord]:
     with _open(path) as file:
         for group in range(file.num_row_groups):
-            table = file.read_row_group(group, use_threads=False)
-            yield from (_record(table, row) for row in range(len(table)))
+            table = _read_group(file, group, path)
+            yield from (_record(table, row, path) for row in range(len(table)))
 
 
 class LabelStore:
@@ -97,7 +110,7 @@ class LabelStore:
     def _index(self, path: Path) -> None:
         with _open(path) as file:
             for group in range(file.num_row_groups):
-                ids = file.read_row_group(group, columns=["image_id"], use_threads=False)["image_id"].to_pylist()
+                ids = _read_group(file, group, path, columns=["image_id"])["image_id"].to_pylist()
                 for row, image_id in enumerate(ids):
                     if image_id in self._places:
                         raise SohesError(f"{self.folder} holds image {image_id} twice: remove its stale shards")
@@ -121,8 +134,8 @@ class LabelStore:
             raise SohesError(f"{self.folder} has no labels for image {image_id} (it has {len(self)} images)") from None
         if self._cached is None or self._cached[0] != (path, group):
             with _open(path) as file:
-                self._cached = (path, group), file.read_row_group(group, use_threads=False)
-        return _record(self._cached[1], row)
+                self._cached = (path, group), _read_group(file, group, path)
+        return _record(self._cached[1], row, path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
@@ -150,7 +163,17 @@ def _open(path: Path) -> pq.ParquetFile:
             f"{path} has label schema version {found} but this program reads version {SCHEMA_VERSION}: "
             "write it again with this version, or read it with the one that wrote it"
         )
+    if not any(file.schema_arrow.equals(schema) for schema in _SCHEMAS):
+        file.close()
+        raise SohesError(f"{path} cannot be read as a label shard (its columns are others): write it again")
     return file
+
+
+def _read_group(file: pq.ParquetFile, group: int, path: Path, columns: list[str] | None = None) -> pa.Table:
+    try:
+        return file.read_row_group(group, columns=columns, use_threads=False)
+    except (pa.ArrowException, OSError) as error:
+        raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
 
 
 def _first_line(error: Exception) -> str:
@@ -161,6 +184,7 @@ def _row(record: ImageRecord) -> dict[str, Any]:
     masks = record.masks
     columns = zip(
         masks.rles, areas(masks), boxes_xywh(masks), masks.scores, masks.parents, levels(masks.parents), masks.sources,
+        itertools.repeat(None, len(masks)) if masks.stated_areas is None else masks.stated_areas.tolist(),
         strict=True,
     )  # fmt: skip
     return {
@@ -179,27 +203,44 @@ def _row(record: ImageRecord) -> dict[str, Any]:
                 "parent": int(parent),
                 "level": int(level),
                 "source": source,
+                "stated_area": stated,
             }
-            for i, (rle, area, box, score, parent, level, source) in enumerate(columns)
+            for i, (rle, area, box, score, parent, level, source, stated) in enumerate(columns)
         ],
     }
 
 
-def _record(table: pa.Table, row: int) -> ImageRecord:
+def _record(table: pa.Table, row: int, path: Path) -> ImageRecord:
+    """SohesError if the masks are none that the rest can work with: anybody may have written the file."""
     image = table.slice(row, 1)
-    masks = image["masks"].combine_chunks().flatten()
-    rles, scores, parents, sources = (masks.field(name) for name in ("rle", "score", "parent", "source"))
+    image_id, file_name, height, width, digest = (image[name][0].as_py() for name in table.column_names[:5])
+    found = image["masks"].combine_chunks().flatten()
+    columns = dict(zip(found.type.names, found.flatten(), strict=True))
+    try:
+        if None in (image_id, file_name, digest) or any(column.null_count for column in columns.values()):
+            raise ValueError("a value is missing")
+        size = gate.checked_size(height, width)
+        rles = gate.checked(columns["rle"].cast(pa.binary()).to_pylist(), size)
+        scores = columns["score"].to_numpy(zero_copy_only=False).astype(np.float32)
+        parents = columns["parent"].to_numpy(zero_copy_only=False).astype(np.int64)
+        if not np.isfinite(scores).all():
+            raise ValueError("a score is no finite number")
+        check_forest(parents)
+    except ValueError as error:
+        masks = f"the masks of {file_name} (image {image_id}) cannot be read"
+        raise SohesError(f"{path}: {masks}: {error}: write it again") from None
+    stated = columns.get("stated_area")
     return ImageRecord(
-        image["image_id"][0].as_py(),
-        image["file_name"][0].as_py(),
-        image["digest"][0].as_py(),
+        image_id,
+        file_name,
+        digest,
         MaskSet(
-            image["height"][0].as_py(),
-            image["width"][0].as_py(),
-            tuple(rle.encode("ascii") for rle in rles.to_pylist()),
-            scores.to_numpy(zero_copy_only=False).astype(np.float32),
-            parents.to_numpy(zero_copy_only=False).astype(np.int64),
-            tuple(sources.to_pylist()),
+            *size,
+            rles,
+            scores,
+            parents,
+            tuple(columns["source"].to_pylist()),
+            None if stated is None else stated.to_numpy(zero_copy_only=False),
         ),
     )
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 
 from sohes.data.benchmarks import layout
-from sohes.data.benchmarks.ade20k import read_pixels
 from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.downstream.sets.examples import ClassSet, Example, example
 from sohes.errors import SohesError
@@ -32,7 +31,7 @@ def open_set(root: Path) -> ClassSet:
 def _read(key: tuple[str, str], *, root: Path) -> Example:
     split, name = key
     path = root / "annotations" / split / f"{name}.png"
-    numbers_HW = read_pixels(path).astype(np.int16)
+    numbers_HW = layout.read_png(path).astype(np.int16)
     if numbers_HW.ndim != 2 or numbers_HW.max() > len(CLASSES):
         raise SohesError(f"{path} is not a map of 150 classes: take annotations/ of the scene parsing challenge")
     photograph = layout.read_file(root, f"images/{split}", name=f"{name}.jpg")

@@ -15,8 +15,9 @@ import numpy as np
 from sohes.data.benchmarks import coco as reader
 from sohes.data.benchmarks import coco_panoptic as panoptic
 from sohes.data.benchmarks.catalogue import decode_photograph
-from sohes.downstream.sets.coco import categories
+from sohes.downstream.sets.coco import box_and_class, categories
 from sohes.downstream.sets.examples import VOID, ClassSet, Example, Key, example
+from sohes.masks.mask_json import is_crowd
 
 
 def open_set(root: Path) -> ClassSet:
@@ -26,24 +27,24 @@ def open_set(root: Path) -> ClassSet:
     segments = {annotation["image_id"]: annotation for annotation in content["annotations"]}
     images = sorted((image for image in content["images"] if image["id"] in segments), key=lambda image: image["id"])
     keys = [(image, segments[image["id"]]) for image in images]
-    classes = categories(content)
-    number = {category["id"]: (place, bool(category["isthing"])) for place, category in enumerate(classes)}
+    classes = categories(content, path)
+    number = {category["id"]: (place, bool(category.get("isthing"))) for place, category in enumerate(classes)}
     read = partial(_read, root=Path(root), path=path, number=number)
     return ClassSet(tuple(category["name"] for category in classes), keys[::2], keys[1::2], read)
 
 
 def _read(key: Key, *, root: Path, path: Path, number: dict[int, tuple[int, bool]]) -> Example:
     image, annotation = key
-    ids_HW = panoptic.segment_ids(path.with_suffix("") / annotation["file_name"], image)
+    segments = panoptic.segments_of(annotation, image["file_name"], path)
+    ids_HW = panoptic.segment_ids(path, annotation, image)
     classes_HW = np.full(ids_HW.shape, VOID, np.int16)
     boxes: list[Any] = []
     labels: list[int] = []
-    for segment in annotation["segments_info"]:
-        label, is_thing = number[segment["category_id"]]
-        if segment.get("iscrowd"):
+    for segment in segments:
+        if is_crowd(segment, image["file_name"], path):
             continue
+        (x, y, w, h), (label, is_thing) = box_and_class(segment, number, path)
         classes_HW[ids_HW == segment["id"]] = label
-        x, y, w, h = segment["bbox"]
         if is_thing and w > 0 and h > 0:
             boxes.append((x, y, x + w, y + h))
             labels.append(label)

@@ -34,7 +34,7 @@ def test_a_lost_instance_and_one_of_another_size_are_named(sample):
     with pytest.raises(SohesError, match=r"names the instance .*i_004\.png, which is not there"):
         list(ade20k.read_benchmark(root))
     Image.new("L", (3, 3)).save(lost)
-    with pytest.raises(SohesError, match=r"i_004\.png has another size than its image, 8 x 6"):
+    with pytest.raises(SohesError, match=r"i_004\.png is .* its image 8 x 6"):
         list(ade20k.read_benchmark(root))
 
 

@@ -1,3 +1,4 @@
+import dataclasses
 import errno
 import json
 import os
@@ -145,6 +146,68 @@ def test_what_is_not_a_shard_of_this_version_is_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"image_id": [1]}).replace_schema_metadata({"sohes_labels": "99"}), path)
     with pytest.raises(SohesError, match="schema version 99 but this program reads version 1"):
         LabelStore(tmp_path)
+
+
+def rewritten(path: Path, change) -> None:
+    """The shard with its only row changed, as another program may have written it."""
+    table = pq.read_table(path)
+    (row,) = table.to_pylist()
+    change(row)
+    pq.write_table(pa.Table.from_pylist([row], table.schema), path)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda row: row["masks"][1].update(rle="02"), "do not fill its size 6 x 8"),
+        (lambda row: row["masks"][1].update(rle="b'04'"), "hold letters that run lengths do not have"),
+        (lambda row: row["masks"][1].update(rle="hélas"), "hold letters"),
+        (lambda row: row["masks"][1].update(rle=None), "a value is missing"),
+        (lambda row: row["masks"][2].update(score=float("nan")), "a score is no finite number"),
+        (lambda row: row["masks"][2].update(parent=9), r"parents must lie in \[-1, 4\)"),
+        (lambda row: row["masks"][0].update(parent=2), "cycle"),
+        (lambda row: row.update(height=-6), "height and width"),
+        (lambda row: row.update(width=2**31 - 1, height=2**31 - 1), "height and width"),
+        (lambda row: row.update(width=9), "do not fill its size 6 x 9"),
+        (lambda row: row.update(file_name=None), "a value is missing"),
+    ],
+)
+def test_masks_that_another_program_wrote_pass_the_gate(tmp_path: Path, change, words: str) -> None:
+    write_shard(tmp_path / "s.parquet", [record(3)])
+    rewritten(tmp_path / "s.parquet", lambda row: None)
+    assert_same(read_shard(tmp_path / "s.parquet")[0], record(3))
+    rewritten(tmp_path / "s.parquet", change)
+    for read in (read_shard, lambda path: LabelStore(path.parent).record(3)):
+        with pytest.raises(SohesError, match=rf"s\.parquet: the masks of .* \(image 3\) cannot be read: .*{words}"):
+            read(tmp_path / "s.parquet")
+
+
+def test_other_columns_and_torn_groups_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_shard(path, [record(3)])
+    table = pq.read_table(path)
+    pq.write_table(table.drop_columns(["masks"]).replace_schema_metadata(table.schema.metadata), path)
+    with pytest.raises(SohesError, match="its columns are others"):
+        read_shard(path)
+    write_shard(path, [record(i) for i in range(40)])
+    data = bytearray(path.read_bytes())
+    data[200:400] = bytes(200)
+    path.write_bytes(data)
+    with pytest.raises(SohesError, match="cannot be read as a label shard"):
+        read_shard(path)
+
+
+def test_stated_areas_are_kept_and_leave_other_shards_as_they_were(tmp_path: Path) -> None:
+    stated = dataclasses.replace(record(3).masks, stated_areas=np.array([24.5, np.nan, 0, 7]))
+    bare = dataclasses.replace(empty(4).masks, stated_areas=np.zeros(0))
+    path = tmp_path / "s.parquet"
+    write_shard(path, [dataclasses.replace(record(3), masks=stated), dataclasses.replace(empty(4), masks=bare)])
+    found = read_shard(path)
+    np.testing.assert_array_equal(found[0].masks.stated_areas, stated.stated_areas)
+    assert len(found[1].masks.stated_areas) == 0
+    write_shard(path, [record(3)])
+    assert read_shard(path)[0].masks.stated_areas is None
+    assert "stated_area" not in pq.read_table(path).to_pylist()[0]["masks"][0]
 
 
 def test_an_image_in_two_shards_is_an_error(tmp_path: Path) -> None:

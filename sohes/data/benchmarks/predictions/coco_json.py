@@ -15,7 +15,8 @@ from typing import Any
 
 from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
-from sohes.masks.mask_json import Found, coco_images
+from sohes.masks import gate
+from sohes.masks.mask_json import Found, Remarks, coco_images
 from sohes.structures import ImageRecord
 
 SOURCE = "coco_json"
@@ -36,15 +37,15 @@ def read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageReco
 
 
 def _first_character(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.read(4096).lstrip()[:1]
 
 
 def _results(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
     found: dict[int, Found] = {}
     for detection in iter_list(path):
-        image_id = detection.get("image_id") if isinstance(detection, dict) else None
-        if type(image_id) is not int:
+        image_id = gate.whole(detection.get("image_id")) if isinstance(detection, dict) else None
+        if image_id is None:
             raise SohesError(f"{path} is not a list of COCO results: an item needs a whole number image_id")
         if image_id not in found:
             found[image_id] = Found(_size(detection, image_id, sizes, path), f"image {image_id}", path)
@@ -55,15 +56,22 @@ def _results(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[Image
 
 def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], path: Path) -> tuple[int, int]:
     segmentation = detection.get("segmentation")
-    if isinstance(segmentation, dict) and len(segmentation.get("size", ())) == 2:
-        return tuple(segmentation["size"])
+    own = segmentation.get("size") if isinstance(segmentation, dict) else None
+    if isinstance(own, list) and len(own) == 2:
+        try:
+            return gate.checked_size(*own)
+        except ValueError as error:
+            raise SohesError(f"{path}: a mask of image {image_id} has no size that can be read: {error}") from None
     if image_id in sizes:
         return sizes[image_id]
     raise SohesError(f"{path} has masks of image {image_id}, which the benchmark does not have: fix its image_id")
 
 
 def _annotated(path: Path) -> Iterator[ImageRecord]:
-    for image, drawn in coco_images(coco.load(path)):
+    remarks = Remarks()
+    for image, drawn in coco_images(coco.load(path), remarks):
+        if of_no_image := remarks.sentences(path):
+            raise SohesError(f"{of_no_image[0]}: a mask that is lost would lower AR in silence")
         found = Found((image["height"], image["width"]), image["file_name"], path).add(drawn)
         yield ImageRecord(image["id"], image["file_name"], "", found.masks(SOURCE))
 
@@ -72,7 +80,7 @@ def iter_list(path: Path) -> Iterator[Any]:
     """The items of a file that holds one JSON list of objects, with one piece of it in memory at a time."""
     decoder = json.JSONDecoder()
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             text, at, more = file.read(_CHUNK).lstrip()[1:], 0, True
             while True:
                 while at < len(text) and text[at] in " \t\r\n,":
@@ -88,5 +96,5 @@ def iter_list(path: Path) -> Iterator[Any]:
                     text, at, more = text[at:] + chunk, 0, bool(chunk)
                     continue
                 yield item
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SohesError(f"{path} is not valid JSON: {error}") from None

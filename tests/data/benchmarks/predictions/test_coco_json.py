@@ -55,6 +55,41 @@ def test_polygons_take_the_benchmarks_size(tmp_path):
         list(coco_json.read(written(tmp_path, [detection(9, segmentation=[[1, 1, 5, 1, 5, 3]])]), SIZES))
 
 
+def test_ids_and_scores_of_other_types(tmp_path):
+    (record,) = coco_json.read(written(tmp_path, [detection("7", "0.5"), detection(7.0, 1)]), SIZES)
+    assert (record.image_id, record.masks.scores.tolist()) == (7, [0.5, 1.0])
+
+
+def test_an_annotation_of_no_image_is_not_lost(tmp_path):
+    export_coco([ImageRecord(7, "a.jpg", "", mask_set(MASK[None]))], tmp_path / "a.json")
+    content = json.loads((tmp_path / "a.json").read_text())
+    content["annotations"].append(content["annotations"][0] | {"id": 2, "image_id": 8})
+    with pytest.raises(SohesError, match=r"lists no image of their image_id, such as annotation 2.*would lower AR"):
+        list(coco_json.read(written(tmp_path, content), SIZES))
+
+
+@pytest.mark.parametrize(
+    ("segmentation", "words"),
+    [
+        (rle() | {"counts": "b'" + rle()["counts"] + "'"}, "letters that run lengths do not have"),
+        (rle() | {"counts": rle()["counts"][:-1]}, "image 7 has no mask that can be read: its run lengths"),
+        (rle() | {"counts": [9, 9, 10**6]}, "do not fill"),
+        (rle() | {"size": [5, 6]}, r"\[5, 6\] is not the image's \[4, 6\]"),
+        ([[1, 1, float("nan"), 3, 5, 5]], "no finite number"),
+    ],
+)
+def test_an_unsound_mask_is_named_and_never_scored(segmentation, words, tmp_path):
+    content = [detection(), detection(id=5, segmentation=segmentation)]
+    with pytest.raises(SohesError, match=words):
+        list(coco_json.read(written(tmp_path, content), SIZES))
+
+
+@pytest.mark.parametrize("size", [[0, 6], ["x", 6], [2**40, 2**40]])
+def test_a_size_that_no_image_has_is_named(size, tmp_path):
+    with pytest.raises(SohesError, match="a mask of image 7 has no size that can be read"):
+        list(coco_json.read(written(tmp_path, [detection(segmentation=rle() | {"size": size})]), SIZES))
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 64, 10_000])
 def test_a_list_is_read_alike_in_pieces_of_any_size(chunk, tmp_path, monkeypatch):
     monkeypatch.setattr(coco_json, "_CHUNK", chunk)
@@ -89,7 +124,7 @@ def test_our_own_export_comes_back_with_its_forest(tmp_path):
     [
         ([detection(score=None)], "a mask of image 7 has the score None"),
         ([detection(score=float("nan"))], "has the score nan"),
-        ([detection(image_id="7")], "needs a whole number image_id"),
+        ([detection(image_id="7.5")], "needs a whole number image_id"),
         ([5], "needs a whole number image_id"),
         ([detection(), detection(segmentation=None)], "there is no segmentation"),
         ([detection(), detection(segmentation=rle(MASK.T))], r"size \[6, 4\] is not the image's \[4, 6\]"),

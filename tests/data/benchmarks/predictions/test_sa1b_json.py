@@ -48,7 +48,7 @@ def test_our_own_export_comes_back(tmp_path):
     [
         ([], "a.json is not SA-1B JSON"),
         ({"image": {"height": 4, "width": 4}}, "a.json is not SA-1B JSON"),
-        ({"image": {"height": "4", "width": 4}, "annotations": []}, "needs whole numbers height and width"),
+        ({"image": {"height": "4.5", "width": 4}, "annotations": []}, "needs whole numbers height and width"),
     ],
 )
 def test_a_file_of_another_kind_is_named(content, sentence, tmp_path):
