@@ -6,7 +6,6 @@ python -m flows.ablate TABLE [--row ROW] [--params FILE] [--root FOLDER]
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ from flows.workspace import folder_name, make_workspace
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import Table, load_table
+from sohes.evaluate.figures import read_rows
 from sohes.evaluate.relations import relations_changed
 from sohes.explore.refine import what_it_lacks
 from sohes.launch import LocalProfile, run_task
@@ -50,9 +50,7 @@ def _one_row(name: str, table: Table, row: str, params: Path, root: Path) -> str
     workspace, of_baseline = (_workspace(root, name, each) for each in (row, table.baseline))
     values = make_workspace(root, workspace.root, params, table.rows[row].set, phase)
     _reproduce(workspace.root, row)
-    rows = json.loads(workspace.metrics("evaluate").read_text())
-    (scores,) = (scored for scored in rows if scored["phase"] == phase)
-    metrics = {k: float(v) for k, v in scores.items() if isinstance(v, float | int)}
+    metrics = {k: float(v) for k, v in read_rows(workspace)[phase].items() if isinstance(v, float | int)}
     predictions, against = workspace.predictions(phase), of_baseline.predictions(phase)
     if any("relations_changed" in other.paper for other in table.rows.values()) and against.exists():
         metrics["relations_changed"] = relations_changed(iter_records(predictions), iter_records(against))

@@ -75,7 +75,7 @@ def stages_for(graph: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
     evaluate = needed["evaluate"]
     evaluate["cmd"] += f" --phase {phase}"
     unused = {str(HERE.model(name)) for name in PHASES if name != phase}
-    unused |= {str(HERE.metrics(name)) for name in ("untrained", "regions")}  # of an evaluation of all phases
+    unused.add(str(HERE.metrics("regions")))  # of an evaluation of all phases
     for kind in ("deps", "outs", "metrics"):
         evaluate[kind] = [entry for entry in evaluate[kind] if path_of(entry) not in unused]
     if phase == "explore":

@@ -15,7 +15,8 @@ from sohes import tracking
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
-from sohes.evaluate.phases import UNTRAINED, Predicted, depends_on, make_predictor, predict_images, write_predicted
+from sohes.evaluate.figures import UNTRAINED, write_figures
+from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
@@ -105,16 +106,15 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         if project.truth.exists():
             records = iter_records(project.truth), iter_records(published)
             scores = evaluate_masks(*records, max_masks=params.evaluate.max_masks)
-        rows[phase] = _row(phase, scores, work.facts())
+        rows[phase] = _row(scores, work.facts())
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
         figures = {**rows[phase], **hierarchy}
         recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
     if UNTRAINED in rows:
-        write_json(project.metrics("untrained"), rows.pop(UNTRAINED))
+        del rows[UNTRAINED]
         write_json(project.metrics("regions"), _regions(works["explore"].facts()))
-    write_json(project.metrics("evaluate"), list(rows.values()))
-    write_json(project.metrics("evaluate_details"), details)
+    write_figures(project, rows, details)
     recorder.artifact(project.metrics("evaluate"))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
@@ -128,11 +128,10 @@ def _regions(facts: Sequence[dict[str, Any]]) -> dict[str, object]:
     return {"thresholds": THRESHOLDS, "regions_per_image": means.tolist(), "images": images}
 
 
-def _row(phase: str, scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, object]:
+def _row(scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, object]:
     images = sum(part["images"] for part in facts)
     measured = scores.row() if scores else dict.fromkeys(("AR", "AR_S", "AR_M", "AR_L", "AP"))
     return {
-        "phase": phase,
         **measured,
         "masks_per_image": sum(part["masks"] for part in facts) / images,
         "seconds_per_image": sum(part["seconds"] for part in facts) / images,
