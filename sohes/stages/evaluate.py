@@ -24,6 +24,7 @@ from sohes.pipeline import PHASES
 from sohes.project import Project
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Check, unchecked
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder
 from sohes.work.sharded import ShardedWork
@@ -52,10 +53,13 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
     return {phase: ShardedWork(folder(phase), shards) for phase in phases}
 
 
-def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
+def run(
+    params: Params, root: Path, *, shard: int | None = None, phase: str | None = None, unchanged: Check = unchecked
+) -> None:
     """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
 
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
+    unchanged: see `Origin`; a model is registered only if it holds.
     """
     works = _plan(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
     if shard is not None:
@@ -63,6 +67,7 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
         return
     with tracking.stage_run("evaluate", params, root) as recorder:
         _predict(works, params, root)
+        unchanged()
         _finish(works, params, root, recorder)
 
 

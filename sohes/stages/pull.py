@@ -29,12 +29,13 @@ from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import write_shard
 from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.params import Params
 from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Check, unchecked
 from sohes.work.pool import Shard, default_workers, plan_shards, report_images
 from sohes.work.publish import publish_folder
 from sohes.work.sharded import Facts, ShardedWork
@@ -69,8 +70,8 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     return Job(source, work.folder, (0, len(pieces[0])), plan.apply_exif, params.pull.max_megapixels), work, plan
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Pack what is missing, then publish it. With `shard`, pack that shard and stop."""
+def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Check = unchecked) -> None:
+    """Pack what is missing, then publish it. With `shard`, pack that shard and stop. unchanged: see `Origin`."""
     job, work, plan = _plan(params, root)
     left = work.left(shard, of="these images")
     # What is fetched lies beside what is packed from it until its shard is done.
@@ -81,9 +82,20 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
         return
     with tracking.stage_run("pull", params, root) as recorder:
         work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
+        unchanged()
+        _check_source(work, params, root)
         recorder.metrics(_publish(job, work, plan, params, root))
         for folder in _splits(root).values():
             recorder.artifact(folder / "rejected.jsonl")
+
+
+def _check_source(work: ShardedWork, params: Params, root: Path) -> None:
+    """TemporaryError if the source's files are no longer those of the plan: nobody knows which of them were packed."""
+    if _identity(params, make_source(params, root).plan()) != work.folder.name:
+        work.remove()
+        raise TemporaryError(
+            f"files of pull.source {params.pull.source} changed while pull ran: nothing is published, run it again"
+        )
 
 
 def _splits(root: Path) -> dict[str, Path]:

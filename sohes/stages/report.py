@@ -27,10 +27,14 @@ from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
 from sohes.work.files import digest_file, write_file
+from sohes.work.origin import Check, unchecked
 
 
-def run(params: Params, root: Path) -> None:
-    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts."""
+def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
+    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts.
+
+    unchanged: see `Origin`.
+    """
     project = Project(root)
     with tracking.stage_run("report", params, root) as recorder:
         rows, details = _read(project)
@@ -55,6 +59,7 @@ def run(params: Params, root: Path) -> None:
             digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
+        unchanged()
         write_file(project.report, html)
         write_file(project.example, base64.b64decode(photos[0]["panels"][-1]["data"]))  # the last phase on the first
         recorder.artifact(project.report)
