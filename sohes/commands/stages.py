@@ -38,7 +38,7 @@ def _command(name: str, does: str, writes: str, example: str) -> Callable[..., N
 
 def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
     values, root, known = load_params(params), Path.cwd(), STAGES[stage]
-    resources = (Path(sohes.__file__).with_name(name) for name in known.resources)
+    resources = (Path(sohes.__file__).parent / name for name in known.resources)
     origin = Origin(
         stage, values, params, sections=known.sections, load=load_params, unfinished=Project(root).state(stage),
         code=[*code_of(f"sohes.stages.{stage}", only_told=known.only_told), *resources],
