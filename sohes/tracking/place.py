@@ -30,8 +30,7 @@ def correct_paths(project: Project) -> None:
         found = connection.execute("SELECT DISTINCT artifact_location FROM experiments").fetchall()
         for (there,) in found:
             if there and there != here and there.startswith("file:") and Path(there).name == project.artifacts.name:
+                values = {"here": here, "there": f"{there}/", "length": len(there) + 1}
                 for table, column in _COLUMNS:
-                    connection.execute(
-                        f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column} || '/', 1, ?) = ?",
-                        (here, len(there) + 1, len(there) + 1, f"{there}/"),
-                    )
+                    moved = f"UPDATE {table} SET {column} = :here || substr({column}, :length)"
+                    connection.execute(f"{moved} WHERE substr({column} || '/', 1, :length) = :there", values)
