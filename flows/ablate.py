@@ -6,7 +6,6 @@ python -m flows.ablate TABLE [--row ROW] [--params FILE] [--root FOLDER]
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -18,12 +17,16 @@ from flows.graph import DVC, environment
 from flows.workspace import folder_name, make_workspace
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
-from sohes.evaluate.ablation import Table, load_table
+from sohes.evaluate.ablation import Table, load_table, table_file
+from sohes.evaluate.figures import read_rows
 from sohes.evaluate.relations import relations_changed
 from sohes.explore.refine import what_it_lacks
 from sohes.launch import LocalProfile, run_task
+from sohes.params import load_params
+from sohes.pipeline import STAGES
 from sohes.project import Project
 from sohes.tracking.ablations import record_row
+from sohes.work.origin import Origin, code_of
 
 # A row is recorded as a whole, under its table's experiment: its stages are not records of their own.
 HERE = LocalProfile(launcher="local", environment={"SOHES_TRACKING": "off"}, grace_seconds=20)
@@ -38,21 +41,24 @@ def run(name: str, params: Path, root: Path, *, row: str | None = None) -> Itera
     table = load_table(name, root)
     if row is not None and row not in table.rows:
         raise SohesError(f"table {name} has no row {row!r} (it has: {', '.join(table.rows)})")
+    origin = Origin(
+        "ablate", load_params(params), params, sections=STAGES["report"].sections, load=load_params,
+        code=code_of(*(f"sohes.stages.{stage}" for stage in STAGES)), inputs=[table_file(name, root)],
+    )  # fmt: skip
     for each in [row] if row else table.order():
         if reason := what_it_lacks(table.rows[each].set.get("explore.refiner", "none")):
             yield f"{each}: left out, {reason}"
         else:
-            yield _one_row(name, table, each, params, root)
+            yield _one_row(name, table, each, params, root, origin)
 
 
-def _one_row(name: str, table: Table, row: str, params: Path, root: Path) -> str:
+def _one_row(name: str, table: Table, row: str, params: Path, root: Path, origin: Origin) -> str:
     phase = table.phase_of(row)
     workspace, of_baseline = (_workspace(root, name, each) for each in (row, table.baseline))
     values = make_workspace(root, workspace.root, params, table.rows[row].set, phase)
     _reproduce(workspace.root, row)
-    rows = json.loads(workspace.metrics("evaluate").read_text())
-    (scores,) = (scored for scored in rows if scored["phase"] == phase)
-    metrics = {k: float(v) for k, v in scores.items() if isinstance(v, float | int)}
+    origin.check()  # all rows of a table have one origin
+    metrics = {k: float(v) for k, v in read_rows(workspace)[phase].items() if isinstance(v, float | int)}
     predictions, against = workspace.predictions(phase), of_baseline.predictions(phase)
     if any("relations_changed" in other.paper for other in table.rows.values()) and against.exists():
         metrics["relations_changed"] = relations_changed(iter_records(predictions), iter_records(against))

@@ -6,11 +6,9 @@ inputs are still those that the stage ran with.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.command import SAYS
@@ -20,6 +18,9 @@ from sohes.launch import Kind, Outcome, Profile, Task, run_tasks
 from sohes.launch.task import with_python
 from sohes.pipeline import STAGES
 from sohes.project import read_mapping
+from sohes.work.files import digest_file
+from sohes.work.identity import identity
+from sohes.work.origin import stamps
 from sohes.work.pool import from_ranges
 
 
@@ -81,15 +82,6 @@ def inputs_digest(stage: str, root: Path) -> str:
     definition = stages(root)[stage]
     params = read_mapping(root / params_file(command_of(definition)))
     found: list[object] = [definition, {name: params.get(name) for name in sections_of(definition)}]
-    for file in _files(root / dep for dep in sorted(definition["deps"])):
-        if file.suffix in (".py", ".html"):
-            found.append([str(file), hashlib.sha256(file.read_bytes()).hexdigest()])
-        else:
-            found.append([str(file), file.stat().st_size, file.stat().st_mtime_ns])
-    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()
-
-
-def _files(paths: Iterator[Path]) -> Iterator[Path]:
-    for path in paths:
-        found = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        yield from (file for file in found if "__pycache__" not in file.parts)
+    for file, stamp in sorted(stamps(root / dep for dep in definition["deps"]).items()):
+        found.append([str(file), digest_file(file) if stamp and file.suffix in (".py", ".html") else stamp])
+    return identity(found)

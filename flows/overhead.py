@@ -103,7 +103,7 @@ def _make_project(root: Path) -> Path:
     here, there = Project(Path()), Project(root)
     for folder in (there.launch_profiles, there.metrics("evaluate").parent):
         folder.mkdir(parents=True)
-    there.metrics("evaluate").write_text("[]")
+    there.metrics("evaluate").write_text("{}")
     (root / "work.py").write_text(WORK)
     shutil.copy(here.params, root)
     least = {"nodes": 1, "gpus": 0, "cpus": 1, "memory_gib": 1, "minutes": 10}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -41,6 +40,7 @@ from flows.graph import command_of, environment, is_fresh, params_file, reproduc
 from flows.ui import MLFLOW_URL
 from sohes import tracking
 from sohes.errors import SohesError
+from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
@@ -143,7 +143,7 @@ def one_stage(stage: str, root: Path, launch: str | None = None) -> None:
 def leave_artifacts(root: Path) -> None:
     """What a person wants to see of a finished run: the AR table, a picture, the way to MLflow's records."""
     project = Project(root)
-    rows = json.loads(project.metrics("evaluate").read_text())
+    rows = read_rows(project)
     create_markdown_artifact(phase_markdown(rows), key="recall", description="One row per phase; AR and AP in percent")
     if project.example.exists():
         # Inline: the server need not reach this machine's files.

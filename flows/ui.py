@@ -13,6 +13,7 @@ from pathlib import Path
 
 from sohes.project import Project
 from sohes.tracking import tracking_uri
+from sohes.tracking.place import correct_paths
 
 HOST = "127.0.0.1"  # nothing here asks for a password
 MLFLOW_PORT, PREFECT_PORT = 5000, 4200
@@ -76,6 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
+    correct_paths(Project(root))
     return serve(commands(root, options.mlflow_port, options.prefect_port))
 
 

@@ -5,6 +5,7 @@ Whatever two rows have in common is computed once, and a row that has been compu
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
 from collections.abc import Mapping
@@ -30,14 +31,17 @@ def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str,
     """
     values = row_params(params, changes, Project(folder).params)
     graph = yaml.safe_dump({"stages": stages_for(stages(root), phase)}, sort_keys=False)
-    config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {root.resolve() / '.dvc/cache'}\n"
+    # Relative, since the whole project may be copied or moved.
+    cache = os.path.relpath(root.resolve() / ".dvc/cache", folder.resolve() / ".dvc")
+    config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {cache}\n"
     texts = {"dvc.yaml": graph, ".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n"}
     for name, text in texts.items():
         with atomic_path(folder / name) as path:
             path.write_text(text)
-    code = folder / "sohes"
-    if not code.exists():
-        code.symlink_to((root / "sohes").resolve())
+    code, of_project = folder / "sohes", os.path.relpath(root.resolve() / "sohes", folder.resolve())
+    if not code.is_symlink() or str(code.readlink()) != of_project:
+        code.unlink(missing_ok=True)
+        code.symlink_to(of_project)
     return values
 
 
@@ -75,7 +79,7 @@ def stages_for(graph: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
     evaluate = needed["evaluate"]
     evaluate["cmd"] += f" --phase {phase}"
     unused = {str(HERE.model(name)) for name in PHASES if name != phase}
-    unused |= {str(HERE.metrics(name)) for name in ("untrained", "regions")}  # of an evaluation of all phases
+    unused.add(str(HERE.metrics("regions")))  # of an evaluation of all phases
     for kind in ("deps", "outs", "metrics"):
         evaluate[kind] = [entry for entry in evaluate[kind] if path_of(entry) not in unused]
     if phase == "explore":

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 from sohes.params import Params
+from sohes.project import Project
 
 Phase = Literal["explore", "instruct", "correct"]
 PHASES: tuple[Phase, ...] = get_args(Phase)  # each finds masks; the later ones learn from the earlier
@@ -15,25 +17,62 @@ PHASES: tuple[Phase, ...] = get_args(Phase)  # each finds masks; the later ones 
 class Stage:
     """One stage of the pipeline, which is also one `sohes` command.
 
-    sections: of params.yaml that it reads besides the seed.
+    sections: of params.yaml that it reads besides the seed.  reads: files and folders below the project's own.
+    resources: files of this package, other than code, that it reads.
     splits: it is cut into shards, which may run anywhere.  trains: it may run on several GPUs together.
+    only_told: packages that it imports to say how the work goes: what it makes does not depend on them.
     """
 
     name: str
     sections: tuple[str, ...]
+    reads: tuple[Path, ...] = ()
+    resources: tuple[str, ...] = ()
     splits: bool = False
     trains: bool = False
+    only_told: tuple[str, ...] = ()
 
+
+_HERE = Project(Path())
+_LABELLED = (_HERE.images, _HERE.pseudo_labels)
+_WEIGHTS = tuple(map(_HERE.model, ("backbone", "instruct", "correct")))
+_SCORING = ("sohes.evaluate",)  # a new way of scoring while training must not retrain everything
+_BEFORE_REPORT = ("pull", "backbone", "explore", "instruct", "correct", "evaluate")
+_FIGURES = ("evaluate", "evaluate_details", "regions", "instruct", "correct")
 
 STAGES = {
     stage.name: stage
     for stage in (
         Stage("pull", ("pull",), splits=True),
-        Stage("backbone", ("backbone",), trains=True),
-        Stage("explore", ("explore",), splits=True),
-        Stage("instruct", ("model", "loss", "instruct"), trains=True),
-        Stage("correct", ("model", "loss", "correct"), trains=True),
-        Stage("evaluate", ("explore", "model", "evaluate"), splits=True),
-        Stage("report", tuple(name for name in Params.model_fields if name != "seed")),  # it shows the whole profile
+        Stage("backbone", ("backbone",), (_HERE.images,), trains=True),
+        Stage("explore", ("explore",), (_HERE.images, _HERE.card("backbone"), _HERE.model("backbone")), splits=True),
+        Stage(
+            "instruct",
+            ("model", "loss", "instruct"),
+            (*_LABELLED, _HERE.model("backbone")),
+            trains=True,
+            only_told=_SCORING,
+        ),
+        Stage(
+            "correct",
+            ("model", "loss", "correct"),
+            (*_LABELLED, _HERE.model("instruct")),
+            trains=True,
+            only_told=_SCORING,
+        ),
+        Stage("evaluate", ("explore", "model", "evaluate"), (_HERE.held_out, *_WEIGHTS), splits=True),
+        Stage(
+            "report",
+            tuple(name for name in Params.model_fields if name != "seed"),  # it shows the whole profile
+            (
+                *_LABELLED,
+                _HERE.held_out,
+                _HERE.all_predictions,
+                *_WEIGHTS,
+                _HERE.card("backbone"),
+                *map(_HERE.metrics, _FIGURES),
+                *map(_HERE.cost, _BEFORE_REPORT),
+            ),
+            resources=("evaluate/published.yaml", "evaluate/report.html"),
+        ),
     )
 }

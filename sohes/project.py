@@ -79,6 +79,20 @@ class Project:
     database = _Place("mlflow.db")  # MLflow's, where no server is named
     artifacts = _Place("mlartifacts")  # MLflow's copies of files, where no server is named
 
+    @property
+    def lasting(self) -> Project:
+        """Itself; for the copy that `dvc exp run --temp` or `--queue` works in and removes, the project it is of."""
+        here = self.root.resolve()
+        for experiments in here.parents:
+            if experiments.parts[-3:] == (".dvc", "tmp", "exps"):
+                home, inside = experiments.parents[2], here.relative_to(experiments).parts
+                below = Path(*inside[2 if inside[0] == "standalone" else 1 :])  # what lies above is the copy's own name
+                of = (
+                    base / below for base in (home, *home.parents)
+                )  # DVC may be at home in a folder of the repository
+                return next((Project(root) for root in of if Project(root).graph.exists()), self)
+        return self
+
 
 def require(path: Path, what: str, command: str) -> Path:
     """The path. SohesError if nothing is there: `what` it should hold and the `sohes` command that makes it."""

@@ -103,7 +103,7 @@ def labelling(project: Path) -> Path:
     stages["explore"]["deps"] = [dep for dep in stages["explore"]["deps"] if not dep.startswith("models/")]
     (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {name: stages[name] for name in ("pull", "explore")}}))
     (project / "metrics").mkdir()
-    (project / "metrics/evaluate.json").write_text("[]")
+    (project / "metrics/evaluate.json").write_text("{}")
     return project
 
 

@@ -7,10 +7,7 @@ import yaml
 
 from sohes.pipeline import STAGES
 from sohes.project import Project
-from sohes.work.identity import source_files
-
-# Validation during training changes nothing: a new way of scoring must not retrain everything.
-ONLY_TOLD = {"instruct": "sohes.evaluate", "correct": "sohes.evaluate"}
+from sohes.work.origin import code_of
 
 
 @pytest.fixture(scope="module")
@@ -20,8 +17,7 @@ def stages(repository: Path) -> dict:
 
 def used_files(stage: str) -> set[Path]:
     """Source files that the stage's module imports, at whatever distance."""
-    ignore = [ONLY_TOLD[stage]] if stage in ONLY_TOLD else []
-    return set(source_files([f"sohes.stages.{stage}"], ignore=ignore).values())
+    return set(code_of(f"sohes.stages.{stage}", only_told=STAGES[stage].only_told))
 
 
 def test_the_stages_are_the_projects_words_in_their_order(stages):
@@ -50,6 +46,15 @@ def test_dvc_watches_the_code_that_a_stage_uses_and_no_other(stage, stages, repo
     code = [path for path in watched if path.is_dir() or path.suffix == ".py"]
     needless = [str(p.relative_to(repository)) for p in code if not any(f.is_relative_to(p) for f in used)]
     assert not needless, f"remove from dvc.yaml, deps of {stage}"
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_compares_at_its_end_the_files_that_dvc_watches(stage, stages):
+    compared = {*map(str, STAGES[stage].reads), *(f"sohes/{name}" for name in STAGES[stage].resources)}
+    watched = {
+        dep for dep in stages[stage]["deps"] if not dep.startswith("sohes/") or Path(dep).suffix not in ("", ".py")
+    }
+    assert compared == watched
 
 
 def test_every_output_has_one_producer_and_lies_where_git_does_not_look(stages, repository):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.evaluate import pictures, plots
+from sohes.evaluate.figures import read_details
 from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract, square
 from sohes.explore.maps import make_extractor
@@ -156,7 +156,7 @@ def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
 
 def _scenes(project: Project, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
     """Held-out images from best to worst recall of phase 3, with true and predicted masks."""
-    details = json.loads(project.metrics("evaluate_details").read_text())
+    details = read_details(project)
     recalls = {int(k): recall for k, recall in details["correct"]["per_image"].items() if recall is not None}
     ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
     chosen = [ranked[k] for k in np.linspace(0, len(ranked) - 1, count).round().astype(int)]

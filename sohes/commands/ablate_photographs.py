@@ -31,6 +31,7 @@ from sohes.explore.merge.tree import MergeTree, merge_tree
 from sohes.explore.refine import require_refiner, what_it_lacks
 from sohes.params import ExploreParams, load_params
 from sohes.work.files import write_file
+from sohes.work.origin import Origin, code_of
 
 STEPS, SWITCHES, COVERAGE = "table-2", "improvements", "table-6b"  # of params/ablations
 BASELINE = "refined"  # the params as they are
@@ -54,11 +55,16 @@ def ablate_photographs(
     Example: sohes ablate-photographs coco_panoptic=~/coco bsds500=~/bsds500
     """
     project = Path.cwd()
-    explore = load_params(params).explore
+    values = load_params(params)
+    explore = values.explore
     require_refiner(explore.refiner)  # other rows are left out without theirs, but not the baseline
     places = dict(map(name_and_folder, benchmarks))
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
+    origin = Origin(
+        "ablate-photographs", values, params, sections=("explore",), load=load_params,
+        code=code_of("sohes.commands.ablate_photographs"), inputs=[backbone, *places.values()],
+    )  # fmt: skip
     options = {"backbone": backbone, "params": params, "images": images, "out": out}
     given = chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
     parts = [_introduction(shlex.join(["sohes", "ablate-photographs", *benchmarks, *given]), images)]
@@ -70,6 +76,7 @@ def ablate_photographs(
             part += "".join(f"{note}\n\n" for note in notes)
             part += f"Relations by `theta_cover` (table 6b), for the masks of `{BASELINE}`:\n\n"
             part += f"{_relations(outcomes[BASELINE], project)}\n"
+            origin.check()
             parts.append(part)
             write_file(out, "\n".join(parts).rstrip() + "\n")
             print(part, flush=True)

@@ -11,11 +11,13 @@ import typer
 
 from sohes import tracking
 from sohes.commands.options import HERE, ParamsFile
+from sohes.data.benchmarks.places import name_and_folder
 from sohes.evaluate.published import PAPER_DOWNSTREAM, SOHES_PAPER
 from sohes.evaluate.tables import markdown
 from sohes.params import load_params
 from sohes.project import Project
 from sohes.work.files import write_json
+from sohes.work.origin import Origin, code_of
 
 if TYPE_CHECKING:  # it imports torch
     from sohes.downstream.run import Outcome
@@ -35,15 +37,21 @@ def downstream(
     Without data: both tasks on the embedded scenes. After a kill, the same command resumes. Writes
     metrics/downstream.json.
     """
-    from sohes.downstream.run import find_backbones, measure, open_tasks
+    from sohes.downstream.run import SCENES, find_backbones, measure, open_tasks
     from sohes.train.world import join_world
 
     values, root = load_params(params), Path.cwd()
     backbones = find_backbones(root)
     tasks = open_tasks(values, semantic=semantic, detection=detection)
+    origin = Origin(
+        "downstream", values, params, sections=("pull", "model", "downstream"), load=load_params,
+        code=code_of("sohes.downstream.run"),
+        inputs=[*backbones.values(), *(name_and_folder(task.text)[1] for task in tasks if task.text != SCENES)],
+    )  # fmt: skip
     with join_world() as world, tracking.stage_run("downstream", values, root) as recorder:
         outcomes = measure(tasks, backbones, values, root=root, world=world, recorder=recorder)
         if world.is_first:
+            origin.check()
             metrics = Project(root).metrics("downstream")
             write_json(metrics, [asdict(outcome) for outcome in outcomes])
             recorder.artifact(metrics)

@@ -24,17 +24,18 @@ from sohes.data.sources.source import Photograph
 from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import iter_records, write_shard
 from sohes.data.store.rejected import first_reasons, write_rejected
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.explore import label_free
 from sohes.explore.feature_server import shared_extractor
 from sohes.explore.label_images import label_images, write_labelled
 from sohes.explore.local import Extract
 from sohes.explore.maps import make_extractor
-from sohes.explore.refine import most_workers, require_refiner, weights_digest
+from sohes.explore.refine import most_workers, require_refiner, weights_digest, weights_file
 from sohes.params import Params, load_params_anywhere
 from sohes.stages.explore import SCHEMA_VERSION, add_up
 from sohes.work.files import digest_file, require_writable, write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Origin, code_of
 from sohes.work.pool import Shard, default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
 
@@ -75,6 +76,11 @@ def label(
     plan = source.plan()
     for note in plan.notes:
         print(note, flush=True)
+    refiner = weights_file(values.explore.refiner)
+    origin = Origin(
+        "label", values, params, sections=("explore", "pull"), load=load_params_anywhere,
+        code=code_of("sohes.commands.label"), inputs=[backbone] if refiner is None else [backbone, refiner],
+    )  # fmt: skip
     depends = {
         "schema": SCHEMA_VERSION,
         "params": values.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
@@ -83,7 +89,8 @@ def label(
         "upright": exif,
         "max_megapixels": values.pull.max_megapixels,
     }
-    work = _cut(plan.train, {**depends, "code": code_digest("sohes.commands.label")}, out)
+    named = {**depends, "code": code_digest("sohes.commands.label")}
+    work = _cut(plan.train, named, out)
     left = work.left()
     if len(left) < len(work.shards):
         print(f"{len(work.shards) - len(left)} of {len(work.shards)} parts were finished before", flush=True)
@@ -91,6 +98,9 @@ def label(
     with shared_extractor(values.explore, backbone, workers=workers) as extract:
         label_part = partial(_label_part, work, source, values, backbone=backbone, apply_exif=exif, extract=extract)
         work.run(label_part, left, workers=workers, description="label")
+    origin.check()
+    if _cut(source.plan().train, named, out).names != work.names:
+        raise TemporaryError(f"photographs in {folder} changed while label ran: run it again; finished parts are kept")
     _finish(work, values, depends, out, label_free.of_labels(values.explore, backbone))
 
 

@@ -30,11 +30,12 @@ from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
 from sohes.params import Params, load_params
-from sohes.pipeline import PHASES
+from sohes.pipeline import PHASES, STAGES
 from sohes.project import Project
 from sohes.structures import ImageRecord
 from sohes.work.files import write_file
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Origin, code_of
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
 
@@ -89,6 +90,7 @@ def results(
     opened = [Trained(Project(folder), load_params(Project(folder).params)) for folder in projects]
     for trained, phase in itertools.product(opened, PHASES):
         depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
+    origins = [_origin(trained, benchmarks) for trained in opened]
     samples = [_sample(text) for text in benchmarks]
     command = [
         "sohes results",
@@ -106,11 +108,23 @@ def results(
             if not seen:
                 scores = {TITLES[phase]: _score(phase, trained, sample) for phase in PHASES}
                 parts.append(comparison_markdown(scores))
+    for origin in origins:
+        origin.check()
     write_file(out, "\n".join(parts))
     print(f"wrote {out}")
 
 
 # ---------------------------------------------------------------- predict and score
+
+
+def _origin(trained: Trained, benchmarks: Sequence[str]) -> Origin:
+    project = trained.project
+    models = [project.model(name) for name in ("backbone", "instruct", "correct")]
+    return Origin(
+        "results", trained.params, project.params, sections=STAGES["report"].sections, load=load_params,
+        code=code_of("sohes.commands.results"), unfinished=project.state("results"),
+        inputs=[*models, *(name_and_folder(text)[1] for text in benchmarks)],
+    )  # fmt: skip
 
 
 def _sample(text: str) -> Sample:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+import sohes
 from sohes.commands.options import HERE, ParamsFile
-from sohes.params import load_params
+from sohes.params import Params, load_params
 from sohes.pipeline import STAGES, Phase
+from sohes.project import Project
 from sohes.work.cost import measured
+from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges
 
 Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
@@ -34,10 +37,28 @@ def _command(name: str, does: str, writes: str, example: str) -> Callable[..., N
 
 
 def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
-    values = load_params(params)
+    values, root, known = load_params(params), Path.cwd(), STAGES[stage]
+    resources = (Path(sohes.__file__).parent / name for name in known.resources)
+    origin = Origin(
+        stage, values, params, sections=known.sections, load=load_params, unfinished=Project(root).state(stage),
+        code=[*code_of(f"sohes.stages.{stage}", only_told=known.only_told), *resources],
+        inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
+    )  # fmt: skip
     run = importlib.import_module(f"sohes.stages.{stage}").run
-    with measured(stage, values, Path.cwd(), whole=shard is None, options=options):
-        run(values, Path.cwd(), **({} if shard is None else {"shard": shard}), **options)
+    with measured(stage, values, root, whole=shard is None, options=options):
+        run(values, root, unchanged=origin.check, **({} if shard is None else {"shard": shard}), **options)
+        origin.check()
+
+
+def named_inputs(stage: str, values: Params) -> Iterator[Path]:
+    """Files outside of the project that a stage reads: weights that the params name."""
+    if stage == "backbone":
+        yield Path(values.backbone.source)
+    if stage in ("explore", "evaluate"):
+        from sohes.explore.refine import weights_file
+
+        files = map(weights_file, {values.explore.refiner, values.evaluate.refiner})
+        yield from (file for file in files if file is not None)
 
 
 pull = _command(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from sohes.errors import SohesError
+from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import COLUMNS, heading, phase_cells
 from sohes.project import Project
 from sohes.tracking import tracking_uri
@@ -21,11 +20,9 @@ def table() -> None:
     Example: sohes table
     """
     project = Project(Path.cwd())
-    scores = project.metrics("evaluate")
-    if not scores.exists():
-        raise SohesError(f"no scores at {scores}: run the pipeline first, with `make demo` or `dvc repro`")
-    rows = json.loads(scores.read_text())
-    shown = Table(title=f"{rows[0]['images']} held-out images, AR@1000 and AP in percent")
+    rows = read_rows(project)
+    images = next(iter(rows.values()))["images"]
+    shown = Table(title=f"{images} held-out images, AR@1000 and AP in percent")
     shown.add_column("phase")
     for column in COLUMNS:
         shown.add_column(heading(column), justify="right")
@@ -33,7 +30,7 @@ def table() -> None:
         shown.add_row(*cells)
     console = Console()
     console.print(shown)
-    for what, where in {"scores": str(scores), **_places(project)}.items():
+    for what, where in {"scores": str(project.metrics("evaluate")), **_places(project)}.items():
         console.print(f"{what:8} {where}", soft_wrap=True, highlight=False)
 
 

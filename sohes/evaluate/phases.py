@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sohes.data.store.labels import write_shard
+from sohes.evaluate.figures import UNTRAINED
 from sohes.explore.refine import weights_digest
 from sohes.params import Params
 from sohes.project import Project, require
@@ -22,7 +23,6 @@ from sohes.work.pool import report_images
 if TYPE_CHECKING:
     from sohes.explore.local import OnTree
 
-UNTRAINED = "untrained"  # the network before phase 2: the baseline for training
 Predictor = Callable[[Iterable[np.ndarray]], Iterator[MaskSet]]
 Predicted = tuple[list[ImageRecord], float]  # records of some images, and the seconds they took
 

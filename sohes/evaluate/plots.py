@@ -29,16 +29,16 @@ _STYLE: Any = {
 }
 
 
-def recall_by_size(rows: Sequence[Mapping[str, object]]) -> str:
+def recall_by_size(rows: Mapping[str, Mapping[str, object]]) -> str:
     """Grouped bars of AR, AR_S, AR_M, AR_L, a colour a phase."""
     columns = ("AR", "AR_S", "AR_M", "AR_L")
     width = 0.8 / max(1, len(rows))
 
     def draw(axes: plt.Axes) -> None:
-        for k, row in enumerate(rows):
+        for k, (phase, row) in enumerate(rows.items()):
             heights = [float(row.get(c) or 0.0) for c in columns]  # type: ignore[arg-type]
             places = [x + (k - (len(rows) - 1) / 2) * width for x in range(len(columns))]
-            bars = axes.bar(places, heights, width * 0.92, label=row["phase"], color=_colour(str(row["phase"])))
+            bars = axes.bar(places, heights, width * 0.92, label=phase, color=_colour(phase))
             axes.bar_label(bars, fmt="%.1f", fontsize=7, color=_GREY, padding=1)
         axes.set_xticks(range(len(columns)), columns)
 

@@ -59,9 +59,9 @@ def cell(column: str, value: object) -> str:
     return f"{value:.3f}" if column == "seconds_per_image" else f"{value:.1f}"
 
 
-def phase_cells(rows: Sequence[Mapping[str, object]]) -> list[list[str]]:
+def phase_cells(rows: Mapping[str, Mapping[str, object]]) -> list[list[str]]:
     """The rows of `metrics/evaluate.json` as strings: phase first, then COLUMNS."""
-    return [[str(row["phase"]), *(cell(column, row.get(column)) for column in COLUMNS)] for row in rows]
+    return [[phase, *(cell(column, row.get(column)) for column in COLUMNS)] for phase, row in rows.items()]
 
 
 def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
@@ -70,5 +70,5 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
 
 
-def phase_markdown(rows: Sequence[Mapping[str, object]]) -> str:
+def phase_markdown(rows: Mapping[str, Mapping[str, object]]) -> str:
     return markdown(["phase", *map(heading, COLUMNS)], phase_cells(rows))

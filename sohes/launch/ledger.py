@@ -17,11 +17,15 @@ from sohes.work.files import write_json
 
 @dataclass(frozen=True)
 class Submission:
-    """Jobs submitted together. name: unique, written down before any of them exists.  jobs: id by task."""
+    """Jobs submitted together. name: unique, written down before any of them exists.  jobs: id by task.
+
+    root: the project's folder: in a copy of the project these are another's jobs.
+    """
 
     name: str
     jobs: dict[str, str]
     commands: dict[str, list[str]]
+    root: str = ""
 
 
 class Ledger:
@@ -29,17 +33,18 @@ class Ledger:
 
     def __init__(self, root: Path, launcher: str, group: str) -> None:
         self._path = Project(root).state("launch") / f"{launcher}-{group}.json"
+        self._root = str(root.resolve())
         self._group = re.sub("[^a-z0-9]+", "-", group.lower()).strip("-")
         try:
             known = json.loads(self._path.read_text()) if self._path.exists() else []
-            self.submissions = [Submission(**one) for one in known]
+            self.submissions = [one for one in (Submission(**each) for each in known) if one.root in ("", self._root)]
         except (ValueError, TypeError):
             raise SohesError(f"{self._path} is damaged: cancel the jobs that it names, then remove it") from None
 
     def open(self, tasks: list[Task]) -> Submission:
         """Announce a submission, before it is made."""
         name = f"sohes-{self._group}-{uuid.uuid4().hex[:8]}"
-        submission = Submission(name, {}, {task.name: list(task.command) for task in tasks})
+        submission = Submission(name, {}, {task.name: list(task.command) for task in tasks}, self._root)
         self._save([*self.submissions, submission])
         return submission
 

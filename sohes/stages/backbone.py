@@ -21,21 +21,23 @@ from sohes.train.state import resumable
 from sohes.train.world import World, is_first_process, join_world
 from sohes.work.files import digest_file
 from sohes.work.identity import code_digest
+from sohes.work.origin import Check, unchecked
 
 
-def run(params: Params, root: Path) -> None:
+def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     """Write `models/backbone.safetensors` and its card; training continues where the same command was stopped.
 
-    SohesError if there are no images to train on, or the weights cannot be obtained.
+    unchanged: see `Origin`. SohesError if there are no images to train on, or the weights cannot be obtained.
     """
     project = Project(root)
     torch.manual_seed(params.seed)
     if params.backbone.pretrained in TRAINED_HERE:
-        _train(params, project)
+        _train(params, project, unchanged)
     elif is_first_process():
         card = {**made_of(params), "label_free": is_label_free(params.backbone.pretrained)}
         backbone = build_backbone(params.backbone)
         with tracking.stage_run("backbone", params, root) as recorder:
+            unchanged()
             save_backbone(backbone, project.model("backbone"), card)
             recorder.artifact(project.card("backbone"))
 
@@ -45,7 +47,7 @@ def made_of(params: Params) -> dict[str, object]:
     return {"seed": params.seed, "params": params.backbone.model_dump(mode="json")}
 
 
-def _train(params: Params, project: Project) -> None:
+def _train(params: Params, project: Project, unchanged: Check) -> None:
     """DINO (`sohes.train.dino`) or a teacher's features (`sohes.train.distill`) on the pulled images."""
     teacher = Path(params.backbone.source)
     manifest = require(project.images / "manifest.parquet", "images", "pull")
@@ -61,6 +63,7 @@ def _train(params: Params, project: Project) -> None:
             learner, dataset, section, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder
         )
         if world.is_first:
+            unchanged()
             card = {**made, "label_free": is_label_free(params.backbone.source)}
             save_backbone(learner.kept.backbone, project.model("backbone"), card)
             recorder.artifact(project.card("backbone"))

@@ -15,10 +15,14 @@ from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset, input_digests
 from sohes.train.phase import train_phase
 from sohes.train.world import join_world
+from sohes.work.origin import Check, unchecked
 
 
-def run(params: Params, root: Path) -> None:
-    """Train and write the teacher to `models/correct.safetensors`, or continue where the same command was stopped."""
+def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
+    """Train and write the teacher to `models/correct.safetensors`, or continue where the same command was stopped.
+
+    unchanged: see `Origin`.
+    """
     project, section = Project(root), params.correct
     digests = input_digests(project, "instruct")
     network, card = load_checkpoint(project.model("instruct"))
@@ -37,6 +41,7 @@ def run(params: Params, root: Path) -> None:
             world,
             digests={**digests, "backbone": card["digests"]["backbone"]},
             weights=f"the teacher: moving average of the student's weights, momentum {section.teacher_momentum}",
+            unchanged=unchanged,
             open_run=partial(tracking.stage_run, "correct", params, root),
             validator=partial(validator, project, params.evaluate, {"network": "student", "average": "teacher"}),
         )

@@ -16,7 +16,8 @@ from sohes import tracking
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
-from sohes.evaluate.phases import UNTRAINED, Predicted, depends_on, make_predictor, predict_images, write_predicted
+from sohes.evaluate.figures import UNTRAINED, write_figures
+from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
@@ -24,6 +25,7 @@ from sohes.pipeline import PHASES
 from sohes.project import Project
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Check, unchecked
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder, require_replaceable
 from sohes.work.sharded import ShardedWork
@@ -52,10 +54,13 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
     return {phase: ShardedWork(folder(phase), shards) for phase in phases}
 
 
-def run(params: Params, root: Path, *, shard: int | None = None, phase: str | None = None) -> None:
+def run(
+    params: Params, root: Path, *, shard: int | None = None, phase: str | None = None, unchanged: Check = unchecked
+) -> None:
     """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
 
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
+    unchanged: see `Origin`; a model is registered only if it holds.
     """
     works = _plan(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
     for name in works:
@@ -66,6 +71,7 @@ def run(params: Params, root: Path, *, shard: int | None = None, phase: str | No
     _check_truth(Project(root))
     with tracking.stage_run("evaluate", params, root) as recorder:
         _predict(works, params, root)
+        unchanged()
         _finish(works, params, root, recorder)
 
 
@@ -120,16 +126,15 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         if project.truth.exists():
             records = iter_records(project.truth), iter_records(published)
             scores = evaluate_masks(*records, max_masks=params.evaluate.max_masks)
-        rows[phase] = _row(phase, scores, work.facts())
+        rows[phase] = _row(scores, work.facts())
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
         figures = {**rows[phase], **hierarchy}
         recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
     if UNTRAINED in rows:
-        write_json(project.metrics("untrained"), rows.pop(UNTRAINED))
+        del rows[UNTRAINED]
         write_json(project.metrics("regions"), _regions(works["explore"].facts()))
-    write_json(project.metrics("evaluate"), list(rows.values()))
-    write_json(project.metrics("evaluate_details"), details)
+    write_figures(project, rows, details)
     recorder.artifact(project.metrics("evaluate"))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
@@ -143,11 +148,10 @@ def _regions(facts: Sequence[dict[str, Any]]) -> dict[str, object]:
     return {"thresholds": THRESHOLDS, "regions_per_image": means.tolist(), "images": images}
 
 
-def _row(phase: str, scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, object]:
+def _row(scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, object]:
     images = sum(part["images"] for part in facts)
     measured = scores.row() if scores else dict.fromkeys(("AR", "AR_S", "AR_M", "AR_L", "AP"))
     return {
-        "phase": phase,
         **measured,
         "masks_per_image": sum(part["masks"] for part in facts) / images,
         "seconds_per_image": sum(part["seconds"] for part in facts) / images,

@@ -25,6 +25,7 @@ from sohes.params import Params
 from sohes.project import Project, require
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Check, unchecked
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.publish import new_folder, require_replaceable
 from sohes.work.sharded import Facts, ShardedWork
@@ -37,8 +38,8 @@ def missing_shards(params: Params, root: Path) -> list[int]:
     return _plan(params, root)[0].missing()
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Label what is missing, then publish it. With `shard`, label that shard and stop."""
+def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Check = unchecked) -> None:
+    """Label what is missing, then publish it. With `shard`, label that shard and stop. unchanged: see `Origin`."""
     work, images = _plan(params, root)
     left = work.left(shard, of=f"{images} images")
     require_replaceable(Project(root).pseudo_labels)
@@ -47,6 +48,7 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
         return
     with tracking.stage_run("explore", params, root) as recorder:
         _label(work, left, params, root, description="explore")
+        unchanged()
         recorder.metrics(_publish(work, params, root))
         recorder.artifact(Project(root).pseudo_labels / "manifest.json")
 

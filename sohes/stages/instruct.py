@@ -17,10 +17,14 @@ from sohes.train.dataset import LabelDataset, input_digests
 from sohes.train.instruct import Instruction
 from sohes.train.phase import train_phase
 from sohes.train.world import join_world
+from sohes.work.origin import Check, unchecked
 
 
-def run(params: Params, root: Path) -> None:
-    """Train and write `models/instruct.safetensors`, or continue where the same command was stopped."""
+def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
+    """Train and write `models/instruct.safetensors`, or continue where the same command was stopped.
+
+    unchanged: see `Origin`.
+    """
     project, section = Project(root), params.instruct
     digests = input_digests(project, "backbone")
     torch.manual_seed(params.seed)
@@ -35,6 +39,7 @@ def run(params: Params, root: Path) -> None:
             world,
             digests=digests,
             weights=f"moving average of the weights, momentum {section.ema}" if section.ema else "the last step's",
+            unchanged=unchanged,
             open_run=partial(tracking.stage_run, "instruct", params, root),
             validator=partial(validator, project, params.evaluate, {"kept": "validation"}),
         )

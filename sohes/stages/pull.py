@@ -31,13 +31,14 @@ from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import iter_records, write_shard
 from sohes.data.store.pack import Candidate, Packed, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import Rejected, check_rejected
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.masks.mask_json import Remarks
 from sohes.params import Params
 from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
+from sohes.work.origin import Check, unchecked
 from sohes.work.pool import Shard, default_workers, plan_shards, report_images
 from sohes.work.publish import publish_folder, require_replaceable, unfinished
 from sohes.work.sharded import Facts, ShardedWork
@@ -76,8 +77,8 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     return job, work, plan
 
 
-def run(params: Params, root: Path, *, shard: int | None = None) -> None:
-    """Pack what is missing, then publish it. With `shard`, pack that shard and stop."""
+def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Check = unchecked) -> None:
+    """Pack what is missing, then publish it. With `shard`, pack that shard and stop. unchanged: see `Origin`."""
     job, work, plan = _plan(params, root)
     left = work.left(shard, of="these images")
     for folder in _splits(root).values():
@@ -93,6 +94,8 @@ def run(params: Params, root: Path, *, shard: int | None = None) -> None:
     with tracking.stage_run("pull", params, root) as recorder:
         plan = _with_checked_truth(job, plan)
         work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
+        unchanged()
+        _check_source(work, params, root)
         recorder.metrics(_publish(job, work, plan, params, root))
         for folder in _splits(root).values():
             recorder.artifact(folder / "rejected.jsonl")
@@ -104,6 +107,15 @@ def _with_checked_truth(job: Job, plan: Plan) -> Plan:
         return plan
     notes = own.check(job.source.annotations, {photograph.image_id for photograph in plan.held_out})
     return replace(plan, notes=(*plan.notes, *notes))
+
+
+def _check_source(work: ShardedWork, params: Params, root: Path) -> None:
+    """TemporaryError if the source's files are no longer those of the plan: nobody knows which of them were packed."""
+    if _identity(params, make_source(params, root).plan()) != work.folder.name:
+        work.remove()
+        raise TemporaryError(
+            f"files of pull.source {params.pull.source} changed while pull ran: nothing is published, run it again"
+        )
 
 
 def _splits(root: Path) -> dict[str, Path]:

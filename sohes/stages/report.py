@@ -16,7 +16,9 @@ from sohes import tracking
 from sohes.data.imaging import encode_jpeg
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
+from sohes.errors import SohesError
 from sohes.evaluate import pictures, plots, published, tables
+from sohes.evaluate.figures import UNTRAINED, Row, read_details, read_rows
 from sohes.explore import label_free
 from sohes.params import Params
 from sohes.pipeline import PHASES
@@ -25,20 +27,24 @@ from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
 from sohes.work.files import digest_file, write_file
+from sohes.work.origin import Check, unchecked
 
 
-def run(params: Params, root: Path) -> None:
-    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts."""
+def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
+    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts.
+
+    unchanged: see `Origin`.
+    """
     project = Project(root)
     with tracking.stage_run("report", params, root) as recorder:
-        rows, details = _read(project, "evaluate"), _read(project, "evaluate_details")
+        rows, details = _read(project)
         photos, note = _photos(project, details, params.report.pictures)
         costs = {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}  # which is not done yet
-        context = _tables(rows, details, _read(project, "untrained"))
+        context = _tables(rows, details)
         html = _template().render(
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
-            images=rows[0]["images"],
+            images=rows[PHASES[0]]["images"],
             label_free=_label_free(root),
             features="handmade colour and texture (not learned)"
             if not params.explore.uses_backbone
@@ -53,13 +59,19 @@ def run(params: Params, root: Path) -> None:
             digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
+        unchanged()
         write_file(project.report, html)
         write_file(project.example, base64.b64decode(photos[0]["panels"][-1]["data"]))  # the last phase on the first
         recorder.artifact(project.report)
 
 
-def _read(project: Project, name: str):
-    return json.loads(require(project.metrics(name), "metrics", "evaluate").read_text())
+def _read(project: Project) -> tuple[dict[str, Row], dict[str, Row]]:
+    rows, details = read_rows(project), read_details(project)
+    if lacking := [phase for phase in (*PHASES, UNTRAINED) if phase not in details]:
+        raise SohesError(
+            f"{project.metrics('evaluate_details')} lacks {', '.join(lacking)}: run `sohes evaluate` again"
+        )
+    return rows, details
 
 
 def _template() -> jinja2.Template:
@@ -73,16 +85,16 @@ def _label_free(root: Path) -> str:
     return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
 
 
-def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object]:
-    scored = [row for row in rows if row["AR"] is not None]
-    best = max(scored, key=lambda row: row["AR"])["phase"] if scored else None
+def _tables(rows: dict[str, Row], details: dict[str, Row]) -> dict[str, object]:
+    scored = {phase: row["AR"] for phase, row in rows.items() if row["AR"] is not None}
+    baseline = details[UNTRAINED].get("AR")
     return {
         "scored": bool(scored),
-        "best": best,
+        "best": max(scored, key=scored.__getitem__) if scored else None,
         "verdict": _verdict(scored),
         "headings": [tables.heading(c) for c in tables.COLUMNS],
         "rows": tables.phase_cells(rows),
-        "baseline": None if baseline["AR"] is None else f"{baseline['AR']:.1f}",
+        "baseline": None if baseline is None else f"{baseline:.1f}",
         "hierarchy": _hierarchy(rows, details) if scored else None,
         "benchmarks": list(published.BENCHMARKS.values()),
         "published": tables.published_rows(),
@@ -90,16 +102,15 @@ def _tables(rows: list[dict], details: dict, baseline: dict) -> dict[str, object
     }
 
 
-def _verdict(scored: list[dict]) -> str:
+def _verdict(scored: dict[str, float]) -> str:
     if len(scored) < 2:
         return ""
-    steps = [f"{row['phase']} {row['AR']:.1f}" for row in scored]
-    values = [row["AR"] for row in scored]
-    rises = all(low < high for low, high in itertools.pairwise(values))
+    steps = [f"{phase} {recall:.1f}" for phase, recall in scored.items()]
+    rises = all(low < high for low, high in itertools.pairwise(scored.values()))
     return f"AR {'rises' if rises else 'does not rise'} from phase to phase: {', '.join(steps)}."
 
 
-def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
+def _hierarchy(rows: dict[str, Row], details: dict[str, Row]) -> list[list[str]]:
     columns = {
         "ancestor_precision": "precision",
         "ancestor_recall": "recall",
@@ -108,23 +119,23 @@ def _hierarchy(rows: list[dict], details: dict) -> list[list[str]]:
         "AR_part": "AR parts",
         "AR_subpart": "AR subparts",
     }
-    body = [[row["phase"], *(tables.cell("", details[row["phase"]].get(c)) for c in columns)] for row in rows]
+    body = [[phase, *(tables.cell("", details[phase].get(c)) for c in columns)] for phase in rows]
     return [["phase", *columns.values()], *body]
 
 
-def _plots(rows: list[dict], details: dict, project: Project, params: Params) -> list[str]:
+def _plots(rows: dict[str, Row], details: dict[str, Row], project: Project, params: Params) -> list[str]:
     """Recall, losses, the number of regions and the teacher's threshold, each an SVG."""
     drawn = []
-    if any(row["AR"] is not None for row in rows):
+    if any(row["AR"] is not None for row in rows.values()):
         drawn += [
             plots.recall_by_size(rows),
-            plots.recall_by_iou({row["phase"]: details[row["phase"]]["recall_per_iou"] for row in rows}),
+            plots.recall_by_iou({phase: details[phase]["recall_per_iou"] for phase in rows}),
         ]
     for phase in ("instruct", "correct"):
         history = project.metrics(phase)
         if history.exists():
             drawn.append(plots.loss_curves(json.loads(history.read_text()), title=phase))
-    regions = _read(project, "regions")
+    regions = json.loads(require(project.metrics("regions"), "metrics", "evaluate").read_text())
     if regions["images"]:
         drawn.append(
             plots.masks_per_threshold(

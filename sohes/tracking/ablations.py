@@ -84,11 +84,11 @@ def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
 
     SohesError if nothing was recorded, or if there is no such table; then it names those there are.
     """
-    with store_errors(tracking_uri(root)):
+    with store_errors(tracking_uri(root), reading=True):
         name = name.removeprefix(PREFIX)
         client = tracking_client(root) if has_store(root) else None
         found = client.get_experiment_by_name(f"{PREFIX}{name}") if client else None
-        if client is None or found is None:
+        if client is None or found is None or found.lifecycle_stage == "deleted":
             table_file(name, root)  # only a table that exists can be computed
             raise SohesError(
                 f"no experiment {PREFIX + name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first"

@@ -93,7 +93,7 @@ def registered_model(name: str, root: Path) -> Path:
             f"no MLflow database at {tracking_uri(root)}: run in the folder of a project where `sohes evaluate` "
             "has run, or name another store with MLFLOW_TRACKING_URI"
         )
-    with store_errors(tracking_uri(root)):
+    with store_errors(tracking_uri(root), reading=True):
         client = tracking_client(root)
         from mlflow.exceptions import MlflowException
 

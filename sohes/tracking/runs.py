@@ -81,7 +81,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
     """
     if not (is_on() and is_installed()):
         return None
-    with store_errors(tracking_uri(root)), locked(root):
+    with store_errors(tracking_uri(root), reading=True), locked(root):
         store = _Store.open(root)
         parent = store.find_pipeline(pipeline_id(params))
     if parent is None:

@@ -16,6 +16,7 @@ from filelock import FileLock
 
 from sohes.errors import SohesError, TemporaryError
 from sohes.project import Project
+from sohes.tracking.place import correct_paths
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
@@ -32,8 +33,8 @@ def is_installed() -> bool:
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite database in the project's folder."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Project(root).database.resolve()}"
+    """MLFLOW_TRACKING_URI, or the sqlite database in the project's folder: not in an experiment's copy, which goes."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Project(root).lasting.database.resolve()}"
 
 
 def has_store(root: Path) -> bool:
@@ -55,41 +56,57 @@ def tracking_client(root: Path) -> MlflowClient:
         for name in ("mlflow", "alembic"):  # they announce every table; importing mlflow resets its level
             logging.getLogger(name).setLevel(logging.ERROR)
         uri = tracking_uri(root)
-        return MlflowClient(uri, registry_uri=uri)
+        client = MlflowClient(uri, registry_uri=uri)
+        if not os.environ.get("MLFLOW_TRACKING_URI"):
+            correct_paths(Project(root).lasting)  # after MLflow has brought an older database up to date
+        return client
 
 
 def experiment_id(client: MlflowClient, name: str, root: Path, tags: dict[str, str] | None = None) -> str:
-    """The id of the experiment, which is made with these tags on first use."""
+    """The id of the experiment, which is made with these tags on first use.
+
+    One that somebody has deleted stays in MLflow's trash, under another name: names there are taken, too.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         found = client.get_experiment_by_name(name)
-        if found is not None:
+        if found is not None and found.lifecycle_stage == "deleted":
+            client.restore_experiment(found.experiment_id)  # only so it can be renamed
+            client.rename_experiment(found.experiment_id, f"{name} (deleted, {found.experiment_id})")
+            client.delete_experiment(found.experiment_id)
+        elif found is not None:
             return found.experiment_id
         is_server = tracking_uri(root).startswith("http")  # it has a place for artifacts of its own
-        files = None if is_server else Project(root).artifacts.resolve().as_uri()
+        files = None if is_server else Project(root).lasting.artifacts.resolve().as_uri()
         return client.create_experiment(name, artifact_location=files, tags=tags or {})
 
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
     """One process of the project at a time."""
-    path = Project(root).state("tracking.lock")
+    path = Project(root).lasting.state("tracking.lock")
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path):
         yield
 
 
 @contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turns whatever the store's client throws into one sentence."""
+def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
+    """Turns whatever the store's client throws into one sentence, whose remedies are those of who reads or records."""
     try:
         yield
     except SohesError:
         raise
     except Exception as error:
+        if uri.startswith("sqlite"):
+            remedies = ["restore that file or move it away"]
+        else:
+            remedies = ["start that server", "unset MLFLOW_TRACKING_URI for a local database"]
+        if not reading:
+            remedies.append("set SOHES_TRACKING=off")
         raise TemporaryError(
-            f"cannot record in MLflow at {without_secrets(uri)} ({first_line(error)}): start that server, unset "
-            "MLFLOW_TRACKING_URI for a local database, or set SOHES_TRACKING=off"
+            f"cannot {'read from' if reading else 'record in'} MLflow at {without_secrets(uri)} ({first_line(error)}): "
+            f"{', or '.join(remedies)}"
         ) from error
 
 

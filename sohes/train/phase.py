@@ -16,6 +16,7 @@ from sohes.train.state import OpenRun, resumable
 from sohes.train.world import World
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest
+from sohes.work.origin import Check
 
 
 def train_phase(
@@ -28,12 +29,14 @@ def train_phase(
     *,
     digests: Mapping[str, str],
     weights: str,
+    unchanged: Check,
     open_run: OpenRun,
     validator: Callable[[World], Validate | None],
 ) -> None:
     """Train on the project's labelled images, or continue where the same command was stopped; write the result.
 
     kind: of the data set. digests: of the inputs. weights: what the file holds, in words, for the card.
+    unchanged: called before anything is written; if it raises, the saved state stays.
     """
     section = getattr(params, stage)
     depends: dict[str, Any] = {
@@ -65,6 +68,7 @@ def train_phase(
             validate=validate,
         )
         if world.is_first:
+            unchanged()
             card = {**depends, "phase": stage, "weights": weights, "metrics": history[-1]}
             if params.pull.source == "scenes":  # `sohes segment` says so
                 card["limits"] = "it has learned from drawn scenes and is no good on real photographs"

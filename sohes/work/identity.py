@@ -13,7 +13,7 @@ WITHOUT_EFFECT = frozenset(
     f"sohes{name}"
     for name in (
         "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.cost", ".work.files", ".work.identity",
-        ".work.pool", ".work.sharded",
+        ".work.origin", ".work.pool", ".work.sharded",
     )
 )  # fmt: skip
 

@@ -222,3 +222,27 @@ def test_what_cannot_work_is_said_before_it_starts(params, photos, tmp_path):
     tokens = params.model_copy(update={"explore": params.explore.model_copy(update={"features": "tokens"})})
     with pytest.raises(SohesError, match="--backbone"):
         label(tokens, photos, tmp_path / "labels.parquet")
+
+
+@pytest.mark.parametrize("what", ["params", "photographs"])
+def test_labels_of_what_changed_meanwhile_are_not_written_and_finished_parts_stay(
+    params, photos, tmp_path, monkeypatch, what
+):
+    run = labelling.ShardedWork.run
+
+    def change_meanwhile(work, *arguments, **options) -> None:
+        run(work, *arguments, **options)
+        if what == "params":
+            file = photos.with_name("mine.yaml")
+            file.write_text(file.read_text().replace("seed: 0", "seed: 1"))
+        else:
+            Image.new("RGB", (48, 48), "red").save(photos / "07.png")
+
+    out = tmp_path / "out/labels.parquet"
+    monkeypatch.setattr(labelling.ShardedWork, "run", change_meanwhile)
+    with pytest.raises(SohesError, match="changed while label ran"):
+        label(params, photos, out)
+    assert not out.exists()
+    monkeypatch.setattr(labelling.ShardedWork, "run", run)
+    assert "parts were finished before" in label(params, photos, out)[1]
+    assert out.exists()

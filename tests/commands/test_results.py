@@ -124,3 +124,19 @@ def test_what_is_missing_is_one_sentence(folder, root, tmp_path):
     with pytest.raises(SohesError, match="run `sohes correct` first"):
         results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("place", ["models/instruct.safetensors", "val2017/000000000002.png"])
+def test_a_page_on_what_changed_meanwhile_is_not_written(folder, root, tmp_path, monkeypatch, place):
+    summarise = results.evaluate_masks
+
+    def change_meanwhile(*arguments, **options):
+        path = next(home / place for home in (folder, root) if (home / place).exists())
+        path.touch()
+        return summarise(*arguments, **options)
+
+    monkeypatch.setattr(results, "evaluate_masks", change_meanwhile)
+    with pytest.raises(SohesError, match=f"{place} changed while results ran"):
+        results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+    assert not (tmp_path / "page.md").exists()
+    assert not (folder / ".sohes/results").exists()

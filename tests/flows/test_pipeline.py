@@ -22,8 +22,8 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
 ]
 
-ROWS = [{"phase": "explore", "AR": 12.5, "AR_S": 1.0, "AR_M": 2.0, "AR_L": None, "AP": 3.0, "masks_per_image": 4.0,
-         "seconds_per_image": 0.5, "images": 2}]  # fmt: skip
+ROW = {"AR": 12.5, "AR_S": 1.0, "AR_M": 2.0, "AR_L": None, "AP": 3.0, "masks_per_image": 4.0, "seconds_per_image": 0.5}
+ROWS = {"explore": {**ROW, "images": 2}}
 
 
 def copy_stage(source: str, target: str, command: str = "") -> dict:
@@ -89,11 +89,11 @@ class TestOnAServer:
         assert state.is_completed()
         assert {name: run.state_name for name, run in runs.items()} == {"first": "Cached", "second": "Cached"}
 
-        (small / "scores.json").write_text(json.dumps([{**ROWS[0], "AR": 13.0}]))
+        (small / "scores.json").write_text(json.dumps({"explore": {**ROW, "AR": 13.0}}))
         (small / "metrics/evaluate.json").unlink()
         _, runs = run_flow(small)
         assert {run.state_name for run in runs.values()} == {"Completed"}
-        assert json.loads((small / "metrics/evaluate.json").read_text())[0]["AR"] == 13.0
+        assert json.loads((small / "metrics/evaluate.json").read_text())["explore"]["AR"] == 13.0
 
     def test_it_leaves_the_table_the_picture_and_the_way_to_mlflow(self, small, monkeypatch):
         (small / "reports").mkdir()

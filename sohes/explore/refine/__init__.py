@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -76,6 +77,11 @@ def what_it_lacks(name: str) -> str | None:
     except SohesError as error:
         return str(error)
     return None
+
+
+def weights_file(name: str) -> Path | None:
+    """Where the refiner's weights lie; None for a refiner without weights, and where they are missing."""
+    return RELEASES[name].path() if name in RELEASES and what_it_lacks(name) is None else None
 
 
 def weights_digest(name: str) -> str | None:

@@ -1,0 +1,178 @@
+"""Every stage, label, results and ablate compare at their end what they began with."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from sohes.commands import stages
+from sohes.errors import SohesError, TemporaryError
+from sohes.pipeline import STAGES
+from sohes.project import Project
+
+
+@pytest.fixture
+def folder(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with params and some file for every input of every stage."""
+    shutil.copy(repository / "params.yaml", tmp_path)
+    for stage in STAGES.values():
+        for path in stage.reads:
+            target = tmp_path / path if path.suffix else tmp_path / path / "manifest.parquet"
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_text("{}")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def meanwhile(monkeypatch: pytest.MonkeyPatch, stage: str, change) -> list[str]:
+    """Replace the stage's work by a change from outside; what it did, in words."""
+    done: list[str] = []
+
+    def run(params, root, *, unchanged, **options) -> None:
+        unchanged()
+        change()
+        with pytest.raises(TemporaryError):
+            unchanged()
+        done.append("ran")
+
+    monkeypatch.setattr(importlib.import_module(f"sohes.stages.{stage}"), "run", run)
+    return done
+
+
+def refuses(stage: str, folder: Path, words: str) -> None:
+    with pytest.raises(TemporaryError, match=f"{words} changed while {stage} ran"):
+        getattr(stages, stage)()
+    cost = Project(folder).cost(stage)
+    assert not cost.exists() or cost.read_text() == "{}"  # the fixture's
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_number_that_is_edited_while_a_stage_runs_fails_it(stage, folder, monkeypatch):
+    def edit() -> None:
+        values = yaml.safe_load(Path("params.yaml").read_text())
+        values["seed"] += 1
+        Path("params.yaml").write_text(yaml.safe_dump(values))
+
+    done = meanwhile(monkeypatch, stage, edit)
+    refuses(stage, folder, r"seed in params\.yaml")
+    assert done == ["ran"]
+
+
+@pytest.mark.parametrize(("stage", "place"), [(name, place) for name, known in STAGES.items() for place in known.reads])
+def test_an_input_that_is_replaced_while_a_stage_runs_fails_it(stage, place, folder, monkeypatch):
+    file = place if place.suffix else place / "another.parquet"
+
+    def replace() -> None:
+        (folder / file).write_text("another")
+
+    monkeypatch.setattr(stages, "code_of", lambda *_, **__: [])  # which takes a moment each time
+    meanwhile(monkeypatch, stage, replace)
+    refuses(stage, folder, re.escape(str(file)))
+
+
+def test_code_that_is_edited_while_a_stage_runs_fails_it(folder, monkeypatch):
+    code = folder / "merge.py"
+    code.touch()
+    monkeypatch.setattr(stages, "code_of", lambda *_, **__: [code])
+    meanwhile(monkeypatch, "explore", lambda: code.write_text("x = 1"))
+    refuses("explore", folder, r"merge\.py")
+
+
+def test_weights_outside_of_the_project_are_inputs_too(repository, tmp_path, monkeypatch):
+    from sohes.params import load_params
+
+    values = load_params(repository / "params.yaml")
+    explore = values.explore.model_copy(update={"refiner": "crm"})
+    values = values.model_copy(update={"explore": explore})
+    monkeypatch.setenv("SOHES_CRM", str(tmp_path / "crm"))
+    assert list(stages.named_inputs("explore", values)) == []  # the stage itself says that they are missing
+    (tmp_path / "crm").touch()
+    assert list(stages.named_inputs("explore", values)) == [tmp_path / "crm"]
+    assert list(stages.named_inputs("backbone", values)) == [Path(values.backbone.source)]
+
+
+# ---------------------------------------------------------------- in earnest
+
+MEANWHILE = """
+import os
+exec(os.environ.get("MEANWHILE", ""))
+"""
+CHANGES = {
+    "params": "t = open('params.yaml').read(); open('params.yaml', 'w').write(t.replace('cover: 0.9', 'cover: 0.8'))",
+    "code": "open('sohes/backbone/handmade.py', 'a').write('# edited')",
+    "input": "os.utime('data/images/manifest.parquet', (1, 1))",
+}
+
+
+@pytest.mark.slow
+def test_dvc_records_nothing_of_a_stage_that_something_changed_under(labelling, tiny_params):
+    """The stage's module changes things as it is imported: after the stage has begun, before it works."""
+    tiny_params["explore"] |= {"features": "handmade", "theta_cover": 0.9}
+    (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    with (labelling / "sohes/stages/explore.py").open("a") as module:
+        module.write(MEANWHILE)
+
+    def repro(stage: str, change: str = "") -> subprocess.CompletedProcess[str]:
+        environment = {**os.environ, "MEANWHILE": change, "SOHES_WORKERS": "1"}
+        environment.pop("PYTHONPATH", None)
+        environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+        command = [sys.executable, "-m", "dvc", "repro", "--single-item", stage]
+        return subprocess.run(command, cwd=labelling, env=environment, capture_output=True, text=True, check=False)
+
+    assert repro("pull").returncode == 0
+    for change in CHANGES.values():
+        done = repro("explore", change)
+        assert done.returncode != 0
+        assert "changed while explore ran, which began without the change: nothing is recorded" in done.stderr
+        assert "explore:" not in (labelling / "dvc.lock").read_text()
+        assert not (labelling / "data/pseudo_labels").exists()
+    assert repro("explore").returncode == 0
+    manifest = yaml.safe_load((labelling / "data/pseudo_labels/manifest.json").read_text())
+    assert manifest["params"]["theta_cover"] == 0.8
+
+
+def test_a_source_that_changes_while_it_is_pulled_is_not_published(tmp_path, tiny_params, monkeypatch):
+    from PIL import Image
+
+    from sohes.params import Params
+    from sohes.stages import pull
+
+    photos = tmp_path / "photos"
+    photos.mkdir()
+    for k in range(4):
+        Image.new("RGB", (48, 40), (k, 9, 9)).save(photos / f"{k}.png")
+    tiny_params["pull"]["source"] = "folder"
+    tiny_params["pull"]["folder"] |= {"images": str(photos), "eval_fraction": 0.25}
+    params = Params.model_validate(tiny_params)
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+    with pytest.raises(TemporaryError, match=r"files of pull\.source folder changed while pull ran"):
+        pull.run(params, tmp_path, unchanged=lambda: Image.new("RGB", (48, 40)).save(photos / "4.png"))
+    assert not (tmp_path / "data").exists()
+    assert not list((tmp_path / ".sohes/pull").glob("*"))
+    pull.run(params, tmp_path)
+    assert (tmp_path / "data/images/manifest.parquet").exists()
+
+
+def test_a_row_that_began_with_other_numbers_than_its_table_is_not_recorded(tmp_path, repository, monkeypatch):
+    from flows import ablate
+
+    shutil.copy(repository / "params.yaml", tmp_path)
+    shutil.copytree(repository / "params/ablations", tmp_path / "params/ablations")
+    shutil.copy(repository / "dvc.yaml", tmp_path)
+    (tmp_path / "sohes").mkdir()
+
+    def reproduce(folder: Path, row: str) -> None:
+        text = (tmp_path / "params.yaml").read_text()
+        (tmp_path / "params.yaml").write_text(text.replace("seed: 0", "seed: 1"))
+
+    monkeypatch.setattr(ablate, "_reproduce", reproduce)
+    with pytest.raises(SohesError, match=r"seed in .*params\.yaml changed while ablate ran"):
+        next(ablate.run("table-6b", tmp_path / "params.yaml", tmp_path))
