@@ -128,8 +128,9 @@ def record(
     except ValueError as error:
         raise SohesError(f"the masks of {image['file_name']} are not a forest: {error}") from None
     drawn = areas(MaskSet(height, width, tuple(rles), np.ones(n), np.full(n, -1), ("",) * n))
-    for i in [] if remarks is None else np.flatnonzero(drawn == 0).tolist():
-        remarks.add("no pixel in their masks", names[i])
+    for i in np.flatnonzero(drawn == 0).tolist():
+        if remarks is not None:
+            remarks.add("no pixel in their masks", names[i])
     masks = MaskSet(
         height,
         width,

@@ -6,6 +6,8 @@ Folders are skipped; links and devices are reported. Sizes are checked before un
 from __future__ import annotations
 
 import errno
+import lzma
+import struct
 import tarfile
 import zipfile
 import zlib
@@ -19,6 +21,12 @@ SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBER_BYTES = 2**28  # 256 MiB: far more than a photograph or the annotations of one image
 MAX_RATIO = 100  # unpacked to packed bytes; photographs are near 1, JSON near 10
 _NO_FILE = "a link or a device in the archive, not a file: pack the photograph itself"
+
+# What the readers raise on damaged archives; ValueError and LookupError on names that are no text, or none.
+_DAMAGE = (
+    tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError,
+    RuntimeError,
+)  # fmt: skip
 
 Member = tuple[str, bytes | UnreadableImage]
 
@@ -37,7 +45,7 @@ def iter_members(
             yield from _iter_zip(path, wanted, max_member_bytes)
         else:
             yield from _iter_tar(path, wanted, max_member_bytes, max_ratio)
-    except (tarfile.TarError, zipfile.BadZipFile, EOFError, zlib.error, OSError) as error:
+    except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a problem of the disk, not of the archive; EINVAL: a place before its beginning
         detail = (str(error) or type(error).__name__).splitlines()[0]
@@ -96,7 +104,7 @@ def _iter_zip(path: Path, wanted: Callable[[str], bool], max_member_bytes: int) 
             try:
                 with archive.open(member) as file:
                     data = file.read(max_member_bytes + 1)
-            except (zipfile.BadZipFile, zlib.error, NotImplementedError, RuntimeError, EOFError) as error:
+            except _DAMAGE as error:
                 yield member.filename, UnreadableImage(f"damaged in the archive: {error}")
                 continue
             # The size in the directory may be a lie (zip bomb), so check the real one.
