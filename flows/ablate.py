@@ -6,7 +6,6 @@ python -m flows.ablate TABLE [--row ROW] [--params FILE] [--root FOLDER]
 from __future__ import annotations
 
 import argparse
-import json
 import signal
 import sys
 from collections.abc import Iterator
@@ -22,7 +21,7 @@ from sohes.evaluate.ablation import Table, load_table
 from sohes.evaluate.relations import relations_changed
 from sohes.explore.refine import what_it_lacks
 from sohes.launch import LocalProfile, run_task
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.tracking.ablations import record_row
 
 # A row is recorded as a whole, under its table's experiment: its stages are not records of their own.
@@ -50,7 +49,7 @@ def _one_row(name: str, table: Table, row: str, params: Path, root: Path) -> str
     workspace, of_baseline = (_workspace(root, name, each) for each in (row, table.baseline))
     values = make_workspace(root, workspace.root, params, table.rows[row].set, phase)
     _reproduce(workspace.root, row)
-    rows = json.loads(workspace.metrics("evaluate").read_text())
+    rows = read_json(workspace.metrics("evaluate"), "remove it and run the same command again", list)
     (scores,) = (scored for scored in rows if scored["phase"] == phase)
     metrics = {k: float(v) for k, v in scores.items() if isinstance(v, float | int)}
     predictions, against = workspace.predictions(phase), of_baseline.predictions(phase)

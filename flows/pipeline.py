@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import json
 import os
 import sys
 from collections.abc import Iterator
@@ -44,7 +43,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
-from sohes.project import Project
+from sohes.project import Project, read_json
 
 
 @task(
@@ -143,7 +142,7 @@ def one_stage(stage: str, root: Path, launch: str | None = None) -> None:
 def leave_artifacts(root: Path) -> None:
     """What a person wants to see of a finished run: the AR table, a picture, the way to MLflow's records."""
     project = Project(root)
-    rows = json.loads(project.metrics("evaluate").read_text())
+    rows = read_json(project.metrics("evaluate"), "run `sohes evaluate` again", list)
     create_markdown_artifact(phase_markdown(rows), key="recall", description="One row per phase; AR and AP in percent")
     if project.example.exists():
         # Inline: the server need not reach this machine's files.

@@ -91,6 +91,14 @@ def require(path: Path, what: str, command: str) -> Path:
     return path
 
 
+def read_text(path: Path) -> str:
+    """The text of a file that somebody wrote, without the mark that some editors put first. SohesError unless UTF-8."""
+    try:
+        return path.read_text("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file, by the rules of YAML 1.2, which DVC reads by too: `012` is 12, `on` is a word.
 
@@ -99,10 +107,9 @@ def read_mapping(path: Path) -> dict[str, Any]:
     from ruamel.yaml import YAML, YAMLError  # `sohes --help` does without it
     from ruamel.yaml.constructor import DuplicateKeyError
 
+    text = read_text(path)
     try:
-        raw = YAML(typ="safe").load(path.read_text("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
+        raw = YAML(typ="safe").load(text)
     except DuplicateKeyError as error:
         fault, line = str(error.problem).partition(" with value")[0], error.problem_mark.line + 1
         raise SohesError(f"{path}: {fault.removeprefix('found ')} in line {line}: remove one of the two") from None

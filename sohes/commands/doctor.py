@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import json
 import os
 import platform
 import shutil
@@ -23,7 +22,7 @@ from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
 from sohes.explore.refine import what_it_lacks
 from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.tracking import is_installed, tracking_uri
 
 if TYPE_CHECKING:  # it imports torch, which the functions below do when they need it
@@ -213,10 +212,10 @@ def _is_made_of(backbone: Path, params: Params) -> bool:
     from sohes.stages.backbone import made_of
 
     try:
-        card = json.loads(backbone.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):  # missing or damaged: the stage makes both again
+        card = read_json(backbone.with_suffix(".json"), "")
+    except (OSError, SohesError):  # missing or damaged: the stage makes both again
         return False
-    return isinstance(card, dict) and made_of(params).items() <= card.items()
+    return made_of(params).items() <= card.items()
 
 
 def _source(params: Params) -> Finding:

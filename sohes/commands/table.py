@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from rich.table import Table
 
 from sohes.errors import SohesError
 from sohes.evaluate.tables import COLUMNS, heading, phase_cells
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.tracking import tracking_uri
 
 
@@ -24,7 +23,7 @@ def table() -> None:
     scores = project.metrics("evaluate")
     if not scores.exists():
         raise SohesError(f"no scores at {scores}: run the pipeline first, with `make demo` or `dvc repro`")
-    rows = json.loads(scores.read_text())
+    rows = read_json(scores, "run `sohes evaluate` again", list)
     shown = Table(title=f"{rows[0]['images']} held-out images, AR@1000 and AP in percent")
     shown.add_column("phase")
     for column in COLUMNS:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +9,7 @@ from pydantic import ValidationError
 
 from sohes.errors import SohesError
 from sohes.params import EvaluateParams
+from sohes.project import read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
 FOLDER = Path(__file__).parents[1] / "released"
@@ -23,10 +23,9 @@ def model_file(model: Path | str) -> Path:
 def read_card(model: Path) -> dict[str, Any]:
     """The card beside a model's file; empty if there is none that can be read, which `load_checkpoint` reports."""
     try:
-        card = json.loads(model.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(model.with_suffix(".json"), "")
+    except (OSError, SohesError):
         return {}
-    return card if isinstance(card, dict) else {}
 
 
 def evaluate_of(model: Path) -> EvaluateParams | None:

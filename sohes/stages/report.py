@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 from importlib import resources
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from sohes.evaluate import pictures, plots, published, tables
 from sohes.explore import label_free
 from sohes.params import Params
 from sohes.pipeline import PHASES
-from sohes.project import Project, require
+from sohes.project import Project, read_json, require
 from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
@@ -31,7 +30,7 @@ def run(params: Params, root: Path) -> None:
     """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts."""
     project = Project(root)
     with tracking.stage_run("report", params, root) as recorder:
-        rows, details = _read(project, "evaluate"), _read(project, "evaluate_details")
+        rows, details = _read(project, "evaluate", list), _read(project, "evaluate_details")
         photos, note = _photos(project, details, params.report.pictures)
         costs = {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}  # which is not done yet
         context = _tables(rows, details, _read(project, "untrained"))
@@ -58,8 +57,8 @@ def run(params: Params, root: Path) -> None:
         recorder.artifact(project.report)
 
 
-def _read(project: Project, name: str):
-    return json.loads(require(project.metrics(name), "metrics", "evaluate").read_text())
+def _read(project: Project, name: str, kind: type = dict):
+    return read_json(require(project.metrics(name), "metrics", "evaluate"), "run `sohes evaluate` again", kind)
 
 
 def _template() -> jinja2.Template:
@@ -69,7 +68,8 @@ def _template() -> jinja2.Template:
 
 def _label_free(root: Path) -> str:
     project = Project(root)
-    manifest = json.loads((project.pseudo_labels / "manifest.json").read_text())
+    path = require(project.pseudo_labels / "manifest.json", "pseudo-labels", "explore")
+    manifest = read_json(path, "run `sohes explore` again", needs=["label_free"])
     return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
 
 
@@ -123,7 +123,7 @@ def _plots(rows: list[dict], details: dict, project: Project, params: Params) ->
     for phase in ("instruct", "correct"):
         history = project.metrics(phase)
         if history.exists():
-            drawn.append(plots.loss_curves(json.loads(history.read_text()), title=phase))
+            drawn.append(plots.loss_curves(read_json(history, f"run `sohes {phase}` again", list), title=phase))
     regions = _read(project, "regions")
     if regions["images"]:
         drawn.append(

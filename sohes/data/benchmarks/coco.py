@@ -91,8 +91,8 @@ def load(path: Path) -> dict[str, Any]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. SohesError if there is none, or if it is not JSON."""
     try:
-        return json.loads(Path(path).read_text("utf-8"))
+        return json.loads(Path(path).read_text("utf-8-sig"))
     except FileNotFoundError:
         raise SohesError(f"no annotations at {path}: fix the path") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
         raise SohesError(f"{path} is not valid JSON: {error}") from None

@@ -36,7 +36,7 @@ def read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageReco
 
 
 def _first_character(path: Path) -> str:
-    with path.open(encoding="utf-8", errors="replace") as file:
+    with path.open(encoding="utf-8-sig", errors="replace") as file:
         return file.read(4096).lstrip()[:1]
 
 
@@ -72,7 +72,7 @@ def iter_list(path: Path) -> Iterator[Any]:
     """The items of a file that holds one JSON list of objects, with one piece of it in memory at a time."""
     decoder = json.JSONDecoder()
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:
             text, at, more = file.read(_CHUNK).lstrip()[1:], 0, True
             while True:
                 while at < len(text) and text[at] in " \t\r\n,":
