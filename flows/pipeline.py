@@ -37,6 +37,7 @@ from prefect.tasks import exponential_backoff
 from flows.cluster import run_elsewhere
 from flows.command import add_options, exit_code, failure, may_pass
 from flows.graph import command_of, environment, is_fresh, params_file, reproduce_command, stage_order, stages
+from flows.server import require_server, without_tracebacks
 from flows.ui import MLFLOW_URL
 from sohes import tracking
 from sohes.errors import SohesError
@@ -171,8 +172,12 @@ def main(arguments: list[str] | None = None) -> int:
         for path in dict.fromkeys(params_files(root)):
             load_params(path)
         load_profile(Project(root).launch_profiles, options.launch)
+        with only_one(root):  # the flow takes it again: others may start it too
+            pass
+        require_server()
         pipeline(root, options.launch)
 
+    without_tracebacks()
     return exit_code(work)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,6 +35,7 @@ class Project:
     params = _Place("params.yaml")  # every number
     graph = _Place("dvc.yaml")  # DVC's graph of stages
     lock = _Place("dvc.lock")  # what DVC has recorded of each stage
+    dvc = _Place(".dvc")  # the folder of DVC's settings
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
 
@@ -89,6 +91,23 @@ def require(path: Path, what: str, command: str) -> Path:
     if not path.exists():
         raise SohesError(f"no {what} at {path}: run `sohes {command}` first")
     return path
+
+
+def dvc_settings(root: Path) -> ConfigParser:
+    """The project's own settings of DVC; those of the user and the system are not read."""
+    found = ConfigParser(interpolation=None)
+    found.read([Project(root).dvc / name for name in ("config", "config.local")], "utf-8")
+    return found
+
+
+def require_git(root: Path) -> None:
+    """SohesError where DVC misses the Git repository that it wants around a project, as in an unpacked archive."""
+    if dvc_settings(root).getboolean("core", "no_scm", fallback=False):
+        return
+    if not any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+        raise SohesError(
+            f"{root} is in no Git repository, and DVC refuses to work: `git init`, or `dvc config core.no_scm true`"
+        )
 
 
 def read_text(path: Path) -> str:

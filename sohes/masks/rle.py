@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import cv2
-import numba
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes.structures import MaskSet
+from sohes.work.compiled import compiled
 
 # ---------------------------------------------------------------- between pictures and run lengths
 
@@ -94,7 +94,7 @@ def boxes_xywh(masks: MaskSet) -> np.ndarray:
 # ---------------------------------------------------------------- letters
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def compressed(changes, pixels):
     """uint8 letters of a mask of `pixels` pixels that turns from 0 to 1 and back at the rising places `changes`,
     counted column by column."""
@@ -118,7 +118,7 @@ def compressed(changes, pixels):
     return letters[:length]
 
 
-@numba.njit(cache=True)
+@compiled
 def _draw(letters, height, first_row, columns, drawn):
     """Set the pixels of `drawn` whose row and column a run covers; first_row: the first drawn row at or below each."""
     at, run, column = 0, 0, 0

@@ -6,19 +6,23 @@ import importlib.util
 import logging
 import os
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from sohes.errors import SohesError, TemporaryError
+from sohes.errors import SohesError, TemporaryError, chain
 from sohes.project import Project
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+SILENCE = 2.0  # seconds without an answer after which we say what we are waiting for
 
 
 def is_on() -> bool:
@@ -38,8 +42,14 @@ def tracking_uri(root: Path) -> str:
 
 def has_store(root: Path) -> bool:
     """False if the store is a sqlite file that is not there; MLflow's client would make it, also for who only reads."""
-    kind, _, path = tracking_uri(root).partition(":///")
-    return not kind.startswith("sqlite") or Path(path.partition("?")[0]).exists()
+    file = database_file(tracking_uri(root))
+    return file is None or file.exists()
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for a server."""
+    kind, _, path = uri.partition(":///")
+    return Path(path.partition("?")[0]) if kind.startswith("sqlite") else None
 
 
 def tracking_client(root: Path) -> MlflowClient:
@@ -52,8 +62,11 @@ def tracking_client(root: Path) -> MlflowClient:
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic"):  # they announce every table; importing mlflow resets its level
-            logging.getLogger(name).setLevel(logging.ERROR)
+        for name in (
+            "mlflow",
+            "alembic",
+        ):  # they announce every table, and errors that become a sentence here; importing mlflow resets it
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         uri = tracking_uri(root)
         return MlflowClient(uri, registry_uri=uri)
 
@@ -81,20 +94,42 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """Turns whatever the store's client throws into one sentence."""
+    """Says so if a server keeps us waiting, and turns whatever the store's client throws into one sentence."""
+    is_file = database_file(uri) is not None
     try:
-        yield
+        with nullcontext() if is_file else _waiting(f"MLflow at {without_secrets(uri)}"):
+            yield
     except SohesError:
         raise
     except Exception as error:
-        raise TemporaryError(
-            f"cannot record in MLflow at {without_secrets(uri)} ({first_line(error)}): start that server, unset "
-            "MLFLOW_TRACKING_URI for a local database, or set SOHES_TRACKING=off"
-        ) from error
+        fault = f"cannot record in MLflow at {without_secrets(uri)} ({first_line(error)})"
+        if is_file and "database is locked" not in str(error):
+            raise SohesError(
+                f"{fault}: fix that file or its permissions, name another store with MLFLOW_TRACKING_URI, or set "
+                "SOHES_TRACKING=off"
+            ) from error
+        remedy = (
+            "wait for who holds it" if is_file else "start that server, unset MLFLOW_TRACKING_URI for a local database"
+        )
+        raise TemporaryError(f"{fault}: {remedy}, or set SOHES_TRACKING=off") from error
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """One line on stderr if the block takes long: some clients try for minutes without a word."""
+    words = threading.Timer(SILENCE, print, [f"waiting for {what}"], {"file": sys.stderr, "flush": True})
+    words.daemon = True
+    words.start()
+    try:
+        yield
+    finally:
+        words.cancel()
 
 
 def first_line(error: BaseException) -> str:
     """What went wrong, in a line; a client's retries and stack of causes are left out."""
+    for link in chain(error):
+        error = getattr(link, "orig", None) or error  # the driver's own, behind SQLAlchemy's and MLflow's
     lines = str(error).strip().splitlines()
     return without_secrets(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__
 
