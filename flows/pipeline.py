@@ -44,7 +44,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
-from sohes.project import Project, read_json
+from sohes.project import Project, read_json, require_git
 
 
 @task(
@@ -172,6 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         for path in dict.fromkeys(params_files(root)):
             load_params(path)
         load_profile(Project(root).launch_profiles, options.launch)
+        require_git(root)
         with only_one(root):  # the flow takes it again: others may start it too
             pass
         require_server()

@@ -7,9 +7,10 @@ import os
 
 import httpx
 from prefect.client.orchestration import get_client
-from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, temporary_settings
+from prefect.settings import PREFECT_API_URL, PREFECT_CLIENT_MAX_RETRIES, PREFECT_HOME, temporary_settings
 
 from sohes.errors import SohesError, TemporaryError, sentence_of
+from sohes.work.surroundings import may_write
 
 SECONDS = 5.0  # for an answer
 
@@ -17,10 +18,12 @@ SECONDS = 5.0  # for an answer
 def require_server() -> None:
     """SohesError unless the server that PREFECT_API_URL names answers as Prefect's API does.
 
-    Without an address Prefect starts a temporary server, which needs no check.
+    Without an address Prefect starts a temporary server, which needs a folder to write to.
     """
-    url = PREFECT_API_URL.value()
+    url, home = PREFECT_API_URL.value(), PREFECT_HOME.value()
     if not url:
+        if not may_write(home):
+            raise SohesError(f"Prefect's temporary server cannot write to {home}: set PREFECT_HOME to another folder")
         return
     remedy = "start that server, or unset PREFECT_API_URL for a temporary one"
     wrong = SohesError(

@@ -33,12 +33,12 @@ class Finding:
 
 
 def answers(what: str, server: str, path: str, remedy: str, *, without: State = State.broken) -> Finding:
-    """Whether a server answers with anything but a server error. without: the state if it does not."""
+    """Whether a server has such a page, if only for those who log in. without: the state if it does not."""
     fault = ""
     try:
         urllib.request.urlopen(f"{server.rstrip('/')}{path}", timeout=TIMEOUT).close()
     except urllib.error.HTTPError as error:
-        fault = f"status {error.code}" if error.code >= 500 else ""
+        fault = f"status {error.code}" if error.code >= 500 or error.code == 404 else ""
     except (urllib.error.URLError, OSError, ValueError) as error:
         fault = str(getattr(error, "reason", error)) or type(error).__name__
     if fault:

@@ -6,6 +6,7 @@ photographs are the same.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
 import shlex
@@ -132,7 +133,7 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
     work.spread(compute, write_predicted, left, workers=workers, description=description)
-    for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
+    for folder in set(results.glob(f"{glob.escape(name)}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 

@@ -104,7 +104,7 @@ def _read_result(path: Path, benchmark: str) -> dict:
 
 
 def _print(result: dict, other: dict | None, scores: Scores, with_published: bool) -> None:
-    console = Console()
+    console = Console(markup=False)  # brackets in names are no markup
     title = f"{result['benchmark']}: {result['images']} images, at most {result['max_masks']} masks each, percent"
     table = Table(title=title)
     table.add_column("predictions", overflow="fold")

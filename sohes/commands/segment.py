@@ -110,6 +110,8 @@ def run(
         raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
     if explore and levels:
         raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
+    if not all(0 < level <= 1 for level in levels):  # nor NaN
+        raise SohesError(f"a window's side is a fraction of the image's, above 0 and at most 1 (got {list(levels)})")
     if levels:
         tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
         evaluate = evaluate.model_copy(update={"tiles": tiles})
@@ -155,10 +157,16 @@ def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
         return [photo / name for name in names]
     if photo.exists():
         return [photo]
-    matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
+    matches = [Path(path) for path in sorted(glob.glob(_pattern(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
     if not matches:
         raise SohesError(f"no such photograph: {photo}")
     return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
+
+
+def _pattern(photo: Path) -> str:
+    """For `glob`: folders at its front that exist are meant as they are written, such as `trip [2024]/*.jpg`."""
+    front = next(folder for folder in photo.parents if folder.exists())
+    return str(Path(glob.escape(str(front))) / photo.relative_to(front))
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

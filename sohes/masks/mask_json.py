@@ -91,7 +91,7 @@ def checked_coco(content: Any, path: Path) -> dict[str, Any]:
     if not isinstance(content, dict) or not all(_are_objects(content.get(key)) for key in ("images", "annotations")):
         raise SohesError(f"{path} is not COCO JSON: it needs the lists `images` and `annotations`")
     for image in content["images"]:
-        whole = all(type(image.get(key)) is int for key in ("id", "height", "width"))
+        whole = all(is_whole_number(image.get(key)) for key in ("id", "height", "width"))
         if not whole or not isinstance(image.get("file_name"), str):
             raise SohesError(f"{path}: an image needs file_name and whole numbers id, height, width (got {image})")
     if len({image["id"] for image in content["images"]}) < len(content["images"]):
@@ -120,7 +120,12 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
         raise SohesError(f"{path}: its image needs whole numbers height and width (got {image})")
     image_id, name = image.get("image_id", image.get("id")), image.get("file_name") or path.stem
     found = Found((image["height"], image["width"]), name, path).add(content["annotations"])
-    return ImageRecord(image_id if type(image_id) is int else -1, name, "", found.masks(source))
+    return ImageRecord(image_id if is_whole_number(image_id) else -1, name, "", found.masks(source))
+
+
+def is_whole_number(value: Any) -> bool:
+    """Whether it is one that our files have room for: 64 bits."""
+    return type(value) is int and -(2**63) <= value < 2**63
 
 
 def _are_objects(value: Any) -> bool:

@@ -42,8 +42,12 @@ def cache_home() -> Path:
 
 def may_write(folder: Path) -> bool:
     """Whether files can be made in the folder, or in the nearest one above it if it does not exist."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return there.is_dir() and os.access(there, os.W_OK | os.X_OK)
+    try:
+        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+        tempfile.TemporaryFile(dir=there).close()
+    except OSError:
+        return False
+    return True
 
 
 @cache

@@ -15,6 +15,7 @@ Masks are in stored pixels. Image ids are the number in the name: ADE_val_000000
 
 from __future__ import annotations
 
+import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,9 @@ def read_image(root: Path, file_name: str) -> bytes:
     kind, folder = _which(root)
     if kind == _CHALLENGE:
         return layout.read_file(folder.parents[1], "images/validation", name=file_name)
-    return layout.read_file(folder, *(str(place.parent) for place in folder.rglob(file_name)), name=file_name)
+    return layout.read_file(
+        folder, *(str(place.parent) for place in folder.rglob(glob.escape(file_name))), name=file_name
+    )
 
 
 def is_challenge(root: Path) -> bool:

@@ -7,6 +7,7 @@ masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
 
 from __future__ import annotations
 
+import glob
 import itertools
 import json
 import tarfile
@@ -39,7 +40,7 @@ def read_image(root: Path, file_name: str) -> bytes:
     if (Path(root) / file_name).is_file():
         return (Path(root) / file_name).read_bytes()
     if Path(root).is_dir():
-        for place in Path(root).rglob(file_name):
+        for place in Path(root).rglob(glob.escape(file_name)):
             return place.read_bytes()
     for path in _tars(root):
         member = _members(path).get(file_name)

@@ -15,7 +15,7 @@ from typing import Any
 
 from sohes.data.benchmarks import coco
 from sohes.errors import SohesError
-from sohes.masks.mask_json import Found, coco_images
+from sohes.masks.mask_json import Found, coco_images, is_whole_number
 from sohes.structures import ImageRecord
 
 SOURCE = "coco_json"
@@ -44,7 +44,7 @@ def _results(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[Image
     found: dict[int, Found] = {}
     for detection in iter_list(path):
         image_id = detection.get("image_id") if isinstance(detection, dict) else None
-        if type(image_id) is not int:
+        if not is_whole_number(image_id):
             raise SohesError(f"{path} is not a list of COCO results: an item needs a whole number image_id")
         if image_id not in found:
             found[image_id] = Found(_size(detection, image_id, sizes, path), f"image {image_id}", path)
