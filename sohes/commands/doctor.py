@@ -264,7 +264,7 @@ def _mlflow(root: Path) -> Finding:
     file, shown = database_file(uri), without_secrets(uri)
     if file is None:
         return listens("MLflow", uri, remedy)
-    if os.access(file, os.W_OK) if file.exists() else may_write(file.parent):
+    if may_write(file):
         return Finding("MLflow", State.ok, f"{shown}; `make ui` shows it")
     return Finding("MLflow", State.broken, f"{shown} cannot be written to: fix its permissions, or SOHES_TRACKING=off")
 

@@ -40,11 +40,14 @@ def cache_home() -> Path:
     return Path(os.environ.get(CACHE) or Path.home() / ".cache")
 
 
-def may_write(folder: Path) -> bool:
-    """Whether files can be made in the folder, or in the nearest one above it if it does not exist."""
+def may_write(path: Path) -> bool:
+    """Whether a file can be changed, or files be made in a folder; what does not exist would be made above it."""
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-        tempfile.TemporaryFile(dir=there).close()
+        there = next(place for place in (path, *path.absolute().parents) if place.exists())
+        if there.is_dir():
+            tempfile.TemporaryFile(dir=there).close()
+        else:
+            there.open("ab").close()
     except OSError:
         return False
     return True
