@@ -102,8 +102,9 @@ def store_errors(uri: str) -> Iterator[None]:
     except SohesError:
         raise
     except Exception as error:
-        fault = f"cannot record in MLflow at {without_secrets(uri)} ({first_line(error)})"
-        if is_file and "database is locked" not in str(error):
+        reason = first_line(error)
+        fault = f"cannot record in MLflow at {without_secrets(uri)} ({reason})"
+        if is_file and "database is locked" not in reason:
             raise SohesError(
                 f"{fault}: fix that file or its permissions, name another store with MLFLOW_TRACKING_URI, or set "
                 "SOHES_TRACKING=off"

@@ -51,7 +51,7 @@ def test_a_server_that_is_down_may_come_back():
     assert "start that server, or unset PREFECT_API_URL" in str(error)
 
 
-@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "ftp://127.0.0.1/api", "http://[::1/api"])
+@pytest.mark.parametrize("url", ["127.0.0.1:4200/api", "ftp://127.0.0.1/api"])
 def test_what_is_no_address_says_what_one_looks_like(url):
     error = refusal(url)
     assert not isinstance(error, TemporaryError)
@@ -101,6 +101,7 @@ def test_prefect_logs_a_sentence_without_the_way_to_it(monkeypatch, caplog, erro
     monkeypatch.setenv("SOHES_DEBUG", debug)
     logger = logging.getLogger("prefect.flow_runs")
     monkeypatch.setattr(logger, "filters", [])
+    monkeypatch.setattr(logger, "handlers", [])  # Prefect's, which want a server
     monkeypatch.setattr(logger, "propagate", True)
     server.without_tracebacks()
     try:
