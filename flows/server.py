@@ -58,5 +58,5 @@ def without_tracebacks() -> None:
 def _as_a_sentence(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if error is not None and sentence_of(error) is not None and not os.environ.get("SOHES_DEBUG"):
-        record.exc_info = record.exc_text = None
+        record.exc_info = None
     return True

@@ -27,7 +27,7 @@ def compiled(function: Callable | None = None, /, **options: Any) -> Any:
     with suppress(RuntimeError):  # numba finds no folder
         return keep(function)
     if home := temporary_home():
-        numba.config.CACHE_DIR = str(home / "numba")
+        setattr(numba.config, "CACHE_DIR", str(home / "numba"))  # noqa: B010 (the stubs do not know it)
         with suppress(RuntimeError):
             return keep(function)
     return numba.njit(**options)(function)
