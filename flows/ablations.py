@@ -15,6 +15,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.command import add_options, exit_code, failure, may_pass
+from flows.server import require_server, without_tracebacks
 from flows.workspace import folder_name
 from sohes.commands import compare
 from sohes.evaluate.ablation import load_table
@@ -64,8 +65,10 @@ def main(arguments: list[str] | None = None) -> int:
         # Before a server is started: what is wrong with the folder is known at once.
         load_table(options.table, root)
         load_profile(Project(root).launch_profiles, options.launch)
+        require_server()
         ablation(options.table, root / options.params, root, options.launch)
 
+    without_tracebacks()
     return exit_code(work)
 
 

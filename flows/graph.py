@@ -13,10 +13,8 @@ from itertools import chain
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import yaml
-
 from sohes.errors import SohesError
-from sohes.project import Project
+from sohes.project import Project, read_mapping
 
 DVC = (sys.executable, "-m", "dvc", "--wait-for-lock")  # somebody's `dvc push` is no reason to fail
 OPTION = "--params"
@@ -27,7 +25,7 @@ def stages(root: Path) -> dict[str, Any]:
     path = Project(root).graph
     if not path.exists():
         raise SohesError(f"no dvc.yaml in {root}: run in the project's folder or name it with --root")
-    found = (yaml.safe_load(path.read_text()) or {}).get("stages") or {}
+    found = read_mapping(path).get("stages") or {}
     if not found:
         raise SohesError(f"{path} has no stages: restore it from the repository")
     return found

@@ -37,6 +37,7 @@ from prefect.tasks import exponential_backoff
 from flows.cluster import run_elsewhere
 from flows.command import add_options, exit_code, failure, may_pass
 from flows.graph import command_of, environment, is_fresh, params_file, reproduce_command, stage_order, stages
+from flows.server import require_server, without_tracebacks
 from flows.ui import MLFLOW_URL
 from sohes import tracking
 from sohes.errors import SohesError
@@ -44,7 +45,7 @@ from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
-from sohes.project import Project
+from sohes.project import Project, require_git
 
 
 @task(
@@ -172,8 +173,13 @@ def main(arguments: list[str] | None = None) -> int:
         for path in dict.fromkeys(params_files(root)):
             load_params(path)
         load_profile(Project(root).launch_profiles, options.launch)
+        require_git(root)
+        with only_one(root):  # the flow takes it again: others may start it too
+            pass
+        require_server()
         pipeline(root, options.launch)
 
+    without_tracebacks()
     return exit_code(work)
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
+from configparser import ConfigParser
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sohes.errors import SohesError
+
+Value = TypeVar("Value", dict[str, Any], list[Any])
 
 
 class _Place:
@@ -30,6 +35,7 @@ class Project:
     params = _Place("params.yaml")  # every number
     graph = _Place("dvc.yaml")  # DVC's graph of stages
     lock = _Place("dvc.lock")  # what DVC has recorded of each stage
+    dvc = _Place(".dvc")  # the folder of DVC's settings
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
 
@@ -101,17 +107,70 @@ def require(path: Path, what: str, command: str) -> Path:
     return path
 
 
-def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file. SohesError if it is not UTF-8, not YAML, empty or not a mapping."""
-    import yaml  # `sohes --help` does without it
+def dvc_settings(root: Path) -> ConfigParser:
+    """The project's own settings of DVC; those of the user and the system are not read."""
+    found = ConfigParser(interpolation=None)
+    found.read([Project(root).dvc / name for name in ("config", "config.local")], "utf-8")
+    return found
 
+
+def require_git(root: Path) -> None:
+    """SohesError where DVC misses the Git repository that it wants around a project, as in an unpacked archive."""
+    if dvc_settings(root).getboolean("core", "no_scm", fallback=False):
+        return
+    if not any((folder / ".git").exists() for folder in (root.resolve(), *root.resolve().parents)):
+        raise SohesError(
+            f"{root} is in no Git repository, and DVC refuses to work: `git init`, or `dvc config core.no_scm true`"
+        )
+
+
+def read_text(path: Path) -> str:
+    """The text of a file that somebody wrote, without the mark that some editors put first. SohesError unless UTF-8."""
     try:
-        raw = yaml.safe_load(path.read_text("utf-8"))
+        return path.read_text("utf-8-sig")
     except UnicodeDecodeError as error:
         raise SohesError(f"{path} is not UTF-8 text (byte {error.start}): save it as UTF-8, or name another") from None
-    except yaml.YAMLError as error:
-        raise SohesError(f"{path} is not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file, by the rules of YAML 1.2, which DVC reads by too: `012` is 12, `on` is a word.
+
+    SohesError if it is not UTF-8, not YAML, empty, not a mapping, or if a key stands in it twice.
+    """
+    from ruamel.yaml import YAML, YAMLError  # `sohes --help` does without it
+    from ruamel.yaml.constructor import DuplicateKeyError
+
+    text = read_text(path)
+    try:
+        raw = YAML(typ="safe").load(text)
+    except DuplicateKeyError as error:
+        fault, line = str(error.problem).partition(" with value")[0], error.problem_mark.line + 1
+        raise SohesError(f"{path}: {fault.removeprefix('found ')} in line {line}: remove one of the two") from None
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, such as 2026-13-01
+        raise SohesError(f"{path} is not valid YAML: {_line(error)}") from None
     if not isinstance(raw, dict):
         found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
         raise SohesError(f"{path} is {found}: fix it, or copy one that comes with the code")
     return raw
+
+
+def read_json(path: Path, remedy: str, kind: type[Value] = dict, *, needs: Iterable[str] = ()) -> Value:  # type: ignore[assignment]
+    """What a JSON file of our own holds. The one reader for what a stage or tool has written for another to read.
+
+    needs: keys that its object must have. SohesError with the file, its fault and the remedy (such as "run `sohes
+    pull` again") if it is not JSON, of another kind, or lacks a key.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        fault = f"not valid JSON: {_line(error)}" if path.stat().st_size else "the file is empty"
+        raise SohesError(f"{path} is damaged ({fault}): {remedy}") from None
+    if not isinstance(value, kind):
+        raise SohesError(f"{path} is damaged (it is no {'list' if kind is list else 'object'}): {remedy}")
+    if lacking := [key for key in needs if key not in value]:
+        raise SohesError(f"{path} is damaged (it lacks {', '.join(lacking)}): {remedy}")
+    return value
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -5,6 +5,7 @@ import yaml
 
 from sohes.errors import SohesError
 from sohes.params import TEMPLATE, load_params, load_params_anywhere
+from sohes.params.model import grid_side
 
 ROOT = Path(__file__).parents[1]
 
@@ -30,12 +31,51 @@ def changed(tmp_path, change):
         (lambda p: p["explore"].update(theta_cover=1.5), "explore.theta_cover"),
         (lambda p: p["explore"].update(theta_merge=[0.1, 0.2]), "theta_merge must fall strictly"),
         (lambda p: p["pull"].update(source="ftp"), "pull.source"),
+        (lambda p: p.update(seed=-3), r"seed: .* greater than or equal to 0 \(got -3\)"),
+        (lambda p: p.update(seed=2**64), "seed: .* less than"),
+        (lambda p: p["correct"]["optim"].update(weight_decay=float("inf")), "correct.optim.weight_decay: .* finite"),
+        (lambda p: p["loss"].update(dice_weight=float("nan")), "loss.dice_weight: .* finite"),
+        (lambda p: p["explore"].update(theta_merge=[0.5, float("nan")]), "explore.theta_merge.1: .* finite"),
+        (lambda p: p["instruct"]["optim"].update(learning_rate=-1e-3), "learning_rate: .* greater than or equal"),
+        (lambda p: p["backbone"]["dino"].update(teacher_temperature=0), "teacher_temperature: .* greater than 0"),
     ],
 )
 def test_an_error_names_the_key(tmp_path, change, sentence):
     path = changed(tmp_path, change)
     with pytest.raises(SohesError, match=sentence):
         load_params(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        (lambda p: p["backbone"].update(num_heads=5), "backbone: num_heads 5 must divide embed_dim 128"),
+        (lambda p: p["backbone"]["distill"]["teacher"].update(patch_size=16), "patch_size 16 must divide image_size"),
+        (lambda p: p["model"].update(hidden_dim=90), "model: num_heads 4 must divide hidden_dim 90"),
+        (lambda p: p["model"].update(hidden_dim=66, num_heads=3), r"hidden_dim must be a multiple of 4 \(got 66\)"),
+        (lambda p: p["model"].update(num_queries=1), r"21 or 84 \(got 1\)"),
+        (lambda p: p["model"].update(num_queries=100), r"84 or 189 \(got 100\)"),
+        (lambda p: p["model"].update(num_queries=300), r"189 or 336 \(got 300\)"),
+        (lambda p: p["model"].update(image_size=208), "image_size must be a multiple of 32 and of backbone.patch_size"),
+        (lambda p: p["model"]["adapter"].update(num_heads=5), "adapter.num_heads 5 must divide half of backbone.emb"),
+        (lambda p: p["model"]["adapter"].update(interactions=6), "interactions 6 must not exceed backbone.depth 4"),
+        (lambda p: p["instruct"].update(accumulate=3), "instruct: accumulate 3 must divide batch_size 4"),
+        (lambda p: p["correct"]["augment"].update(scale_min=2), "scale_min 2 must not exceed scale_max 1.4"),
+    ],
+)
+def test_numbers_that_do_not_fit_together_are_found_before_anything_is_computed(tmp_path, change, sentence):
+    with pytest.raises(SohesError, match=sentence) as caught:
+        load_params(changed(tmp_path, change))
+    assert len(str(caught.value)) < len(str(tmp_path)) + 160  # it names the numbers, not the whole section
+
+
+@pytest.mark.parametrize(("num_queries", "g"), [(21, 1), (84, 2), (189, 3), (336, 4)])
+def test_numbers_of_grid_queries(num_queries, g):
+    assert grid_side(num_queries) == g
+
+
+def test_another_head_has_no_queries_to_divide(tmp_path):
+    load_params(changed(tmp_path, lambda p: p["model"].update(head="cascade", num_queries=100, num_heads=3)))
 
 
 def test_a_missing_file_and_invalid_yaml_are_reported(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+
+from sohes.errors import SohesError
+from sohes.project import read_json
 
 # Methods that learn from images alone, and the collections of images that only DINOv2 and DINOv3 were trained on.
 SELF_SUPERVISED = {"dino", "ibot", "ijepa", "lvd142m", "lvd1689m", "mae", "mocov3", "msn", "sat493m"}
@@ -45,9 +47,9 @@ def _default_tag(architecture: str) -> str:
 def _by_card(path: Path) -> bool | None:
     """What stage `backbone` wrote into the card; cards from before it did so name only the weights."""
     try:
-        card = json.loads(path.read_text("utf-8"))
+        card = read_json(path, "")
         known = card["label_free"] if "label_free" in card else card["params"]["pretrained"]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, SohesError, KeyError, TypeError):
         return None
     if isinstance(known, str):
         return None if known.endswith(FILES) else is_label_free(known)

@@ -6,7 +6,6 @@ classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
 
 from __future__ import annotations
 
-import json
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,6 +27,7 @@ from torch import Tensor, nn
 from sohes.backbone.precision import half_precision
 from sohes.errors import SohesError
 from sohes.params import TRAINED_HERE, VitParams
+from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
@@ -233,10 +233,6 @@ def _from_params(params: VitParams) -> Backbone:
     name = params.architecture
     if not timm.is_model(name):
         raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
-    if params.embed_dim % params.num_heads:
-        raise SohesError(f"backbone.embed_dim {params.embed_dim} is not a multiple of num_heads {params.num_heads}")
-    if params.image_size % params.patch_size:
-        raise SohesError(f"backbone.image_size {params.image_size} is not a multiple of patch_size {params.patch_size}")
     shape = {key: getattr(params, key) for key in ("patch_size", "embed_dim", "depth", "num_heads")}
     return Backbone(name, {**shape, "img_size": params.image_size})
 
@@ -307,11 +303,8 @@ def load_backbone(path: Path) -> Backbone:
     for needed in (path, card_path):
         if not needed.exists():
             raise SohesError(f"no backbone at {needed}: run `sohes backbone` first")
-    try:
-        card = json.loads(card_path.read_text())
-        version, architecture, arguments = card["version"], card["architecture"], card["arguments"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise SohesError(f"{card_path} is not a backbone's card: run `sohes backbone` again") from None
+    card = read_json(card_path, "run `sohes backbone` again", needs=["version", "architecture", "arguments", "digest"])
+    version, architecture, arguments = card["version"], card["architecture"], card["arguments"]
     if version != CARD_VERSION:
         raise SohesError(f"{card_path} is of version {version}, not {CARD_VERSION}: run `sohes backbone` again")
     if card["digest"] != digest_file(path):

@@ -2,54 +2,35 @@
 
 from __future__ import annotations
 
-import configparser
-import json
 import os
 import platform
 import shutil
 import sys
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from enum import StrEnum
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes.commands.findings import Finding, State, answers, listens
 from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
 from sohes.explore.refine import what_it_lacks
 from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
-from sohes.project import Project
+from sohes.project import Project, dvc_settings, read_json, require_git
 from sohes.tracking import is_installed, tracking_uri
+from sohes.tracking.store import database_file, without_secrets
+from sohes.work.compiled import kept_in
+from sohes.work.surroundings import cache_home, may_write, temporary_home
 
 if TYPE_CHECKING:  # it imports torch, which the functions below do when they need it
     from sohes.model.footprint import Footprint
 
 PYTHON = ((3, 11), (3, 13))
-TIMEOUT = 3.0  # seconds for a server to answer
 LEAST_DISK = 5 * 10**9  # bytes: a project's images, labels and models of the smallest profiles
 OWN_MEMORY = {"cuda": 1.0 * 10**9, "cpu": 1.5 * 10**9}  # bytes: CUDA's context; Python with its libraries
-
-
-class State(StrEnum):
-    """missing: other profiles or commands may need it. broken: this profile cannot run."""
-
-    ok = "ok"
-    missing = "missing"
-    broken = "broken"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the list: what was checked, its state, and what was found, with the remedy if it is not ok."""
-
-    what: str
-    state: State
-    words: str
 
 
 def doctor(
@@ -77,6 +58,7 @@ def run(params: Params, root: Path, *, processes: int | None = None) -> list[Fin
         _python(),
         _torch(),
         _disk(root),
+        _caches(),
         *_extras(params),
         *_training(params, processes),
         _weights(params, root),
@@ -114,6 +96,18 @@ def _disk(root: Path) -> Finding:
     if free >= LEAST_DISK:
         return Finding("disk", State.ok, f"{_gb(free)} free in {root}")
     return Finding("disk", State.broken, f"only {_gb(free)} free in {root}: make room for {_gb(LEAST_DISK)} at least")
+
+
+def _caches() -> Finding:
+    """Where compiled functions, fonts and weights are kept; `sohes.work.surroundings` has chosen."""
+    folder, home = kept_in(), cache_home()
+    if folder is None:
+        words = "compiled functions are kept nowhere, so every process spends half a minute on them"
+        return Finding("caches", State.missing, f"{words}: set NUMBA_CACHE_DIR to a folder that you can write to")
+    words = f"compiled functions in {folder}, libraries' files in {home}"
+    if temporary_home() in (home, *folder.parents):
+        return Finding("caches", State.missing, f"{words}: set HOME or XDG_CACHE_HOME to a folder that lasts")
+    return Finding("caches", State.ok, words)
 
 
 def _extras(params: Params) -> Iterator[Finding]:
@@ -213,10 +207,10 @@ def _is_made_of(backbone: Path, params: Params) -> bool:
     from sohes.stages.backbone import made_of
 
     try:
-        card = json.loads(backbone.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):  # missing or damaged: the stage makes both again
+        card = read_json(backbone.with_suffix(".json"), "")
+    except (OSError, SohesError):  # missing or damaged: the stage makes both again
         return False
-    return isinstance(card, dict) and made_of(params).items() <= card.items()
+    return made_of(params).items() <= card.items()
 
 
 def _source(params: Params) -> Finding:
@@ -251,7 +245,7 @@ def _hub(params: Params, root: Path) -> Finding:
     remedy = "fetch the weights elsewhere and set backbone.pretrained to the file"
     if constants.HF_HUB_OFFLINE:
         return Finding("hub", without, f"switched off by HF_HUB_OFFLINE: unset it, or {remedy}")
-    return _answers("hub", constants.ENDPOINT, "", f"check the network, or {remedy}", without=without)
+    return answers("hub", constants.ENDPOINT, "", f"check the network, or {remedy}", without=without)
 
 
 # ---------------------------------------------------------------- servers
@@ -264,10 +258,15 @@ def _mlflow(root: Path) -> Finding:
     if not is_installed():
         words = "not installed: figures go to metrics/curves only; `pip install mlflow` to record runs"
         return Finding("MLflow", State.missing, words)
-    if not uri.startswith(("http://", "https://")):
-        return Finding("MLflow", State.ok, f"{uri}; `make ui` shows it")
     remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
-    return _answers("MLflow", uri, "/health", remedy)
+    if uri.startswith(("http://", "https://")):
+        return answers("MLflow", uri, "/health", remedy)
+    file, shown = database_file(uri), without_secrets(uri)
+    if file is None:
+        return listens("MLflow", uri, remedy)
+    if may_write(file):
+        return Finding("MLflow", State.ok, f"{shown}; `make ui` shows it")
+    return Finding("MLflow", State.broken, f"{shown} cannot be written to: fix its permissions, or SOHES_TRACKING=off")
 
 
 def _prefect() -> Finding:
@@ -275,28 +274,17 @@ def _prefect() -> Finding:
     if not url:
         words = "no PREFECT_API_URL: `python -m flows.pipeline` starts a server of its own for each run"
         return Finding("Prefect", State.missing, f"{words}; `make ui` starts one that stays")
-    return _answers("Prefect", url, "/health", "start the server, or unset PREFECT_API_URL")
-
-
-def _answers(what: str, server: str, path: str, remedy: str, *, without: State = State.broken) -> Finding:
-    """Whether a server answers with anything but a server error. without: the state if it does not."""
-    fault = ""
-    try:
-        urllib.request.urlopen(f"{server.rstrip('/')}{path}", timeout=TIMEOUT).close()
-    except urllib.error.HTTPError as error:
-        fault = f"status {error.code}" if error.code >= 500 else ""
-    except (urllib.error.URLError, OSError, ValueError) as error:
-        fault = str(getattr(error, "reason", error)) or type(error).__name__
-    if fault:
-        return Finding(what, without, f"{server} does not answer ({fault}): {remedy}")
-    return Finding(what, State.ok, f"{server} answers")
+    return answers("Prefect", url, "/health", "start the server, or unset PREFECT_API_URL")
 
 
 def _dvc(root: Path) -> Finding:
-    if not (root / ".dvc").is_dir():
+    if not Project(root).dvc.is_dir():
         return Finding("DVC", State.missing, f"{root} is not a DVC project: run in the project's folder, or `dvc init`")
-    config = configparser.ConfigParser()
-    config.read([root / ".dvc/config", root / ".dvc/config.local"])
+    try:
+        require_git(root)
+    except SohesError as error:
+        return Finding("DVC", State.broken, str(error))
+    config = dvc_settings(root)
     sections = {name.strip("'"): config[name] for name in config.sections()}  # DVC writes ['remote "NAME"']
     default = config.get("core", "remote", fallback=None)
     if remote := sections.get(f'remote "{default}"'):
@@ -312,7 +300,7 @@ def _slurm() -> Finding:
 
 
 def _s3() -> Finding:
-    files = [Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", Path.home() / ".aws/credentials"))]
+    files = [Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", Path("~/.aws/credentials").expanduser()))]
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE") or any(f.exists() for f in files):
         return Finding("S3", State.ok, f"credentials found, for {os.environ.get('AWS_ENDPOINT_URL', 'the default')}")
     words = "no credentials: only needed for s3:// sources and remotes; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"

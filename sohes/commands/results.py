@@ -6,9 +6,9 @@ photographs are the same.
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import itertools
-import json
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES, STAGES
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.structures import ImageRecord
 from sohes.work.files import write_file
 from sohes.work.identity import code_digest, identity
@@ -150,7 +150,7 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
     work.spread(compute, write_predicted, left, workers=workers, description=description)
-    for folder in set(results.glob(f"{name}*")) - {work.folder}:  # of other params, models or code
+    for folder in set(results.glob(f"{glob.escape(name)}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 
@@ -174,7 +174,7 @@ def _facts(trained: Trained, first: Trained) -> str:
     count = params.pull.scenes.train if store is None else len(store)
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
-    card = json.loads(project.card("correct").read_text("utf-8"))
+    card = read_json(project.card("correct"), "run `sohes correct` again", needs=["parameters"])
     backbone = params.backbone.source
     claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone)
     lines = [

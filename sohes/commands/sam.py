@@ -6,7 +6,6 @@ with other settings are refused.
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +17,7 @@ from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.catalogue import decode_photograph
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
+from sohes.project import read_json
 from sohes.work.files import write_json
 from sohes.work.pool import plan_shards
 
@@ -61,7 +61,7 @@ def sam(
 def _claim(out: Path, settings: dict[str, object]) -> None:
     """Write down what the shards depend on, or refuse a folder of shards that depend on something else."""
     path = out / "settings.json"
-    if path.exists() and json.loads(path.read_text("utf-8")) != settings:
+    if path.exists() and read_json(path, "name another folder with --out") != settings:
         raise SohesError(
             f"{out} holds the masks of another run (see its settings.json): name another folder with --out"
         )

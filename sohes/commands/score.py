@@ -95,10 +95,10 @@ def _with_empty(
 
 def _read_result(path: Path, benchmark: str) -> dict:
     try:
-        result = json.loads(path.read_text("utf-8"))
+        result = json.loads(path.read_bytes())
         per_image_of(result)
         on = result["benchmark"]
-    except (KeyError, TypeError, AttributeError, ValueError):
+    except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise SohesError(f"{path} is no result of `sohes score --json`: write one with it first") from None
     if on != benchmark:
         raise SohesError(f"{path} was scored on {on}, not on {benchmark}: compare runs on the same benchmark")
@@ -106,7 +106,7 @@ def _read_result(path: Path, benchmark: str) -> dict:
 
 
 def _print(result: dict, other: dict | None, scores: Scores, with_published: bool) -> None:
-    console = Console()
+    console = Console(markup=False)  # brackets in names are no markup
     title = f"{result['benchmark']}: {result['images']} images, at most {result['max_masks']} masks each, percent"
     table = Table(title=title)
     table.add_column("predictions", overflow="fold")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import itertools
 import os
 import sys
 from collections import Counter
@@ -114,6 +113,8 @@ def run(
         raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
     if explore and levels:
         raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
+    if not all(0 < level <= 1 for level in levels):  # nor NaN
+        raise SohesError(f"a window's side is a fraction of the image's, above 0 and at most 1 (got {list(levels)})")
     if levels:
         tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
         evaluate = evaluate.model_copy(update={"tiles": tiles})
@@ -183,10 +184,9 @@ def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
         return [photo / name for name in listing.names]
     if photo.exists():
         return [photo]
-    matches = [Path(path) for path in sorted(glob.glob(str(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
+    matches = [Path(path) for path in sorted(glob.glob(_pattern(photo), recursive=True))]  # noqa: PTH207 (no absolute ones)
     if "**" in photo.parts:  # goes past what it cannot look into without a word
-        start = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), photo.parts))
-        matches += [start / name for name in list_photographs(start).unread]
+        matches += [_front(photo) / name for name in list_photographs(_front(photo)).unread]
     if not matches:
         raise SohesError(f"no such photograph: {photo}")
     return [file for path in matches for file in (_expand(path, leave_out) if path.is_dir() else [path])]
@@ -204,6 +204,15 @@ def names_in(files: Sequence[Path], photos: Sequence[Path]) -> list[str]:
     whole = [Path(os.path.abspath(file)) for file in files]  # noqa: PTH100 (links stay)
     home = os.path.commonpath([path.parent for path in whole])
     return [n if uses[n] == 1 else path.relative_to(home).as_posix() for n, path in zip(names, whole, strict=True)]
+
+
+def _pattern(photo: Path) -> str:
+    """For `glob`: folders at its front that exist are meant as they are written, such as `trip [2024]/*.jpg`."""
+    return str(Path(glob.escape(str(_front(photo)))) / photo.relative_to(_front(photo)))
+
+
+def _front(photo: Path) -> Path:
+    return next(folder for folder in photo.parents if folder.exists())
 
 
 def output_names(files: Sequence[Path]) -> list[str]:

@@ -28,7 +28,7 @@ def table() -> None:
         shown.add_column(heading(column), justify="right")
     for cells in phase_cells(rows):
         shown.add_row(*cells)
-    console = Console()
+    console = Console(markup=False)  # brackets in paths are no markup
     console.print(shown)
     for what, where in {"scores": str(project.metrics("evaluate")), **_places(project)}.items():
         console.print(f"{what:8} {where}", soft_wrap=True, highlight=False)

@@ -7,7 +7,6 @@ detection. A figure is kept, and computed again only when something that it depe
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +23,7 @@ from sohes.downstream.training import ExampleDataset, Probing
 from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params
-from sohes.project import Project, require
+from sohes.project import Project, read_json, require
 from sohes.train.loop import Recorder, train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
@@ -114,7 +113,7 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
     depends = _depends_on(task, path, params)
     result = folder / f"{name}-{depends}.json"
     if result.exists():
-        return json.loads(result.read_text())["figure"]
+        return read_json(result, "remove it and run the same command again", needs=["figure"])["figure"]
     backbone = load_backbone(path) if which == "before" else load_checkpoint(path)[0].backbone
     torch.manual_seed(params.seed)  # both backbones get the same adapter and head
     network = _probe(task, backbone, params)

@@ -6,13 +6,12 @@ and `untrained` beside the phases; `metrics/recall.json` is what DVC shows: few 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from sohes.errors import SohesError
 from sohes.pipeline import PHASES
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.work.files import write_json
 
 UNTRAINED = "untrained"  # the network before phase 2: the baseline for training
@@ -46,10 +45,8 @@ def _read(project: Project, name: str) -> dict[str, Row]:
     path = project.metrics(name)
     if not path.exists():
         raise SohesError(f"no scores at {path}: run the pipeline first, with `make demo` or `dvc repro`")
-    try:
-        found = json.loads(path.read_text("utf-8"))
-    except ValueError:
-        raise SohesError(f"{path} is damaged: run `sohes evaluate` again") from None
+    again = "run `sohes evaluate` again"
+    found = read_json(path, again, object)
     if not (isinstance(found, dict) and all(isinstance(row, dict) for row in found.values())):
-        raise SohesError(f"{path} was written by an older version: run `sohes evaluate` again")
+        raise SohesError(f"{path} was written by an older version: {again}")
     return {phase: found[phase] for phase in (*PHASES, *sorted(found.keys() - set(PHASES))) if phase in found}

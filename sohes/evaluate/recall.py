@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from faster_coco_eval.core import mask as rle_mask
 
@@ -24,6 +23,7 @@ from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
 from sohes.masks import areas, coco_rles
 from sohes.masks.forest import forest_ancestors
 from sohes.structures import CROWD, ImageRecord, MaskSet
+from sohes.work.compiled import compiled
 
 Records = Iterable[ImageRecord]
 
@@ -244,7 +244,7 @@ def _outside(areas_N: np.ndarray) -> np.ndarray:
     return (areas_N < AREA_RANGES[:, :1]) | (areas_N > AREA_RANGES[:, 1:])
 
 
-@numba.njit(cache=True)
+@compiled
 def _match(iou_DG, ignored_AG, crowd_G, thresholds_I):
     """(A, I, D) index of the annotated mask that each predicted one matches, or -1: COCO's greedy matching.
 

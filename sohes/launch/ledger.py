@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 import uuid
 from collections.abc import Mapping
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from sohes.errors import SohesError
 from sohes.launch.task import Task
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.work.files import write_json
 
 
@@ -35,11 +34,12 @@ class Ledger:
         self._path = Project(root).state("launch") / f"{launcher}-{group}.json"
         self._root = str(root.resolve())
         self._group = re.sub("[^a-z0-9]+", "-", group.lower()).strip("-")
+        remedy = "cancel the jobs that it names, then remove it"
+        known = read_json(self._path, remedy, list) if self._path.exists() else []
         try:
-            known = json.loads(self._path.read_text()) if self._path.exists() else []
             self.submissions = [one for one in (Submission(**each) for each in known) if one.root in ("", self._root)]
-        except (ValueError, TypeError):
-            raise SohesError(f"{self._path} is damaged: cancel the jobs that it names, then remove it") from None
+        except TypeError:
+            raise SohesError(f"{self._path} is damaged: {remedy}") from None
 
     def open(self, tasks: list[Task]) -> Submission:
         """Announce a submission, before it is made."""

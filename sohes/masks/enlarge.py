@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import numba
 import numpy as np
 
 from sohes.masks.rle import compressed
 from sohes.masks.windows import Box
+from sohes.work.compiled import compiled
 
 
 def encode_enlarged(
@@ -46,7 +46,7 @@ def _cells(content: int, side: int, stride: int) -> tuple[np.ndarray, np.ndarray
     return lower, (place - lower).astype(np.float32)
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share, top, left, image_height):
     """The places, column by column of the image, at which one enlarged mask turns from 0 to 1 and back.
 

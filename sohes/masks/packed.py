@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from sohes.work.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ def _as_words(masks_Nhw: np.ndarray, skipped: int) -> np.ndarray:
     return np.packbits(masks_Nhw, axis=2, bitorder="little").view(np.uint64)
 
 
-@numba.njit(cache=True)
+@compiled
 def nonzero_boxes(cells):
     """(N, 4) int64 half-open boxes (row, column, row, column) of what is not zero in (N, h, w) words or cells; all
     zeros where everything is."""
@@ -111,7 +112,7 @@ def nonzero_boxes(cells):
     return boxes
 
 
-@numba.njit(cache=True)
+@compiled
 def _cut(words, boxes, first, rows_of_words):
     for i in range(len(boxes)):
         row0, word0, row1, word1 = boxes[i]
@@ -157,7 +158,7 @@ def _pixel_boxes(cells: np.ndarray, row_starts: np.ndarray, column_starts: np.nd
     return boxes
 
 
-@numba.njit(cache=True)
+@compiled
 def _fill(words, boxes, first, cells, from_rows, from_columns, y_origin, x_origin):
     for i in range(len(boxes)):
         row0, word0, row1, word1 = boxes[i]
@@ -206,7 +207,7 @@ def suppress(masks: PackedMasks, *, nms_iou: float) -> np.ndarray:
     return _suppress(masks.boxes_N4, masks.words, masks.first_N, float(nms_iou))
 
 
-@numba.njit(cache=True)
+@compiled
 def _popcount(word):  # the classic parallel bit count: numba turns it into one instruction where there is one
     word = word - ((word >> np.uint64(1)) & np.uint64(0x5555555555555555))
     word = (word & np.uint64(0x3333333333333333)) + ((word >> np.uint64(2)) & np.uint64(0x3333333333333333))
@@ -214,7 +215,7 @@ def _popcount(word):  # the classic parallel bit count: numba turns it into one 
     return (word * np.uint64(0x0101010101010101)) >> np.uint64(56)
 
 
-@numba.njit(cache=True)
+@compiled
 def _areas(boxes, words, first):
     area = np.zeros(len(boxes), np.int64)
     for i in range(len(boxes)):
@@ -225,7 +226,7 @@ def _areas(boxes, words, first):
     return area
 
 
-@numba.njit(cache=True)
+@compiled
 def _shared(box, words, start, other_box, other_words, other_start):
     """Pixels that two masks share, counted inside the overlap of their boxes."""
     y0, y1 = max(box[0], other_box[0]), min(box[2], other_box[2])
@@ -240,7 +241,7 @@ def _shared(box, words, start, other_box, other_words, other_start):
     return np.int64(count)
 
 
-@numba.njit(cache=True)
+@compiled
 def _overlaps(boxes, words, first, other_boxes, other_words, other_first):
     shared = np.empty(len(boxes), np.int64)
     for i in range(len(boxes)):
@@ -248,7 +249,7 @@ def _overlaps(boxes, words, first, other_boxes, other_words, other_first):
     return shared
 
 
-@numba.njit(cache=True)
+@compiled
 def _intersections(boxes, words, first):
     n = len(boxes)
     shared = np.empty((n, n), np.int64)
@@ -258,7 +259,7 @@ def _intersections(boxes, words, first):
     return shared
 
 
-@numba.njit(cache=True)
+@compiled
 def _suppress(boxes, words, first, nms_iou):
     area = _areas(boxes, words, first)
     kept = np.empty(len(boxes), np.int64)

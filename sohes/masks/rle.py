@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import cv2
-import numba
 import numpy as np
 from pycocotools import mask as coco_mask
 
 from sohes.structures import MaskSet
+from sohes.work.compiled import compiled
 
 DAMAGED, MISFIT, SPLIT = 1, 2, 3  # what `faults` finds
 
@@ -96,7 +96,7 @@ def boxes_xywh(masks: MaskSet) -> np.ndarray:
 # ---------------------------------------------------------------- letters
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def compressed(changes, pixels):
     """uint8 letters of a mask of `pixels` pixels that turns from 0 to 1 and back at the rising places `changes`,
     counted column by column."""
@@ -120,7 +120,7 @@ def compressed(changes, pixels):
     return letters[:length]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def faults(letters, ends_N, pixels):
     """(N,) uint8: what keeps masks from the C code, which loops for ever or reads beyond its memory.
 
@@ -154,7 +154,7 @@ def faults(letters, ends_N, pixels):
     return faults_N
 
 
-@numba.njit(cache=True)
+@compiled
 def runs(letters):
     """int64 run lengths of one mask in which `faults` finds nothing but SPLIT."""
     found = np.empty(len(letters), np.int64)
@@ -167,7 +167,7 @@ def runs(letters):
     return found[:run]
 
 
-@numba.njit(cache=True, nogil=True)
+@compiled(nogil=True)
 def _number(letters, at, end):
     """The number that begins at `at`, and where the next begins: -1 if this one is no sound number of 30 bits."""
     value, shift = np.int64(0), 0
@@ -183,7 +183,7 @@ def _number(letters, at, end):
     return value, -1
 
 
-@numba.njit(cache=True)
+@compiled
 def _draw(letters, height, first_row, columns, drawn):
     """Set the pixels of `drawn` whose row and column a run covers; first_row: the first drawn row at or below each."""
     at, run, column = 0, 0, 0

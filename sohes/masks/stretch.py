@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
 from sohes.masks.packed import PackedMasks
 from sohes.masks.rle import compressed
+from sohes.work.compiled import compiled
 
 
 def encode_stretched(masks: PackedMasks, size: tuple[int, int]) -> tuple[bytes, ...]:
@@ -28,7 +28,7 @@ def _centres(pixels: int, source_pixels: int) -> np.ndarray:
     return (2 * np.arange(pixels) + 1) * source_pixels // (2 * pixels)
 
 
-@numba.njit(cache=True)
+@compiled
 def _changes(box, words, first, row_starts, columns, height):
     """The rising places, column by column, at which the stretched mask turns from 0 to 1 and back."""
     row0, word0, row1, word1 = box

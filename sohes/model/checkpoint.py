@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
 from sohes.model.build import Network, build_network
 from sohes.params import ModelParams
+from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
@@ -59,12 +59,12 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
         raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
+    card = read_json(card_path, again, needs=["version", "backbone", "model", "digest"])
+    version, backbone, params, digest = card["version"], card["backbone"], card["model"], card["digest"]
     try:
-        card = json.loads(card_path.read_text())
-        version, backbone, digest = card["version"], card["backbone"], card["digest"]
-        architecture, arguments, params = backbone["architecture"], backbone["arguments"], card["model"]
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError):
-        raise SohesError(f"{card_path} is not a model's card: {again}") from None
+        architecture, arguments = backbone["architecture"], backbone["arguments"]
+    except (KeyError, TypeError):
+        raise SohesError(f"{card_path} is damaged (its backbone lacks architecture or arguments): {again}") from None
     if version != CARD_VERSION:
         raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")
     if digest != digest_file(path):

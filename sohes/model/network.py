@@ -14,12 +14,11 @@ from sohes.model.adapter import ViTAdapter
 from sohes.model.mask_decoder import MaskDecoder
 from sohes.model.pixel_decoder import PixelDecoder
 from sohes.params import ModelParams
+from sohes.params.model import STRIDE
 from sohes.structures import Logits, ModelOutput
 
 if TYPE_CHECKING:
     from sohes.backbone.vit import Backbone
-
-STRIDE = 32  # of the coarsest map
 
 
 def check_sides(images_B3HW: Tensor) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sohes.backbone.precision import full_precision
-from sohes.errors import SohesError
 from sohes.model.position import sine_embedding
+from sohes.params.model import GRIDS, grid_side
 
 
 class Start(NamedTuple):
@@ -40,22 +40,6 @@ class LearnedQueries(nn.Module):
     def forward(self, mask_features_BChw: Tensor) -> Start:
         B = len(mask_features_BChw)
         return Start(self.features.expand(B, -1, -1), self.positions.expand(B, -1, -1), mask_features_BChw, None)
-
-
-GRIDS = (1, 2, 4)  # places a side of each granularity, in units of g
-
-
-def grid_side(num_queries: int) -> int:
-    """g with g^2 + (2g)^2 + (4g)^2 = num_queries. SohesError, with the nearest valid numbers, if there is none."""
-    per_unit = sum(n * n for n in GRIDS)
-    g = math.isqrt(num_queries // per_unit)
-    if g and per_unit * g * g == num_queries:
-        return g
-    fitting = [per_unit * n * n for n in range(max(g, 1), max(g, 1) + 2)]
-    raise SohesError(
-        f"model.num_queries must be {per_unit} times a square for grid queries, such as {fitting[0]} or {fitting[1]} "
-        f"(got {num_queries})"
-    )
 
 
 class GridQueries(nn.Module):

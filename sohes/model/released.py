@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from pydantic import ValidationError
 from sohes.errors import SohesError
 from sohes.model import onnx
 from sohes.params import EvaluateParams
+from sohes.project import read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
 FOLDER = Path(__file__).parents[1] / "released"
@@ -29,10 +29,9 @@ def read_card(model: Path) -> dict[str, Any]:
     if model.suffix == onnx.SUFFIX:
         return onnx.card_of(model)
     try:
-        card = json.loads(model.with_suffix(".json").read_text("utf-8"))
-    except (OSError, ValueError):
+        return read_json(model.with_suffix(".json"), "")
+    except (OSError, SohesError):
         return {}
-    return card if isinstance(card, dict) else {}
 
 
 def evaluate_of(model: Path) -> EvaluateParams | None:

@@ -16,13 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from sohes.errors import SohesError
+from sohes.work.compiled import compiled
 
 SWITCH = "SOHES_DEFORMABLE"
 Shapes = Sequence[tuple[int, int]]  # (h, w) of each level
@@ -113,7 +113,7 @@ def sample_by_loops(values_BSMD: Tensor, shapes: Shapes, places_BQMLP2: Tensor, 
     return _Loops.apply(values_BSMD, places_BQMLP2, weights_BQMLP, np.array(shapes, np.int64)).flatten(2)
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(nogil=True, fastmath=True)
 def _gather(shapes_L2, values_SMD, places_QMLP2, weights_QMLP, sums_QMD):
     Q, M, L, P = weights_QMLP.shape
     D = values_SMD.shape[2]
@@ -144,7 +144,7 @@ def _gather(shapes_L2, values_SMD, places_QMLP2, weights_QMLP, sums_QMD):
                 start += h * w
 
 
-@numba.njit(cache=True, nogil=True, fastmath=True)
+@compiled(nogil=True, fastmath=True)
 def _scatter(shapes_L2, values_SMD, places_QMLP2, weights_QMLP, grad_QMD, values_grad, places_grad, weights_grad):
     Q, M, L, P = weights_QMLP.shape
     D = values_SMD.shape[2]

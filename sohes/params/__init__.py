@@ -7,15 +7,15 @@ their section; pure functions take keyword-only numbers.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
 from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, DistillParams, VitParams
 from sohes.params.evaluate import EvaluateParams, ReportParams
 from sohes.params.explore import ExploreParams
-from sohes.params.model import AdapterParams, CascadeParams, LossParams, ModelParams
+from sohes.params.model import STRIDE, AdapterParams, CascadeParams, LossParams, ModelParams
 from sohes.params.pull import PullParams, ScenesParams
 from sohes.params.section import Count, Positive, Section
 from sohes.params.training import (
@@ -62,7 +62,7 @@ __all__ = [
 
 
 class Params(Section):
-    seed: int
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
     pull: PullParams
     backbone: BackboneParams
     explore: ExploreParams
@@ -73,6 +73,24 @@ class Params(Section):
     evaluate: EvaluateParams
     downstream: DownstreamParams
     report: ReportParams
+
+    @model_validator(mode="after")
+    def _network_fits_the_backbone(self) -> Params:
+        vit, adapter, size = self.backbone, self.model.adapter, self.model.image_size
+        if vit.embed_dim // 2 % adapter.num_heads:
+            raise ValueError(
+                f"model.adapter.num_heads {adapter.num_heads} must divide half of backbone.embed_dim {vit.embed_dim}"
+            )
+        if adapter.interactions > vit.depth:
+            raise ValueError(
+                f"model.adapter.interactions {adapter.interactions} must not exceed backbone.depth {vit.depth}"
+            )
+        if size % vit.patch_size or size % STRIDE:
+            raise ValueError(
+                f"model.image_size must be a multiple of {STRIDE} and of backbone.patch_size {vit.patch_size} "
+                f"(got {size})"
+            )
+        return self
 
 
 TEMPLATE = Path(__file__).parents[2] / "params.yaml"  # in a checkout: the profile that comes with the code
@@ -99,4 +117,6 @@ def _sentence(detail: Any) -> str:
         return f"unknown key {key}: remove it or fix its spelling"
     if detail["type"] == "missing":
         return f"missing key {key}"
+    if detail["type"] == "value_error":  # of a check of ours, which names the numbers that do not fit
+        return f"{key}: {detail['ctx']['error']}" if detail["loc"] else str(detail["ctx"]["error"])
     return f"{key}: {detail['msg']} (got {detail['input']!r})"

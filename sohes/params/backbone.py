@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import model_validator
 
-from sohes.params.section import Count, Fraction, Positive, Section
+from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
 from sohes.params.training import RateParams
 
 TRAINED_HERE = ("train", "distill")  # `backbone.pretrained` of weights that are made here
@@ -22,8 +22,8 @@ class PretrainingParams(Section):
     steps: Positive
     batch_size: Positive
     image_size: Positive  # of the student's views; DINO's local crops are half that
-    learning_rate: float
-    weight_decay: float
+    learning_rate: Amount
+    weight_decay: Amount
     warmup_steps: Count
     checkpoint_every: Positive
 
@@ -41,8 +41,8 @@ class DinoParams(PretrainingParams):
     local_crops: Count
     prototypes: Positive
     teacher_momentum: Fraction
-    teacher_temperature: float
-    student_temperature: float
+    teacher_temperature: Scale
+    student_temperature: Scale
 
     @property
     def optim(self) -> RateParams:
@@ -61,6 +61,14 @@ class VitParams(Section):
     depth: Positive
     num_heads: Positive
     image_size: Positive  # for which the position embeddings are made
+
+    @model_validator(mode="after")
+    def _is_made_of_whole_heads_and_patches(self) -> VitParams:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"num_heads {self.num_heads} must divide embed_dim {self.embed_dim}")
+        if self.image_size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} must divide image_size {self.image_size}")
+        return self
 
 
 class DistillParams(PretrainingParams):

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sohes.params.section import Fraction, Positive, Section
+from sohes.params.section import Amount, Fraction, Positive, Section
 
 
 class PeersParams(Section):
@@ -33,7 +33,7 @@ class ExploreParams(Section):
     image_size: Positive  # S
     crop_size: Positive  # S'
     patch_size: Positive  # of handmade and fused features; tokens use the backbone's
-    colour_weight: Annotated[float, Field(ge=0)]  # of colour beside tokens; only read with `fused`
+    colour_weight: Amount  # of colour beside tokens; only read with `fused`
     amp: bool  # compute tokens in bf16 autocast: several times faster on a GPU
     normalise: bool  # L2-normalise each patch before averaging
     theta_merge: tuple[float, ...]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sohes.params.section import Count, Fraction, Positive, Section
+from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
 
 
 class AdapterParams(Section):
@@ -24,9 +25,26 @@ class CascadeParams(Section):
     ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # per box stage: IoU of a correct box
     proposals: Positive  # boxes per image that enter the first stage
     samples: Positive  # how many of them are used in training
-    anchor_scale: Annotated[float, Field(gt=0)]  # side of a level's anchors, in strides of the level
+    anchor_scale: Scale  # side of a level's anchors, in strides of the level
     nms_iou: Fraction  # of boxes; a part's box can fill most of its whole's
     theta_cover: Fraction  # builds the forest by coverage, since there is no ancestor head
+
+
+STRIDE = 32  # of the network's coarsest map, in pixels
+GRIDS = (1, 2, 4)  # of grid queries: places a side of each granularity, in units of g
+
+
+def grid_side(num_queries: int) -> int:
+    """g with g^2 + (2g)^2 + (4g)^2 = num_queries. ValueError, with the nearest valid numbers, if there is none."""
+    per_unit = sum(n * n for n in GRIDS)
+    g = math.isqrt(num_queries // per_unit)
+    if g and per_unit * g * g == num_queries:
+        return g
+    fitting = [per_unit * n * n for n in range(max(g, 1), max(g, 1) + 2)]
+    raise ValueError(
+        f"num_queries must be {per_unit} times a square for grid queries, such as {fitting[0]} or {fitting[1]} "
+        f"(got {num_queries})"
+    )
 
 
 class ModelParams(Section):
@@ -45,15 +63,26 @@ class ModelParams(Section):
     adapter: AdapterParams
     cascade: CascadeParams
 
+    @model_validator(mode="after")
+    def _heads_divide(self) -> ModelParams:
+        if self.head == "mask2former":
+            if self.hidden_dim % self.num_heads:
+                raise ValueError(f"num_heads {self.num_heads} must divide hidden_dim {self.hidden_dim}")
+            if self.hidden_dim % 4:  # two sines and two cosines for a place
+                raise ValueError(f"hidden_dim must be a multiple of 4 (got {self.hidden_dim})")
+            if self.queries == "grid":
+                grid_side(self.num_queries)
+        return self
+
 
 class LossParams(Section):
     """Loss of the mask2former head."""
 
-    class_weight: float
-    mask_weight: float
-    dice_weight: float
-    ancestor_weight: float
-    no_object_weight: float
+    class_weight: Amount
+    mask_weight: Amount
+    dice_weight: Amount
+    ancestor_weight: Amount
+    no_object_weight: Amount
     num_points: Count  # sampled per mask; 0: use every cell of the mask map
     oversample_ratio: Annotated[float, Field(ge=1)]  # candidates per point, so at least 1
     importance_fraction: Fraction

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
-from pydantic import Field
-
-from sohes.params.section import Fraction, Positive, Section
+from sohes.params.section import Fraction, Positive, Scale, Section
 
 
 class ScenesParams(Section):
@@ -63,6 +61,6 @@ class PullParams(Section):
     sa1b: Sa1bParams
     archives: ArchivesParams
     images_per_shard: Positive
-    max_megapixels: Annotated[float, Field(gt=0)]
+    max_megapixels: Scale
     annotations_upright: bool  # masks were drawn on photographs turned by EXIF; read where their size does not tell
     max_rejected_fraction: Fraction

@@ -9,7 +9,11 @@ from pydantic import BaseModel, ConfigDict, Field
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
+Amount = Annotated[float, Field(ge=0)]
+Scale = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """A part of a file of numbers. A mistake in it is found when it is read, before anything is computed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -4,32 +4,38 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from sohes.params.section import Count, Fraction, Positive, Section
+from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
 
 
 class AugmentParams(Section):
     """The strong view; the weak one flips and resizes only."""
 
-    scale_min: float  # large-scale jitter, as a factor of the fitted size
-    scale_max: float
+    scale_min: Scale  # large-scale jitter, as a factor of the fitted size
+    scale_max: Scale
     colour_jitter: Fraction
     greyscale: Fraction  # probability
     blur: Fraction  # probability
     copy_paste: Fraction  # probability
 
+    @model_validator(mode="after")
+    def _in_order(self) -> AugmentParams:
+        if self.scale_min > self.scale_max:
+            raise ValueError(f"scale_min {self.scale_min:g} must not exceed scale_max {self.scale_max:g}")
+        return self
+
 
 class RateParams(Section):
-    learning_rate: float
-    weight_decay: float
+    learning_rate: Amount
+    weight_decay: Amount
     warmup_steps: Count
-    clip_norm: float
+    clip_norm: Amount  # 0: not at all
     amp: bool  # bf16 autocast, on a GPU and on a CPU with bf16 instructions; others compute in float32
 
 
 class OptimParams(RateParams):
-    backbone_lr_scale: Annotated[float, Field(ge=0)]  # 0: the ViT is frozen; only what stands around it learns
+    backbone_lr_scale: Amount  # 0: the ViT is frozen; only what stands around it learns
 
 
 class ProbeOptimParams(RateParams):
@@ -49,6 +55,12 @@ class TrainingParams(Section):
     compile: bool  # the network, by torch.compile
     checkpoint_every: Positive
     validate_every: Count  # steps; 0: never. Needs annotated evaluation images
+
+    @model_validator(mode="after")
+    def _parts_are_whole_images(self) -> TrainingParams:
+        if self.batch_size % self.accumulate:
+            raise ValueError(f"accumulate {self.accumulate} must divide batch_size {self.batch_size}")
+        return self
 
 
 class InstructParams(TrainingParams):
@@ -73,7 +85,7 @@ class CorrectParams(TrainingParams):
     teacher_momentum: Fraction
     theta_score_small: Fraction
     theta_score_large: Fraction
-    gamma: float
+    gamma: Amount
     nms_iou: Fraction  # duplicates among the teacher's masks
     theta_cover: Fraction  # for the hierarchy of the teacher's masks
     parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper

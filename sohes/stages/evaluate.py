@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Sequence
@@ -22,7 +21,7 @@ from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
 from sohes.pipeline import PHASES
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.origin import Check, unchecked
@@ -161,7 +160,7 @@ def _row(scores: Scores | None, facts: Sequence[dict[str, Any]]) -> dict[str, ob
 
 def _register(row: dict[str, object], params: Params, project: Project, recorder: tracking.Recorder) -> None:
     """The last phase's model, with its scores and the digests of what it was trained on and scored with."""
-    trained_on = json.loads(project.card("correct").read_text()).get("digests", {})
+    trained_on = read_json(project.card("correct"), "run `sohes correct` again").get("digests", {})
     recorder.model(
         project.model("correct"),
         params,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import itertools
-import json
 from importlib import resources
 from pathlib import Path
 
@@ -22,7 +21,7 @@ from sohes.evaluate.figures import UNTRAINED, Row, read_details, read_rows
 from sohes.explore import label_free
 from sohes.params import Params
 from sohes.pipeline import PHASES
-from sohes.project import Project, require
+from sohes.project import Project, read_json, require
 from sohes.tracking.store import without_secrets
 from sohes.train.threshold import theta_score
 from sohes.work.cost import read_costs
@@ -81,7 +80,8 @@ def _template() -> jinja2.Template:
 
 def _label_free(root: Path) -> str:
     project = Project(root)
-    manifest = json.loads((project.pseudo_labels / "manifest.json").read_text())
+    path = require(project.pseudo_labels / "manifest.json", "pseudo-labels", "explore")
+    manifest = read_json(path, "run `sohes explore` again", needs=["label_free"])
     return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
 
 
@@ -134,8 +134,9 @@ def _plots(rows: dict[str, Row], details: dict[str, Row], project: Project, para
     for phase in ("instruct", "correct"):
         history = project.metrics(phase)
         if history.exists():
-            drawn.append(plots.loss_curves(json.loads(history.read_text()), title=phase))
-    regions = json.loads(require(project.metrics("regions"), "metrics", "evaluate").read_text())
+            drawn.append(plots.loss_curves(read_json(history, f"run `sohes {phase}` again", list), title=phase))
+    counted = require(project.metrics("regions"), "metrics", "evaluate")
+    regions = read_json(counted, "run `sohes evaluate` again")
     if regions["images"]:
         drawn.append(
             plots.masks_per_threshold(

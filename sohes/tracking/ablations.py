@@ -14,6 +14,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.ablation import Table, table_file
 from sohes.explore import label_free
 from sohes.params import Params
+from sohes.project import read_json
 from sohes.tracking.recorder import flatten
 from sohes.tracking.store import experiment_id, has_store, store_errors, tracking_client, tracking_uri
 
@@ -100,7 +101,7 @@ def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
 def _row(client: MlflowClient, run: Run) -> RecordedRow:
     with tempfile.TemporaryDirectory() as folder:
         path = client.download_artifacts(run.info.run_id, "evaluate_details.json", folder)
-        details = json.loads(Path(path).read_text())
+        details = read_json(Path(path), "remove that run from MLflow and compute the row again")
     tags = run.data.tags
     paper = {key.removeprefix("paper."): float(value) for key, value in tags.items() if key.startswith("paper.")}
     baseline = tags["sohes.baseline"] == "true"

@@ -9,9 +9,7 @@ import os
 import subprocess
 from pathlib import Path
 
-import yaml
-
-from sohes.project import Project
+from sohes.project import Project, read_mapping
 
 
 def git_tags(root: Path) -> dict[str, str]:
@@ -31,9 +29,9 @@ def dvc_tags(stage: str, root: Path) -> dict[str, str]:
     project = Project(root)
     if "DVC_ROOT" not in os.environ or not project.lock.exists():
         return {}
-    stages = yaml.safe_load(project.lock.read_text()).get("stages", {})
+    stages = read_mapping(project.lock).get("stages", {})
     made = {out["path"]: out.get("md5", "") for entry in stages.values() for out in entry.get("outs", [])}
-    graph = yaml.safe_load(project.graph.read_text())["stages"]
+    graph = read_mapping(project.graph)["stages"]
     return {f"dvc.{path}": made[path] for path in graph.get(stage, {}).get("deps", []) if path in made}
 
 

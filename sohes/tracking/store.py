@@ -6,20 +6,24 @@ import importlib.util
 import logging
 import os
 import re
+import sys
+import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from sohes.errors import SohesError, TemporaryError
+from sohes.errors import SohesError, TemporaryError, chain
 from sohes.project import Project
 from sohes.tracking.place import correct_paths
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
+
+SILENCE = 2.0  # seconds without an answer after which we say what we are waiting for
 
 
 def is_on() -> bool:
@@ -39,8 +43,14 @@ def tracking_uri(root: Path) -> str:
 
 def has_store(root: Path) -> bool:
     """False if the store is a sqlite file that is not there; MLflow's client would make it, also for who only reads."""
-    kind, _, path = tracking_uri(root).partition(":///")
-    return not kind.startswith("sqlite") or Path(path.partition("?")[0]).exists()
+    file = database_file(tracking_uri(root))
+    return file is None or file.exists()
+
+
+def database_file(uri: str) -> Path | None:
+    """The file of a sqlite store; None for a server."""
+    kind, _, path = uri.partition(":///")
+    return Path(path.partition("?")[0]) if kind.startswith("sqlite") else None
 
 
 def tracking_client(root: Path) -> MlflowClient:
@@ -53,8 +63,9 @@ def tracking_client(root: Path) -> MlflowClient:
         warnings.simplefilter("ignore")
         from mlflow.tracking import MlflowClient
 
-        for name in ("mlflow", "alembic"):  # they announce every table; importing mlflow resets its level
-            logging.getLogger(name).setLevel(logging.ERROR)
+        # They announce every table, and errors that become a sentence here. Importing mlflow resets their level.
+        for name in ("mlflow", "alembic"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         uri = tracking_uri(root)
         client = MlflowClient(uri, registry_uri=uri)
         if not os.environ.get("MLFLOW_TRACKING_URI"):
@@ -92,26 +103,47 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextmanager
 def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
-    """Turns whatever the store's client throws into one sentence, whose remedies are those of who reads or records."""
+    """Says so if a server keeps us waiting, and turns whatever the store's client throws into one sentence.
+
+    Its remedies are those of who reads or of who records.
+    """
+    is_file = database_file(uri) is not None
     try:
-        yield
+        with nullcontext() if is_file else _waiting(f"MLflow at {without_secrets(uri)}"):
+            yield
     except SohesError:
         raise
     except Exception as error:
-        if uri.startswith("sqlite"):
-            remedies = ["restore that file or move it away"]
+        reason = first_line(error)
+        fault = f"cannot {'read from' if reading else 'record in'} MLflow at {without_secrets(uri)} ({reason})"
+        broken = is_file and "database is locked" not in reason
+        if broken:
+            remedies = ["fix that file or its permissions", "name another store with MLFLOW_TRACKING_URI"]
+        elif is_file:
+            remedies = ["wait for who holds it"]
         else:
             remedies = ["start that server", "unset MLFLOW_TRACKING_URI for a local database"]
         if not reading:
             remedies.append("set SOHES_TRACKING=off")
-        raise TemporaryError(
-            f"cannot {'read from' if reading else 'record in'} MLflow at {without_secrets(uri)} ({first_line(error)}): "
-            f"{', or '.join(remedies)}"
-        ) from error
+        raise (SohesError if broken else TemporaryError)(f"{fault}: {', or '.join(remedies)}") from error
+
+
+@contextmanager
+def _waiting(what: str) -> Iterator[None]:
+    """One line on stderr if the block takes long: some clients try for minutes without a word."""
+    words = threading.Timer(SILENCE, print, [f"waiting for {what}"], {"file": sys.stderr, "flush": True})
+    words.daemon = True
+    words.start()
+    try:
+        yield
+    finally:
+        words.cancel()
 
 
 def first_line(error: BaseException) -> str:
     """What went wrong, in a line; a client's retries and stack of causes are left out."""
+    for link in chain(error):
+        error = getattr(link, "orig", None) or error  # the driver's own, behind SQLAlchemy's and MLflow's
     lines = str(error).strip().splitlines()
     return without_secrets(lines[0].partition(" with exception HTTP")[0])[:300] if lines else type(error).__name__
 

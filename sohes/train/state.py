@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pickle
 import shutil
 import sys
@@ -13,6 +12,8 @@ from typing import Any, Protocol
 
 import torch
 
+from sohes.errors import SohesError
+from sohes.project import read_json
 from sohes.train.world import World
 from sohes.work.files import atomic_path, write_json
 from sohes.work.identity import identity
@@ -99,8 +100,8 @@ class ResumableState:
 
     def _read_run(self) -> dict[str, Any] | None:
         try:
-            return json.loads(self._run.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
+            return read_json(self._run, "", needs=["fingerprint"])
+        except (FileNotFoundError, SohesError):
             return None
 
     def _discard(self, reason: str) -> None:

@@ -81,8 +81,8 @@ class ProjectGallery:
 def read_result(file: Path) -> MaskSet:
     """The masks of one JSON file of `sohes segment`. SohesError if it is none, or if its parents form a cycle."""
     try:
-        return read_sa1b(json.loads(file.read_text()), file).masks
-    except (ValueError, SohesError) as error:
+        return read_sa1b(json.loads(file.read_bytes()), file).masks
+    except (ValueError, RecursionError, SohesError) as error:
         raise SohesError(
             f"{file} is not a result of `sohes segment` ({error}): name the folder that it wrote, or segment again"
         ) from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import resource
 import sys
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from sohes.params import Params
 from sohes.pipeline import STAGES
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.work.files import write_json
 from sohes.work.identity import identity
 
@@ -69,7 +68,12 @@ def measured(
 def read_costs(root: Path) -> dict[str, Cost]:
     """The costs of the stages that have been measured, in the pipeline's order."""
     files = {stage: Project(root).cost(stage) for stage in STAGES}
-    return {stage: json.loads(path.read_text()) for stage, path in files.items() if path.exists()}
+    needs = (*ADDED, *LARGEST)
+    return {
+        stage: read_json(path, f"run `sohes {stage}` again", needs=needs)
+        for stage, path in files.items()
+        if path.exists()
+    }
 
 
 def total(costs: Sequence[Cost]) -> Cost:
@@ -81,7 +85,8 @@ def total(costs: Sequence[Cost]) -> Cost:
 
 def _add_up(folder: Path, made_of: str, out: Path) -> None:
     """Write the total of the records of the same params and options, then remove them."""
-    records = {path: json.loads(path.read_text()) for path in folder.glob("[!.]*.json")}
+    remedy = "remove it and run the same command again"
+    records = {path: read_json(path, remedy, needs=["made_of", "cost"]) for path in folder.glob("[!.]*.json")}
     own = {path: record["cost"] for path, record in records.items() if record["made_of"] == made_of}
     write_json(out, total(list(own.values())))
     for path in own:

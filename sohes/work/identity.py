@@ -12,8 +12,8 @@ from pathlib import Path
 WITHOUT_EFFECT = frozenset(
     f"sohes{name}"
     for name in (
-        "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.cost", ".work.files", ".work.identity",
-        ".work.origin", ".work.pool", ".work.sharded",
+        "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.compiled", ".work.cost", ".work.files",
+        ".work.identity", ".work.origin", ".work.pool", ".work.sharded", ".work.surroundings",
     )
 )  # fmt: skip
 

@@ -6,7 +6,6 @@ a stopped run continues where it was, and what other params, inputs or code have
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sohes.errors import SohesError
+from sohes.project import read_json
 from sohes.work.files import write_json
 from sohes.work.pool import Shard, plan_shards, run_shards
 
@@ -99,7 +99,8 @@ class ShardedWork:
 
     def facts(self) -> list[Facts]:
         """Of every shard, in order; all must be finished."""
-        return [json.loads(self._part(index).read_text("utf-8")) for index in range(len(self.shards))]
+        remedy = "remove it and run the same command again"
+        return [read_json(self._part(index), remedy) for index in range(len(self.shards))]
 
     def redo(self, indices: Iterable[int]) -> None:
         """Have shards made again: a photograph that was rejected may have been repaired."""

@@ -220,7 +220,7 @@ def test_a_card_of_another_architecture_is_one_sentence(tmp_path):
 def test_a_file_that_is_no_card_is_one_sentence(tmp_path, text):
     path = _saved(tmp_path)
     path.with_suffix(".json").write_text(text)
-    with pytest.raises(SohesError, match="is not a backbone's card"):
+    with pytest.raises(SohesError, match=r"backbone\.json is damaged .*: run `sohes backbone` again"):
         load_backbone(path)
 
 
@@ -308,8 +308,6 @@ def test_a_timm_model_without_a_norm_for_its_patches_is_refused(monkeypatch):
         ({"pretrained": "vit_base_patch8_224.nobody"}, "no pretrained model vit_base_patch8_224.nobody"),
         ({"architecture": "vit_of_nobody"}, "timm has no model vit_of_nobody"),
         ({"architecture": "resnet18"}, "resnet18 is not a plain ViT"),
-        ({"num_heads": 5}, "not a multiple of num_heads 5"),
-        ({"image_size": 18}, "not a multiple of patch_size 4"),
     ],
 )
 def test_params_that_name_no_backbone_are_one_sentence(changes, sentence):

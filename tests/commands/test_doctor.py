@@ -54,8 +54,8 @@ def looked_at(params: Params, root: Path, **more) -> dict[str, doctor.Finding]:
 def test_the_demo_needs_nothing_that_is_not_here(params, tmp_path):
     found = looked_at(params, tmp_path)
     assert not [f for f in found.values() if f.state is State.broken]
-    assert {"Python", "GPU", "disk", "instruct", "correct", "weights", "hub", "MLflow", "Prefect", "DVC", "Slurm",
-            "S3"} == set(found)  # fmt: skip
+    assert {"Python", "GPU", "disk", "caches", "instruct", "correct", "weights", "hub", "MLflow", "Prefect", "DVC",
+            "Slurm", "S3"} == set(found)  # fmt: skip
     assert "million weights" in found["instruct"].words
     assert ": " in found["DVC"].words
 
@@ -72,6 +72,38 @@ def test_servers_that_are_named_must_answer(params, tmp_path, server, monkeypatc
     found = looked_at(params, tmp_path)
     assert found["MLflow"].state is State.broken
     assert "fix MLFLOW_TRACKING_URI" in found["MLflow"].words
+
+
+def test_a_database_must_take_connections(tmp_path, server, monkeypatch):
+    monkeypatch.delenv("SOHES_TRACKING")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "postgresql+psycopg2://me:secret@127.0.0.1:9/runs")
+    found = doctor._mlflow(tmp_path)
+    assert found.state is State.broken
+    assert found.words.startswith("postgresql+psycopg2://127.0.0.1:9/runs does not answer (")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.replace("http", "postgresql"))
+    assert doctor._mlflow(tmp_path).state is State.ok
+
+
+def test_a_database_that_cannot_be_written_to_is_broken(tmp_path, monkeypatch):
+    monkeypatch.delenv("SOHES_TRACKING")
+    assert doctor._mlflow(tmp_path).state is State.ok
+    for place in ("/proc/mlflow.db", "/proc/version"):  # in a folder, and a file, that nobody can write to
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{place}")
+        found = doctor._mlflow(tmp_path)
+        assert (found.state, "cannot be written to: fix its permissions" in found.words) == (State.broken, True)
+
+
+def test_where_caches_lie_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(doctor, "kept_in", lambda: tmp_path / "numba")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    found = doctor._caches()
+    assert found.state is State.ok
+    assert found.words == f"compiled functions in {tmp_path}/numba, libraries' files in {tmp_path}/cache"
+    monkeypatch.setattr(doctor, "temporary_home", lambda: tmp_path)
+    assert "set HOME or XDG_CACHE_HOME" in doctor._caches().words
+    monkeypatch.setattr(doctor, "kept_in", lambda: None)
+    found = doctor._caches()
+    assert (found.state, "set NUMBA_CACHE_DIR" in found.words) == (State.missing, True)
 
 
 @pytest.mark.parametrize(
@@ -158,8 +190,18 @@ def test_a_refiner_whose_weights_are_not_here_is_broken(params, tmp_path, monkey
     assert "CRM's weights are not at ~/nowhere: fetch" in found.words
 
 
+def test_dvc_needs_a_git_repository_unless_it_is_told_otherwise(tmp_path):
+    (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    found = doctor._dvc(tmp_path)
+    assert (found.state, "`git init`, or `dvc config core.no_scm true`" in found.words) == (State.broken, True)
+    (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
+    assert doctor._dvc(tmp_path).state is State.missing  # a remote
+
+
 def test_a_dvc_remote_is_named(params, tmp_path):
     (tmp_path / ".dvc").mkdir()
+    (tmp_path / ".git").mkdir()
     config = tmp_path / ".dvc/config"
     config.write_text("[core]\n    remote = store\n['remote \"store\"']\n    url = /mnt/store\n")
     found = looked_at(params, tmp_path)["DVC"]
@@ -174,6 +216,6 @@ def test_the_command_ends_with_1_if_something_needed_is_broken(repository, tmp_p
     for profile, code in (("params.yaml", 0), ("params/paper.yaml", 1)):  # of which the hub's weights are not here
         done = CliRunner().invoke(cli.app, ["doctor", "--params", str(repository / profile)])
         assert done.exit_code == code
-        assert len(done.stdout.splitlines()) == 12
+        assert len(done.stdout.splitlines()) == 13
     # Outside a project, the profile that comes with the code.
     assert CliRunner().invoke(cli.app, ["doctor"]).exit_code == 0

@@ -213,6 +213,24 @@ def test_in_a_fresh_folder_the_released_model_answers(tmp_path, monkeypatch, cap
     assert all(a["parent_id"] is None or a["parent_id"] in ids for a in annotations)
 
 
+def test_brackets_in_names_are_themselves_and_in_patterns_a_choice(photos):
+    folder = photos / "trip [1-3]"
+    folder.mkdir()
+    for name in ("a[1].png", "a1.png", "b.png"):
+        shutil.copy(photos / "one.png", folder / name)
+    assert [file.name for file in find_photos([folder / "a[1].png"])] == ["a[1].png"]
+    assert [file.name for file in find_photos([folder / "*.png"])] == ["a1.png", "a[1].png", "b.png"]
+    assert [file.name for file in find_photos([folder / "[ab]?.png"])] == ["a1.png"]
+    assert [file.name for file in find_photos([photos / "trip*/b.png"])] == ["b.png"]
+    assert len(find_photos([photos / "**/*.png"])) == 6
+
+
+@pytest.mark.parametrize("side", [float("nan"), -0.5, 1.5])
+def test_a_window_is_a_fraction_of_the_image(segment, photos, side):
+    with pytest.raises(SohesError, match="a window's side is a fraction of the image's"):
+        list(segment(photos / "one.png", levels=[side]))
+
+
 def test_a_projects_own_model_and_params_come_first(tiny_model, repository, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     shutil.copy(repository / "params.yaml", tmp_path)

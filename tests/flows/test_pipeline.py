@@ -1,6 +1,7 @@
 import base64
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -174,6 +175,25 @@ def test_a_folder_that_is_no_project_is_refused_before_a_server_starts(small, ca
     assert flows.pipeline.main(["--root", str(small)]) == 1
     told = capsys.readouterr().err
     assert told.startswith(f"sohes: {message}")
+    assert len(told.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("prepare", "message"),
+    [
+        (lambda root: (root / ".sohes/pipeline.lock").mkdir(parents=True), "pipeline.lock: is a directory"),
+        (lambda root: (root / ".sohes").touch(), ".sohes: file exists"),
+        (lambda root: shutil.rmtree(root / ".git"), "is in no Git repository, and DVC refuses to work: `git init`"),
+        (lambda root: (root / "dvc.yaml").write_text("stages: [\n"), "dvc.yaml is not valid YAML"),
+    ],
+)
+def test_what_would_stop_the_flow_is_one_sentence_before_a_server_starts(small, capsys, monkeypatch, prepare, message):
+    monkeypatch.setattr(flows.pipeline, "pipeline", lambda *_: pytest.fail("the flow was started"))
+    prepare(small)
+    assert flows.pipeline.main(["--root", str(small)]) == 1
+    told = capsys.readouterr().err
+    assert told.startswith("sohes: ")
+    assert message in told
     assert len(told.splitlines()) == 1
 
 

@@ -90,9 +90,10 @@ def edit(saved, **changes):
 
 
 def test_a_card_that_is_none_is_refused(saved):
-    for text in ("{", "[]", "{}", "3"):
+    whole = json.loads(saved.with_suffix(".json").read_text())
+    for text in ("", "{", "[]", "{}", "3", json.dumps(whole | {"backbone": 3}), json.dumps(whole | {"backbone": {}})):
         saved.with_suffix(".json").write_text(text)
-        with pytest.raises(SohesError, match=r"is not a model's card: run `sohes instruct` again"):
+        with pytest.raises(SohesError, match=r"instruct\.json is damaged \(.*\): run `sohes instruct` again"):
             load_checkpoint(saved)
 
 

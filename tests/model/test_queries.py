@@ -1,10 +1,9 @@
 import pytest
 import torch
 
-from sohes.errors import SohesError
 from sohes.model.mask_decoder import MaskDecoder
 from sohes.model.pixel_decoder import PixelFeatures
-from sohes.model.queries import GridQueries, grid_side
+from sohes.model.queries import GridQueries
 
 
 def painted(side=16, dim=32):
@@ -31,17 +30,6 @@ def test_places_form_three_grids_each_twice_as_fine():
     assert torch.equal(queries.level_Q.bincount(), torch.tensor([4, 16, 64]))
     assert queries.places_Q2[:4].tolist() == [[0.25, 0.25], [0.75, 0.25], [0.25, 0.75], [0.75, 0.75]]
     assert queries.radius_Q.unique().tolist() == [0.125, 0.25, 0.5]
-
-
-@pytest.mark.parametrize(("num_queries", "g"), [(21, 1), (84, 2), (189, 3), (336, 4)])
-def test_numbers_that_fit(num_queries, g):
-    assert grid_side(num_queries) == g
-
-
-@pytest.mark.parametrize(("num_queries", "hint"), [(1, "21 or 84"), (100, "84 or 189"), (300, "189 or 336")])
-def test_numbers_that_do_not_fit_are_named_with_their_neighbours(num_queries, hint):
-    with pytest.raises(SohesError, match=rf"{hint} \(got {num_queries}\)"):
-        grid_side(num_queries)
 
 
 def test_before_training_a_mask_is_what_looks_like_its_place():

@@ -145,10 +145,13 @@ def test_a_deleted_ablation_is_one_that_was_not_computed(first, repository):
 
 def test_who_reads_is_told_what_helps_who_reads(first, params, monkeypatch):
     (first / "mlflow.db").write_bytes(b"no database" * 100)
-    with pytest.raises(SohesError, match=r"^cannot read from MLflow at sqlite:.*: restore that file or move it away$"):
+    with pytest.raises(
+        SohesError,
+        match=r"^cannot read from MLflow at sqlite:.*: fix that file or its permissions, or name another store with MLFLOW_TRACKING_URI$",
+    ):
         registered_model("mlflow:/sohes@champion", first)
     with pytest.raises(
-        SohesError, match=r"^cannot record in MLflow at sqlite:.*move it away, or set SOHES_TRACKING=off$"
+        SohesError, match=r"^cannot record in MLflow at sqlite:.*MLFLOW_TRACKING_URI, or set SOHES_TRACKING=off$"
     ):
         record(first, params, "a.txt")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")

@@ -2,18 +2,21 @@ import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
 import yaml
 
 from sohes import tracking
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.params import Params, load_params
 from sohes.pipeline import STAGES
+from sohes.tracking import store as stores
 
 mlflow = pytest.importorskip("mlflow")
 
@@ -208,6 +211,44 @@ def test_a_server_that_is_down_is_one_sentence_without_its_password(tmp_path, pa
         pytest.fail("the stage ran")
     assert "secret" not in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_server_that_keeps_us_waiting_is_named_without_its_password(monkeypatch, capsys):
+    monkeypatch.setattr(stores, "SILENCE", 0.01)
+    with stores.store_errors("postgresql://me:secret@db.example:5432/runs"):
+        time.sleep(0.2)
+    assert capsys.readouterr().err == "waiting for MLflow at postgresql://db.example:5432/runs\n"
+    with stores.store_errors("sqlite:////home/me/mlflow.db"):  # other processes of the project hold it for a moment
+        time.sleep(0.1)
+    assert capsys.readouterr().err == ""
+
+
+def test_a_database_that_cannot_be_used_is_one_sentence(tmp_path, params, monkeypatch, capfd):
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    (tmp_path / "shared.db").write_text("no database at all, but long enough to be looked at as one " * 3)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/shared.db")
+    sentence = r"shared\.db \(.*\): fix that file or its permissions"
+    with pytest.raises(SohesError, match=sentence) as caught, tracking.stage_run("pull", params, tmp_path):
+        pytest.fail("the stage ran")
+    assert not isinstance(caught.value, TemporaryError)  # trying again is no help
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr().err == ""  # MLflow's own account of it has a hundred lines
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"), [("attempt to write a readonly database", SohesError), ("database is locked", TemporaryError)]
+)
+def test_the_databases_own_words_are_told_and_a_lock_may_pass(said, kind):
+    from sqlalchemy.exc import OperationalError
+
+    wrapped = OperationalError("INSERT INTO runs VALUES (?)", {}, sqlite3.OperationalError(said))
+    wrapped.add_detail("(raised as a result of Query-invoked autoflush)")
+    with (
+        pytest.raises(SohesError, match=rf"mlflow\.db \({said}\): ") as caught,
+        stores.store_errors("sqlite:///mlflow.db"),
+    ):
+        raise RuntimeError("something went wrong") from wrapped
+    assert type(caught.value) is kind
 
 
 def test_records_lost_on_the_way_are_counted_and_do_not_stop_the_work(root, params, capsys):

@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from sohes.train.state import ResumableState
@@ -45,3 +46,10 @@ def test_a_process_that_may_not_write_leaves_the_folder_alone(tmp_path):
     reader.remove()
     assert reader.load() is None  # another fingerprint
     assert ResumableState(tmp_path, "one").load()["step"] == 3
+
+
+@pytest.mark.parametrize("note", [b"", b"[]", b"{}", b"\x80"])
+def test_a_damaged_note_of_the_run_begins_a_new_one(tmp_path, note):
+    ResumableState(tmp_path, "one").begin("run-1")
+    (tmp_path / "run.json").write_bytes(note)
+    assert ResumableState(tmp_path, "one").run_id is None

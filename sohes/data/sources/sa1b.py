@@ -19,6 +19,7 @@ from sohes.data.sources.unpack import iter_members
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Remarks
+from sohes.project import read_text
 
 _PACK = re.compile(r"sa_\d+\.tar")
 _PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
@@ -98,7 +99,7 @@ def _member(
 def read_links(path: Path) -> dict[str, str]:
     """The links by pack name. SohesError names the line that is wrong, without its link."""
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise SohesError(f"there is no list of links at {path}: download it and name it in pull.sa1b.links") from None
     links: dict[str, str] = {}
@@ -117,7 +118,7 @@ def read_links(path: Path) -> dict[str, str]:
 def read_packs(path: Path) -> list[str]:
     """The names of the packs to use; lines that start with # are comments."""
     try:
-        lines = [line.strip() for line in path.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in read_text(path).splitlines()]
     except FileNotFoundError:
         raise SohesError(f"there is no list of packs at {path}: fix pull.sa1b.packs") from None
     names = [line for line in lines if line and not line.startswith("#")]

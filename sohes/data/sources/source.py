@@ -11,6 +11,7 @@ from typing import Protocol
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Remarks
+from sohes.project import read_text
 from sohes.structures import ImageRecord, MaskSet
 
 IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus one
@@ -107,7 +108,7 @@ def read_digests(path: Path | None) -> dict[str, str]:
     if path is None:
         return {}
     try:
-        lines = path.read_text("utf-8").splitlines()
+        lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise SohesError(f"there is no list of digests at {path}: fix the key `digests` under pull") from None
     digests = {}

@@ -6,7 +6,6 @@ stage stale.
 
 from __future__ import annotations
 
-import json
 import random
 import shutil
 import time
@@ -20,6 +19,7 @@ import urllib3
 from filelock import FileLock
 
 from sohes.errors import SohesError, TemporaryError
+from sohes.project import read_json
 from sohes.work.files import digest_file, write_json
 
 Result = TypeVar("Result")
@@ -146,10 +146,18 @@ def _note(part: Path) -> Path:
     return part.with_name(f"{part.name}.json")
 
 
+def _known(part: Path) -> dict[str, Any]:
+    """The size and the validator of the file on the server; empty if they are not known."""
+    try:
+        return read_json(_note(part), "", needs=["total", "validator"])
+    except (FileNotFoundError, SohesError):
+        return {}
+
+
 def _attempt(pool: urllib3.PoolManager, url: str, part: Path) -> None:
     """Continue `part` to its end, or raise TransferFailed with the progress of this attempt."""
     have = part.stat().st_size if part.exists() else 0
-    known: dict[str, Any] = json.loads(_note(part).read_text()) if have and _note(part).exists() else {}
+    known = _known(part) if have else {}
     if not known:
         have = 0
     headers = {"Accept-Encoding": "identity"}
@@ -174,7 +182,7 @@ def _attempt(pool: urllib3.PoolManager, url: str, part: Path) -> None:
             response.close()
     except (urllib3.exceptions.HTTPError, TimeoutError, ConnectionError) as error:
         raise TransferFailed(_reason(error), have - began) from None
-    total = json.loads(_note(part).read_text())["total"]
+    total = _known(part).get("total")
     if total is not None and have != total:
         raise TransferFailed(f"only {have} of {total} bytes arrived", have - began)
 

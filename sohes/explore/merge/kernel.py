@@ -41,6 +41,7 @@ from sohes.explore.merge.graph import (
     remove,
 )
 from sohes.explore.merge.queue import first, set_best, set_bound
+from sohes.work.compiled import compiled
 
 ONE = 1 - 2.0**-18  # a similarity from here on counts as 1: the rest is rounding, and ties must fall by number
 PLACES_PER_PATCH = 17  # for the lists of edges; `graph._make_room` says why this is enough
@@ -75,7 +76,7 @@ def _rescaled(patches_nC: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 def _compile(sources: str):
     """The two functions that numba keeps on disk until `sources` changes."""
 
-    @numba.njit(cache=True)
+    @compiled
     def norms(patches):
         _ = sources
         norm = np.empty(len(patches))
@@ -83,7 +84,7 @@ def _compile(sources: str):
             norm[r] = math.sqrt(np.float64(dot(patches, patches, r, r)))  # type: ignore[call-arg]
         return norm
 
-    @numba.njit(cache=True)
+    @compiled
     def merge_all(patches, norms, sums, width, room):
         _ = sources
         n = len(patches)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
 from sohes.explore.merge.kernel import merge_log
+from sohes.work.compiled import compiled
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def merge_tree(features_hwC: np.ndarray) -> MergeTree:
     return MergeTree(height, width, children, similarity, *_layout(children, height * width))
 
 
-@numba.njit(cache=True)
+@compiled
 def _layout(children, n):
     """Areas, parents, and the order of the leaves in which every node is one range."""
     nodes = n + len(children)
@@ -113,7 +113,7 @@ def select_regions(tree: MergeTree, *, theta_merge: Sequence[float], nms_iou: fl
     return kept[np.lexsort((kept, -tree.area_K[kept]))]
 
 
-@numba.njit(cache=True)
+@compiled
 def _kept_nodes(area, parent, n, recorded, nms_iou):
     nodes = len(area)
     nearest = np.full(nodes - n, -1, np.int64)  # the smallest kept region that holds merged node n + m, or is it
@@ -154,7 +154,7 @@ def stability(tree: MergeTree, nodes: np.ndarray, *, same_iou: float) -> np.ndar
     return level[born[first]] - level[dead[last] + 1]
 
 
-@numba.njit(cache=True)
+@compiled
 def _same_region(area, parent, children, n, nodes, same_iou):
     """The smallest node that each grows out of, and the largest that it grows into, while it stays the same region."""
     first, last = nodes.copy(), nodes.copy()

@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import cv2
-import numba
 import numpy as np
 
 from sohes.masks.packed import PackedMasks, join, pack
+from sohes.work.compiled import compiled
 
 WORKING_RADIUS = 4  # pixels; the coefficients are smooth, so the image is reduced until the radius is about this
 
@@ -83,7 +83,7 @@ def _reduced(array: np.ndarray, step: int) -> np.ndarray:
     return cv2.resize(whole, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
 
 
-@numba.njit(cache=True)
+@compiled
 def _linear(products, mean_alpha, mean, inverse):
     """(h, w, 4): slope per colour and offset of each window's least-squares fit of alpha to colour."""
     height, width = mean_alpha.shape
@@ -102,7 +102,7 @@ def _linear(products, mean_alpha, mean, inverse):
     return linear
 
 
-@numba.njit(cache=True)
+@compiled
 def _apply(linear, image, refined):
     for y in range(refined.shape[0]):
         for x in range(refined.shape[1]):

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numba
 import numpy as np
+
+from sohes.work.compiled import compiled
 
 BITS = 12  # of each coordinate in a corner's key; five fit into 64 bits
 MIDDLE = 1 << (BITS - 1)
@@ -71,7 +72,7 @@ def _places(unique: np.ndarray, wanted: np.ndarray) -> np.ndarray:
     return np.where(there, places, len(unique))
 
 
-@numba.njit(cache=True)
+@compiled
 def _corners(points):
     """(P, 6) keys and weights of the corners around each point, and whether every key fits its bits.
 
@@ -131,7 +132,7 @@ def _corners(points):
     return keys, weights, fits
 
 
-@numba.njit(cache=True)
+@compiled
 def _renumbered(corners, below, above, weights):
     """The points' corners and the neighbours of these, renumbered, with the neighbours of each."""
     axes, count = below.shape
@@ -164,7 +165,7 @@ def _renumbered(corners, below, above, weights):
     return renumbered, weights, new_below, new_above
 
 
-@numba.njit(cache=True)
+@compiled
 def _filter(values, corners, weights, below, above):
     axes, count = below.shape
     old, new = np.zeros(count + 1, np.float32), np.zeros(count + 1, np.float32)

@@ -93,6 +93,9 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path, segmentation: objec
         ("{", "is not valid JSON"),
         ("[]", "is not COCO JSON"),
         ('{"images": []}', "is not COCO JSON"),
+        ('{"images": [], "annotations": [["a", "b"]]}', "is not COCO JSON"),
+        ('{"images": [{"id": 9223372036854775808}], "annotations": []}', "an image needs file_name and whole numbers"),
+        ("[" * 100_000, "is not valid JSON"),
         ('{"images": [{"id": "x"}], "annotations": []}', "an image needs file_name and whole numbers"),
         (json.dumps({"images": IMAGES + IMAGES, "annotations": []}), "an image id occurs twice"),
     ],
@@ -101,6 +104,11 @@ def test_a_file_of_another_kind_is_refused(tmp_path: Path, text: str, sentence: 
     (tmp_path / "a.json").write_text(text)
     with pytest.raises(SohesError, match=sentence):
         coco.load(tmp_path / "a.json")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_content(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(json.dumps({"images": IMAGES, "annotations": []}), "utf-8-sig")
+    assert coco.load(tmp_path / "a.json")["images"] == IMAGES
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

@@ -36,3 +36,10 @@ def test_what_is_no_pack_is_named(sample, tmp_path):
     (root / "sa_9.json").write_text(json.dumps({"annotations": []}))
     with pytest.raises(SohesError, match=r"sa_9\.json is not SA-1B JSON"):
         list(sa1b.read_benchmark(root))
+
+
+def test_brackets_in_a_name_are_no_pattern(tmp_path):
+    (tmp_path / "deep").mkdir()
+    (tmp_path / "deep/sa_[1-9].jpg").write_bytes(b"itself")
+    (tmp_path / "deep/sa_5.jpg").write_bytes(b"another")
+    assert sa1b.read_image(tmp_path, "sa_[1-9].jpg") == b"itself"

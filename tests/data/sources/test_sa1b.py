@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from sohes.data.sources.sa1b import Sa1bSource, read_links, read_packs
+from sohes.data.sources.source import read_digests
 from sohes.data.sources.transfer import Patience
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
@@ -148,3 +149,17 @@ def test_a_pack_without_a_link_is_named(source, web, tmp_path):
 
 def test_the_committed_list_has_twenty_packs(repository):
     assert len(read_packs(repository / "params/sa1b-2-percent.txt")) == 20
+
+
+def test_lists_may_have_been_saved_by_a_windows_editor(tmp_path):
+    links, packs, digests = (tmp_path / name for name in ("links.txt", "packs.txt", "digests.txt"))
+    links.write_bytes(b"\xef\xbb\xbfsa_000001.tar\thttps://example.org/1\r\n")
+    packs.write_bytes(b"\xef\xbb\xbfsa_000001.tar\r\n")
+    digests.write_bytes(b"\xef\xbb\xbf" + b"0" * 64 + b"  sa_000001.tar\r\n")
+    assert read_links(links) == {"sa_000001.tar": "https://example.org/1"}
+    assert read_packs(packs) == ["sa_000001.tar"]
+    assert list(read_digests(digests)) == ["sa_000001.tar"]
+    for file, read in ((links, read_links), (packs, read_packs), (digests, read_digests)):
+        file.write_text("sa_000001.tar\n", "utf-16")
+        with pytest.raises(SohesError, match=r"is not UTF-8 text \(byte 0\): save it as UTF-8"):
+            read(file)

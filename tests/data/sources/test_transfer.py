@@ -53,6 +53,15 @@ def test_an_interrupted_transfer_is_continued(web, pack, tmp_path):
     assert bring(web, tmp_path) == pack
 
 
+@pytest.mark.parametrize("note", [b"", b'{"total": 3', b"[]", b"{}", bytes(40)])
+def test_a_damaged_note_of_what_was_received_starts_the_transfer_over(web, pack, tmp_path, note):
+    web.faults.next = ["cut", "500", "500", "500"]
+    with pytest.raises(SohesError):
+        bring(web, tmp_path)
+    (tmp_path / "here/pack.tar.part.json").write_bytes(note)
+    assert bring(web, tmp_path) == pack
+
+
 def test_a_file_that_changed_meanwhile_is_fetched_from_the_start(web, pack, tmp_path):
     web.faults.next = ["cut", "500", "500", "500"]
     with pytest.raises(SohesError):

@@ -126,6 +126,7 @@ def test_our_own_export_comes_back_with_its_forest(tmp_path):
         ([detection(score=float("nan"))], "has the score nan"),
         ([detection(image_id="7.5")], "needs a whole number image_id"),
         ([5], "needs a whole number image_id"),
+        ([detection(image_id=2**63)], "needs a whole number image_id"),
         ([detection(), detection(segmentation=None)], "there is no segmentation"),
         ([detection(), detection(segmentation=rle(MASK.T))], r"size \[6, 4\] is not the image's \[4, 6\]"),
         ([detection(id=1, parent=2), detection(id=2, parent=1)], "the masks of image 7 are not a forest"),
@@ -143,3 +144,9 @@ def test_a_torn_file_is_one_sentence(text, tmp_path):
     (tmp_path / "torn.json").write_text(text)
     with pytest.raises(SohesError, match=r"is not valid JSON|needs a whole number image_id"):
         list(coco_json.read(tmp_path / "torn.json", SIZES))
+
+
+def test_a_byte_order_mark_is_no_part_of_the_list(tmp_path):
+    path = tmp_path / "results.json"
+    path.write_text(json.dumps([detection()]), "utf-8-sig")
+    assert [record.image_id for record in coco_json.read(path, SIZES)] == [7]

@@ -1,0 +1,59 @@
+"""A line of `sohes doctor`'s list, and whether a server answers."""
+
+from __future__ import annotations
+
+import socket
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from enum import StrEnum
+from urllib.parse import urlsplit
+
+from sohes.tracking.store import without_secrets
+
+TIMEOUT = 3.0  # seconds for a server to answer
+DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+
+
+class State(StrEnum):
+    """missing: other profiles or commands may need it. broken: this profile cannot run."""
+
+    ok = "ok"
+    missing = "missing"
+    broken = "broken"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the list: what was checked, its state, and what was found, with the remedy if it is not ok."""
+
+    what: str
+    state: State
+    words: str
+
+
+def answers(what: str, server: str, path: str, remedy: str, *, without: State = State.broken) -> Finding:
+    """Whether a server has such a page, if only for those who log in. without: the state if it does not."""
+    fault = ""
+    try:
+        urllib.request.urlopen(f"{server.rstrip('/')}{path}", timeout=TIMEOUT).close()
+    except urllib.error.HTTPError as error:
+        fault = f"status {error.code}" if error.code >= 500 or error.code == 404 else ""
+    except (urllib.error.URLError, OSError, ValueError) as error:
+        fault = str(getattr(error, "reason", error)) or type(error).__name__
+    if fault:
+        return Finding(what, without, f"{server} does not answer ({fault}): {remedy}")
+    return Finding(what, State.ok, f"{server} answers")
+
+
+def listens(what: str, server: str, remedy: str) -> Finding:
+    """Whether a database takes connections; whether it lets us in, a run finds out."""
+    parts, shown = urlsplit(server), without_secrets(server)
+    try:
+        port = parts.port or DATABASE_PORTS[parts.scheme.partition("+")[0]]
+        socket.create_connection((parts.hostname or "localhost", port), TIMEOUT).close()
+    except KeyError:
+        return Finding(what, State.missing, f"{shown} was not looked at: no port is named")
+    except (OSError, ValueError) as error:
+        return Finding(what, State.broken, f"{shown} does not answer ({error}): {remedy}")
+    return Finding(what, State.ok, f"{shown} takes connections")

@@ -1,0 +1,44 @@
+"""Functions that numba compiles, which takes half a minute in all, so the result is kept on disk where possible."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numba
+
+from sohes.work.surroundings import settle, temporary_home
+
+settle()  # also where no command of ours was started: numba asks for the home
+
+
+def compiled(function: Callable | None = None, /, **options: Any) -> Any:
+    """`numba.njit` that keeps its result in NUMBA_CACHE_DIR, beside the source file, in the user's cache, or in the
+    user's temporary folder, whichever can be written to; if none can, every process compiles what it uses.
+
+    options: numba's, as in `@compiled(nogil=True)`.
+    """
+    if function is None:
+        return partial(compiled, **options)
+    keep = numba.njit(cache=True, **options)
+    with suppress(RuntimeError):  # numba finds no folder
+        return keep(function)
+    if home := temporary_home():
+        setattr(numba.config, "CACHE_DIR", str(home / "numba"))  # noqa: B010 (the stubs do not know it)
+        with suppress(RuntimeError):
+            return keep(function)
+    return numba.njit(**options)(function)
+
+
+def kept_in() -> Path | None:
+    """The folder of compiled functions; None if they are not kept."""
+    path = _nothing.stats.cache_path
+    return Path(path) if path else None
+
+
+@compiled
+def _nothing():
+    return None
