@@ -46,7 +46,7 @@ def _read(project: Project, name: str) -> dict[str, Row]:
     if not path.exists():
         raise SohesError(f"no scores at {path}: run the pipeline first, with `make demo` or `dvc repro`")
     again = "run `sohes evaluate` again"
-    found = read_json(path, again, object)
-    if not (isinstance(found, dict) and all(isinstance(row, dict) for row in found.values())):
-        raise SohesError(f"{path} was written by an older version: {again}")
+    found = read_json(path, again)
+    if not all(isinstance(row, dict) for row in found.values()):
+        raise SohesError(f"{path} is damaged (a phase has no figures): {again}")
     return {phase: found[phase] for phase in (*PHASES, *sorted(found.keys() - set(PHASES))) if phase in found}

@@ -38,8 +38,8 @@ def test_what_is_written_is_read_in_the_order_of_the_phases(tmp_path):
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('[{"phase": "explore", "AR": 1.0}]', "was written by an older version"),
-        ('{"explore": 1.0}', "was written by an older version"),
+        ('[{"phase": "explore", "AR": 1.0}]', r"is damaged \(it is no object\)"),
+        ('{"explore": 1.0}', r"is damaged \(a phase has no figures\)"),
         ('{"explore": {"AR"', "is damaged"),
         ("\0", "is damaged"),
     ],
