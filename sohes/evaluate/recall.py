@@ -22,7 +22,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
 from sohes.masks import areas, coco_rles
 from sohes.masks.forest import forest_ancestors
-from sohes.structures import CROWD, ImageRecord, MaskSet
+from sohes.structures import CROWD, ImageRecord
 from sohes.work.compiled import compiled
 
 Records = Iterable[ImageRecord]
@@ -200,7 +200,7 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
     if iou_DG.size:
         rles = coco_rles(found)
         iou_DG[:] = rle_mask.iou([rles[d] for d in order_D], coco_rles(wanted), crowd_G.astype(int).tolist())
-    ignored_AG = crowd_G | _outside(_truth_areas(wanted))
+    ignored_AG = crowd_G | _outside(areas(wanted, stated=True))
     matched_AID = _match(iou_DG, ignored_AG, crowd_G, IOU_THRESHOLDS)
 
     hit_AID = matched_AID >= 0
@@ -229,14 +229,6 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
         np.stack([found_IG[:, level_G == level].sum(1) for level in range(len(LEVELS))]),
         _relations(forest_ancestors(found.parents)[np.ix_(order_D, order_D)], ancestors_GG, loose_D, crowd_G),
     )
-
-
-def _truth_areas(wanted: MaskSet) -> np.ndarray:
-    """(G,) as pycocotools takes them: what the file states, such as a polygon's own area; else the pixels drawn."""
-    drawn_G = areas(wanted)
-    if wanted.stated_areas is None:
-        return drawn_G
-    return np.where(np.isnan(wanted.stated_areas), drawn_G, wanted.stated_areas)
 
 
 def _outside(areas_N: np.ndarray) -> np.ndarray:

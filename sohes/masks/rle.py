@@ -80,12 +80,16 @@ def coco_rles(masks: MaskSet) -> list[dict]:
     return [{"size": [masks.height, masks.width], "counts": counts} for counts in masks.rles]
 
 
-def areas(masks: MaskSet) -> np.ndarray:
-    """(N,) int64 pixels."""
+def areas(masks: MaskSet, *, stated: bool = False) -> np.ndarray:
+    """(N,) int64 pixels. stated: as pycocotools, what the file of the masks states, such as a polygon's own area, goes
+    before what was drawn; float64 then."""
     rles = coco_rles(masks)
     # pycocotools 2.0.11 overflows on more than 255 masks at once under numpy 2
     parts = [coco_mask.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
-    return np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+    drawn_N = np.concatenate(parts).astype(np.int64) if parts else np.zeros(0, np.int64)
+    if not stated or masks.stated_areas is None:
+        return drawn_N
+    return np.where(np.isnan(masks.stated_areas), drawn_N, masks.stated_areas)
 
 
 def boxes_xywh(masks: MaskSet) -> np.ndarray:
