@@ -174,6 +174,35 @@ def test_what_the_readme_names_in_backquotes_exists_or_is_made(repository):
     assert [path for path in named if not list(repository.glob(path))] == []
 
 
+def test_a_page_links_to_the_documents_it_names(repository):
+    """In backquotes, the name of a page cannot be followed. The log is history, and two pages are made by commands."""
+    written = {"log.md", "results.md", "ablations.md"}
+    pages = [page for page in repository.glob("docs/*.md") if page.name not in written]
+    for page in (repository / "README.md", repository / "CONTRIBUTING.md", *pages):
+        assert re.findall(r"`(?:docs/)?[\w-]+\.md`", page.read_text()) == [], page.name
+    for page in (repository / "README.md", repository / "CONTRIBUTING.md"):
+        linked = re.findall(r"\]\((?!https?:)([^)#]+)", page.read_text())
+        assert linked
+        assert [path for path in linked if not (repository / path).exists()] == [], page.name
+
+
+def test_headings_that_the_readme_links_to_exist(repository):
+    """As GitHub names them: in lower case, without punctuation, with hyphens for spaces."""
+    linked = re.findall(r"\]\(([\w./-]*)#([\w-]+)\)", (repository / "README.md").read_text())
+    assert linked
+    for path, anchor in linked:
+        text = (repository / (path or "README.md")).read_text()
+        headings = re.findall(r"^#+ (.+)$", text, re.MULTILINE)
+        assert anchor in [re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings], anchor
+
+
+def test_no_line_of_the_readmes_code_is_wider_than_github_shows(repository):
+    """GitHub shows some 95 characters of a line of code beside its column of facts; the rest has to be scrolled to."""
+    code = re.findall(r"^```\w*\n(.*?)^```", (repository / "README.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert code
+    assert [line for block in code for line in block.splitlines() if len(line) > 90] == []
+
+
 def test_every_picture_is_small_and_shown(repository):
     text = (repository / "README.md").read_text() + "".join(p.read_text() for p in repository.glob("docs/*.md"))
     for picture in (repository / "docs/pictures").iterdir():

@@ -16,15 +16,16 @@ PROFILES = {"demo": "params.yaml", "one GPU": "params/one-gpu.yaml", "paper": "p
 
 
 def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
-    """Replace the page's placeholder with the tables."""
-    return markdown.replace("<!-- parameters -->", reference())
+    """Replace what stands between the page's marks, for readers of the source, with the tables."""
+    before, begin, rest = markdown.partition("<!-- parameters: begin -->")
+    return before + reference() + rest.partition("<!-- parameters: end -->")[2] if begin else markdown
 
 
 def reference() -> str:
     """A heading and a table per section of params.yaml: key, meaning, value in each profile."""
     values = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in PROFILES.items()}
     seeds = [f"{profile['seed']} ({name})" for name, profile in values.items()]
-    parts = [f"`seed`: {', '.join(seeds)}\n"]
+    parts = [f"`seed`, {meanings(params.Params)['seed']}: {', '.join(seeds)}\n"]
     for name, field in params.Params.model_fields.items():
         if _is_section(field.annotation):
             parts += _section(name, field.annotation, {profile: v[name] for profile, v in values.items()})
@@ -32,7 +33,7 @@ def reference() -> str:
 
 
 def _section(name: str, model: Any, values: dict[str, dict]) -> list[str]:
-    comments = _comments(model)
+    said = meanings(model)
     lines = [f"## {name}\n", f"{(model.__doc__ or '').strip()}\n" if model.__doc__ else ""]
     lines += [f"| key | what | {' | '.join(values)} |", "|---|---|" + "---|" * len(values)]
     below = []
@@ -42,7 +43,7 @@ def _section(name: str, model: Any, values: dict[str, dict]) -> list[str]:
             below += ["", *_section(f"{name}.{key}", field.annotation, inside)]
             continue
         shown = " | ".join(f"`{value}`" for value in inside.values())
-        lines.append(f"| `{key}` | {comments.get(key, '')} | {shown} |")
+        lines.append(f"| `{key}` | {said[key]} | {shown} |")
     return [*lines, *below, ""]
 
 
@@ -50,8 +51,8 @@ def _is_section(annotation: Any) -> bool:
     return inspect.isclass(annotation) and issubclass(annotation, params.Section)
 
 
-def _comments(model: Any) -> dict[str, str]:
-    """The comment after each field in the source, inherited fields included."""
+def meanings(model: Any) -> dict[str, str]:
+    """The comment after each field in the source, inherited fields included; empty for a field without one."""
     found = {}
     for owner in filter(_is_section, reversed(model.__mro__)):
         lines = inspect.getsource(owner).splitlines()
@@ -59,6 +60,7 @@ def _comments(model: Any) -> dict[str, str]:
         assert isinstance(definition, ast.ClassDef)
         for statement in definition.body:
             if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                _, mark, comment = lines[statement.lineno - 1].partition("  # ")
-                found[statement.target.id] = comment.replace("|", "\\|") if mark else ""
+                written = lines[statement.lineno - 1 : statement.end_lineno]
+                said = [comment for _, mark, comment in (line.partition("  # ") for line in written) if mark]
+                found[statement.target.id] = " ".join(said).replace("|", "\\|")
     return found

@@ -62,7 +62,7 @@ __all__ = [
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    seed: Annotated[int, Field(ge=0, lt=2**63)]  # where every random choice starts
     pull: PullParams
     backbone: BackboneParams
     explore: ExploreParams

@@ -19,13 +19,13 @@ class PretrainingParams(Section):
     compile: ClassVar[bool] = False
     validate_every: ClassVar[int] = 0
 
-    steps: Positive
-    batch_size: Positive
-    image_size: Positive  # of the student's views; DINO's local crops are half that
-    learning_rate: Amount
-    weight_decay: Amount
-    warmup_steps: Count
-    checkpoint_every: Positive
+    steps: Positive  # steps of training
+    batch_size: Positive  # photographs per step, over all processes
+    image_size: Positive  # side of the student's views, in pixels; DINO's local crops have half of it
+    learning_rate: Amount  # the highest one, after the warm-up; from there it falls along a cosine
+    weight_decay: Amount  # of weight matrices; biases, norms and single tokens have none
+    warmup_steps: Count  # steps in which the learning rate rises to its peak
+    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
 
     def _optim(self, *, clip_norm: float, amp: bool) -> RateParams:
         """As the other trainings have it."""
@@ -38,11 +38,11 @@ class DinoParams(PretrainingParams):
 
     workers: ClassVar[int] = 0  # threads of the process make the crops
 
-    local_crops: Count
-    prototypes: Positive
-    teacher_momentum: Fraction
-    teacher_temperature: Scale
-    student_temperature: Scale
+    local_crops: Count  # small crops of each photograph, beside two large ones
+    prototypes: Positive  # outputs of the head, over which student and teacher are compared
+    teacher_momentum: Fraction  # share of its weights that the teacher keeps in a step; rises to 1
+    teacher_temperature: Scale  # divides the teacher's outputs: a lower one makes it more certain
+    student_temperature: Scale  # divides the student's outputs
 
     @property
     def optim(self) -> RateParams:
@@ -56,11 +56,11 @@ class VitParams(Section):
         str  # a .safetensors file, or a timm name with weights on the hub; the backbone's also `train`, `distill`
     )
     architecture: str  # timm name of the ViT that `train` and `distill` build, or that a file of bare weights is for
-    patch_size: Positive
-    embed_dim: Positive
-    depth: Positive
-    num_heads: Positive
-    image_size: Positive  # for which the position embeddings are made
+    patch_size: Positive  # side of a patch, in pixels
+    embed_dim: Positive  # channels of a token
+    depth: Positive  # blocks of the transformer
+    num_heads: Positive  # attention heads of a block
+    image_size: Positive  # side, in pixels, for which the position embeddings are made
 
     @model_validator(mode="after")
     def _is_made_of_whole_heads_and_patches(self) -> VitParams:
@@ -75,8 +75,8 @@ class DistillParams(PretrainingParams):
     """The backbone learns the dense features of a larger one on the pulled images (`sohes.train.distill`)."""
 
     teacher: VitParams
-    amp: bool
-    workers: Count
+    amp: bool  # bf16 autocast, as in `instruct.optim`
+    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
 
     @property
     def optim(self) -> RateParams:
@@ -90,6 +90,8 @@ class DistillParams(PretrainingParams):
 
 
 class BackboneParams(VitParams):
+    """The ViT that phase 1 reads features from and that phases 2 and 3 build on."""
+
     dino: DinoParams
     distill: DistillParams
 

@@ -8,14 +8,17 @@ from pydantic import Field, model_validator
 
 from sohes.params.section import Amount, Fraction, Positive, Section
 
+Features = Literal["tokens", "keys", "values", "handmade", "fused"]
+RefinerName = Literal["none", "guided", "densecrf", "cascadepsp", "crm"]
+
 
 class PeersParams(Section):
     """Peers of phase 1 (`sohes.explore.peers`), with their authors' numbers; `threshold_thetas` are ours."""
 
     maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches with a higher cosine similarity are alike
     maskcut_cuts: Positive  # at most this many objects per image; `divide` starts from them
-    hassod_theta_merge: tuple[float, ...]
-    threshold_thetas: tuple[float, ...]
+    hassod_theta_merge: tuple[float, ...]  # similarities below which `hassod` records its regions
+    threshold_thetas: tuple[float, ...]  # similarities from which `threshold` joins neighbouring patches
 
 
 # What may differ between the feature maps of phase 1.
@@ -27,27 +30,26 @@ class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
     method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # all but `sohes` are peers, for comparison
-    # the backbone's; colour and texture, not learned; or tokens and colour side by side
-    features: Literal["tokens", "keys", "values", "handmade", "fused"]
+    features: Features  # the backbone's; colour and texture, not learned; or tokens and colour side by side
     block: Annotated[int, Field(lt=0)]  # backbone block that features come from, counted from the end; -1: the last
-    image_size: Positive  # S
-    crop_size: Positive  # S'
-    patch_size: Positive  # of handmade and fused features; tokens use the backbone's
-    colour_weight: Amount  # of colour beside tokens; only read with `fused`
+    image_size: Positive  # S: side of the square view of the whole photograph, in pixels
+    crop_size: Positive  # S': side that a crop is enlarged to, in pixels; more for large crops
+    patch_size: Positive  # side of a patch of handmade and fused features, in pixels; tokens use the backbone's
+    colour_weight: Amount  # weight of colour beside tokens; only read with `fused`
     amp: bool  # compute tokens in bf16 autocast: several times faster on a GPU
     normalise: bool  # L2-normalise each patch before averaging
-    theta_merge: tuple[float, ...]
-    theta_small: Fraction
-    theta_cover: Fraction
-    nms_iou: Fraction
-    min_crop: Positive  # pixels of the original image
+    theta_merge: tuple[float, ...]  # regions are recorded each time the merges' similarity falls below one of these
+    theta_small: Fraction  # a region smaller than this share of the image is clustered again in a crop
+    theta_cover: Fraction  # a mask is part of another if more than this share of it is covered
+    nms_iou: Fraction  # masks with a higher IoU are duplicates, of which one stays
+    min_crop: Positive  # least side of a crop, in pixels of the original image
     recluster: Literal["small", "all"]  # regions to cluster again in a crop; `all` is not in the paper
     min_stability: Fraction  # keep regions above it and use it as their score; 0: keep all, score 1, as in the paper
-    refiner: Literal["none", "guided", "densecrf", "cascadepsp", "crm"]  # the last two were trained on human masks
-    refine_min_iou: Fraction
+    refiner: RefinerName  # what moves borders to edges; cascadepsp and crm were trained on human masks
+    refine_min_iou: Fraction  # a mask whose IoU with its refined self is lower is dropped
     also: tuple[dict[str, Any], ...]  # further feature maps, whose masks are pooled: each says what differs from above
-    images_per_shard: Positive
-    max_rejected_fraction: Fraction
+    images_per_shard: Positive  # photographs labelled as one piece of work, which a stop does not undo
+    max_rejected_fraction: Fraction  # if a larger share of the photographs is rejected, the stage fails
     peers: PeersParams
 
     @property

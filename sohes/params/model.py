@@ -15,8 +15,8 @@ class AdapterParams(Section):
 
     interactions: Positive  # injector + extractor pairs, spread evenly over the ViT's blocks
     stem_dim: Positive  # channels of the spatial prior module's first convolution
-    num_heads: Positive  # of the deformable attention
-    points: Positive
+    num_heads: Positive  # heads of the deformable attention
+    points: Positive  # places that a head samples in each map
 
 
 class CascadeParams(Section):
@@ -50,15 +50,15 @@ def grid_side(num_queries: int) -> int:
 class ModelParams(Section):
     """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
 
-    head: Literal["mask2former", "cascade", "detectron2-cascade"]
-    image_size: Positive  # side of the square that the network sees
-    hidden_dim: Positive  # C
-    num_queries: Positive  # with `grid`: 21 times a square number
+    head: Literal["mask2former", "cascade", "detectron2-cascade"]  # what finds the masks; the cascades are for table 8
+    image_size: Positive  # side of the square that the network sees, in pixels
+    hidden_dim: Positive  # C: channels of maps and queries
+    num_queries: Positive  # the most masks that the network can propose; with `grid`: 21 times a square number
     queries: Literal["learned", "grid"]  # grid: sampled from the mask features at fixed positions
-    num_heads: Positive
-    feedforward_dim: Positive
-    pixel_decoder_layers: Positive
-    decoder_layers: Positive
+    num_heads: Positive  # attention heads of both decoders
+    feedforward_dim: Positive  # hidden channels of a mask decoder layer; the pixel decoder's have half
+    pixel_decoder_layers: Positive  # layers in which the maps of several scales exchange what they know
+    decoder_layers: Positive  # layers in which queries look at the maps and at each other
     recompute_blocks: bool  # recompute the ViT's activations in the backward pass: less memory, about 1/3 more time
     adapter: AdapterParams
     cascade: CascadeParams
@@ -78,13 +78,13 @@ class ModelParams(Section):
 class LossParams(Section):
     """Loss of the mask2former head."""
 
-    class_weight: Amount
-    mask_weight: Amount
-    dice_weight: Amount
-    ancestor_weight: Amount
-    no_object_weight: Amount
-    num_points: Count  # sampled per mask; 0: use every cell of the mask map
-    oversample_ratio: Annotated[float, Field(ge=1)]  # candidates per point, so at least 1
-    importance_fraction: Fraction
-    deep_supervision: bool
+    class_weight: Amount  # of telling entities from nothing; also in matching
+    mask_weight: Amount  # of the masks' cross-entropy; also in matching
+    dice_weight: Amount  # of the masks' overlap (dice); also in matching
+    ancestor_weight: Amount  # of which mask is an ancestor of which
+    no_object_weight: Amount  # in the class part, of a query without an entity; one with an entity weighs 1
+    num_points: Count  # points at which masks are compared; 0: every cell of the mask map
+    oversample_ratio: Annotated[float, Field(ge=1)]  # candidates per point; the most uncertain are chosen
+    importance_fraction: Fraction  # share of the points that is chosen so; the others are random
+    deep_supervision: bool  # predictions before and between the decoder's layers count, too
     matched_only: bool  # ancestor loss on matched queries only, not on all N x N

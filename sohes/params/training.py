@@ -12,12 +12,12 @@ from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Secti
 class AugmentParams(Section):
     """The strong view; the weak one flips and resizes only."""
 
-    scale_min: Scale  # large-scale jitter, as a factor of the fitted size
-    scale_max: Scale
-    colour_jitter: Fraction
-    greyscale: Fraction  # probability
-    blur: Fraction  # probability
-    copy_paste: Fraction  # probability
+    scale_min: Scale  # large-scale jitter: the smallest factor on the fitted size
+    scale_max: Scale  # the largest factor
+    colour_jitter: Fraction  # strength of changes of brightness, contrast, saturation and hue
+    greyscale: Fraction  # probability of an image without colours
+    blur: Fraction  # probability of a blurred image
+    copy_paste: Fraction  # probability that an entity of another image is pasted in
 
     @model_validator(mode="after")
     def _in_order(self) -> AugmentParams:
@@ -27,34 +27,40 @@ class AugmentParams(Section):
 
 
 class RateParams(Section):
-    learning_rate: Amount
-    weight_decay: Amount
-    warmup_steps: Count
-    clip_norm: Amount  # 0: not at all
+    """Of the optimizer."""
+
+    learning_rate: Amount  # the highest one, after the warm-up; from there it falls along a cosine
+    weight_decay: Amount  # of weight matrices; biases, norms and embeddings have none
+    warmup_steps: Count  # steps in which the learning rate rises to its peak
+    clip_norm: Amount  # longer gradients are shortened to this norm; 0: not at all
     amp: bool  # bf16 autocast, on a GPU and on a CPU with bf16 instructions; others compute in float32
 
 
 class OptimParams(RateParams):
-    backbone_lr_scale: Amount  # 0: the ViT is frozen; only what stands around it learns
+    """Of the optimizer, Adan."""
+
+    backbone_lr_scale: Amount  # factor on the ViT's rate; 0: the ViT is frozen, only what stands around it learns
 
 
 class ProbeOptimParams(RateParams):
-    backbone_lr_scale: ClassVar[float] = 0.0  # the ViT is frozen
+    """Of the optimizer, Adan; the ViT is frozen."""
+
+    backbone_lr_scale: ClassVar[float] = 0.0
 
 
 class TrainingParams(Section):
     """What phases 2 and 3 share."""
 
-    steps: Positive
+    steps: Positive  # steps of training
     batch_size: Positive  # images per step, over all processes; phase 3: in each of its two branches
-    accumulate: Positive  # parts that each step's batch is split into
-    max_targets: Positive
+    accumulate: Positive  # parts that each step's batch is split into, to need less memory
+    max_targets: Positive  # the most masks of an image that a step learns from, taken across all sizes
     optim: OptimParams
     augment: AugmentParams
-    workers: Count
-    compile: bool  # the network, by torch.compile
-    checkpoint_every: Positive
-    validate_every: Count  # steps; 0: never. Needs annotated evaluation images
+    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
+    compile: bool  # compile the network by torch.compile: faster steps on a GPU after minutes of compiling
+    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
+    validate_every: Count  # steps from one validation to the next; 0: never. Needs annotated evaluation images
 
     @model_validator(mode="after")
     def _parts_are_whole_images(self) -> TrainingParams:
@@ -69,12 +75,13 @@ class InstructParams(TrainingParams):
     ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
 
 
+WindowSide = Annotated[float, Field(ge=0.1, le=1)]
+
+
 class TilesParams(Section):
     """A closer look at smaller windows of each image (`sohes.masks.windows`); not in the paper."""
 
-    levels: tuple[
-        Annotated[float, Field(ge=0.1, le=1)], ...
-    ]  # sides, of the image's; [] or [1.0]: only the whole image
+    levels: tuple[WindowSide, ...]  # sides of the windows, as shares of the image's; [] or [1.0]: only the whole image
     overlap: Annotated[float, Field(ge=0, le=0.5)]  # of a window's side: what neighbours share, at least
     score_factor: Fraction  # on scores of the first level below 1; squared on the second, and so on
 
@@ -82,14 +89,14 @@ class TilesParams(Section):
 class CorrectParams(TrainingParams):
     """Phase 3 (paper 3.3)."""
 
-    teacher_momentum: Fraction
-    theta_score_small: Fraction
-    theta_score_large: Fraction
-    gamma: Amount
-    nms_iou: Fraction  # duplicates among the teacher's masks
-    theta_cover: Fraction  # for the hierarchy of the teacher's masks
+    teacher_momentum: Fraction  # share of its weights that the teacher keeps in a step; the rest is the student's
+    theta_score_small: Fraction  # score that the smallest of the teacher's masks need
+    theta_score_large: Fraction  # score that its largest masks need
+    gamma: Amount  # how steeply the needed score rises with a mask's share of the image
+    nms_iou: Fraction  # the teacher's masks with a higher IoU are duplicates, of which one stays
+    theta_cover: Fraction  # a mask of the teacher is part of another if more than this share of it is covered
     parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper
-    parent_min_fraction: Fraction  # of the image; smaller masks are not cropped
+    parent_min_fraction: Fraction  # share of the image; smaller masks are not cropped
     child_cover: Fraction  # of a mask found in a crop: how much must lie inside the cropped mask
     tiles: TilesParams  # the teacher's closer look
 
@@ -100,11 +107,11 @@ class DownstreamParams(Section):
     validate_every: ClassVar[int] = 0  # a probe is scored once, at the end
     compile: ClassVar[bool] = False  # torchvision's detector branches on values
 
-    image_size: Positive  # side of the square that the probe sees
+    image_size: Positive  # side of the square that the probe sees, in pixels
     detection_dim: Positive  # channels of RetinaNet's maps
-    steps: Positive
-    batch_size: Positive
-    accumulate: Positive
+    steps: Positive  # steps of training, for each probe
+    batch_size: Positive  # images per step, over all processes
+    accumulate: Positive  # parts that each step's batch is split into, to need less memory
     optim: ProbeOptimParams
-    workers: Count
-    checkpoint_every: Positive
+    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
+    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
