@@ -93,14 +93,14 @@ def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
 
 def damaged_bytes(data: bytes, changes: Iterable[tuple[str, int, bytes]]) -> bytes:
     """The bytes with some set, cut off, put in, left out or repeated."""
-    for kind, number, given_bytes in changes:
+    for kind, number, extra in changes:
         at = number % (len(data) + 1)
         data = {
-            "set": data[:at] + given_bytes + data[at + len(given_bytes) :],
+            "set": data[:at] + extra + data[at + len(extra) :],
             "cut": data[:at],
-            "insert": data[:at] + given_bytes + data[at:],
-            "drop": data[:at] + data[at + len(given_bytes) :],
-            "swell": data[:at] + (data[at : at + 9] + given_bytes) * 200 + data[at:],
+            "insert": data[:at] + extra + data[at:],
+            "drop": data[:at] + data[at + len(extra) :],
+            "swell": data[:at] + (data[at : at + 9] + extra) * 200 + data[at:],
         }[kind]
     return data
 
