@@ -81,7 +81,7 @@ def _open(path: Path) -> Iterator[tarfile.TarFile]:
     try:
         with tarfile.open(path, "r:*") as tar:  # gzip is recognised by its first bytes, whatever the name
             yield tar
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError) as error:
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, LookupError) as error:
         raise SohesError(f"{path} cannot be read as a pack of SA-1B ({error}): download it again") from None
 
 
