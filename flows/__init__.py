@@ -6,7 +6,7 @@ from pathlib import Path
 from sohes.work.surroundings import may_write, settle, temporary_home
 
 settle()
-if (_home := temporary_home()) and not may_write(Path.home() / ".prefect"):
+if not may_write(Path.home() / ".prefect") and (_home := temporary_home()):
     os.environ.setdefault("PREFECT_HOME", str(_home / "prefect"))
 
 # On a busy machine Prefect's temporary server takes half a minute to start; its own patience is shorter.

@@ -23,7 +23,7 @@ from sohes.evaluate.relations import relations_changed
 from sohes.explore.refine import what_it_lacks
 from sohes.launch import LocalProfile, run_task
 from sohes.params import load_params
-from sohes.pipeline import STAGES
+from sohes.pipeline import SECTIONS, STAGES
 from sohes.project import Project
 from sohes.tracking.ablations import record_row
 from sohes.work.origin import Origin, code_of
@@ -42,9 +42,14 @@ def run(name: str, params: Path, root: Path, *, row: str | None = None) -> Itera
     if row is not None and row not in table.rows:
         raise SohesError(f"table {name} has no row {row!r} (it has: {', '.join(table.rows)})")
     origin = Origin(
-        "ablate", load_params(params), params, sections=STAGES["report"].sections, load=load_params,
-        code=code_of(*(f"sohes.stages.{stage}" for stage in STAGES)), inputs=[table_file(name, root)],
-    )  # fmt: skip
+        "ablate",
+        load_params(params),
+        params,
+        sections=SECTIONS,
+        load=load_params,
+        code=code_of(*(f"sohes.stages.{stage}" for stage in STAGES)),
+        inputs=[table_file(name, root)],
+    )
     for each in [row] if row else table.order():
         if reason := what_it_lacks(table.rows[each].set.get("explore.refiner", "none")):
             yield f"{each}: left out, {reason}"

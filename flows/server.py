@@ -41,7 +41,7 @@ def require_server() -> None:
             raise SohesError(f"Prefect at {url} refuses us ({status}): set PREFECT_API_AUTH_STRING") from None
         if status < 500:
             raise wrong from None
-        raise TemporaryError(f"Prefect at {url} is ill (status {status}): {remedy}") from None
+        raise TemporaryError(f"Prefect at {url} fails (status {status}): {remedy}") from None
     except (httpx.UnsupportedProtocol, httpx.InvalidURL, ValueError):  # ValueError: a page where JSON should be
         raise wrong from None
     except httpx.HTTPError as error:

@@ -24,7 +24,7 @@ GRACE_SECONDS = 15
 def commands(root: Path, mlflow_port: int, prefect_port: int) -> dict[str, list[str]]:
     """The two servers by their address."""
     mlflow = ["-m", "mlflow", "server", "--backend-store-uri", tracking_uri(root), "--workers", "1"]
-    mlflow += ["--default-artifact-root", Project(root).artifacts.resolve().as_uri()]
+    mlflow += ["--default-artifact-root", Project(root).lasting.artifacts.resolve().as_uri()]
     prefect = ["-m", "prefect", "server", "start"]
     return {
         f"MLflow   http://{HOST}:{mlflow_port}": [*mlflow, "--host", HOST, "--port", str(mlflow_port)],
@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--prefect-port", type=int, default=PREFECT_PORT)
     options = parser.parse_args(arguments)
     root = options.root.resolve()
-    correct_paths(Project(root))
+    correct_paths(Project(root).lasting)
     return serve(commands(root, options.mlflow_port, options.prefect_port))
 
 

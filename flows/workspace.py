@@ -34,7 +34,7 @@ def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str,
     # Relative, since the whole project may be copied or moved.
     cache = os.path.relpath(root.resolve() / ".dvc/cache", folder.resolve() / ".dvc")
     config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {cache}\n"
-    texts = {"dvc.yaml": graph, ".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n"}
+    texts = {"dvc.yaml": graph, ".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n.*.unfinished\n"}
     for name, text in texts.items():
         with atomic_path(folder / name) as path:
             path.write_text(text)

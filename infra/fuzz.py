@@ -22,7 +22,7 @@ import tempfile
 import time
 import warnings
 import zipfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from sohes.data.benchmarks import ade20k, bsds500, own, pascal_part, sa1b
+from sohes.data.benchmarks import ade20k, bsds500, lvis, own, paco, pascal_part, sa1b
 from sohes.data.benchmarks.predictions import coco_json
 from sohes.data.sources.unpack import iter_members
 from sohes.data.store.decode import decode_image
@@ -93,14 +93,14 @@ def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
 
 def damaged_bytes(data: bytes, changes: Iterable[tuple[str, int, bytes]]) -> bytes:
     """The bytes with some set, cut off, put in, left out or repeated."""
-    for kind, number, given_bytes in changes:
+    for kind, number, extra in changes:
         at = number % (len(data) + 1)
         data = {
-            "set": data[:at] + given_bytes + data[at + len(given_bytes) :],
+            "set": data[:at] + extra + data[at + len(extra) :],
             "cut": data[:at],
-            "insert": data[:at] + given_bytes + data[at:],
-            "drop": data[:at] + data[at + len(given_bytes) :],
-            "swell": data[:at] + (data[at : at + 9] + given_bytes) * 200 + data[at:],
+            "insert": data[:at] + extra + data[at:],
+            "drop": data[:at] + data[at + len(extra) :],
+            "swell": data[:at] + (data[at : at + 9] + extra) * 200 + data[at:],
         }[kind]
     return data
 
@@ -158,21 +158,21 @@ def mat(**variables: Any) -> bytes:
     return data.getvalue()
 
 
-def zipped() -> bytes:
+def zipped(files: Mapping[str, bytes]) -> bytes:
     data = io.BytesIO()
     with zipfile.ZipFile(data, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in ("a.png", "b/c.png"):
-            archive.writestr(name, encoded("PNG", DRAWN[0]))
+        for name, content in files.items():
+            archive.writestr(name, content)
     return data.getvalue()
 
 
-def tarred(mode: str) -> bytes:
+def tarred(mode: str, files: Mapping[str, bytes]) -> bytes:
     data = io.BytesIO()
     with tarfile.open(fileobj=data, mode=mode) as archive:  # type: ignore[call-overload]
-        for name in ("a.png", "b/c.png"):
+        for name, content in files.items():
             member = tarfile.TarInfo(name)
-            member.size = len(photo := encoded("PNG", DRAWN[0]))
-            archive.addfile(member, io.BytesIO(photo))
+            member.size = len(content)
+            archive.addfile(member, io.BytesIO(content))
     return data.getvalue()
 
 
@@ -219,6 +219,17 @@ def archive(folder: Path, data: bytes) -> None:
             decode_image(member, max_megapixels=1, apply_exif=True)
 
 
+def pack(folder: Path, data: bytes) -> None:
+    path = as_bytes(folder / "sa_000000.tar", data)
+    with contextlib.suppress(SohesError):
+        list(sa1b.read_benchmark(path))
+    sa1b.read_image(path, "sa_1.jpg")
+
+
+def in_folder(benchmark: Any, name: str) -> Reader:
+    return lambda folder, content: list(benchmark.read_benchmark(as_json(folder / name, content).parent))
+
+
 def yaml_profile(folder: Path, data: bytes) -> None:
     as_bytes(folder / "infra/launch/x.yaml", data)
     load_profile(folder / "infra/launch", "x")
@@ -232,6 +243,10 @@ def readers() -> dict[str, tuple[Any, Reader]]:
     region = {"Segmentation": DRAWN[0].astype(np.uint16) + 1}
     part = {"class": "cup", "mask": DRAWN[0], "parts": [{"part_name": "ear", "mask": DRAWN[1]}]}
     sizes = {1: (H, W)}
+    photographs = dict.fromkeys(("a.png", "b/c.png"), encoded("PNG", DRAWN[0]))
+    of_pack = {"sa_1.json": json.dumps(mask_json.sa1b(FOUND.masks, "sa_1.jpg", 1)).encode(), "sa_1.jpg": b"photograph"}
+    by_url = {**COCO, "images": [{"id": 1, "coco_url": "http://a/val2017/1.jpg", "height": H, "width": W}]}
+    of_objects = {**COCO, "annotations": [{**one, "obj_ann_id": 1} for one in COCO["annotations"]]}
     profile = Path(__file__).parent / "launch"
     rgb = np.repeat((DRAWN[0] * 200).astype(np.uint8)[..., None], 3, 2)
     return {
@@ -264,9 +279,12 @@ def readers() -> dict[str, tuple[Any, Reader]]:
             )
             for kind in ("JPEG", "PNG", "WEBP", "BMP", "TIFF", "GIF")
         },
-        "zip": (zipped(), archive),
-        "tar": (tarred("w"), archive),
-        "tar.gz": (tarred("w:gz"), archive),
+        "zip": (zipped(photographs), archive),
+        "tar": (tarred("w", photographs), archive),
+        "tar.gz": (tarred("w:gz", photographs), archive),
+        "SA-1B pack": (tarred("w:gz", of_pack), pack),
+        "LVIS": (by_url, in_folder(lvis, "lvis_v1_val.json")),
+        "PACO": (of_objects, in_folder(paco, "paco_lvis_v1_val.json")),
     }
 
 

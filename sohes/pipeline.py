@@ -20,7 +20,7 @@ class Stage:
     sections: of params.yaml that it reads besides the seed.  reads: files and folders below the project's own.
     resources: files of this package, other than code, that it reads.
     splits: it is cut into shards, which may run anywhere.  trains: it may run on several GPUs together.
-    only_told: packages that it imports to say how the work goes: what it makes does not depend on them.
+    unwatched: packages that it imports, on which what it makes does not depend.
     """
 
     name: str
@@ -29,8 +29,10 @@ class Stage:
     resources: tuple[str, ...] = ()
     splits: bool = False
     trains: bool = False
-    only_told: tuple[str, ...] = ()
+    unwatched: tuple[str, ...] = ()
 
+
+SECTIONS = tuple(name for name in Params.model_fields if name != "seed")  # of params.yaml
 
 _HERE = Project(Path())
 _LABELLED = (_HERE.images, _HERE.pseudo_labels)
@@ -50,19 +52,19 @@ STAGES = {
             ("model", "loss", "instruct"),
             (*_LABELLED, _HERE.model("backbone")),
             trains=True,
-            only_told=_SCORING,
+            unwatched=_SCORING,
         ),
         Stage(
             "correct",
             ("model", "loss", "correct"),
             (*_LABELLED, _HERE.model("instruct")),
             trains=True,
-            only_told=_SCORING,
+            unwatched=_SCORING,
         ),
         Stage("evaluate", ("explore", "model", "evaluate"), (_HERE.held_out, *_WEIGHTS), splits=True),
         Stage(
             "report",
-            tuple(name for name in Params.model_fields if name != "seed"),  # it shows the whole profile
+            SECTIONS,  # it shows the whole profile
             (
                 *_LABELLED,
                 _HERE.held_out,

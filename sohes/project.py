@@ -87,16 +87,15 @@ class Project:
 
     @property
     def lasting(self) -> Project:
-        """Itself; for the copy that `dvc exp run --temp` or `--queue` works in and removes, the project it is of."""
+        """Itself, or the project that this is a temporary copy of (`dvc exp run --temp`, `--queue`)."""
         here = self.root.resolve()
         for experiments in here.parents:
             if experiments.parts[-3:] == (".dvc", "tmp", "exps"):
                 home, inside = experiments.parents[2], here.relative_to(experiments).parts
                 below = Path(*inside[2 if inside[0] == "standalone" else 1 :])  # what lies above is the copy's own name
-                of = (
-                    base / below for base in (home, *home.parents)
-                )  # DVC may be at home in a folder of the repository
-                return next((Project(root) for root in of if Project(root).graph.exists()), self)
+                # DVC may be at home in a folder of the repository.
+                projects = (Project(base / below) for base in (home, *home.parents))
+                return next((project for project in projects if project.graph.exists()), self)
         return self
 
 

@@ -17,7 +17,7 @@ def stages(repository: Path) -> dict:
 
 def used_files(stage: str) -> set[Path]:
     """Source files that the stage's module imports, at whatever distance."""
-    return set(code_of(f"sohes.stages.{stage}", only_told=STAGES[stage].only_told))
+    return set(code_of(f"sohes.stages.{stage}", unwatched=STAGES[stage].unwatched))
 
 
 def test_the_stages_are_the_projects_words_in_their_order(stages):

@@ -62,9 +62,14 @@ def ablate_photographs(
     if not backbone.exists():
         raise SohesError(f"no backbone at {backbone}: run `sohes backbone` first, or name one with --backbone")
     origin = Origin(
-        "ablate-photographs", values, params, sections=("explore",), load=load_params,
-        code=code_of("sohes.commands.ablate_photographs"), inputs=[backbone, *places.values()],
-    )  # fmt: skip
+        "ablate-photographs",
+        values,
+        params,
+        sections=("explore",),
+        load=load_params,
+        code=code_of("sohes.commands.ablate_photographs"),
+        inputs=[backbone, *places.values()],
+    )
     options = {"backbone": backbone, "params": params, "images": images, "out": out}
     given = chain.from_iterable((f"--{name}", str(value)) for name, value in options.items())
     parts = [_introduction(shlex.join(["sohes", "ablate-photographs", *benchmarks, *given]), images)]

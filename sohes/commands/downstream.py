@@ -44,10 +44,14 @@ def downstream(
     backbones = find_backbones(root)
     tasks = open_tasks(values, semantic=semantic, detection=detection)
     origin = Origin(
-        "downstream", values, params, sections=("pull", "model", "downstream"), load=load_params,
+        "downstream",
+        values,
+        params,
+        sections=("pull", "model", "downstream"),
+        load=load_params,
         code=code_of("sohes.downstream.run"),
         inputs=[*backbones.values(), *(name_and_folder(task.text)[1] for task in tasks if task.text != SCENES)],
-    )  # fmt: skip
+    )
     with join_world() as world, tracking.stage_run("downstream", values, root) as recorder:
         outcomes = measure(tasks, backbones, values, root=root, world=world, recorder=recorder)
         if world.is_first:

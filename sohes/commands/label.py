@@ -76,11 +76,17 @@ def label(
     plan = source.plan()
     for note in plan.notes:
         print(note, flush=True)
-    refiner = weights_file(values.explore.refiner)
+    weights = (backbone if values.explore.uses_backbone else None, weights_file(values.explore.refiner))
     origin = Origin(
-        "label", values, params, sections=("explore", "pull"), load=load_params_anywhere,
-        code=code_of("sohes.commands.label"), inputs=[backbone] if refiner is None else [backbone, refiner],
-    )  # fmt: skip
+        "label",
+        values,
+        params,
+        sections=("explore", "pull"),
+        code=code_of("sohes.commands.label"),
+        inputs=[file for file in weights if file is not None],
+        load=load_params_anywhere,
+        unfinished=_unfinished(out),
+    )
     depends = {
         "schema": SCHEMA_VERSION,
         "params": values.explore.model_dump(mode="json", exclude={"images_per_shard", "max_rejected_fraction"}),
@@ -108,9 +114,11 @@ def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Pat
     """Parts named after all that each depends on: other photographs in the folder leave a finished part valid."""
     parts = plan_shards(photographs, PHOTOGRAPHS_PER_PART)
     stamps = [[(p.image_id, p.file_name, p.stamp) for p in part] for part in parts]
-    return ShardedWork(
-        out.with_name(f".{out.name}.parts") / "labels", parts, [f"part-{identity([depends, part])}" for part in stamps]
-    )
+    return ShardedWork(_unfinished(out) / "labels", parts, [f"part-{identity([depends, part])}" for part in stamps])
+
+
+def _unfinished(out: Path) -> Path:
+    return out.with_name(f".{out.name}.parts")
 
 
 def _label_part(

@@ -30,7 +30,7 @@ from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
 from sohes.params import Params, load_params
-from sohes.pipeline import PHASES, STAGES
+from sohes.pipeline import PHASES, SECTIONS
 from sohes.project import Project, read_json
 from sohes.structures import ImageRecord
 from sohes.work.files import write_file
@@ -121,10 +121,15 @@ def _origin(trained: Trained, benchmarks: Sequence[str]) -> Origin:
     project = trained.project
     models = [project.model(name) for name in ("backbone", "instruct", "correct")]
     return Origin(
-        "results", trained.params, project.params, sections=STAGES["report"].sections, load=load_params,
-        code=code_of("sohes.commands.results"), unfinished=project.state("results"),
+        "results",
+        trained.params,
+        project.params,
+        sections=SECTIONS,
+        load=load_params,
+        code=code_of("sohes.commands.results"),
+        unfinished=project.state("results"),
         inputs=[*models, *(name_and_folder(text)[1] for text in benchmarks)],
-    )  # fmt: skip
+    )
 
 
 def _sample(text: str) -> Sample:

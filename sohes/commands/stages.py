@@ -40,10 +40,15 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
     values, root, known = load_params(params), Path.cwd(), STAGES[stage]
     resources = (Path(sohes.__file__).parent / name for name in known.resources)
     origin = Origin(
-        stage, values, params, sections=known.sections, load=load_params, unfinished=Project(root).state(stage),
-        code=[*code_of(f"sohes.stages.{stage}", only_told=known.only_told), *resources],
+        stage,
+        values,
+        params,
+        sections=known.sections,
+        load=load_params,
+        unfinished=Project(root).state(stage),
+        code=[*code_of(f"sohes.stages.{stage}", unwatched=known.unwatched), *resources],
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
-    )  # fmt: skip
+    )
     run = importlib.import_module(f"sohes.stages.{stage}").run
     with measured(stage, values, root, whole=shard is None, options=options):
         run(values, root, unchanged=origin.check, **({} if shard is None else {"shard": shard}), **options)

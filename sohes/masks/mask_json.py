@@ -193,11 +193,11 @@ class Found:
     def add(self, annotations: Iterable[dict[str, Any]]) -> Found:
         """More masks; one without a score has 1. SohesError for a mask or score that cannot be read."""
         for annotation in annotations:
-            given = annotation.get("score", annotation.get("predicted_iou", 1.0))
-            score = gate.number(given)
+            written = annotation.get("score", annotation.get("predicted_iou", 1.0))
+            score = gate.number(written)
             if score is None:
                 raise SohesError(
-                    f"{self.path}: a mask of {self.where} has the score {given!r:.80}: give it a finite number"
+                    f"{self.path}: a mask of {self.where} has the score {written!r:.80}: give it a finite number"
                 )
             self.rles.append(run_lengths(annotation, self.size, self.where, self.path))
             self.scores.append(score)
@@ -206,8 +206,10 @@ class Found:
         return self
 
     def masks(self, source: str = "") -> MaskSet:
-        """What was collected, a root where a parent is not among it. SohesError if a mask is unsound, or if the parents
-        form a cycle."""
+        """What was collected; a mask whose parent is not among it is a root.
+
+        SohesError if a mask is unsound, or if the parents form a cycle.
+        """
         rles = checked(self.rles, self.ids, self.size, self.where, self.path)
         try:
             index = {_id(mask_id): i for i, mask_id in enumerate(self.ids) if mask_id is not None}

@@ -81,8 +81,10 @@ def coco_rles(masks: MaskSet) -> list[dict]:
 
 
 def areas(masks: MaskSet, *, stated: bool = False) -> np.ndarray:
-    """(N,) int64 pixels. stated: as pycocotools, what the file of the masks states, such as a polygon's own area, goes
-    before what was drawn; float64 then."""
+    """(N,) int64 pixels.
+
+    stated: (N,) float64 instead, where the area that a mask's file states counts before that drawn, as in pycocotools.
+    """
     rles = coco_rles(masks)
     # pycocotools 2.0.11 overflows on more than 255 masks at once under numpy 2
     parts = [coco_mask.area(rles[start : start + 255]) for start in range(0, len(rles), 255)]
@@ -102,8 +104,10 @@ def boxes_xywh(masks: MaskSet) -> np.ndarray:
 
 @compiled(nogil=True)
 def compressed(changes, pixels):
-    """uint8 letters of a mask of `pixels` pixels that turns from 0 to 1 and back at the rising places `changes`,
-    counted column by column."""
+    """uint8 letters of a mask of `pixels` pixels that turns from 0 to 1 and back at the rising places `changes`.
+
+    Places are counted column by column.
+    """
     runs = len(changes) + 1
     if len(changes) and changes[-1] == pixels:
         runs -= 1

@@ -53,9 +53,13 @@ def card_of(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise SohesError(f"no model at {path}: name an {SUFFIX} file that is there")
     text = _open(path.resolve()).get_modelmeta().custom_metadata_map.get(CARD)
-    if text is None:
+    try:
+        card = json.loads(text or "")
+    except ValueError:
+        card = None
+    if not isinstance(card, dict):
         raise SohesError(f"{path} holds another program's network: {_AGAIN}")
-    return json.loads(text)
+    return card
 
 
 _AGAIN = "export one with `sohes export-model`"

@@ -2,8 +2,7 @@
 
 plan -> shards -> finish. Finished shards wait beside `data/images`, on the same disk, and are never packed again while
 the source's files and the params are the same; `finish` writes the manifests and the ground truth, and renames the two
-folders into place.
-A source that comes in packs has one shard a pack: brought, packed into both splits, and removed.
+folders into place. A source that comes in packs has one shard a pack: fetched, packed into both splits, and removed.
 """
 
 from __future__ import annotations
@@ -48,7 +47,7 @@ SPLITS = ("images", "eval")
 
 @dataclass(frozen=True)
 class Job:
-    """What a worker needs. `work`: the folder of unfinished business; a split's first shard is `starts[split]`."""
+    """What a worker needs. `work`: the folder of finished shards; a split's first shard is `starts[split]`."""
 
     source: Source | PackSource
     work: Path
@@ -253,12 +252,12 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     parts = {split: [part[split] for part in facts if split in part] for split in SPLITS}
     packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
     rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
+    notes = [*plan.notes, *itertools.chain(*(part.get("notes", ()) for part in facts))]
+    if plan.packs and not packed["eval"]:
+        notes.append("nothing is held out: raise eval_fraction to have a score")
+    assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
+    plan = replace(plan, notes=(*notes, *_notes_on_exif(packed, assumed, job)))
     try:
-        plan = replace(plan, notes=(*plan.notes, *itertools.chain(*(part.get("notes", ()) for part in facts))))
-        if plan.packs and not packed["eval"]:
-            plan = replace(plan, notes=(*plan.notes, "nothing is held out: raise eval_fraction to have a score"))
-        assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
-        plan = replace(plan, notes=(*plan.notes, *_notes_on_exif(packed, assumed, job)))
         _check(packed, rejected, plan, params.pull.max_rejected_fraction)
     except SohesError:
         work.redo(k for k, part in enumerate(facts) if any(part.get(split, {}).get("rejected") for split in SPLITS))

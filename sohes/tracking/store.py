@@ -37,7 +37,7 @@ def is_installed() -> bool:
 
 
 def tracking_uri(root: Path) -> str:
-    """MLFLOW_TRACKING_URI, or the sqlite database in the project's folder: not in an experiment's copy, which goes."""
+    """MLFLOW_TRACKING_URI, or the project's sqlite database; never one in a copy that DVC is going to remove."""
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Project(root).lasting.database.resolve()}"
 
 
@@ -103,9 +103,9 @@ def locked(root: Path) -> Iterator[None]:
 
 @contextmanager
 def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
-    """Says so if a server keeps us waiting, and turns whatever the store's client throws into one sentence.
+    """Turns whatever the store's client throws into one sentence; a line on stderr says if a server is slow to answer.
 
-    Its remedies are those of who reads or of who records.
+    reading: nothing is to be recorded, so the sentence names other remedies.
     """
     is_file = database_file(uri) is not None
     try:
@@ -120,7 +120,7 @@ def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
         if broken:
             remedies = ["fix that file or its permissions", "name another store with MLFLOW_TRACKING_URI"]
         elif is_file:
-            remedies = ["wait for who holds it"]
+            remedies = ["wait until the other process has done with it"]
         else:
             remedies = ["start that server", "unset MLFLOW_TRACKING_URI for a local database"]
         if not reading:

@@ -36,7 +36,7 @@ def train_phase(
     """Train on the project's labelled images, or continue where the same command was stopped; write the result.
 
     kind: of the data set. digests: of the inputs. weights: what the file holds, in words, for the card.
-    unchanged: called before anything is written; if it raises, the saved state stays.
+    unchanged: called before anything is written; see `Origin`.
     """
     section = getattr(params, stage)
     depends: dict[str, Any] = {

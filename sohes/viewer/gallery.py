@@ -12,7 +12,7 @@ import numpy as np
 
 from sohes import masks
 from sohes.data.imaging import encode_jpeg
-from sohes.data.store.decode import decode_image
+from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
@@ -25,7 +25,6 @@ from sohes.structures import MaskSet
 
 TRUTH = "ground truth"
 LONGEST = 1024  # pixels of a side as shown; masks are reduced with their photograph
-MAX_MEGAPIXELS = 200
 
 
 @dataclass(frozen=True)

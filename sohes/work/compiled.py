@@ -16,9 +16,10 @@ settle()  # also where no command of ours was started: numba asks for the home
 
 
 def compiled(function: Callable | None = None, /, **options: Any) -> Any:
-    """`numba.njit` that keeps its result in NUMBA_CACHE_DIR, beside the source file, in the user's cache, or in the
-    user's temporary folder, whichever can be written to; if none can, every process compiles what it uses.
+    """`numba.njit` that keeps its result wherever it can.
 
+    In NUMBA_CACHE_DIR, beside the source file, in the user's cache, or in a temporary folder of the user's; if none
+    can be written to, every process compiles what it uses.
     options: numba's, as in `@compiled(nogil=True)`.
     """
     if function is None:

@@ -1,7 +1,7 @@
 """What a piece of work starts from: params, code and inputs, to be compared with what is there at its end.
 
-DVC looks at all three after a command has ended and files the outputs under what it finds. So work that lets a change
-pass would be filed under params or inputs that it never saw, and handed out again whenever these come back.
+DVC reads all three after a command has ended and records the outputs under what it finds then. Work that ignored a
+change would be recorded under params or inputs that it never saw, and would be reused whenever these come back.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ Stamps = dict[Path, tuple[int, int] | None]
 
 
 def unchecked() -> None:
-    """The check of work that nobody asks where it comes from."""
+    """No check, for callers that record nothing."""
 
 
 class Origin:
-    """The state of things when this was made; `check` compares it with that of the moment.
+    """What a piece of work began with; `check` compares it with what is there now.
 
-    what: the work in a word.  values: read from `file` by `load`; only `sections` and the seed count.
-    code: the files of the package that it runs.  inputs: files and folders; they are listed after the code was read.
-    unfinished: the folder of its finished parts, if it has one: parts are named after what they were made of, so they
-    are removed if an input was replaced, since nobody knows which of the two they have seen.
+    what: the work in a word.  values: read from `file` by `load`; only the seed and `sections` count.
+    code: source files, compared by content.  inputs: files and folders, compared by size and time of change.
+    unfinished: the folder of its finished parts. They are removed if an input was replaced: they are named after the
+    inputs, and nobody knows which of the two they have seen.
     """
 
     def __init__(
@@ -84,13 +84,13 @@ class Origin:
 
 
 def stamps(paths: Iterable[Path]) -> Stamps:
-    """Size and time of change of each file, those of folders included; None for a path where nothing is."""
+    """(bytes, ns of the last change) of each file, also below folders; None for a path where nothing is."""
     return {file: _stamp(file) for path in paths for file in _files(path)}
 
 
-def code_of(*modules: str, only_told: Iterable[str] = ()) -> list[Path]:
-    """The source of modules and of all that they import. only_told: packages that count as not imported."""
-    return sorted(source_files(modules, ignore=only_told).values())
+def code_of(*modules: str, unwatched: Iterable[str] = ()) -> list[Path]:
+    """The source files of modules and of what they import, sorted. unwatched: packages that count as not imported."""
+    return sorted(source_files(modules, ignore=unwatched).values())
 
 
 def _files(path: Path) -> Iterator[Path]:

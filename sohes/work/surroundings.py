@@ -92,8 +92,8 @@ def _go_round_proxies() -> None:
     """A proxy's loopback is not ours: add this machine's to what needs no proxy."""
     if not any(os.environ.get(name) for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")):
         return
-    given = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
-    known = [host.strip() for host in given.split(",") if host.strip()]
+    listed = os.environ.get("no_proxy") or os.environ.get("NO_PROXY", "")
+    known = [host.strip() for host in listed.split(",") if host.strip()]
     if "*" not in known:
         without = ",".join(dict.fromkeys([*known, *LOOPBACK]))
         os.environ.update(NO_PROXY=without, no_proxy=without)

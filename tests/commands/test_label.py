@@ -246,3 +246,18 @@ def test_labels_of_what_changed_meanwhile_are_not_written_and_finished_parts_sta
     monkeypatch.setattr(labelling.ShardedWork, "run", run)
     assert "parts were finished before" in label(params, photos, out)[1]
     assert out.exists()
+
+
+def test_parts_that_may_have_seen_other_weights_are_made_again(params, photos, tmp_path, monkeypatch):
+    weights, run = tmp_path / "weights", labelling.ShardedWork.run
+
+    def replace_weights(work, *arguments, **options) -> None:
+        run(work, *arguments, **options)
+        weights.write_text("others")
+
+    weights.write_text("those of the beginning")
+    monkeypatch.setattr(labelling, "weights_file", lambda refiner: weights)
+    monkeypatch.setattr(labelling.ShardedWork, "run", replace_weights)
+    with pytest.raises(SohesError, match="weights changed while label ran"):
+        label(params, photos, tmp_path / "labels.parquet")
+    assert not list(tmp_path.glob(".labels*"))

@@ -155,8 +155,7 @@ def test_a_source_that_changes_while_it_is_pulled_is_not_published(tmp_path, tin
     monkeypatch.setenv("SOHES_WORKERS", "1")
     with pytest.raises(TemporaryError, match=r"files of pull\.source folder changed while pull ran"):
         pull.run(params, tmp_path, unchanged=lambda: Image.new("RGB", (48, 40)).save(photos / "4.png"))
-    assert not (tmp_path / "data").exists()
-    assert not list((tmp_path / ".sohes/pull").glob("*"))
+    assert not list((tmp_path / "data").iterdir())
     pull.run(params, tmp_path)
     assert (tmp_path / "data/images/manifest.parquet").exists()
 

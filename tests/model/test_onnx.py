@@ -80,7 +80,8 @@ def test_what_is_no_exported_model_is_said(model, tmp_path):
         sohes.load(model[1]).to("cuda:0")
 
 
-def test_another_programs_network_is_refused(tmp_path):
+@pytest.mark.parametrize("card", [None, "", "no JSON", "[]"])
+def test_another_programs_network_is_refused(card, tmp_path):
     import onnx
     from onnx import TensorProto, helper
 
@@ -91,8 +92,9 @@ def test_another_programs_network_is_refused(tmp_path):
         [value],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])],
     )
-    onnx.save(
-        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), tmp_path / "other.onnx"
-    )
+    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    if card is not None:
+        helper.set_model_props(made, {"card": card})
+    onnx.save(made, tmp_path / "other.onnx")
     with pytest.raises(SohesError, match=r"other.onnx holds another program's network"):
         sohes.load(tmp_path / "other.onnx")

@@ -217,7 +217,7 @@ def test_a_broken_mask_of_any_photograph_stops_before_any_is_packed(
     params = folder_params(scenes, tmp_path / "photos", path, eval_fraction=0.3)
     with pytest.raises(SohesError, match=r"a\.json: annotation 15 of 5\.png has no mask that can be read"):
         pull.run(params, tmp_path)
-    assert not (tmp_path / ".sohes/pull").exists()
+    assert not (tmp_path / "data/.images.unfinished").exists()
 
 
 def test_annotations_that_are_left_out_are_told_and_kept(

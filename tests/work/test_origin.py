@@ -23,9 +23,15 @@ def begun(tmp_path: Path, repository: Path):
 
     def begin() -> Origin:
         return Origin(
-            "explore", load_params(file), file, sections=["explore"], code=[code], inputs=[inputs, tmp_path / "absent"],
-            load=load_params, unfinished=tmp_path / "unfinished",
-        )  # fmt: skip
+            "explore",
+            load_params(file),
+            file,
+            sections=["explore"],
+            code=[code],
+            inputs=[inputs, tmp_path / "absent"],
+            load=load_params,
+            unfinished=tmp_path / "unfinished",
+        )
 
     return begin
 

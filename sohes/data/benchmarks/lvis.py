@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlparse
 
 from sohes.data.benchmarks import coco, layout
 from sohes.masks.mask_json import checked_coco
@@ -28,8 +27,9 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth, in the file's order; file names are `val2017/....jpg`, from `coco_url`."""
     path = layout.find(root, "annotations/lvis_v1_val.json", "lvis_v1_val.json", name=NAME)
     content = coco.read_json(path)
-    if isinstance(content, dict):
-        for image in content.get("images", []):
-            if isinstance(image, dict) and "file_name" not in image and "coco_url" in image:
-                image["file_name"] = "/".join(urlparse(image["coco_url"]).path.split("/")[-2:])
+    images = content.get("images") if isinstance(content, dict) else None
+    for image in images if isinstance(images, list) else ():  # what else is wrong, `checked_coco` says
+        url = image.get("coco_url") if isinstance(image, dict) else None
+        if isinstance(url, str):
+            image.setdefault("file_name", "/".join(url.split("/")[-2:]))
     return coco.read_content(checked_coco(content, path), path, source=NAME)

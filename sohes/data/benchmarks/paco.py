@@ -26,7 +26,7 @@ def read_benchmark(root: Path) -> Iterator[ImageRecord]:
     """The ground truth, in the file's order. SohesError if the annotations do not name their objects."""
     path = layout.find(root, "annotations/paco_lvis_v1_val.json", "paco_lvis_v1_val.json", name=NAME)
     content = coco.load(path)
-    if any("obj_ann_id" not in annotation for annotation in content["annotations"]):
-        raise SohesError(f"{path} has annotations without obj_ann_id: it is not PACO's file, download it again")
+    if any(not {"id", "obj_ann_id"} <= annotation.keys() for annotation in content["annotations"]):
+        raise SohesError(f"{path} has annotations without id or obj_ann_id: it is not PACO's file, download it again")
     parts = [annotation for annotation in content["annotations"] if annotation["obj_ann_id"] != annotation["id"]]
     return coco.read_content({**content, "annotations": parts}, path, source=NAME)

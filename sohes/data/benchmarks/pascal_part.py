@@ -50,7 +50,7 @@ def _record(path: Path, root: Path) -> ImageRecord:
         name = f"{annotation['imname']}.jpg"
     except (KeyError, TypeError, IndexError, ValueError) as error:
         raise SohesError(f"{path} is not a Pascal-Part annotation: {error}") from None
-    height, width = masks[0].shape if masks and masks[0].ndim == 2 else _size(read_image(root, name))
+    height, width = masks[0].shape if masks and masks[0].ndim == 2 else _size(read_image(root, name), name)
     if any(mask.shape != (height, width) for mask in masks):
         raise SohesError(f"{path} holds masks of several sizes: download it again")
     rles = [rle for mask in masks for rle in encode(mask[None])]
@@ -62,6 +62,9 @@ def _as_list(value: Any) -> list[Any]:
     return [value] if isinstance(value, dict) else list(value)
 
 
-def _size(data: bytes) -> tuple[int, int]:
-    with Image.open(io.BytesIO(data)) as image:
-        return image.height, image.width
+def _size(data: bytes, name: str) -> tuple[int, int]:
+    try:
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
+            return image.height, image.width
+    except Exception as error:  # Pillow raises a dozen kinds of exceptions on damaged files
+        raise SohesError(f"the photograph {name} cannot be read ({error}): download it again") from None

@@ -10,8 +10,11 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import lzma
 import tarfile
+import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -72,10 +75,13 @@ def _members(path: Path) -> dict[str, tarfile.TarInfo]:
         return {Path(member.name).name: member for member in tar.getmembers() if member.isfile()}
 
 
-def _open(path: Path) -> tarfile.TarFile:
+@contextmanager
+def _open(path: Path) -> Iterator[tarfile.TarFile]:
+    """SohesError if the pack is damaged, also where that shows only while it is read."""
     try:
-        return tarfile.open(path, "r:*")  # gzip is recognised by its first bytes, whatever the name
-    except (tarfile.TarError, OSError) as error:
+        with tarfile.open(path, "r:*") as tar:  # gzip is recognised by its first bytes, whatever the name
+            yield tar
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, OSError, ValueError, LookupError) as error:
         raise SohesError(f"{path} cannot be read as a pack of SA-1B ({error}): download it again") from None
 
 

@@ -87,14 +87,14 @@ class FolderSource:
         return Plan(tuple(train), tuple(held_out), self.annotations is None, tuple(notes))
 
     def _photograph(
-        self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None, found_as: str = ""
+        self, image_id: int, name: str, expected_hw: tuple[int, int] | None = None, other: str = ""
     ) -> Photograph:
         try:
-            status = (self.images / (found_as or name)).stat()
+            status = (self.images / (other or name)).stat()
         except (OSError, ValueError):  # ValueError: a name with a zero byte
             return Photograph(image_id, name, "unreadable", expected_hw)
         stamp = f"{status.st_size} {status.st_mtime_ns}"
-        return Photograph(image_id, name, stamp, expected_hw, status.st_size, found_as)
+        return Photograph(image_id, name, stamp, expected_hw, status.st_size, other)
 
     def _has(self, name: str) -> bool:
         """Whether a file of the very name is there, as far as one may look."""

@@ -95,7 +95,8 @@ class PackSource(Protocol):
     def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
         """The photographs of a fetched pack that are for evaluation (`held_out`) or for training.
 
-        remarks: gets what was left out of the annotations."""
+        remarks: gets what was left out of the annotations.
+        """
 
 
 def held_out_by_name(name: str, eval_fraction: float) -> bool:

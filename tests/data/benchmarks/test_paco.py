@@ -13,11 +13,12 @@ def test_parts_count_and_their_objects_do_not(sample):
     assert areas(second.masks).tolist() == [2]
 
 
-def test_a_file_that_does_not_say_what_is_a_part_is_refused(sample):
+@pytest.mark.parametrize("key", ["id", "obj_ann_id"])
+def test_a_file_that_does_not_say_what_is_a_part_is_refused(key, sample):
     root = sample("paco")
     path = root / "annotations/paco_lvis_v1_val.json"
     content = json.loads(path.read_text())
-    del content["annotations"][0]["obj_ann_id"]
+    del content["annotations"][0][key]
     path.write_text(json.dumps(content))
-    with pytest.raises(SohesError, match="without obj_ann_id"):
+    with pytest.raises(SohesError, match="without id or obj_ann_id"):
         list(paco.read_benchmark(root))

@@ -25,6 +25,17 @@ def test_an_image_without_objects_has_its_photographs_size(sample):
     assert (len(second.masks), second.masks.height, second.masks.width) == (0, 6, 8)
 
 
+@pytest.mark.parametrize("data", [b"", b"GIF89a", b"\xff\xd8\xff\xe0 cut"])
+def test_a_damaged_photograph_whose_size_is_needed_is_named(data, sample):
+    root = sample("pascal_part")
+    annotation = {"imname": "2008_000002", "objects": np.zeros((0, 0))}
+    scipy.io.savemat(root / "Annotations_Part/2008_000002.mat", {"anno": annotation})
+    (photograph,) = root.rglob("2008_000002.jpg")
+    photograph.write_bytes(data)
+    with pytest.raises(SohesError, match=r"the photograph 2008_000002\.jpg cannot be read"):
+        list(pascal_part.read_benchmark(root))
+
+
 def test_another_mat_file_is_refused(tmp_path):
     scipy.io.savemat(tmp_path / "2008_000001.mat", {"other": 1})
     with pytest.raises(SohesError, match="is not a Pascal-Part annotation"):

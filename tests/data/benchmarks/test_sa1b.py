@@ -38,6 +38,18 @@ def test_what_is_no_pack_is_named(sample, tmp_path):
         list(sa1b.read_benchmark(root))
 
 
+@pytest.mark.parametrize("gzip", [False, True])
+def test_a_pack_that_ends_too_early_is_a_sentence(gzip, tmp_path, write_pack):
+    pack = tmp_path / "sa_000020.tar"
+    write_pack(pack, gzip=gzip)
+    whole = pack.read_bytes()
+    pack.write_bytes(whole[: len(whole) // 3 if gzip else 700])
+    with pytest.raises(SohesError, match=r"sa_000020\.tar cannot be read as a pack of SA-1B .*download it again"):
+        list(sa1b.read_benchmark(pack))
+    with pytest.raises(SohesError, match=r"sa_000020\.tar cannot be read as a pack"):
+        sa1b.read_image(pack, "sa_10.jpg")
+
+
 def test_brackets_in_a_name_are_no_pattern(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep/sa_[1-9].jpg").write_bytes(b"itself")

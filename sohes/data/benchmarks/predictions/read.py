@@ -49,9 +49,12 @@ def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRec
 
 
 def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
-    """Each prediction with its benchmark's image id: by the whole file name, else by its last parts if they are unique,
-    suffixes aside; without a file name by id. Where case, kind of slash or escapes had to be put aside too, a line on
-    stderr says so. SohesError for an image that is not the benchmark's."""
+    """Each prediction with its benchmark's image id.
+
+    It is found by its path without the suffix, else by the file's stem if only one image has it, else by the last
+    parts as other tools write them, which a line on stderr reports; without a file name by id. SohesError for an image
+    that is not the benchmark's.
+    """
     whole = {_whole(record.file_name): record.image_id for record in truth}
     stems = Counter(_stem(record.file_name) for record in truth)
     last = {_stem(r.file_name): r.image_id for r in truth if stems[_stem(r.file_name)] == 1}
