@@ -44,7 +44,7 @@ def failing_stage(monkeypatch, tmp_path, repository):
     def fail_with(error: BaseException) -> int:
         class Module:
             @staticmethod
-            def run(params, root):
+            def run(params, root, *, unchanged):
                 raise error
 
         monkeypatch.setitem(sys.modules, "sohes.stages.report", Module)
@@ -232,7 +232,7 @@ def test_a_signal_lets_a_stage_clean_up(tmp_path, repository, number, code):
     (tmp_path / "params.yaml").write_text((repository / "params.yaml").read_text())
     script = (
         "import sys, time, types\n"
-        "def run(params, root):\n"
+        "def run(params, root, *, unchanged):\n"
         "    try: (root / 'started').touch(); time.sleep(60)\n"
         "    finally: (root / 'cleaned').touch()\n"
         "sys.modules['sohes.stages.report'] = types.SimpleNamespace(run=run); sys.argv = ['sohes', 'report']\n"

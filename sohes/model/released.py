@@ -30,7 +30,7 @@ def read_card(model: Path) -> dict[str, Any]:
         return onnx.card_of(model)
     try:
         return read_json(model.with_suffix(".json"), "")
-    except (OSError, SohesError):
+    except (OSError, ValueError, SohesError):  # ValueError: a folder such as `.` has no name
         return {}
 
 

@@ -15,7 +15,7 @@ from sohes.commands import sam, score
 from sohes.data.store.labels import export_coco, read_shard
 from sohes.errors import SohesError
 from sohes.evaluate.sam import make_sam
-from sohes.masks import areas, empty_mask_set
+from sohes.masks import areas, mask_set
 from sohes.structures import ImageRecord
 
 # What random weights say of their masks means nothing, so nearly everything is kept.
@@ -57,7 +57,7 @@ def root(tmp_path: Path, monkeypatch) -> Path:
     """Three photographs of COCO's val2017 of two sizes: more than a shard holds."""
     monkeypatch.setattr(sam, "IMAGES_PER_SHARD", 2)
     records = [
-        ImageRecord(i, f"{i:012}.png", "", empty_mask_set(40, 60) if i % 2 else empty_mask_set(60, 40))
+        ImageRecord(i, f"{i:012}.png", "", mask_set(np.ones((1, 40, 60) if i % 2 else (1, 60, 40), bool)))
         for i in range(1, 4)
     ]
     export_coco(records, tmp_path / "coco/annotations/instances_val2017.json")

@@ -147,7 +147,7 @@ def test_who_reads_is_told_what_helps_who_reads(first, params, monkeypatch):
     (first / "mlflow.db").write_bytes(b"no database" * 100)
     with pytest.raises(
         SohesError,
-        match=r"^cannot read from MLflow at sqlite:.*: fix that file .*, or name another with MLFLOW_TRACKING_URI$",
+        match=r"^cannot read from MLflow at sqlite:.*: fix that file .*, or name another store with .*_URI$",
     ):
         registered_model("mlflow:/sohes@champion", first)
     with pytest.raises(

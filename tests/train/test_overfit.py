@@ -16,7 +16,7 @@ from sohes.masks.forest import forest_ancestors
 from sohes.model.decode import decode
 from sohes.model.network import Segmenter
 from sohes.params import EvaluateParams, LossParams, ModelParams, OptimParams, TilesParams
-from sohes.structures import ImageRecord, MaskSet, Targets
+from sohes.structures import ImageRecord, Logits, MaskSet, Targets
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 
 SIZE, IMAGES, STEPS = 64, 8, 500
@@ -70,9 +70,9 @@ def ceiling(scene) -> MaskSet:
         optimizer.step()
     sure = torch.tensor([[9.0, 0.0]]).expand(len(logits), -1)
     rules = RULES.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "ancestor_threshold"})
-    return decode(
-        sure, logits, None, content_hw=(SIZE, SIZE), image_hw=(SIZE, SIZE), theta_cover=0.9, source="ceiling", **rules
-    )
+    sizes = {"content_hw": (SIZE, SIZE), "image_hw": (SIZE, SIZE)}
+    given = Logits(sure.numpy(), logits.detach().numpy(), None)
+    return decode(given, **sizes, theta_cover=0.9, source="ceiling", **rules)
 
 
 @pytest.mark.slow

@@ -93,7 +93,7 @@ def test_a_mask_that_cannot_be_read_is_named(tmp_path: Path, segmentation: objec
         ("{", "is not valid JSON"),
         ("[]", "is not COCO JSON"),
         ('{"images": []}', "is not COCO JSON"),
-        ('{"images": [], "annotations": [["a", "b"]]}', "is not COCO JSON"),
+        ('{"images": [], "annotations": [["a", "b"]]}', "one of its annotations is no object"),
         ('{"images": [{"id": 9223372036854775808}], "annotations": []}', "an image needs file_name and whole numbers"),
         ("[" * 100_000, "is not valid JSON"),
         ('{"images": [{"id": "x"}], "annotations": []}', "an image needs file_name and whole numbers"),

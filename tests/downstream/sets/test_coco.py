@@ -32,8 +32,8 @@ def written(folder, **changes):
 )
 def test_values_of_other_types_are_read(tmp_path, change, boxes):
     found = coco.open_set(written(tmp_path, annotation=change))
-    ((_, name, boxes_T4, labels_T),) = found.val
-    assert (name, len(boxes_T4), labels_T.tolist()) == ("1.jpg", boxes, [0] * boxes)
+    ((_, name, size, boxes_T4, labels_T),) = found.val
+    assert (name, size, len(boxes_T4), labels_T.tolist()) == ("1.jpg", (20, 30), boxes, [0] * boxes)
 
 
 @pytest.mark.parametrize(
