@@ -56,7 +56,9 @@ export class Tree {
     this.current?.setAttribute("aria-selected", "true");
     if (this.current) {
       this.element.setAttribute("aria-activedescendant", this.current.id);
-      this.current.scrollIntoView({ block: "nearest" });
+      // Not scrollIntoView, which scrolls the page as well: on a phone, away from the picture.
+      const [list, row] = [this.element, this.current].map((element) => element.getBoundingClientRect());
+      this.element.scrollTop += Math.min(0, row.top - list.top) + Math.max(0, row.bottom - list.bottom);
     } else this.element.removeAttribute("aria-activedescendant");
   }
 }

@@ -63,7 +63,6 @@ async function open(place) {
   const depth = Math.max(0, ...state.panels.flatMap((panel) => panel.masks.map((mask) => mask.level)));
   $("level").max = depth;
   $("level").parentElement.hidden = depth === 0;
-  $("score").parentElement.hidden = !state.panels.some((panel) => panel.scored);
   filter();
   showLayers();
   document.body.dataset.ready = "yes";
@@ -88,16 +87,19 @@ function truthSwitch() {
 function showLayers() {
   for (const panel of state.panels) panel.element.hidden = state.hidden.has(panel.name);
   const visible = state.panels.filter((panel) => !panel.element.hidden);
+  $("score").parentElement.hidden = !visible.some((panel) => panel.scored);
   activate(visible.includes(state.active) ? state.active : visible.at(-1));
   arrange();
 }
 
-// Choose the number of rows that makes the panels largest, the smaller among equals. The style sets the space for them.
+// Choose the number of rows that makes the panels largest, the smaller among equals.
 function arrange() {
   const visible = state.panels.filter((panel) => !panel.element.hidden);
   if (!visible.length) return;
   const { style } = $("panels");
   style.setProperty("--aspect", visible[0].width / visible[0].height);
+  const around = [...document.querySelectorAll("header, #said, .help")].map((element) => element.offsetHeight);
+  style.setProperty("--around", `${around.reduce((sum, height) => sum + height)}px`);
   const widthIn = (rows) => {
     style.setProperty("--rows", rows);
     style.setProperty("--columns", Math.ceil(visible.length / rows));

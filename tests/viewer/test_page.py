@@ -120,7 +120,7 @@ def drawn(mask: int) -> np.ndarray:
 
 
 def selected(page) -> list[str]:
-    return page.locator(".row[aria-selected=true] span:first-child").all_inner_texts()
+    return page.locator(".row[aria-selected=true] span:first-child").all_text_contents()
 
 
 def test_hovering_highlights_the_smallest_mask_under_the_pointer_in_every_panel(open_page):
@@ -241,6 +241,9 @@ def test_a_slider_that_changes_nothing_is_not_shown(open_page):
     page = open_page()
     assert page.locator("#level").is_visible()
     assert page.locator("#score").is_visible()  # the ground truth has no scores, but the phases do
+    for phase in ("instruct", "correct"):
+        page.get_by_role("checkbox", name=phase).uncheck()
+    assert not page.locator("#score").is_visible()
 
 
 def test_the_tree_shows_parents_before_their_parts_and_selects(open_page):
@@ -348,10 +351,16 @@ def test_panels_use_two_rows_if_that_makes_them_larger(open_page):
 
 def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_page):
     page = open_page(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    page.locator(".panel", has_text="correct").scroll_into_view_if_needed()
-    for expected in ("subpart 3", "part 2"):
-        page.touchscreen.tap(*at(page, 25, 35))
-        assert selected(page) == [expected]
+    for panel in ("ground truth", "correct"):
+        page.locator(".panel", has_text=panel).scroll_into_view_if_needed()
+        before = page.evaluate("scrollY")
+        for expected in ("subpart 3", "part 2"):
+            page.touchscreen.tap(*at(page, 25, 35, panel))
+            assert selected(page) == [expected]
+            settle(page)
+        assert page.evaluate("scrollY") == before  # still at the picture, with the sentence in sight
+        said = page.locator("#said").bounding_box()
+        assert 0 <= said["y"] <= 800 - said["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
