@@ -51,7 +51,8 @@ export class Panel {
 
   // A mask's area in percent of the picture, in words.
   share(i) {
-    return ((100 * this.masks[i].area) / (this.width * this.height)).toFixed(1);
+    const percent = (100 * this.masks[i].area) / (this.width * this.height);
+    return percent < 0.1 ? "<0.1" : percent.toFixed(1);
   }
 
   // The smallest shown mask at a pixel, or -1.
