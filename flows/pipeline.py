@@ -47,6 +47,11 @@ from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
 from sohes.project import Project, require_git
 
+PICTURES = {  # a report's kinds of pictures: the artifact's key and description
+    "matched": ("picture", "The masks of each phase that recall counts, in the colours of the true ones"),
+    "strongest": ("picture-all-masks", "The most confident masks of each phase, right or wrong"),
+}
+
 
 @task(
     name="stage",
@@ -142,14 +147,15 @@ def one_stage(stage: str, root: Path, launch: str | None = None) -> None:
 
 
 def leave_artifacts(root: Path) -> None:
-    """What a person wants to see of a finished run: the AR table, a picture, the way to MLflow's records."""
+    """What a person wants to see of a finished run: the AR table, pictures, the way to MLflow's records."""
     project = Project(root)
     rows = read_rows(project)
     create_markdown_artifact(phase_markdown(rows), key="recall", description="One row per phase; AR and AP in percent")
-    if project.example.exists():
-        # Inline: the server need not reach this machine's files.
-        data = base64.b64encode(project.example.read_bytes()).decode()
-        create_image_artifact(f"data:image/jpeg;base64,{data}", key="picture", description=f"From {project.reports}")
+    for kind, (key, words) in PICTURES.items():
+        if project.mosaic(kind).exists():
+            # Inline: the server need not reach this machine's files.
+            data = base64.b64encode(project.mosaic(kind).read_bytes()).decode()
+            create_image_artifact(f"data:image/jpeg;base64,{data}", key=key, description=words)
     link = tracking.pipeline_url(load_params(params_files(root)[-1]), root, local_ui=MLFLOW_URL)
     if link is not None:
         create_link_artifact(link, link_text="MLflow run", key="mlflow", description="Parameters, figures, checkpoints")

@@ -66,7 +66,10 @@ class Project:
 
     reports = _Place("reports")  # the folder of pages and pictures
     report = _Place("reports/index.html")  # the page that the stage `report` writes
-    example = _Place("reports/example.jpg")  # the last phase's masks on one photograph, for a flow to show
+
+    def mosaic(self, kind: str) -> Path:
+        """Pictures of a few held-out images for a flow to show: of `matched` masks or of the `strongest`."""
+        return self.root / f"reports/{kind}.jpg"
 
     def curves(self, stage: str) -> Path:
         """A stage's figures step by step, where MLflow is not installed."""

@@ -8,18 +8,13 @@ from __future__ import annotations
 import argparse
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
-from pycocotools import mask as coco_mask
 
-from sohes import masks
-from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import LabelStore
-from sohes.evaluate import pictures, plots
+from sohes.evaluate import examples, pictures, plots
 from sohes.evaluate.figures import read_details
 from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract, square
@@ -33,7 +28,6 @@ from sohes.work.files import atomic_path
 
 FOLDER = Path(__file__).parents[2] / "docs/pictures"
 LEVELS = ("photograph", "whole entities", "parts", "subparts")
-PHASES = {"explore": "phase 1", "instruct": "phase 2", "correct": "phase 3"}
 GAP = 8
 
 
@@ -48,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     drawn = {
         "result.webp": result(params, extract),
         "steps.webp": steps(photographs()["cup"], extract, params),
-        "phases.webp": phases(project, count=3),
+        "phases.webp": phases(project, params, count=3),
     }
     for name, picture in drawn.items():
         _write(options.out / name, _webp(picture))
@@ -75,7 +69,7 @@ def result(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
 def levels(image_HW3: np.ndarray, found: MaskSet, *, width: int) -> np.ndarray:
     """The photograph and three levels of its forest in a row, each `width` pixels wide."""
     drawn = [image_HW3, *(pictures.overlay(image_HW3, found, level=level) for level in range(3))]
-    return pictures.side_by_side([_of_width(panel, width) for panel in drawn], gap=GAP)
+    return pictures.side_by_side([pictures.of_width(panel, width) for panel in drawn], gap=GAP)
 
 
 def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int = 300) -> np.ndarray:
@@ -99,7 +93,7 @@ def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int
         words.append(f"{name}: {len(found)} masks")
     panels.append(pictures.overlay(image_HW3, found, level=0))
     words.append(f"{int((found.parents < 0).sum())} whole entities")
-    small = [_of_width(panel, width) for panel in panels]
+    small = [pictures.of_width(panel, width) for panel in panels]
     rows = []
     for start in (0, 4):
         rows += [
@@ -109,27 +103,15 @@ def steps(image_HW3: np.ndarray, extract: Extract, params: Params, *, width: int
     return _stack(rows)
 
 
-def phases(project: Project, *, count: int, width: int = 220) -> np.ndarray:
-    """Held-out scenes, from best to worst: the scene, its true masks, and the best match of each phase to each mask."""
+def phases(project: Project, params: Params, *, count: int, width: int = 220) -> np.ndarray:
+    """Held-out scenes, from best to worst: the scene, its true masks, and what recall counts of each phase."""
     rows = []
-    for image, found in _scenes(project, count=count):
-        truth, words = found["truth"], ["scene", f"{len(found['truth'])} true masks"]
-        panels = [image, pictures.overlay(image, truth)]
-        for phase, name in PHASES.items():
-            matches, hits = best_matches(found[phase], truth)
-            panels.append(pictures.overlay(image, matches))
-            words.append(f"{name}: {hits} found")
-        rows += [header(words, width=width), pictures.side_by_side([_of_width(p, width) for p in panels], gap=GAP)]
+    for example in examples.examples(project, read_details(project), count):
+        panels = examples.given(example) + examples.matched(example, max_masks=params.evaluate.max_masks)
+        drawn = [pictures.of_width(panel.image, width) for panel in panels]
+        words = [panel.caption for panel in panels]
+        rows += [header(words, width=width), pictures.side_by_side(drawn, gap=GAP)]
     return _stack(rows)
-
-
-def best_matches(found: MaskSet, truth: MaskSet, *, min_iou: float = 0.5) -> tuple[MaskSet, int]:
-    """The best match of each true mask, empty below `min_iou`, and the number that are not empty."""
-    iou_NM = coco_mask.iou(masks.coco_rles(truth), masks.coco_rles(found), [0] * len(found))
-    best, hit = iou_NM.argmax(1), iou_NM.max(1) >= min_iou
-    empty = masks.encode(np.zeros((1, truth.height, truth.width), bool))[0]
-    rles = tuple(found.rles[k] if ok else empty for k, ok in zip(best, hit, strict=True))
-    return replace(truth, rles=rles), int(hit.sum())
 
 
 def threshold(params: Params) -> str:
@@ -154,20 +136,6 @@ def header(words: Sequence[str], *, width: int, height: int = 30) -> np.ndarray:
     return np.asarray(strip)
 
 
-def _scenes(project: Project, *, count: int) -> list[tuple[np.ndarray, dict[str, MaskSet]]]:
-    """Held-out images from best to worst recall of phase 3, with true and predicted masks."""
-    details = read_details(project)
-    recalls = {int(k): recall for k, recall in details["correct"]["per_image"].items() if recall is not None}
-    ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
-    chosen = [ranked[k] for k in np.linspace(0, len(ranked) - 1, count).round().astype(int)]
-    images, truth = ImageStore(project.held_out), LabelStore(project.truth)
-    predicted = {phase: LabelStore(project.predictions(phase)) for phase in PHASES}
-    return [
-        (images.read(i), {name: store.record(i).masks for name, store in {"truth": truth, **predicted}.items()})
-        for i in chosen
-    ]
-
-
 def _partition(image_HW3: np.ndarray, tree, nodes: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8: each region in its mean colour, with white lines between regions."""
     region_n = np.empty(tree.num_leaves, np.int32)
@@ -185,12 +153,6 @@ def _partition(image_HW3: np.ndarray, tree, nodes: np.ndarray) -> np.ndarray:
     edge[:, 1:] |= region_HW[:, 1:] != region_HW[:, :-1]
     drawn[edge] = 255
     return drawn
-
-
-def _of_width(image_HW3: np.ndarray, width: int) -> np.ndarray:
-    height = round(image_HW3.shape[0] * width / image_HW3.shape[1])
-    shrinks = width < image_HW3.shape[1]
-    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from collections.abc import Sequence
 from dataclasses import replace
 
 import cv2
@@ -127,6 +128,22 @@ def side_by_side(panels: list[np.ndarray], *, gap: int = 8) -> np.ndarray:
     for panel in panels[1:]:
         row += [spacer, panel]
     return np.concatenate(row, axis=1)
+
+
+def mosaic(rows: Sequence[Sequence[tuple[str, np.ndarray]]], *, width: int = 320, gap: int = 8) -> np.ndarray:
+    """Rows of panels, each `width` pixels wide with its caption below, (H, W, 3) uint8 on white.
+
+    rows: (caption, panel) by row; every row has as many, and the panels of a row have one size.
+    """
+    drawn = [side_by_side([captioned(of_width(panel, width), c) for c, panel in row], gap=gap) for row in rows]
+    return np.concatenate(drawn)
+
+
+def of_width(image_HW3: np.ndarray, width: int) -> np.ndarray:
+    """The image, reduced or enlarged to `width` pixels."""
+    height = max(1, round(image_HW3.shape[0] * width / image_HW3.shape[1]))
+    shrinks = width < image_HW3.shape[1]
+    return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> MaskSet:

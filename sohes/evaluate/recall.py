@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
-from faster_coco_eval.core import mask as rle_mask
 
 from sohes.errors import SohesError
 from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
-from sohes.masks import areas, coco_rles
+from sohes.evaluate.matching import IOU_THRESHOLDS, crowds, match, ranked_overlaps
+from sohes.masks import areas
 from sohes.masks.forest import forest_ancestors
-from sohes.structures import CROWD, ImageRecord
-from sohes.work.compiled import compiled
+from sohes.structures import ImageRecord
 
 Records = Iterable[ImageRecord]
 
-IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled
 AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends inclusive
 CAPS = (1, 10, 100)
@@ -194,14 +192,10 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
             f"image {truth.image_id} is annotated at {wanted.width} x {wanted.height} pixels but its predictions have "
             f"{found.width} x {found.height}: put them into the annotation's frame (EXIF rotation? resizing?)"
         )
-    order_D = np.argsort(-found.scores.astype(np.float64), kind="stable")[:max_masks]
-    crowd_G = np.array([source == CROWD for source in wanted.sources], bool)
-    iou_DG = np.zeros((len(order_D), len(wanted)))
-    if iou_DG.size:
-        rles = coco_rles(found)
-        iou_DG[:] = rle_mask.iou([rles[d] for d in order_D], coco_rles(wanted), crowd_G.astype(int).tolist())
+    crowd_G = crowds(wanted)
+    order_D, iou_DG = ranked_overlaps(wanted, found, max_masks)
     ignored_AG = crowd_G | _outside(areas(wanted, stated=True))
-    matched_AID = _match(iou_DG, ignored_AG, crowd_G, IOU_THRESHOLDS)
+    matched_AID = match(iou_DG, ignored_AG, crowd_G, IOU_THRESHOLDS)
 
     hit_AID = matched_AID >= 0
     ignored_AID = _outside(areas(found)[order_D])[:, None] & ~hit_AID
@@ -234,35 +228,6 @@ def _score_image(truth: ImageRecord, prediction: ImageRecord, max_masks: int) ->
 def _outside(areas_N: np.ndarray) -> np.ndarray:
     """(A, N) bool: whether the area is outside the range."""
     return (areas_N < AREA_RANGES[:, :1]) | (areas_N > AREA_RANGES[:, 1:])
-
-
-@compiled
-def _match(iou_DG, ignored_AG, crowd_G, thresholds_I):
-    """(A, I, D) index of the annotated mask that each predicted one matches, or -1: COCO's greedy matching.
-
-    By falling score, each prediction takes the free mask of highest IoU, the later one among equals, and an ignored
-    mask only if there is no other. A crowd region can be taken many times.
-    """
-    areas, thresholds = ignored_AG.shape[0], len(thresholds_I)
-    detections, truths = iou_DG.shape
-    matched = np.full((areas, thresholds, detections), -1, np.int64)
-    for a in range(areas):
-        order = np.argsort(ignored_AG[a], kind="mergesort")  # the ignored ones last
-        for t in range(thresholds):
-            taken = np.zeros(truths, np.bool_)
-            for d in range(detections):
-                best, match = min(thresholds_I[t], 1 - 1e-10), -1
-                for g in order:
-                    if taken[g] and not crowd_G[g]:
-                        continue
-                    if match >= 0 and not ignored_AG[a, match] and ignored_AG[a, g]:
-                        break
-                    if iou_DG[d, g] >= best:
-                        best, match = iou_DG[d, g], g
-                if match >= 0:
-                    matched[a, t, d] = match
-                    taken[match] = True
-    return matched
 
 
 def _relations(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import itertools
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 
@@ -13,10 +14,9 @@ import yaml
 
 from sohes import tracking
 from sohes.data.imaging import encode_jpeg
-from sohes.data.store.images import ImageStore
-from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
-from sohes.evaluate import pictures, plots, published, tables
+from sohes.evaluate import examples, pictures, plots, published, tables
+from sohes.evaluate.examples import Example
 from sohes.evaluate.figures import UNTRAINED, Row, read_details, read_rows
 from sohes.explore import label_free
 from sohes.params import Params
@@ -30,14 +30,15 @@ from sohes.work.origin import Check, unchecked
 
 
 def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
-    """Write `reports/index.html` from `metrics/` and `predictions/`, and a picture for the flow's artifacts.
+    """Write `reports/index.html` from `metrics/` and `predictions/`, and pictures for the flow's artifacts.
 
     unchanged: see `Origin`.
     """
     project = Project(root)
     with tracking.stage_run("report", params, root) as recorder:
         rows, details = _read(project)
-        photos, note = _photos(project, details, params.report.pictures)
+        chosen = examples.examples(project, details, params.report.pictures)
+        max_masks = params.evaluate.max_masks
         costs = {stage: cost for stage, cost in read_costs(root).items() if stage != "report"}  # which is not done yet
         context = _tables(rows, details)
         html = _template().render(
@@ -49,18 +50,19 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             if not params.explore.uses_backbone
             else f"patch tokens of {params.backbone.pretrained}",
             refiner=params.explore.refiner,
-            max_masks=params.evaluate.max_masks,
+            max_masks=max_masks,
             stages=tables.cost_rows(costs),
             plots=_plots(rows, details, project, params),
-            photos=photos,
-            picture_note=note,
-            panels=len(photos[0]["panels"]) if photos else 1,
+            photos=[_photo(example, max_masks) for example in chosen],
+            picture_note=_picture_note(chosen),
+            matched=project.truth.exists(),
             digests=_digests(project),
             params=without_secrets(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False)),
         )
         unchanged()
         write_file(project.report, html)
-        write_file(project.example, base64.b64decode(photos[0]["panels"][-1]["data"]))  # the last phase on the first
+        for kind, mosaic in _mosaics(chosen, max_masks).items():
+            write_file(project.mosaic(kind), mosaic)
         recorder.artifact(project.report)
 
 
@@ -152,43 +154,42 @@ def _threshold_plot(params: Params) -> str:
     return plots.score_threshold(areas, [float(theta_score(area, **numbers)) for area in areas])
 
 
-def _photos(project: Project, details: dict, count: int) -> tuple[list[dict], str]:
-    """Good, typical and worst images by the last phase's recall; the first ones where nothing is annotated."""
-    store = ImageStore(project.held_out)
-    truth = LabelStore(project.truth) if project.truth.exists() else None
-    phases = {phase: LabelStore(project.predictions(phase)) for phase in PHASES}
-    recalls = {int(k): v for k, v in details[PHASES[-1]].get("per_image", {}).items() if v is not None}
-    if recalls:
-        ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
-        places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)
-        chosen = [ranked[k] for k in places]
-        note = "The best image, typical ones and the worst, by the recall of phase 3."
-    else:
-        chosen = store.image_ids[:count]
-        note = "The first images: there is no ground truth to rank them by."
-    words = {chosen[0]: "best", chosen[-1]: "worst"} if recalls and len(chosen) > 1 else {}
-    return [_photo(i, store, truth, phases, recalls.get(i), words.get(i, "typical")) for i in chosen], note
+def _picture_note(chosen: Sequence[Example]) -> str:
+    if any(example.recall is not None for example in chosen):
+        return "The best image, typical ones and the worst, by the recall of phase 3."
+    return "The first images: there is no ground truth to rank them by."
 
 
-def _photo(
-    image_id: int, store: ImageStore, truth: LabelStore | None, phases: dict, recall: float | None, word: str
-) -> dict:
-    image = store.read(image_id)
-    panels = [("photograph", image)]
-    if truth:
-        panels.append(("ground truth", pictures.overlay(image, truth.record(image_id).masks)))
-    for phase, store_of_phase in phases.items():
-        found = store_of_phase.record(image_id).masks
-        drawn = pictures.strongest(found)
-        words = f"{len(found)} masks" if len(drawn) == len(found) else f"best {len(drawn)} of {len(found)} masks"
-        panels.append((f"{phase}: {words}", pictures.overlay(image, drawn)))
+def _photo(example: Example, max_masks: int) -> dict:
+    """What the template shows of an image. A panel that one switches on and off has its kind as a class."""
+    kinds = {
+        "": examples.given(example),
+        "matched": examples.matched(example, max_masks=max_masks),
+        "strongest": examples.strongest(example),
+    }
     return {
-        "name": store.entry(image_id).file_name,
-        "note": "" if recall is None else f"{word}: recall of phase 3 is {recall:.1f}",
+        "name": example.name,
+        "note": "" if example.recall is None else f"{example.rank}: recall of phase 3 is {example.recall:.1f}",
         "panels": [
-            {"caption": caption, "data": base64.b64encode(encode_jpeg(panel)).decode()} for caption, panel in panels
+            {"kind": kind, "caption": panel.caption, "data": base64.b64encode(encode_jpeg(panel.image)).decode()}
+            for kind, panels in kinds.items()
+            for panel in panels
         ],
     }
+
+
+def _mosaics(chosen: Sequence[Example], max_masks: int) -> dict[str, bytes]:
+    """The best, a typical and the worst image below each other, as JPEG: with what recall counts, and with all masks.
+
+    Only the latter without a ground truth.
+    """
+    few = [chosen[k] for k in sorted({0, len(chosen) // 2, len(chosen) - 1})]
+    drawn = {"strongest": [[*examples.given(example), *examples.strongest(example)] for example in few]}
+    if few[0].truth is not None:
+        drawn["matched"] = [
+            [*examples.given(example), *examples.matched(example, max_masks=max_masks)] for example in few
+        ]
+    return {kind: encode_jpeg(pictures.mosaic(rows)) for kind, rows in drawn.items()}
 
 
 def _digests(project: Project) -> str:

@@ -36,6 +36,21 @@ export function topmost(masks, chosen, size) {
   return map;
 }
 
+// The forest of the shown masks alone, by size: the nearest shown parent of each, or -1, what lies directly below it,
+// and the roots. Whatever counts, walks or lists masks uses it, so that all agree.
+export function shownForest(masks, shown) {
+  const parents = new Map();
+  const parts = new Map([...shown].map((i) => [i, []]));
+  const roots = [];
+  for (const i of [...shown].sort((a, b) => masks[b].area - masks[a].area || a - b)) {
+    let parent = masks[i].parent;
+    while (parent >= 0 && !shown.has(parent)) parent = masks[parent].parent;
+    parents.set(i, parent);
+    (parent < 0 ? roots : parts.get(parent)).push(i);
+  }
+  return { parents, parts, roots };
+}
+
 // The colour of a mask depends on its index only, not on the number of masks.
 export function colour(index) {
   const hue = ((index * 0.618033988749895) % 1) * 6;

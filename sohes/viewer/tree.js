@@ -14,19 +14,18 @@ export class Tree {
     this.marked = null;
     const list = document.createDocumentFragment();
     const add = (i, depth) => {
-      const { masks, shown } = panel;
-      if (shown.has(i)) list.append(this.row(masks[i], i, depth));
-      for (const child of bySize(masks, masks[i].children)) add(child, depth + (shown.has(i) ? 1 : 0));
+      list.append(this.row(panel, i, depth));
+      for (const part of panel.forest.parts.get(i)) add(part, depth + 1);
     };
-    const roots = panel.masks.flatMap((mask, i) => (mask.parent < 0 ? [i] : []));
-    for (const root of bySize(panel.masks, roots)) add(root, 0);
+    for (const root of panel.forest.roots) add(root, 0);
     this.element.replaceChildren(list);
     this.current = this.rows.get(panel.selected) ?? null; // keep the selection when a slider rebuilds the rows
     this.current?.setAttribute("aria-selected", "true");
     this.element.setAttribute("aria-label", `Masks of ${panel.name}, parts below their parents`);
   }
 
-  row(mask, i, depth) {
+  row(panel, i, depth) {
+    const mask = panel.masks[i];
     const row = document.createElement("div");
     row.className = "row";
     row.dataset.mask = i;
@@ -35,11 +34,9 @@ export class Tree {
     row.setAttribute("role", "treeitem");
     row.setAttribute("aria-level", depth + 1);
     row.setAttribute("aria-selected", "false");
-    const [what, score] = [document.createElement("span"), document.createElement("span")];
-    what.textContent = `${["whole", "part", "subpart"][Math.min(mask.level, 2)]} ${i + 1}`;
-    score.textContent = mask.score.toFixed(2);
-    score.title = `score ${mask.score.toFixed(3)}, ${mask.area} pixels`;
-    row.append(what, score);
+    const cells = [`${["whole", "part", "subpart"][Math.min(mask.level, 2)]} ${i + 1}`, `${panel.share(i)} %`];
+    if (panel.scored) cells.push(mask.score.toFixed(2));
+    row.append(...cells.map((words) => Object.assign(document.createElement("span"), { textContent: words })));
     this.rows.set(i, row);
     return row;
   }
@@ -59,11 +56,9 @@ export class Tree {
     this.current?.setAttribute("aria-selected", "true");
     if (this.current) {
       this.element.setAttribute("aria-activedescendant", this.current.id);
-      this.current.scrollIntoView({ block: "nearest" });
+      // Not scrollIntoView, which scrolls the page as well: on a phone, away from the picture.
+      const [list, row] = [this.element, this.current].map((element) => element.getBoundingClientRect());
+      this.element.scrollTop += Math.min(0, row.top - list.top) + Math.max(0, row.bottom - list.bottom);
     } else this.element.removeAttribute("aria-activedescendant");
   }
-}
-
-function bySize(masks, indices) {
-  return [...indices].sort((a, b) => masks[b].area - masks[a].area || a - b);
 }

@@ -29,6 +29,7 @@ async function start() {
 
 // Whether the panel keeps enough (or all) masks when weak ones are hidden.
 function hasStrong(panel) {
+  if (!panel.scored) return true; // none of its masks is weaker than another, so none is hidden
   const strong = panel.masks.filter((mask) => mask.score >= DRAWN.score).length;
   return strong >= Math.min(DRAWN.masks, panel.masks.length);
 }
@@ -61,6 +62,7 @@ async function open(place) {
   state.panels.forEach(listen);
   const depth = Math.max(0, ...state.panels.flatMap((panel) => panel.masks.map((mask) => mask.level)));
   $("level").max = depth;
+  $("level").parentElement.hidden = depth === 0;
   filter();
   showLayers();
   document.body.dataset.ready = "yes";
@@ -85,16 +87,19 @@ function truthSwitch() {
 function showLayers() {
   for (const panel of state.panels) panel.element.hidden = state.hidden.has(panel.name);
   const visible = state.panels.filter((panel) => !panel.element.hidden);
+  $("score").parentElement.hidden = !visible.some((panel) => panel.scored);
   activate(visible.includes(state.active) ? state.active : visible.at(-1));
   arrange();
 }
 
-// Choose the number of rows that makes the panels largest, the smaller among equals. The style sets the space for them.
+// Choose the number of rows that makes the panels largest, the smaller among equals.
 function arrange() {
   const visible = state.panels.filter((panel) => !panel.element.hidden);
   if (!visible.length) return;
   const { style } = $("panels");
   style.setProperty("--aspect", visible[0].width / visible[0].height);
+  const around = [...document.querySelectorAll("header, #said, .help")].map((element) => element.offsetHeight);
+  style.setProperty("--around", `${around.reduce((sum, height) => sum + height)}px`);
   const widthIn = (rows) => {
     style.setProperty("--rows", rows);
     style.setProperty("--columns", Math.ceil(visible.length / rows));
@@ -107,8 +112,10 @@ function arrange() {
 function activate(panel) {
   state.active = panel ?? null;
   for (const other of state.panels) other.element.classList.toggle("active", other === panel && state.panels.length > 1);
+  for (const other of state.panels) if (other !== panel) leave(other);
   if (panel) tree.show(panel);
   else $("tree").replaceChildren();
+  $("score-head").hidden = !panel?.scored;
   announceSelection();
 }
 
@@ -117,9 +124,8 @@ function filter() {
   const level = Number($("level").value);
   $("score-value").textContent = least.toFixed(2);
   $("level-value").textContent = level < 0 ? "all" : LEVELS[level] ?? `depth ${level}`;
-  // Annotations have no scores, so the slider does not filter the ground truth.
   for (const panel of state.panels) {
-    const keep = (mask) => (panel.name === TRUTH || mask.score >= least) && (level < 0 || mask.level === level);
+    const keep = (mask) => (!panel.scored || mask.score >= least) && (level < 0 || mask.level === level);
     panel.filter(keep, Number($("tint").value));
     panel.draw();
   }
@@ -161,7 +167,7 @@ function frame() {
     panel.hovered = state.pointer && !panel.element.hidden ? panel.at(...state.pointer) : -1;
     panel.draw();
   }
-  if (state.under && state.under !== state.active) activate(state.under);
+  if (state.under && state.under !== state.active && !(state.active?.selected >= 0)) activate(state.under);
   if (state.active) tree.mark(state.active.hovered);
   announceSelection();
 }
@@ -170,16 +176,9 @@ function frame() {
 function walkUp(panel, under) {
   if (under < 0) return select(-1);
   let inside = false;
-  for (let i = under; i >= 0; i = panel.masks[i].parent) inside ||= i === panel.selected;
-  const parent = inside ? shownParent(panel, panel.selected) : under;
-  panel.hovered = -1;
+  for (let i = under; i >= 0; i = panel.forest.parents.get(i)) inside ||= i === panel.selected;
+  const parent = inside ? panel.forest.parents.get(panel.selected) : under;
   select(inside && parent < 0 ? under : parent);
-}
-
-function shownParent(panel, i) {
-  let parent = panel.masks[i].parent;
-  while (parent >= 0 && !panel.shown.has(parent)) parent = panel.masks[parent].parent;
-  return parent;
 }
 
 // ---------------------------------------------------------------- selection
@@ -202,20 +201,31 @@ function select(i) {
   announceSelection();
 }
 
+function leave(panel) {
+  panel.selected = -1;
+  panel.draw();
+}
+
 function announceSelection() {
   const panel = state.active;
-  const i = panel ? (panel.hovered >= 0 ? panel.hovered : panel.selected) : -1;
+  const i = panel ? panel.current : -1;
   const said = panel && i >= 0 ? describe(panel, i) : "Point at the picture, or tap it.";
   if ($("said").textContent !== said) $("said").textContent = said;
 }
 
 function describe(panel, i) {
-  const mask = panel.masks[i];
+  const { parents, parts } = panel.forest;
   const path = [];
-  for (let j = i; j >= 0; j = panel.masks[j].parent) path.unshift(j + 1);
-  const share = ((100 * mask.area) / (panel.width * panel.height)).toFixed(1);
-  const parts = mask.children.length === 1 ? "1 part" : `${mask.children.length} parts`;
-  return `${path.join(" › ")} · score ${mask.score.toFixed(2)} · ${share} % of the picture · ${parts}`;
+  for (let j = i; j >= 0; j = parents.get(j)) path.unshift(j + 1);
+  const shown = parts.get(i).length;
+  const hidden = panel.masks.filter((mask, j) => mask.parent === i && !panel.shown.has(j)).length;
+  return [
+    path.join(" › "),
+    panel.scored && `score ${panel.masks[i].score.toFixed(2)}`,
+    `${panel.share(i)} % of the picture`,
+    `${shown} ${shown === 1 ? "part" : "parts"}${hidden ? ` (${hidden} hidden)` : ""}`,
+    i === panel.selected && "selected",
+  ].filter(Boolean).join(" · ");
 }
 
 // ---------------------------------------------------------------- controls and keys
@@ -237,8 +247,8 @@ document.addEventListener("keydown", (event) => {
 
 const SLIDES = /^(Arrow|Page|Home$|End$)/; // keys that a slider uses itself
 const KEYS = {
-  ArrowUp: () => step((panel, i) => (shownParent(panel, i) < 0 ? i : shownParent(panel, i))),
-  ArrowDown: () => step((panel, i) => panel.masks[i].children.find((child) => panel.shown.has(child)) ?? i),
+  ArrowUp: () => step(({ forest }, i) => (forest.parents.get(i) < 0 ? i : forest.parents.get(i))),
+  ArrowDown: () => step(({ forest }, i) => forest.parts.get(i)[0] ?? i),
   ArrowRight: () => step((panel, i) => neighbour(i, 1)),
   ArrowLeft: () => step((panel, i) => neighbour(i, -1)),
   Escape: () => select(-1),

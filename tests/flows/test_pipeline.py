@@ -14,6 +14,7 @@ import yaml
 import flows.pipeline
 from sohes.errors import SohesError
 from sohes.params import Params
+from sohes.project import Project
 from sohes.stages import explore, pull
 
 # Prefect and its server use what their dependencies have deprecated.
@@ -96,14 +97,16 @@ class TestOnAServer:
         assert {run.state_name for run in runs.values()} == {"Completed"}
         assert json.loads((small / "metrics/evaluate.json").read_text())["explore"]["AR"] == 13.0
 
-    def test_it_leaves_the_table_the_picture_and_the_way_to_mlflow(self, small, monkeypatch):
+    def test_it_leaves_the_table_the_pictures_and_the_way_to_mlflow(self, small, monkeypatch):
         (small / "reports").mkdir()
-        (small / "reports/example.jpg").write_bytes(b"a picture")
+        for kind in ("matched", "strongest"):
+            Project(small).mosaic(kind).write_bytes(kind.encode())
         monkeypatch.setattr("sohes.tracking.pipeline_url", lambda params, root, local_ui: f"{local_ui}/#/runs/1")
         run_flow(small)
         assert "| explore | 12.5 | 1.0 | 2.0 | - | 3.0 | 4.0 | 0.500 |" in read_artifact("recall")
-        kind, data = read_artifact("picture").split(",")
-        assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", b"a picture")
+        for key, content in {"picture": b"matched", "picture-all-masks": b"strongest"}.items():
+            kind, data = read_artifact(key).split(",")
+            assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", content)
         assert "http://127.0.0.1:5000/#/runs/1" in read_artifact("mlflow")
 
     def test_a_stage_that_fails_once_is_tried_again(self, small, no_delay):

@@ -8,10 +8,35 @@ import pytest
 import yaml
 
 from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.bench.viewer import chromium
+from sohes.data.store.decode import decode_image
+from sohes.errors import SohesError
+from sohes.evaluate import examples
+from sohes.evaluate.figures import read_details
 from sohes.params import Params
 from sohes.project import Project
 from sohes.stages import evaluate, explore, pull, report
 from sohes.work.cost import measured
+
+
+def look_at_the_switch(project: Project, params: Params) -> None:
+    """What recall counts is shown at first, and all masks if a person asks for them."""
+    (best, *_) = examples.examples(project, read_details(project), params.report.pictures)
+    given = [panel.caption for panel in examples.given(best)]
+    matched = [panel.caption for panel in examples.matched(best, max_masks=params.evaluate.max_masks)]
+    strongest = [panel.caption for panel in examples.strongest(best)]
+    assert len({*given, *matched, *strongest}) == 2 + 3 + 3
+    try:
+        with chromium() as browser:
+            page = browser.new_page(viewport={"width": 390, "height": 800})
+            page.goto(project.report.as_uri())
+            captions = page.locator(".photo").first.locator("figcaption:visible")
+            assert captions.all_inner_texts() == given + matched
+            page.get_by_label("all masks").check()
+            assert captions.all_inner_texts() == given + strongest
+            assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    except SohesError as error:
+        pytest.skip(str(error))
 
 
 @pytest.mark.parametrize(
@@ -64,6 +89,11 @@ def test_the_page_is_made_of_what_dvc_watches_and_of_recorded_figures(
     report.run(params, tmp_path)
     page = project.report.read_text()
     assert "figure 8" in page
+    for kind in ("matched", "strongest"):
+        rows, columns, _ = decode_image(project.mosaic(kind).read_bytes(), max_megapixels=9, apply_exif=False).shape
+        assert columns == 5 * 320 + 4 * 8  # the photograph, the truth and three phases, at a size for a person
+        assert rows > 2 * 320
+    look_at_the_switch(project, params)
 
     declared = yaml.safe_load((repository / "dvc.yaml").read_text())["stages"]["report"]["deps"]
     alone = tmp_path_factory.mktemp("alone")
@@ -81,3 +111,15 @@ def test_the_page_is_made_of_what_dvc_watches_and_of_recorded_figures(
     Project(alone).metrics("regions").write_text(json.dumps(regions | {"regions_per_image": [], "images": 0}))
     report.run(params, alone)  # a peer of phase 1 merges nothing
     assert "figure 8" not in Project(alone).report.read_text()
+
+    shutil.rmtree(Project(alone).truth)
+    shutil.rmtree(Project(alone).reports)
+    details = read_details(project)
+    for row in details.values():
+        row.pop("per_image")
+    Project(alone).metrics("evaluate_details").write_text(json.dumps(details))
+    report.run(params, alone)  # without a ground truth, nothing is found or missed
+    assert 'type="radio"' in page
+    assert 'type="radio"' not in Project(alone).report.read_text()
+    assert not Project(alone).mosaic("matched").exists()
+    assert Project(alone).mosaic("strongest").exists()

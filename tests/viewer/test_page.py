@@ -44,6 +44,18 @@ class Phases:
         return Picture(np.full((SIZE, SIZE, 3), 128, np.uint8), found if place == 0 else {"masks": layer()})
 
 
+class Lone:
+    """One picture with one layer."""
+
+    names = ("lone",)
+
+    def __init__(self, found):
+        self.found = found
+
+    def read(self, place):
+        return Picture(np.full((SIZE, SIZE, 3), 128, np.uint8), {"masks": self.found})
+
+
 @pytest.fixture(scope="module")
 def browser():
     try:
@@ -108,7 +120,7 @@ def drawn(mask: int) -> np.ndarray:
 
 
 def selected(page) -> list[str]:
-    return page.locator(".row[aria-selected=true] span:first-child").all_inner_texts()
+    return page.locator(".row[aria-selected=true] span:first-child").all_text_contents()
 
 
 def test_hovering_highlights_the_smallest_mask_under_the_pointer_in_every_panel(open_page):
@@ -132,6 +144,106 @@ def test_clicking_walks_up_to_the_parent_and_back_to_the_smallest(open_page):
     assert page.locator("#said").inner_text().startswith("1 \u203a 2 \u203a 3 ")
     page.mouse.click(*at(page, 50, 50))
     assert selected(page) == []
+
+
+def by_click(page):
+    for _ in range(2):
+        page.mouse.click(*at(page, 25, 35))
+
+
+def by_row(page):
+    page.locator(".row", has_text="part 2").first.click()
+
+
+def by_key(page):
+    for key in ("ArrowDown", "ArrowRight"):
+        page.keyboard.press(key)
+
+
+@pytest.mark.parametrize("select", [by_click, by_row, by_key])
+def test_a_selection_wins_over_the_pointer_until_it_is_left(open_page, select):
+    page = open_page()
+    select(page)
+    told = page.locator("#said").inner_text()
+    assert told.startswith("1 \u203a 2 \u00b7 ")
+    assert told.endswith("selected")
+    for x, y in ((26, 35), (25, 36), (8, 80), (50, 50)):  # on its part, its parent, and none
+        page.mouse.move(*at(page, x, y))
+        settle(page)
+        assert np.array_equal(lit(page) & drawn(PART), drawn(PART)), (x, y)
+        assert (page.locator("#said").inner_text(), selected(page)) == (told, ["part 2"])
+    page.mouse.move(*at(page, 70, 50, panel="instruct"))
+    settle(page)
+    outline = lit(page) & ~drawn(PART)  # of what a click would select
+    assert 0 < outline.sum() < drawn(OTHER).sum() / 4
+    assert not (outline & ~drawn(OTHER)).any()
+    assert np.array_equal(lit(page, "instruct"), drawn(OTHER))  # to compare
+    assert (page.locator("#said").inner_text(), selected(page)) == (told, ["part 2"])
+
+    page.keyboard.press("Escape")
+    page.mouse.move(*at(page, 71, 50, panel="instruct"))
+    settle(page)
+    assert page.locator("#said").inner_text().startswith("4 \u00b7 ")
+    assert np.array_equal(lit(page), drawn(OTHER))
+    assert page.locator(".panel.active figcaption").inner_text() == "instruct: 4 masks"
+
+
+def test_a_click_elsewhere_leaves_a_selection_and_so_does_hiding_it(open_page):
+    page = open_page()
+    page.mouse.click(*at(page, 8, 80))
+    page.mouse.click(*at(page, 70, 50, panel="instruct"))
+    assert selected(page) == ["whole 4"]
+    page.mouse.move(*at(page, 50, 50, panel="instruct"))
+    settle(page)
+    assert not lit(page).any()
+    assert np.array_equal(lit(page, "instruct"), drawn(OTHER))
+    page.locator("#score").fill("0.55")
+    assert selected(page) == []
+    assert not lit(page, "instruct").any()
+
+
+def test_counts_and_paths_are_those_of_the_masks_that_are_shown(open_page):
+    with serving(Lone(layer((0.9, 0.2, 0.6, 0.5))), title="hidden") as address:
+        page = open_page(address)
+        page.locator("#score").fill("0.3")  # the part in between is hidden
+        rows = page.locator(".row")
+        assert [row.get_attribute("aria-level") for row in rows.all()] == ["1", "2", "1"]
+        rows.first.click()
+        assert page.locator("#said").inner_text().split(" \u00b7 ")[-2] == "1 part (1 hidden)"
+        page.keyboard.press("ArrowDown")
+        assert selected(page) == ["subpart 3"]
+        assert page.locator("#said").inner_text().startswith("1 \u203a 3 \u00b7 ")
+        page.locator("#score").fill("0")
+        rows.first.click()
+        assert page.locator("#said").inner_text().split(" \u00b7 ")[-2] == "1 part"
+        assert page.locator("figcaption").inner_text() == "4 masks"
+
+
+@pytest.mark.parametrize(("scores", "told"), [((1, 1, 1, 1), False), ((0.2,) * 4, False), ((0.9, 0.9, 0.9, 1), True)])
+def test_scores_are_shown_only_if_they_tell_masks_apart(open_page, scores, told):
+    with serving(Lone(layer(scores)), title="scores") as address:
+        page = open_page(address)
+        assert page.locator("figcaption").inner_text() == "4 masks"  # none is hidden for a score that all have
+        assert page.locator("#score").is_visible() == told
+        assert page.locator("#score-head").is_visible() == told
+        cells = ["whole 1", "32.0 %", "0.90"] if told else ["whole 1", "32.0 %"]
+        assert page.locator(".row").first.locator("span").all_inner_texts() == cells
+        page.locator(".row").first.click()
+        assert ("score" in page.locator("#said").inner_text()) == told
+
+
+def test_a_slider_that_changes_nothing_is_not_shown(open_page):
+    flat = masks.mask_set(masks.decode(layer())[[WHOLE, OTHER]], scores=np.array([0.9, 0.5]))
+    with serving(Lone(flat), title="flat") as address:
+        page = open_page(address)
+        assert not page.locator("#level").is_visible()
+        assert page.locator("#score").is_visible()
+    page = open_page()
+    assert page.locator("#level").is_visible()
+    assert page.locator("#score").is_visible()  # the ground truth has no scores, but the phases do
+    for phase in ("instruct", "correct"):
+        page.get_by_role("checkbox", name=phase).uncheck()
+    assert not page.locator("#score").is_visible()
 
 
 def test_the_tree_shows_parents_before_their_parts_and_selects(open_page):
@@ -197,7 +309,7 @@ def test_the_sliders_hide_masks_but_the_score_slider_no_ground_truth(open_page):
     page = open_page()
     page.locator("#score").fill("0.55")
     assert page.locator("figcaption").all_inner_texts() == [
-        "ground truth: 4 masks", "instruct: 2 masks", "correct: 2 masks",
+        "ground truth: 4 masks", "instruct: 2 of 4 masks", "correct: 2 of 4 masks",
     ]  # fmt: skip
     page.mouse.move(*at(page, 25, 35))
     settle(page)
@@ -205,7 +317,7 @@ def test_the_sliders_hide_masks_but_the_score_slider_no_ground_truth(open_page):
     page.locator("#score").fill("0")
     page.locator("#level").fill("0")
     assert page.locator("#level-value").inner_text() == "whole entities"
-    assert page.locator("figcaption").all_inner_texts()[0] == "ground truth: 2 masks"
+    assert page.locator("figcaption").all_inner_texts()[0] == "ground truth: 2 of 4 masks"
     page.mouse.move(*at(page, 26, 35))
     settle(page)
     assert np.array_equal(lit(page), drawn(WHOLE))
@@ -239,10 +351,16 @@ def test_panels_use_two_rows_if_that_makes_them_larger(open_page):
 
 def test_a_finger_selects_on_a_phone_and_nothing_is_wider_than_the_screen(open_page):
     page = open_page(viewport={"width": 390, "height": 800}, has_touch=True, is_mobile=True)
-    page.locator(".panel", has_text="correct").scroll_into_view_if_needed()
-    for expected in ("subpart 3", "part 2"):
-        page.touchscreen.tap(*at(page, 25, 35))
-        assert selected(page) == [expected]
+    for panel in ("ground truth", "correct"):
+        page.locator(".panel", has_text=panel).scroll_into_view_if_needed()
+        before = page.evaluate("scrollY")
+        for expected in ("subpart 3", "part 2"):
+            page.touchscreen.tap(*at(page, 25, 35, panel))
+            assert selected(page) == [expected]
+            settle(page)
+        assert page.evaluate("scrollY") == before  # still at the picture, with the sentence in sight
+        said = page.locator("#said").bounding_box()
+        assert 0 <= said["y"] <= 800 - said["height"]
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
@@ -276,5 +394,5 @@ def test_weak_masks_are_hidden_at_first_if_enough_are_strong(open_page):
         strong = int((Nested(30, 64).picture.layers["masks"].scores >= 0.4).sum())
         assert 10 <= strong < 30
         assert page.locator("#score-value").inner_text() == "0.40"
-        assert page.locator("figcaption").all_inner_texts() == [f"{strong} masks"]
+        assert page.locator("figcaption").all_inner_texts() == [f"{strong} of 30 masks"]
     assert open_page().locator("#score-value").inner_text() == "0.00"  # only four masks: none is hidden
