@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sohes.commands.findings import Finding, State, answers, listens
+from sohes.commands.findings import Finding, State, answers, listens, verdict
 from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError
 from sohes.explore.refine import what_it_lacks
@@ -43,11 +43,12 @@ def doctor(
 
     With the remedy where it cannot, and whether the training fits into its memory.
 
-    Example: sohes doctor --params params/one-gpu.yaml. Exit code 1 if something that these params need is broken.
+    Example: sohes doctor --params params/one-gpu.yaml. The last line is the verdict; exit code 1 if it cannot.
     """
     findings = run(load_params_anywhere(params), Path.cwd(), processes=processes)
     for found in findings:
-        print(f"{found.state:8}{found.what:9}{found.words}")
+        print(f"{found.state:10}{found.what:9}{found.words}")
+    print(verdict(findings, params))
     if any(found.state is State.broken for found in findings):
         raise typer.Exit(1)
 
@@ -56,7 +57,7 @@ def run(params: Params, root: Path, *, processes: int | None = None) -> list[Fin
     """Check everything. processes: that share a training batch, on all machines; the GPUs of this one by default."""
     return [
         _python(),
-        _torch(),
+        _torch(params),
         _disk(root),
         _caches(),
         *_extras(params),
@@ -67,7 +68,7 @@ def run(params: Params, root: Path, *, processes: int | None = None) -> list[Fin
         _prefect(),
         _dvc(root),
         _slurm(),
-        _s3(),
+        _s3(params, root),
     ]
 
 
@@ -82,13 +83,17 @@ def _python() -> Finding:
     return Finding("Python", State.broken, f"{here}: make a virtual environment with 3.11, 3.12 or 3.13")
 
 
-def _torch() -> Finding:
+def _torch(params: Params) -> Finding:
     import torch
 
     if torch.cuda.is_available():
         cards = ", ".join(torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count()))
         return Finding("GPU", State.ok, f"{cards} (torch {torch.__version__})")
-    return Finding("GPU", State.missing, f"torch {torch.__version__} sees none: training on the CPU fits the demo only")
+    without = f"torch {torch.__version__} sees none"
+    if params.instruct.optim.amp or params.correct.optim.amp:  # which is for a GPU's arithmetic
+        words = f"{without}, and these params train a network for one: phase 1 and `sohes segment` do without"
+        return Finding("GPU", State.missing, words)
+    return Finding("GPU", State.optional, f"{without}: these params train on the CPU")
 
 
 def _disk(root: Path) -> Finding:
@@ -241,7 +246,7 @@ def _is_cached(name: str) -> bool:
 def _hub(params: Params, root: Path) -> Finding:
     from huggingface_hub import constants
 
-    without = State.broken if _weights(params, root).state is State.missing else State.missing
+    without = State.broken if _weights(params, root).state is State.missing else State.optional
     remedy = "fetch the weights elsewhere and set backbone.pretrained to the file"
     if constants.HF_HUB_OFFLINE:
         return Finding("hub", without, f"switched off by HF_HUB_OFFLINE: unset it, or {remedy}")
@@ -254,10 +259,10 @@ def _hub(params: Params, root: Path) -> Finding:
 def _mlflow(root: Path) -> Finding:
     uri = tracking_uri(root)
     if os.environ.get("SOHES_TRACKING", "on").lower() == "off":
-        return Finding("MLflow", State.missing, "switched off by SOHES_TRACKING: unset it to record runs")
+        return Finding("MLflow", State.optional, "switched off by SOHES_TRACKING: unset it to record runs")
     if not is_installed():
         words = "not installed: figures go to metrics/curves only; `pip install mlflow` to record runs"
-        return Finding("MLflow", State.missing, words)
+        return Finding("MLflow", State.optional, words)
     remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
     if uri.startswith(("http://", "https://")):
         return answers("MLflow", uri, "/health", remedy)
@@ -273,38 +278,49 @@ def _prefect() -> Finding:
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         words = "no PREFECT_API_URL: `python -m flows.pipeline` starts a server of its own for each run"
-        return Finding("Prefect", State.missing, f"{words}; `make ui` starts one that stays")
+        return Finding("Prefect", State.optional, f"{words}; `make ui` starts one that stays")
     return answers("Prefect", url, "/health", "start the server, or unset PREFECT_API_URL")
 
 
 def _dvc(root: Path) -> Finding:
     if not Project(root).dvc.is_dir():
-        return Finding("DVC", State.missing, f"{root} is not a DVC project: run in the project's folder, or `dvc init`")
+        words = f"{root} is not a DVC project: `dvc repro` needs the project's folder, or `dvc init`"
+        return Finding("DVC", State.optional, words)
     try:
         require_git(root)
     except SohesError as error:
         return Finding("DVC", State.broken, str(error))
+    if remote := _remote(root):
+        return Finding("DVC", State.ok, "remote {}: {}".format(*remote))
+    words = "results stay on this machine: `dvc remote add --default NAME URL` for a place to share them"
+    return Finding("DVC", State.optional, f"no default remote; {words}")
+
+
+def _remote(root: Path) -> tuple[str, str] | None:
+    """The name and address of DVC's default remote."""
     config = dvc_settings(root)
     sections = {name.strip("'"): config[name] for name in config.sections()}  # DVC writes ['remote "NAME"']
-    default = config.get("core", "remote", fallback=None)
-    if remote := sections.get(f'remote "{default}"'):
-        return Finding("DVC", State.ok, f"remote {default}: {remote.get('url', 'without a url')}")
-    words = "results stay on this machine: `dvc remote add --default NAME URL` for a place to share them"
-    return Finding("DVC", State.missing, f"no default remote; {words}")
+    default = config.get("core", "remote", fallback="")
+    section = sections.get(f'remote "{default}"')
+    return None if section is None else (default, section.get("url", "without a url"))
 
 
 def _slurm() -> Finding:
     if found := shutil.which("sbatch"):
         return Finding("Slurm", State.ok, found)
-    return Finding("Slurm", State.missing, "no sbatch here: only needed for the launch profile slurm, on a login node")
+    return Finding("Slurm", State.optional, "no sbatch here: only needed for the launch profile slurm, on a login node")
 
 
-def _s3() -> Finding:
+def _s3(params: Params, root: Path) -> Finding:
     files = [Path(os.environ.get("AWS_SHARED_CREDENTIALS_FILE", Path("~/.aws/credentials").expanduser()))]
     if os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE") or any(f.exists() for f in files):
         return Finding("S3", State.ok, f"credentials found, for {os.environ.get('AWS_ENDPOINT_URL', 'the default')}")
-    words = "no credentials: only needed for s3:// sources and remotes; set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
-    return Finding("S3", State.missing, words)
+    remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+    remote = _remote(root)
+    if params.pull.source == "s3" or (remote and remote[1].startswith("s3://")):
+        user = "pull.source" if params.pull.source == "s3" else "DVC's remote"
+        return Finding("S3", State.missing, f"no credentials for {user}: {remedy}, unless the machine has a role")
+    return Finding("S3", State.optional, f"no credentials: only needed for s3:// sources and remotes; {remedy}")
 
 
 def _gb(amount: float) -> str:

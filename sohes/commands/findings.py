@@ -1,12 +1,14 @@
-"""A line of `sohes doctor`'s list, and whether a server answers."""
+"""A line of `sohes doctor`'s list, its verdict, and whether a server answers."""
 
 from __future__ import annotations
 
 import socket
 import urllib.error
 import urllib.request
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from sohes.tracking.store import without_secrets
@@ -16,9 +18,11 @@ DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
 class State(StrEnum):
-    """missing: other profiles or commands may need it. broken: this profile cannot run."""
+    """optional: not here, and nothing in this profile needs it. missing: it runs without, slower, or fetches it first.
+    broken: it cannot run."""
 
     ok = "ok"
+    optional = "optional"
     missing = "missing"
     broken = "broken"
 
@@ -30,6 +34,16 @@ class Finding:
     what: str
     state: State
     words: str
+
+
+def verdict(findings: Sequence[Finding], params: Path) -> str:
+    """Whether this machine can run the profile, in one sentence that names what is in the way."""
+    named = {state: ", ".join(found.what for found in findings if found.state is state) for state in State}
+    if named[State.broken]:
+        return f"This machine cannot run {params}: fix {named[State.broken]}."
+    if named[State.missing]:
+        return f"This machine can run {params}, but see {named[State.missing]}."
+    return f"This machine can run {params}."
 
 
 def answers(what: str, server: str, path: str, remedy: str, *, without: State = State.broken) -> Finding:

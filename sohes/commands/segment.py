@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import shlex
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -14,13 +15,16 @@ import numpy as np
 import typer
 from rich.console import Console
 from rich.progress import Progress
+from rich.tree import Tree
 
 from sohes.commands.options import HERE, Upright
 from sohes.data.sources.folder import left_out, list_photographs, read_photograph
 from sohes.data.store.decode import MAX_MEGAPIXELS, UnreadableImage, decode_image
 from sohes.errors import SohesError
-from sohes.evaluate.result import Result
-from sohes.model.released import NAME, evaluate_of, model_file, read_card
+from sohes.evaluate import pictures
+from sohes.evaluate.result import PictureFormat, Result
+from sohes.masks import forest
+from sohes.model.released import NAME, evaluate_of, is_for_photographs, model_file, read_card
 from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere
 from sohes.project import Project
 from sohes.work.files import fitted, require_writable
@@ -30,8 +34,8 @@ SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 # Shared with `sohes view`.
 OUT = Path("segmented")
 NAMED = 10  # files in a message; each has had its own before
-LONGEST_NAME = 230  # bytes: a file system allows 255, and `.overlay.png` and a number are added
-_BEST = "the folder's own, or small"
+LONGEST_NAME = 230  # bytes: a file system allows 255, and `.overlay.webp` and a number are added
+_BEST = "the folder's own if it is for photographs, or small"
 ModelName = Annotated[
     str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
 ]
@@ -54,39 +58,69 @@ def segment(
         ),
     ] = None,
     exif: Upright = True,
+    picture_format: Annotated[
+        PictureFormat, typer.Option("--format", help="Of the pictures; png: large, without loss.")
+    ] = "webp",
+    print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
     params: Numbers = None,
 ) -> None:
     """Masks, scores and parents for any photograph.
 
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
-    options: dict[str, Any] = {"out": out, "levels": tile or (), "apply_exif": exif, "root": Path.cwd()}
-    for file in run(photos, **choose(model, params, explore=explore), **options):
-        print(f"wrote {file}")
+    chosen = choose(model, params, explore=explore)
+    options: dict[str, Any] = {"levels": tile or (), "apply_exif": exif, "picture_format": picture_format}
+    photographs = whole = parts = 0
+    try:
+        for file, result in run(photos, **chosen, **options, out=out, root=Path.cwd()):
+            print(f"wrote {file}")
+            if print_tree:
+                Console().print(tree(result))
+            photographs, whole = photographs + 1, whole + int((result.parents < 0).sum())
+            parts += int((result.parents >= 0).sum())
+    finally:  # also of the photographs that are done when one of them cannot be read
+        if photographs:
+            of = "1 photograph" if photographs == 1 else f"{photographs} photographs"
+            print(f"{whole + parts} masks in {of}, {whole} whole and {parts} parts: sohes view {shlex.quote(str(out))}")
 
 
 def choose(model: str | None, params: Path | None, *, explore: bool) -> dict[str, Any]:
     """The `model`, `evaluate` and `explore` of `run`. Says on stderr what it chose and why, and a model's limits.
 
-    Without `model` it is the working folder's, or the one that comes with the code. Without `params` the numbers are
-    those that the model's card says it is meant for, or those of `params.yaml`.
+    Without `model` it is the working folder's, unless there is none or its card says that it is no good on photographs:
+    then the one that comes with the code. Without `params` the numbers are those that the model's card says it is
+    meant for, or those of `params.yaml`.
     """
     if explore:
         values = load_params_anywhere(params or HERE.params)
         return {"model": "", "evaluate": values.evaluate, "explore": values.explore}
     if model is None:
-        own = HERE.model("correct")
-        model, why = (str(own), "this folder's own") if own.exists() else (NAME, f"for there is no {own} here")
+        model, why = _best()
         print(f"sohes: with the model {model}, {why}", file=sys.stderr)
-    file = model_file(model)
+    if model.startswith("mlflow:"):
+        from sohes.tracking.registry import registered_model
+
+        file = registered_model(model, Path.cwd())
+    else:
+        file = model_file(model)
     if limits := read_card(file).get("limits"):
         print(f"sohes: limits of {model}: {limits}", file=sys.stderr)
     evaluate = None if params else evaluate_of(file)
     return {
-        "model": model,
+        "model": str(file),
         "evaluate": evaluate or load_params_anywhere(params or HERE.params).evaluate,
         "explore": None,
     }
+
+
+def _best() -> tuple[str, str]:
+    """The model to take for photographs, and why."""
+    own = HERE.model("correct")
+    if not own.exists():
+        return NAME, f"for there is no {own} here"
+    if is_for_photographs(own):
+        return str(own), "this folder's own"
+    return NAME, f"for {own} is no good on real photographs, says its card (--model takes it all the same)"
 
 
 def run(
@@ -99,10 +133,12 @@ def run(
     root: Path,
     levels: Sequence[float] = (),
     apply_exif: bool = True,
-) -> Iterator[Path]:
-    """Segment every photograph and write `<name>.json` and three pictures of each into `out`; yields the JSON files.
+    picture_format: PictureFormat = "webp",
+) -> Iterator[tuple[Path, Result]]:
+    """Segment every photograph and write `<name>.json` and three pictures of each into `out` (`Result.save`).
 
-    photos: files, folders, or patterns such as `trip/*.jpg`. model: a file, `small`, or `mlflow:/NAME@ALIAS`.
+    Yields each JSON file and what it holds, as soon as it is written.
+    photos: files, folders, or patterns such as `trip/*.jpg`. model: its file.
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
     A photograph that cannot be read, or whose results cannot be written, is reported and skipped; SohesError names
@@ -119,7 +155,6 @@ def run(
         tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
         evaluate = evaluate.model_copy(update={"tiles": tiles})
     require_writable(out)
-    segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model, root)
     names = dict(zip(files, output_names(files), strict=True))
     shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))
     failed: dict[str, list[Path]] = {"read": [], "written": []}
@@ -128,9 +163,11 @@ def run(
         print(f"sohes: {file} cannot be {what}: {reason}; continuing with the others", file=sys.stderr)
         failed[what].append(file)
 
-    console = Console(stderr=True)  # standard output is for the files' names
-    with Progress(console=console, disable=not console.is_terminal) as progress:
+    console = Console(stderr=True)  # standard output is for the files' names, which may go elsewhere
+    own_lines = sys.stdout.isatty()
+    with Progress(console=console, disable=not console.is_terminal, redirect_stdout=own_lines) as progress:
         task = progress.add_task("segment", total=len(files))
+        segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model)
         for chunk in _chunks(files, evaluate.batch_size):
             read: dict[Path, np.ndarray] = {}
             for file in chunk:
@@ -141,11 +178,11 @@ def run(
                     report("read", file, error)
             for file, result in zip(read, segment_many(read.values()), strict=True):
                 try:
-                    written = result.save(out, names[file], file_name=shown[file])
+                    written = result.save(out, names[file], file_name=shown[file], picture_format=picture_format)
                 except OSError as error:
                     report("written", file, error.strerror or error)
                 else:
-                    yield written
+                    yield written, result
                 progress.advance(task)
             progress.advance(task, len(chunk) - len(read))
     if lost := sum(map(len, failed.values())):
@@ -233,6 +270,23 @@ def output_names(files: Sequence[Path]) -> list[str]:
     return names
 
 
+def tree(result: Result) -> Tree:
+    """The masks that the pictures show, each below the nearest of them that it is a part of.
+
+    A mask has its id in the JSON, its score, its share of the picture, and its box: left, top, width, height.
+    """
+    kept = pictures.places_of_strongest(result.found)
+    parents = forest.relink(result.parents, kept)
+    branches = {-1: Tree(f"the {len(kept)} strongest of {len(result)} masks: score, area, box")}
+    for i in np.argsort(forest.levels(parents), kind="stable").tolist():  # parents come before their parts
+        place = int(kept[i])
+        share = result.areas[place] / (result.found.height * result.found.width)
+        left, top, width, height = result.boxes_xywh[place].astype(int).tolist()
+        words = f"{place + 1}: {result.scores[place]:.2f}  {share:.1%}  {left} {top} {width} {height}"
+        branches[i] = branches[int(parents[i])].add(words)
+    return branches[-1]
+
+
 def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
     for start in range(0, len(files), size):
         yield files[start : start + size]
@@ -246,11 +300,7 @@ def _phase_one(explore: ExploreParams, root: Path) -> SegmentMany:
     return lambda images: (Result(image, label_image(image, extract, explore)) for image in images)
 
 
-def _trained(evaluate: EvaluateParams, model: str | Path, root: Path) -> SegmentMany:
+def _trained(evaluate: EvaluateParams, model: str | Path) -> SegmentMany:
     from sohes.predictor import load_predictor
 
-    if str(model).startswith("mlflow:"):
-        from sohes.tracking.registry import registered_model
-
-        return load_predictor(registered_model(str(model), root), evaluate).segment_many
-    return load_predictor(model_file(model), evaluate).segment_many
+    return load_predictor(Path(model), evaluate).segment_many

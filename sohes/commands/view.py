@@ -37,7 +37,7 @@ def view(
 
     def segment(photos: Sequence[Path]) -> Iterator[Path]:
         chosen = segmenting.choose(model, params, explore=explore)
-        return segmenting.run(photos, **chosen, out=out, root=Path.cwd())
+        return (file for file, _ in segmenting.run(photos, **chosen, out=out, root=Path.cwd()))
 
     what, root = what or [], Path.cwd()
     gallery = open_gallery(what, root=root, segment=segment)

@@ -71,6 +71,12 @@ def encode_png(image_HW3: np.ndarray) -> bytes:
     return cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))[1].tobytes()
 
 
+def encode_webp(image_HW3: np.ndarray, *, quality: int = 80) -> bytes:
+    """A WebP file's bytes, of an image whose sides have 16,383 pixels at most."""
+    flags = [cv2.IMWRITE_WEBP_QUALITY, quality]
+    return cv2.imencode(".webp", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+
+
 def encode_jpeg(image_HW3: np.ndarray, *, quality: int = 88) -> bytes:
     """A JPEG file's bytes."""
     flags = [cv2.IMWRITE_JPEG_QUALITY, quality]

@@ -147,7 +147,12 @@ def of_width(image_HW3: np.ndarray, width: int) -> np.ndarray:
 
 
 def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> MaskSet:
-    """The masks worth drawing: those above `min_score`, or the ten best where fewer pass."""
+    """The masks worth drawing (`places_of_strongest`), relinked to their nearest ancestors among them."""
+    return forest.select(found, places_of_strongest(found, min_score=min_score, at_most=at_most))
+
+
+def places_of_strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> np.ndarray:
+    """(K,) int64, rising: the masks above `min_score`, the best `at_most` of them, or the ten best if fewer pass."""
     order = np.argsort(-found.scores, kind="stable")
     passing = int((found.scores >= min_score).sum())
-    return forest.select(found, np.sort(order[: min(at_most, max(10, passing))]))
+    return np.sort(order[: min(at_most, max(10, passing))])

@@ -6,12 +6,12 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import numpy as np
 
 from sohes import masks
-from sohes.data.imaging import encode_jpeg, encode_png
+from sohes.data.imaging import encode_jpeg, encode_png, encode_webp
 from sohes.errors import SohesError
 from sohes.evaluate import pictures
 from sohes.masks import forest, mask_json
@@ -20,6 +20,9 @@ from sohes.work.files import write_file
 
 if TYPE_CHECKING:
     import supervision
+
+PictureFormat = Literal["webp", "png"]
+LONGEST = 1600  # pixels of a side of a WebP picture; a PNG has those of the photograph
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,19 +110,27 @@ class Result:
         """
         return pictures.overlay(self.image, pictures.strongest(self.found, min_score=min_score), level=level)
 
-    def save(self, folder: Path | str, name: str = "photo", *, file_name: str = "") -> Path:
-        """Write `<name>.json`, the photograph as `<name>.photo.jpg`, `<name>.overlay.png` and `<name>.levels.png`.
+    def save(
+        self, folder: Path | str, name: str = "photo", *, file_name: str = "", picture_format: PictureFormat = "webp"
+    ) -> Path:
+        """Write `<name>.json`, the photograph as `<name>.photo.jpg`, `<name>.overlay.webp` and `<name>.levels.webp`.
 
-        file_name: the photograph's name in the JSON. Returns the JSON's path, which is written last.
+        file_name: the photograph's name in the JSON. picture_format: `png` for an overlay without loss in the
+        photograph's size; pictures of the other format that an earlier call has left are removed.
+        Returns the JSON's path, which is written last.
         """
         folder = Path(folder)
+        write_file(folder / f"{name}.photo.jpg", encode_jpeg(self.image))
         drawn = pictures.strongest(self.found)
-        for suffix, encoded in (
-            ("photo.jpg", encode_jpeg(self.image)),
-            ("overlay.png", encode_png(pictures.overlay(self.image, drawn))),
-            ("levels.png", encode_png(pictures.contact_sheet(self.image, drawn))),
+        encode = encode_webp if picture_format == "webp" else encode_png
+        longest = LONGEST if picture_format == "webp" else max(self.image.shape)
+        for kind, picture in (
+            ("overlay", pictures.overlay(*pictures.reduced(self.image, drawn, longest=longest))),
+            ("levels", pictures.contact_sheet(self.image, drawn)),
         ):
-            write_file(folder / f"{name}.{suffix}", encoded)
+            for suffix in get_args(PictureFormat):
+                (folder / f"{name}.{kind}.{suffix}").unlink(missing_ok=True)
+            write_file(folder / f"{name}.{kind}.{picture_format}", encode(picture))
         target = folder / f"{name}.json"
         write_file(target, json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
         return target

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from sohes.errors import SohesError
 from sohes.model import onnx
 from sohes.params import EvaluateParams
+from sohes.params.pull import NO_PHOTOGRAPHS
 from sohes.project import read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
@@ -32,6 +33,11 @@ def read_card(model: Path) -> dict[str, Any]:
         return read_json(model.with_suffix(".json"), "")
     except (OSError, ValueError, SohesError):  # ValueError: a folder such as `.` has no name
         return {}
+
+
+def is_for_photographs(model: Path) -> bool:
+    """False if the card says that the model is no good on real photographs, as one of drawn scenes does."""
+    return NO_PHOTOGRAPHS not in str(read_card(model).get("limits"))
 
 
 def evaluate_of(model: Path) -> EvaluateParams | None:

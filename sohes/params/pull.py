@@ -7,6 +7,8 @@ from typing import Literal
 
 from sohes.params.section import Fraction, Positive, Scale, Section
 
+NO_PHOTOGRAPHS = "no good on real photographs"  # by these words among its limits, a model's card says so
+
 
 class ScenesParams(Section):
     """The embedded generator (`sohes.data.scenes.render`)."""

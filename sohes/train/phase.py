@@ -8,6 +8,7 @@ from typing import Any
 from sohes.model.build import Network
 from sohes.model.checkpoint import save_checkpoint
 from sohes.params import Params
+from sohes.params.pull import NO_PHOTOGRAPHS
 from sohes.pipeline import STAGES
 from sohes.project import Project
 from sohes.train.dataset import LabelDataset, open_dataset
@@ -70,8 +71,8 @@ def train_phase(
         if world.is_first:
             unchanged()
             card = {**depends, "phase": stage, "weights": weights, "metrics": history[-1]}
-            if params.pull.source == "scenes":  # `sohes segment` says so
-                card["limits"] = "it has learned from drawn scenes and is no good on real photographs"
+            if params.pull.source == "scenes":  # `sohes segment` heeds it
+                card["limits"] = f"it has learned from drawn scenes and is {NO_PHOTOGRAPHS}"
             save_checkpoint(project.model(stage), learner.kept, card)
             write_json(project.metrics(stage), history)
             run.artifact(project.card(stage))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numba
+from numba.core import event
 
 from sohes.work.surroundings import settle, temporary_home
 
@@ -38,6 +39,21 @@ def kept_in() -> Path | None:
     """The folder of compiled functions; None if they are not kept."""
     path = _nothing.stats.cache_path
     return Path(path) if path else None
+
+
+class _Announcer(event.Listener):
+    """Hears of what numba compiles, and not of what it reads from the disk."""
+
+    def on_start(self, event: event.Event) -> None:
+        from sohes.work.pool import report_compiling  # with libraries that few commands need
+
+        report_compiling()
+
+    def on_end(self, event: event.Event) -> None:
+        pass
+
+
+event.register("numba:compile", _Announcer())
 
 
 @compiled

@@ -10,6 +10,7 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -29,6 +30,8 @@ Shard = tuple[int, Sequence[Any]]  # its index in the plan, and its items
 _ONE_THREAD = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 
 _images_done: Any = None  # shared counter of this pool, set in its workers
+_compiles: Any = None  # shared flag of this pool, set in its workers
+_told = False  # this process has said that it or a worker compiles
 
 
 def plan_shards(items: Sequence[Item], images_per_shard: int) -> list[list[Item]]:
@@ -72,6 +75,17 @@ def report_images(count: int = 1) -> None:
             _images_done.value += count
 
 
+def report_compiling() -> None:
+    """Called by a process that compiles functions: one line on stderr, in a pool one for all of its workers."""
+    global _told
+    if _compiles is not None:
+        _compiles.value = True
+    elif not _told and multiprocessing.parent_process() is None:  # the parent of another worker has words of its own
+        _told = True
+        when = "the first time, or every time if they cannot be kept (`sohes doctor`)"
+        print(f"sohes: compiling functions, which takes up to a minute {when}", file=sys.stderr, flush=True)
+
+
 def run_shards(
     worker: Callable[[Shard], Result],
     shards: Sequence[Shard],
@@ -98,13 +112,15 @@ def run_shards(
                     finished += 1
                     progress.advance(bar, len(shard[1]))
                 return results
-            with _pool(min(workers, len(shards))) as (pool, counter):
+            with _pool(min(workers, len(shards))) as (pool, counter, compiles):
                 futures = {pool.submit(worker, shard): shard for shard in shards}
                 images = 0
                 for newly_done in _completions(futures):
                     finished += len(newly_done)
                     images += sum(len(futures[future][1]) for future in newly_done)
                     progress.update(bar, completed=max(images, counter.value))
+                    if compiles.value:
+                        report_compiling()
                 return [future.result() for future in futures]
         except KeyboardInterrupt:
             raise SohesError(f"{description}: stopped by the user; {_left(finished, shards, kept)}") from None
@@ -131,16 +147,19 @@ def _completions(futures: dict[Future, Shard]) -> Iterator[set[Future]]:
 
 
 @contextlib.contextmanager
-def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
-    """A pool that is gone when the block is left, whatever its workers are in the middle of."""
+def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any, Any]]:
+    """A pool that is gone when the block is left, whatever its workers are in the middle of.
+
+    With it, shared by its workers: the count of images done, and whether one of them compiles.
+    """
     # spawn, not fork: a forked copy of a process with threads (torch, Arrow, OpenCV) may hang.
     context = multiprocessing.get_context("spawn")
-    counter = context.Value("q", 0)
+    counter, compiles = context.Value("q", 0), context.Value("b", False)
     others = set(multiprocessing.active_children())
     with one_thread_each():
-        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter,))
+        pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_start_worker, initargs=(counter, compiles))
         try:
-            yield pool, counter
+            yield pool, counter, compiles
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             for process in set(multiprocessing.active_children()) - others:
@@ -150,9 +169,9 @@ def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any]]:
             pool.shutdown()
 
 
-def _start_worker(counter: Any) -> None:
-    global _images_done
-    _images_done = counter
+def _start_worker(counter: Any, compiles: Any) -> None:
+    global _images_done, _compiles
+    _images_done, _compiles = counter, compiles
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group: end without a traceback each
     import cv2
 

@@ -53,7 +53,7 @@ def looked_at(params: Params, root: Path, **more) -> dict[str, doctor.Finding]:
 
 def test_the_demo_needs_nothing_that_is_not_here(params, tmp_path):
     found = looked_at(params, tmp_path)
-    assert not [f for f in found.values() if f.state is State.broken]
+    assert not [f for f in found.values() if f.state in (State.broken, State.missing)]
     assert {"Python", "GPU", "disk", "caches", "instruct", "correct", "weights", "hub", "MLflow", "Prefect", "DVC",
             "Slurm", "S3"} == set(found)  # fmt: skip
     assert "million weights" in found["instruct"].words
@@ -93,6 +93,35 @@ def test_a_database_that_cannot_be_written_to_is_broken(tmp_path, monkeypatch):
         assert (found.state, "cannot be written to: fix its permissions" in found.words) == (State.broken, True)
 
 
+def test_credentials_are_missing_only_where_something_lies_on_s3(params, tmp_path):
+    from_s3 = params.model_copy(update={"pull": params.pull.model_copy(update={"source": "s3"})})
+    assert doctor._s3(params, tmp_path).state is State.optional
+    assert doctor._s3(from_s3, tmp_path).state is State.missing
+    (tmp_path / ".dvc").mkdir()
+    for address, state in (("/mnt/store", State.optional), ("s3://bucket/results", State.missing)):
+        (tmp_path / ".dvc/config").write_text(f"[core]\nremote = store\n['remote \"store\"']\nurl = {address}\n")
+        assert doctor._s3(params, tmp_path).state is state
+
+
+def test_a_gpu_is_missing_only_to_a_profile_that_counts_on_one(params, repository, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert doctor._torch(params).state is State.optional
+    assert doctor._torch(load_params(repository / "params/one-gpu.yaml")).state is State.missing
+
+
+@pytest.mark.parametrize(
+    ("states", "words"),
+    [
+        ({"a": State.ok, "b": State.optional}, "can run p.yaml."),
+        ({"a": State.missing, "b": State.optional, "c": State.missing}, "can run p.yaml, but see a, c."),
+        ({"a": State.missing, "b": State.broken}, "cannot run p.yaml: fix b."),
+    ],
+)
+def test_the_verdict_names_what_is_in_the_way(states, words):
+    findings = [doctor.Finding(what, state, "") for what, state in states.items()]
+    assert doctor.verdict(findings, Path("p.yaml")) == f"This machine {words}"
+
+
 def test_where_caches_lie_is_told(tmp_path, monkeypatch):
     monkeypatch.setattr(doctor, "kept_in", lambda: tmp_path / "numba")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
@@ -109,9 +138,9 @@ def test_where_caches_lie_is_told(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("pretrained", "weights", "hub"),
     [
-        ("train", State.ok, State.missing),
+        ("train", State.ok, State.optional),
         ("vit_small_patch8_224.dino", State.missing, State.broken),  # nothing fetched yet, and no hub to fetch from
-        ("gone/away.safetensors", State.broken, State.missing),
+        ("gone/away.safetensors", State.broken, State.optional),
         ("distill", State.missing, State.broken),  # its teacher's
     ],
 )
@@ -126,7 +155,7 @@ def test_the_hub_matters_if_its_weights_are_wanted(params, tmp_path, monkeypatch
     write_json(made.with_suffix(".json"), {"seed": wanted.seed, "params": wanted.backbone.model_dump(mode="json")})
     made.touch()
     found = looked_at(wanted, tmp_path)
-    assert (found["weights"].state, found["hub"].state) == (State.ok, State.missing)
+    assert (found["weights"].state, found["hub"].state) == (State.ok, State.optional)
     assert found["weights"].words == str(made)
 
 
@@ -196,7 +225,7 @@ def test_dvc_needs_a_git_repository_unless_it_is_told_otherwise(tmp_path):
     found = doctor._dvc(tmp_path)
     assert (found.state, "`git init`, or `dvc config core.no_scm true`" in found.words) == (State.broken, True)
     (tmp_path / ".dvc/config.local").write_text("[core]\n    no_scm = true\n")
-    assert doctor._dvc(tmp_path).state is State.missing  # a remote
+    assert doctor._dvc(tmp_path).state is State.optional  # a remote
 
 
 def test_a_dvc_remote_is_named(params, tmp_path):
@@ -216,6 +245,11 @@ def test_the_command_ends_with_1_if_something_needed_is_broken(repository, tmp_p
     for profile, code in (("params.yaml", 0), ("params/paper.yaml", 1)):  # of which the hub's weights are not here
         done = CliRunner().invoke(cli.app, ["doctor", "--params", str(repository / profile)])
         assert done.exit_code == code
-        assert len(done.stdout.splitlines()) == 13
+        *listed, verdict = done.stdout.splitlines()
+        assert len(listed) == 13
+        verb = "cannot" if code else "can"
+        assert verdict.startswith(f"This machine {verb} run {repository / profile}")
+        broken = [line.split()[1] for line in listed if line.startswith("broken")]
+        assert verdict.endswith(f": fix {', '.join(broken)}." if code else ".")
     # Outside a project, the profile that comes with the code.
     assert CliRunner().invoke(cli.app, ["doctor"]).exit_code == 0

@@ -7,11 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
-from sohes.commands.segment import choose, find_photos, names_in, output_names, run
+from sohes import cli, masks
+from sohes.commands.segment import choose, find_photos, names_in, output_names, run, tree
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
+from sohes.model.released import model_file
 from sohes.params import Params, load_params
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -34,7 +37,8 @@ def segment(tiny_params, tiny_model, tmp_path):
         params = Params.model_validate(tiny_params)
         explore = params.explore if options.pop("explore", False) else None
         options = {"model": str(tiny_model), "out": tmp_path / "out", **options}
-        return run(what, evaluate=params.evaluate, explore=explore, root=tmp_path, **options)
+        written = run(what, evaluate=params.evaluate, explore=explore, root=tmp_path, **options)
+        return (file for file, _ in written)
 
     return call
 
@@ -49,7 +53,7 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, phot
         found = json.loads(path.read_text())
         assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg", "deep/cat.png")
         assert len(found["annotations"]) > 0
-    assert (photos.parent / "out/deep_cat.png.overlay.png").exists()
+    assert (photos.parent / "out/deep_cat.png.overlay.webp").exists()
 
 
 def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_count(segment, photos, capsys):
@@ -87,7 +91,7 @@ def test_results_that_cannot_be_written_do_not_stop_the_others(segment, photos, 
         written.extend(segment(photos))
     assert len(written) == 5
     assert "cat.png cannot be written: Is a directory; continuing" in capsys.readouterr().err
-    assert len(list((photos.parent / "out").glob("*.overlay.png"))) == 6
+    assert len(list((photos.parent / "out").glob("*.overlay.webp"))) == 6
 
 
 def test_a_disk_that_is_full_for_one_photograph_is_not_full_for_all(segment, photos, monkeypatch):
@@ -205,7 +209,7 @@ def test_in_a_fresh_folder_the_released_model_answers(tmp_path, monkeypatch, cap
     assert said[0] == "sohes: with the model small, for there is no models/correct.safetensors here"
     assert said[1].startswith("sohes: limits of small: ")
     assert len(said) == 2
-    (written,) = run(["photo.jpg"], **chosen, out=folder / "out", root=folder)
+    ((written, _),) = run(["photo.jpg"], **chosen, out=folder / "out", root=folder)
     annotations = json.loads(written.read_text())["annotations"]
     assert annotations
     assert {"score", "parent_id", "segmentation"} <= annotations[0].keys()
@@ -236,11 +240,87 @@ def test_a_projects_own_model_and_params_come_first(tiny_model, repository, tmp_
     shutil.copy(repository / "params.yaml", tmp_path)
     assert choose(None, None, explore=False)["model"] == "models/correct.safetensors"
     assert capsys.readouterr().err == "sohes: with the model models/correct.safetensors, this folder's own\n"
+    card = tiny_model.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "it knows cars alone"}))
+    assert choose(None, None, explore=False)["model"] == "models/correct.safetensors"
+    assert "limits of models/correct.safetensors: it knows cars alone" in capsys.readouterr().err
     assert choose("small", None, explore=False)["evaluate"].nms_iou == 0.8
     ours = load_params(tmp_path / "params.yaml").evaluate
     assert choose("small", tmp_path / "params.yaml", explore=False)["evaluate"] == ours
     assert choose(str(tiny_model), None, explore=False)["evaluate"] == ours
     assert capsys.readouterr().err.count("limits of small") == 2
+
+
+def test_a_projects_own_model_of_drawn_scenes_is_not_taken_for_photographs(tiny_model, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    card, limits = (
+        tiny_model.with_suffix(".json"),
+        "drawn by hand; no good on real photographs",
+    )
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": limits}))
+    assert choose(None, None, explore=False)["model"] == str(model_file("small"))
+    why, small = capsys.readouterr().err.splitlines()
+    own = "models/correct.safetensors"
+    assert why.startswith(f"sohes: with the model small, for {own} is no good on real photographs, says its card")
+    assert small.startswith("sohes: limits of small: ")
+    shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
+    assert choose(own, None, explore=False)["model"] == own  # asked for
+    assert capsys.readouterr().err == f"sohes: limits of {own}: {limits}\n"
+
+
+def test_a_registered_model_warns_too(tiny_model, repository, monkeypatch, capsys):
+    card = tiny_model.with_suffix(".json")
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "never saw the sea"}))
+    monkeypatch.setattr("sohes.tracking.registry.registered_model", lambda name, root: tiny_model)
+    assert choose("mlflow:/sohes@champion", repository / "params.yaml", explore=False)["model"] == str(tiny_model)
+    assert capsys.readouterr().err == "sohes: limits of mlflow:/sohes@champion: never saw the sea\n"
+
+
+def test_the_command_ends_with_counts_and_where_to_look_though_one_photograph_is_broken(
+    photos, tiny_model, tmp_path, monkeypatch, repository
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copy(repository / "params.yaml", tmp_path)
+    done = CliRunner().invoke(cli.app, ["segment", "photos", "--out", "the masks", "--print", "--format", "png"])
+    assert isinstance(done.exception, SohesError)
+    files = sorted(Path("the masks").glob("*.json"))
+    assert len(files) == 4
+    assert len(list(Path("the masks").glob("*.overlay.png"))) == 4
+    found = [a for file in files for a in json.loads(file.read_text())["annotations"]]
+    whole = sum(a["parent_id"] is None for a in found)
+    lines = done.stdout.splitlines()
+    words = f"{len(found)} masks in 4 photographs, {whole} whole and {len(found) - whole} parts"
+    assert lines[-1] == f"{words}: sohes view 'the masks'"
+    assert sum(line.startswith("wrote the masks/") for line in lines) == 4
+    assert sum("strongest of" in line for line in lines) == 4
+
+
+def test_the_tree_has_the_strongest_masks_below_their_nearest_shown_ancestors():
+    drawn = np.zeros((14, 10, 20), bool)
+    for k, mask in enumerate(drawn):
+        mask[: 10 - k // 2, : 20 - k] = True
+    scores = np.linspace(0.99, 0.5, 14)
+    scores[[1, 3, 5]] = 0.1  # hidden: 3 and 1 lie between a part and its whole
+    parents = np.array([-1, 0, 1, 2, 3, 0, 0, -1, 7, 7, 7, 7, 7, 7])
+    found = masks.mask_set(drawn, scores=scores, parents=parents)
+    shown = tree(Result(np.zeros((10, 20, 3), np.uint8), found))
+    assert shown.label == "the 11 strongest of 14 masks: score, area, box"
+    number = lambda node: int(node.label.split(":")[0])  # noqa: E731
+    assert [number(node) for node in shown.children] == [1, 8]
+    first, second = shown.children
+    assert first.label == "1: 0.99  100.0%  0 0 20 10"
+    assert [number(node) for node in first.children] == [3, 7]
+    assert [number(node) for node in first.children[0].children] == [5]
+    assert [number(node) for node in second.children] == [9, 10, 11, 12, 13, 14]
+
+
+def test_names_go_where_standard_output_goes_though_errors_go_to_a_terminal(segment, photos, monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # to rich, any stream is a terminal then
+    for file in segment(photos / "one.png"):
+        print(f"wrote {file}")
+    told = capsys.readouterr()
+    assert told.out == f"wrote {file}\n"
+    assert "segment" in told.err  # the progress bar
 
 
 def test_what_a_model_warns_of_is_told_in_one_line(tiny_model, repository, capsys):

@@ -10,7 +10,7 @@ from pycocotools.coco import COCO
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.evaluate.result import Result
+from sohes.evaluate.result import LONGEST, Result
 
 DRAWN = np.zeros((3, 6, 8), bool)
 DRAWN[0, 1:5, 1:7] = True  # a whole,
@@ -79,8 +79,19 @@ def test_it_saves_json_and_pictures(result, tmp_path):
     saved = json.loads(written.read_text())
     assert saved["image"] == {"file_name": "cat.jpeg", "height": 6, "width": 8}
     assert [a["parent_id"] for a in saved["annotations"]] == [None, 1, 2]
-    for suffix, height in (("photo.jpg", 6), ("overlay.png", 6), ("levels.png", 6 + 5)):  # of a caption
+    for suffix, height in (("photo.jpg", 6), ("overlay.webp", 6), ("levels.webp", 6 + 5)):  # of a caption
         assert cv2.imread(str(tmp_path / f"new/cat.{suffix}")).shape[0] == height
+
+
+def test_webp_pictures_are_of_a_bounded_size_and_png_has_every_pixel(tmp_path):
+    large = Result(np.full((20, 2 * LONGEST, 3), 90, np.uint8), masks.empty_mask_set(20, 2 * LONGEST))
+    large.save(tmp_path)
+    assert cv2.imread(str(tmp_path / "photo.overlay.webp")).shape == (10, LONGEST, 3)
+    large.save(tmp_path, picture_format="png")
+    assert np.array_equal(cv2.imread(str(tmp_path / "photo.overlay.png")), large.image)
+    assert cv2.imread(str(tmp_path / "photo.photo.jpg")).shape == large.image.shape  # as the JSON says
+    names = {path.name for path in tmp_path.iterdir()}  # nothing is left of the first call that the second contradicts
+    assert names == {"photo.json", "photo.photo.jpg", "photo.overlay.png", "photo.levels.png"}
 
 
 def test_an_empty_result_saves_too(tmp_path):

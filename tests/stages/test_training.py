@@ -267,7 +267,7 @@ def test_the_cascade_head_goes_through_all_stages(tmp_path, repository):
     Image.fromarray(np.zeros((40, 50, 3), np.uint8)).save(photo)
     trained = tmp_path / "models/correct.safetensors"
     options = {"evaluate": params.evaluate, "explore": None, "out": tmp_path / "out", "root": tmp_path}
-    (written,) = segment.run([str(photo)], model=str(trained), **options)
+    ((written, _),) = segment.run([str(photo)], model=str(trained), **options)
     assert json.loads(written.read_text())["image"]["height"] == 40
     with pytest.raises(SohesError, match=r"another architecture"):
         correct.run(tiny_params(repository), tmp_path)  # of the other head

@@ -15,7 +15,7 @@ from sohes.work.pool import default_workers, plan_shards, run_shards
 WORKERS = """
 import os, signal, time
 from pathlib import Path
-from sohes.work.pool import report_images
+from sohes.work.pool import report_compiling, report_images
 from sohes.errors import SohesError
 
 def total(shard):
@@ -32,6 +32,10 @@ def dies(folder, shard):
 def complains(shard):
     raise SohesError(f"shard {shard[0]} has trouble")
 
+def compiles(shard):
+    report_compiling()
+    return shard[0]
+
 def sleeps(folder, shard):
     (folder / str(os.getpid())).touch()
     time.sleep(60 if shard[0] else 0)
@@ -44,6 +48,15 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / f"{name}.py").write_text(WORKERS)
     monkeypatch.syspath_prepend(tmp_path)
     return __import__(name)
+
+
+@pytest.mark.parametrize("processes", [0, 2])
+def test_that_processes_compile_is_said_once(workers, processes, monkeypatch, capfd) -> None:
+    monkeypatch.setattr("sohes.work.pool._told", False)
+    shards = [(k, [k]) for k in range(4)]
+    assert run_shards(workers.compiles, shards, workers=processes, description="x") == [0, 1, 2, 3]
+    run_shards(workers.compiles, shards, workers=processes, description="x")
+    assert capfd.readouterr().err.count("sohes: compiling functions, which takes up to a minute") == 1
 
 
 def test_a_plan_cuts_in_order() -> None:
