@@ -9,10 +9,10 @@ settle()
 if (_home := temporary_home()) and not may_write(Path.home() / ".prefect"):
     os.environ.setdefault("PREFECT_HOME", str(_home / "prefect"))
 
-_SETTINGS = {
-    # On a busy machine Prefect's temporary server takes half a minute to start; its own patience is shorter.
-    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "120",
-    # Nothing that we start calls home.
+# On a busy machine Prefect's temporary server takes half a minute to start; its own patience is shorter.
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
+
+QUIET = {  # nothing that we start calls home; infra/docker/Dockerfile has the same
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
     "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -20,5 +20,5 @@ _SETTINGS = {
     "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
     "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its pages ask amplitude.com for settings, whatever we set
 }
-for _name, _value in _SETTINGS.items():
+for _name, _value in QUIET.items():
     os.environ.setdefault(_name, _value)
