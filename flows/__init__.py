@@ -11,4 +11,14 @@ if not may_write(Path.home() / ".prefect") and (_home := temporary_home()):
 
 # On a busy machine Prefect's temporary server takes half a minute to start; its own patience is shorter.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "120")
-os.environ.setdefault("DO_NOT_TRACK", "1")
+
+QUIET = {  # nothing that we start calls home; infra/docker/Dockerfile has the same
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_SERVER_UI_SHOW_PROMOTIONAL_CONTENT": "false",
+    "PREFECT_SERVER_UI_V2_ENABLED": "false",  # its pages ask amplitude.com for settings, whatever we set
+}
+for _name, _value in QUIET.items():
+    os.environ.setdefault(_name, _value)

@@ -6,7 +6,6 @@ python -m flows.ablate TABLE [--row ROW] [--params FILE] [--root FOLDER]
 from __future__ import annotations
 
 import argparse
-import signal
 import sys
 from collections.abc import Iterator
 from functools import partial
@@ -99,7 +98,6 @@ def main(arguments: list[str] | None = None) -> int:
         for line in run(options.table, root / options.params, root, row=options.row):
             print(line, flush=True)
 
-    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # DVC is ended before this process
     return exit_code(work)
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from sohes.errors import SohesError, TemporaryError, exit_code_of, print_any_name, sentence_of
 from sohes.launch import Outcome
+from sohes.work.ended import clean_up_when_ended
 
 if TYPE_CHECKING:
     from prefect import State, Task
@@ -28,7 +29,11 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def exit_code(work: Callable[[], None]) -> int:
-    """Do the work and return the exit code: 0, or the error's own after one sentence on stderr; 130 after Ctrl-C."""
+    """Do the work and return the exit code: 0, or the error's own after one sentence on stderr; 130 after Ctrl-C.
+
+    SystemExit after SIGTERM or SIGHUP: what was started is ended before this process.
+    """
+    clean_up_when_ended()
     print_any_name()
     try:
         work()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import signal
 import sys
 from typing import Annotated, Any, NoReturn
 
@@ -16,6 +15,7 @@ import typer
 from typer.core import TyperGroup
 
 from sohes.errors import exit_code_of, print_any_name, sentence_of
+from sohes.work.ended import clean_up_when_ended
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
@@ -102,9 +102,10 @@ def _options(
 def main() -> NoReturn:
     """Run the command; an error that the user can fix ends as one sentence on stderr and a non-zero exit code.
 
-    1: an error; 2: wrong usage; 75: an error that may pass by itself; 130: Ctrl-C; 143: SIGTERM.
+    1: an error; 2: wrong usage; 75: an error that may pass by itself; 129: the terminal was closed; 130: Ctrl-C;
+    143: SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    clean_up_when_ended()
     print_any_name()
     try:
         app()
@@ -119,7 +120,3 @@ def main() -> NoReturn:
         print(f"sohes: {sentence}", file=sys.stderr)
         raise SystemExit(exit_code_of(error)) from None
     raise SystemExit(0)
-
-
-def _terminate(signum: int, frame: object) -> NoReturn:
-    raise SystemExit(128 + signum)  # unlike the default, this runs `finally` blocks

@@ -38,6 +38,9 @@ class Project:
     dvc = _Place(".dvc")  # the folder of DVC's settings
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
+    deployments = _Place("prefect.yaml")  # Prefect's deployments of the flows
+    automations = _Place("infra/prefect/automations.yaml")  # what Prefect's server does by itself
+    pod_template = _Place("infra/kubernetes/work-pool.json")  # Prefect's, for the pods that run flows
 
     # ---------------------------------------------------------------- what the stages write
 

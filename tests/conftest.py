@@ -303,6 +303,43 @@ def _spoiled(answer: Iterable[bytes], fault: str, faults: Faults) -> Iterator[by
 
 
 @pytest.fixture
+def in_terminal() -> Iterator[Callable[..., tuple[subprocess.Popen, Callable[[], None]]]]:
+    """Starts a Python command in a terminal of its own; returns the process, and a function that closes the terminal.
+
+    The kernel then sends SIGHUP, and whoever still writes to the terminal gets an error.
+    """
+    import pty
+
+    own = "\n".join(
+        (
+            "import fcntl, os, sys, termios",
+            "fcntl.ioctl(0, termios.TIOCSCTTY, 0)",
+            "os.execv(sys.executable, [sys.executable, *sys.argv[1:]])",
+        )
+    )
+    open_ends: list[int] = []
+    started: list[subprocess.Popen] = []
+
+    def start(*arguments: str, **options: object) -> tuple[subprocess.Popen, Callable[[], None]]:
+        ours, theirs = pty.openpty()
+        open_ends.append(ours)
+        command = [sys.executable, "-c", own, *arguments]
+        process = subprocess.Popen(
+            command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True, **options
+        )
+        os.close(theirs)
+        started.append(process)
+        return process, lambda: os.close(open_ends.pop(open_ends.index(ours)))
+
+    yield start
+    for end in open_ends:
+        os.close(end)
+    for process in started:
+        process.kill()
+        process.wait()
+
+
+@pytest.fixture
 def kill_when() -> Callable[[Path, str, list[str], dict[str, str]], None]:
     """Starts a command in a folder and kills it with -9 as soon as a file there fits the pattern."""
 

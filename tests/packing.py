@@ -1,14 +1,25 @@
-"""Packs a whole store of images at once, as the stage `pull` does shard by shard."""
+"""What the first stages write, at once: a store of images, and all that a training needs."""
 
 from __future__ import annotations
 
+import io
 import itertools
 from collections.abc import Iterable
 from pathlib import Path
 
+import numpy as np
+import torch
+from PIL import Image
+
+from sohes import masks
+from sohes.backbone.vit import Backbone, save_backbone
+from sohes.data.store.labels import write_shard
 from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import check_rejected
+from sohes.structures import ImageRecord
 from sohes.work.publish import new_folder
+
+IMAGES = 8
 
 
 def pack_images(
@@ -32,3 +43,27 @@ def pack_images(
             rejected += done.rejected
         check_rejected(len(packed), rejected, max_rejected_fraction=max_rejected_fraction)
         write_manifest(temporary, packed, rejected)
+
+
+def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
+    """Photographs, pseudo-labels (those not in `labelled` have no masks) and a backbone."""
+    rng = np.random.default_rng(0)
+    entries, records = [], []
+    for image_id in range(IMAGES):
+        image, shown = rng.integers(0, 100, (48, 64, 3), np.uint8), np.zeros((2, 48, 64), bool)
+        top, left = rng.integers(0, 20, 2)
+        shown[0, top : top + 26, left : left + 26], shown[1, top + 4 : top + 16, left + 4 : left + 16] = True, True
+        image[shown[0]] += 80
+        file = io.BytesIO()
+        Image.fromarray(image).save(file, "PNG")
+        entries.append((image_id, f"{image_id}.png", file.getvalue()))
+        found = masks.mask_set(shown, parents=[-1, 0]) if image_id in labelled else masks.empty_mask_set(48, 64)
+        records.append(ImageRecord(image_id, f"{image_id}.png", "", found))
+    limits = {"images_per_shard": 100, "max_megapixels": 1, "max_rejected_fraction": 0}
+    for images, labels in (("images", "pseudo_labels"), ("eval", "eval/labels")):
+        pack_images(entries, root / "data" / images, apply_exif=False, **limits)
+        (root / "data" / labels).mkdir()
+        write_shard(root / "data" / labels / "shard-00000.parquet", records)
+    torch.manual_seed(0)
+    shape = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 64}
+    save_backbone(Backbone("vit_tiny_patch16_224", shape), root / "models/backbone.safetensors", {})

@@ -227,7 +227,7 @@ def test_a_fault_of_our_own_keeps_its_traceback(failing_stage):
         failing_stage(ZeroDivisionError())
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
 def test_a_signal_lets_a_stage_clean_up(tmp_path, repository, number, code):
     (tmp_path / "params.yaml").write_text((repository / "params.yaml").read_text())
     script = (

@@ -8,10 +8,8 @@ from __future__ import annotations
 import argparse
 import io
 import json
-import os
 import socket
 import subprocess
-import sys
 import time
 import urllib.parse
 import urllib.request
@@ -23,7 +21,7 @@ from typing import Any
 
 from PIL import Image
 
-from flows.ui import commands
+from flows.ui import servers, started
 from infra.docs.pictures import FOLDER, photographs
 from sohes.bench.viewer import chromium, serving
 from sohes.errors import SohesError
@@ -76,18 +74,10 @@ def mlflow_ui(project: Path) -> Iterator[str]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    address = f"http://127.0.0.1:{port}"
-    command = next(command for name, command in commands(project, port, 0).items() if name.endswith(address))
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(
-        [sys.executable, *command], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    try:
-        _wait(f"{address}/health", server)
-        yield address
-    finally:
-        server.terminate()
-        server.wait()
+    server, _ = servers(project, port, 0)
+    with started(server) as process:
+        _wait(f"{server.address}/health", process)
+        yield server.address
 
 
 def mlflow_pages(browser: Any, address: str, project: Path) -> dict[str, bytes]:

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import signal
 import subprocess
 import threading
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from sohes.errors import SohesError
+from sohes.launch.group import end_group
 from sohes.launch.profile import Profile
 from sohes.launch.task import LAST_LINES, Outcome, log_file
 
@@ -27,8 +27,8 @@ def run_task(
 ) -> Outcome:
     """Run one command in `root` and wait for it; both its streams go to `.sohes/logs/<task>.log` and to `on_line`.
 
-    If the caller is interrupted, the command and all its children are ended before the interruption is raised.
-    SohesError if the command cannot be started.
+    If the caller is interrupted, the command and all that it has started are ended before the interruption is raised;
+    they have `grace_seconds` of the profile for it. SohesError if the command cannot be started.
     """
     log = log_file(root, task)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -51,29 +51,19 @@ def run_task(
                 on_line(line.rstrip())
             code = process.wait()
         except BaseException:
-            _end(process, profile.grace_seconds)
+            _end(process, profile.grace_seconds, file)
             raise
         finally:
             process.stdout.close()
     return Outcome(code, log, tuple(last))
 
 
-def _end(process: subprocess.Popen[str], grace_seconds: float) -> None:
-    """Ask the command's whole group to end, then end it."""
-    # Its output must be read to the end: a full pipe would keep it from ending.
-    reader = threading.Thread(target=lambda: [None for _ in process.stdout or ()], daemon=True)
+def _end(process: subprocess.Popen[str], grace_seconds: float, log: TextIO) -> None:
+    """End the command with all that it has started; what they say meanwhile goes to the log."""
+    # Their output must be read to the end: a full pipe would keep them from ending.
+    reader = threading.Thread(target=lambda: log.writelines(process.stdout or ()), daemon=True)
     reader.start()
-    _signal_group(process, signal.SIGTERM)
     try:
-        process.wait(grace_seconds)
-    except subprocess.TimeoutExpired:
-        pass
+        end_group(process, grace_seconds)
     finally:
-        _signal_group(process, signal.SIGKILL)  # also its children, if the command itself has ended
-        process.wait()
         reader.join(5)
-
-
-def _signal_group(process: subprocess.Popen[str], number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)

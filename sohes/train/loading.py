@@ -20,6 +20,7 @@ from torch.utils.data import DataLoader
 
 from sohes.errors import SohesError
 from sohes.structures import Movable
+from sohes.train.stopping import STOPPING
 
 Position = tuple[int, int]  # (step, place in the step's batch)
 
@@ -118,5 +119,5 @@ def load(
 def _start_worker(_: int) -> None:
     """One thread per worker; stop signals are left to the main process, which ends its workers itself."""
     cv2.setNumThreads(0)
-    for signum in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+    for signum in STOPPING:
         signal.signal(signum, signal.SIG_IGN)

@@ -1,27 +1,23 @@
 """prefect.yaml on a real Prefect server, with a real worker that runs a deployment from it."""
 
-import contextlib
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import SimpleNamespace
 
-import httpx
 import pytest
 import yaml
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.events.schemas.automations import AutomationCore
-from prefect.settings import PREFECT_API_URL, temporary_settings
+from processes import end_group, processes_with, until
 
 import flows.pipeline
 from sohes.params import Params
@@ -99,27 +95,6 @@ def test_a_failure_is_posted_without_the_address_in_any_log(web, monkeypatch, ca
 
 
 @pytest.fixture
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """A real server with all its services, on loopback; the environment of whoever talks to it."""
-    home = tmp_path_factory.mktemp("prefect")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PREFECT_HOME": str(home), "PATH": path, "PREFECT_WORKER_QUERY_SECONDS": "1"}
-    command = [sys.executable, "-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
-    with (home / "server.log").open("ab") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    url = f"http://127.0.0.1:{port}/api"
-    try:
-        until(lambda: answers(f"{url}/health"), f"no server: {home / 'server.log'}", process)
-        with temporary_settings({PREFECT_API_URL: url}):
-            yield environment | {"PREFECT_API_URL": url}
-    finally:
-        end_group(process)
-
-
-@pytest.fixture
 def posts() -> Iterator[SimpleNamespace]:
     """A webhook: `url`, and the `texts` that were posted to it."""
     texts: list[str] = []
@@ -140,29 +115,6 @@ def posts() -> Iterator[SimpleNamespace]:
     hook.shutdown()
     thread.join()
     hook.server_close()
-
-
-def answers(url: str) -> bool:
-    try:
-        return httpx.get(url, timeout=5).status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
-def until(condition: Callable[[], bool], what: str, process: subprocess.Popen | None = None) -> None:
-    deadline = time.monotonic() + 400
-    while not condition():
-        assert process is None or process.poll() is None, what
-        assert time.monotonic() < deadline, what
-        time.sleep(0.05)
-
-
-def end_group(process: subprocess.Popen, number: signal.Signals = signal.SIGTERM) -> None:
-    for sent in (number, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, sent)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(30)
 
 
 def published(root: Path) -> dict[str, bytes]:
@@ -188,27 +140,16 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
     (labelling / "flows").symlink_to(repository / "flows")
     text = (repository / "prefect.yaml").read_text()
     (labelling / "prefect.yaml").write_text(text.replace('FREQUENCY: "60"', 'FREQUENCY: "30"'))  # the least there is
-    automations = yaml.safe_load((repository / "infra/prefect/automations.yaml").read_text())
-    automations["automations"][0]["trigger"]["within"] = 60
-    (labelling / "automations.yaml").write_text(yaml.safe_dump(automations))
+    path = labelling / "infra/prefect/automations.yaml"
+    path.write_text(path.read_text().replace("within: 180", "within: 60"))
     environment = server | {"PYTHONPATH": str(labelling), "SOHES_WORKERS": "1", "SOHES_NOTIFY_URL": posts.url}
-
-    def prefect(*arguments: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", "prefect", "--no-prompt", *arguments], cwd=labelling, env=environment,
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
 
     def start_worker() -> subprocess.Popen:
         command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", "sohes", "--type", "process"]
         return subprocess.Popen(command, cwd=labelling, env=environment, start_new_session=True)
 
-    for pool, kind in (("sohes", "process"), ("sohes-slurm", "process"), ("sohes-kubernetes", "kubernetes")):
-        template = ("--base-job-template", "infra/kubernetes/work-pool.json") if kind == "kubernetes" else ()
-        prefect("work-pool", "create", pool, "--type", kind, *template)
-    prefect("deploy", "--all")
-    prefect("automation", "create", "--from-file", "automations.yaml")
+    everything = [word for deployment in deployments for word in ("--name", deployment["name"])]
+    subprocess.run([sys.executable, "-m", "flows.deploy", *everything], cwd=labelling, env=environment, check=True)
     with get_client(sync_client=True) as client:
         deployment = client.read_deployment_by_name("sohes/local")
         assert deployment.global_concurrency_limit.limit == 1
@@ -251,17 +192,3 @@ def test_a_pipeline_whose_worker_dies_is_crashed_and_the_next_run_goes_on_to_the
                 os.kill(pid, signal.SIGKILL)
     assert names == {"pull": "Cached", "explore": "Completed"}
     assert published(labelling) == published(undisturbed)
-
-
-def processes_with(variable: str, *words: str) -> list[int]:
-    """Living processes that were started with an environment variable and have one of the words in their command."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            variables = (folder / "environ").read_bytes().decode(errors="replace").split("\0")
-            command = (folder / "cmdline").read_bytes().decode(errors="replace").split("\0")
-        except OSError:
-            continue
-        if variable in variables and (not words or any(word in command for word in words)):
-            found.append(int(folder.name))
-    return found

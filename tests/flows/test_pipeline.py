@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from processes import processes_with
 
 import flows.pipeline
 from sohes.errors import SohesError
@@ -201,7 +202,11 @@ def test_what_would_stop_the_flow_is_one_sentence_before_a_server_starts(small, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_the_flow_its_stage_and_its_temporary_server(small, repository):
+@pytest.mark.parametrize(
+    ("number", "code", "says"),
+    [(signal.SIGINT, 130, "sohes: interrupted"), (signal.SIGTERM, 143, ""), (signal.SIGHUP, 129, "")],
+)
+def test_a_signal_ends_the_flow_its_stage_and_its_temporary_server(small, repository, number, code, says):
     slow = copy_stage("scores.json", "copied.json", "touch started; sleep 300")
     write_stages(small, first=slow)
     environment = {**os.environ, "PREFECT_HOME": str(small / "prefect"), "PYTHONPATH": str(repository)}
@@ -210,21 +215,8 @@ def test_ctrl_c_ends_the_flow_its_stage_and_its_temporary_server(small, reposito
     while not (small / "started").exists():
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.2)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, told = process.communicate(timeout=90)
-    assert process.returncode == 130, told
-    assert "sohes: interrupted" in told
+    assert process.returncode == code, told
+    assert says in told
     assert not processes_with(f"PREFECT_HOME={small}")
-
-
-def processes_with(variable: str) -> list[int]:
-    """Living processes that were started with an environment variable."""
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            environment = (folder / "environ").read_bytes().decode(errors="replace")
-        except OSError:
-            continue
-        if variable in environment:
-            found.append(int(folder.name))
-    return found

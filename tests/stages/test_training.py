@@ -1,6 +1,5 @@
 """The stages `instruct` and `correct` on a project of a few tiny images: here, killed, and in two processes."""
 
-import io
 import json
 import os
 import signal
@@ -12,14 +11,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from packing import pack_images
+from packing import make_project
 from PIL import Image
 from safetensors.torch import load_file
 
-from sohes import masks
-from sohes.backbone.vit import Backbone, save_backbone
 from sohes.commands import segment
-from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.evaluate.figures import read_rows
 from sohes.model.cascade import CascadeSegmenter
@@ -27,9 +23,6 @@ from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
 from sohes.project import Project
 from sohes.stages import correct, evaluate, instruct
-from sohes.structures import ImageRecord
-
-IMAGES = 8
 
 
 def tiny_params(repository: Path, **section) -> Params:
@@ -43,30 +36,6 @@ def tiny_params(repository: Path, **section) -> Params:
     for phase in ("instruct", "correct"):
         values[phase] |= {"steps": 6, "batch_size": 4, "accumulate": 1, "workers": 0, "checkpoint_every": 2} | section
     return Params.model_validate(values)
-
-
-def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
-    """Photographs, pseudo-labels (those not in `labelled` have no masks) and a backbone."""
-    rng = np.random.default_rng(0)
-    entries, records = [], []
-    for image_id in range(IMAGES):
-        image, shown = rng.integers(0, 100, (48, 64, 3), np.uint8), np.zeros((2, 48, 64), bool)
-        top, left = rng.integers(0, 20, 2)
-        shown[0, top : top + 26, left : left + 26], shown[1, top + 4 : top + 16, left + 4 : left + 16] = True, True
-        image[shown[0]] += 80
-        file = io.BytesIO()
-        Image.fromarray(image).save(file, "PNG")
-        entries.append((image_id, f"{image_id}.png", file.getvalue()))
-        found = masks.mask_set(shown, parents=[-1, 0]) if image_id in labelled else masks.empty_mask_set(48, 64)
-        records.append(ImageRecord(image_id, f"{image_id}.png", "", found))
-    limits = {"images_per_shard": 100, "max_megapixels": 1, "max_rejected_fraction": 0}
-    for images, labels in (("images", "pseudo_labels"), ("eval", "eval/labels")):
-        pack_images(entries, root / "data" / images, apply_exif=False, **limits)
-        (root / "data" / labels).mkdir()
-        write_shard(root / "data" / labels / "shard-00000.parquet", records)
-    torch.manual_seed(0)
-    shape = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 64}
-    save_backbone(Backbone("vit_tiny_patch16_224", shape), root / "models/backbone.safetensors", {})
 
 
 STAGE = """

@@ -106,7 +106,10 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(tiny, tmp_path):
     assert histories[0]["loss"] == pytest.approx(histories[1]["loss"], rel=1e-5)
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 75), (signal.SIGUSR1, 75), (signal.SIGINT, 130), (signal.SIGHUP, 75)],
+)
 def test_a_signal_saves_and_the_same_command_continues(tiny, tmp_path, signum, code, capsys):
     class Signals(Quits):
         def __getitem__(self, position):

@@ -1,0 +1,133 @@
+"""`python -m flows.deploy` and what the documentation says to do with it, on a real Prefect server."""
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from packing import make_project
+from prefect.client.orchestration import get_client
+from processes import end_group, processes_with, until
+
+import flows.deploy
+from sohes.project import Project
+from sohes.tracking import tracking_uri
+
+# Prefect and its server use what their dependencies have deprecated.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore::ResourceWarning"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),
+]
+
+
+def documented(repository: Path) -> str:
+    """The code block of docs/cluster.md about deployments."""
+    section = (repository / "docs/cluster.md").read_text().partition("## Prefect\n")[2]
+    (block,) = re.findall(r"^\n((?:    .+\n)+)", section, re.MULTILINE)[:1]
+    return block
+
+
+@pytest.fixture
+def training(project: Path, tiny_params: dict, repository: Path) -> Path:
+    """A project whose only stage trains for hours, and saves its state only when it is asked to stop."""
+    make_project(project)
+    tiny_params["instruct"] |= {"steps": 100_000, "checkpoint_every": 100_000, "workers": 1}
+    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"instruct": stages["instruct"]}}))
+    (project / "prefect.yaml").write_text((repository / "prefect.yaml").read_text())
+    (project / "flows").symlink_to(repository / "flows")
+    return project
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_the_documented_lines_run_a_pipeline_and_cancelling_it_in_training_loses_nothing(server, training, repository):
+    lines = documented(repository)
+    for wanted in ("python -m flows.deploy --name", "prefect worker start --pool", "prefect deployment run"):
+        assert wanted in lines
+    lines = lines.replace("http://127.0.0.1:4200/api", server["PREFECT_API_URL"])  # not a port that may be in use
+    environment = {**server, "PYTHONPATH": str(training), "SOHES_TRACKING": "on", "SOHES_WORKERS": "1"}
+    del environment["PREFECT_API_URL"]  # the lines set it
+    script = ["bash", "-euc", lines + "wait"]
+    with (training / "told.txt").open("wb") as told:
+        shell = subprocess.Popen(
+            script, cwd=training, env=environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        with get_client(sync_client=True) as client:
+            until(lambda: client.read_flow_runs(), f"nothing runs: {training / 'told.txt'}", shell)
+            (run,) = client.read_flow_runs()
+            until(lambda: steps_recorded(training) or client.read_flow_run(run.id).state.is_final(), "no step", shell)
+            assert not client.read_flow_run(run.id).state.is_final(), client.read_flow_run(run.id).state.message
+            cancel = [sys.executable, "-m", "prefect", "flow-run", "cancel", str(run.id)]
+            subprocess.run(cancel, env=server, check=True)
+            until(lambda: client.read_flow_run(run.id).state.is_final(), "it is not cancelled", shell)
+            assert client.read_flow_run(run.id).state.is_cancelled()
+            assert [pool.name for pool in client.read_work_pools()] == ["sohes"]
+            assert len(client.read_automations_by_name("sohes-dead-runs")) == 1
+        assert not processes_with(f"PYTHONPATH={training}", "instruct")
+    finally:
+        end_group(shell, signal.SIGINT)
+        for pid in processes_with(f"PYTHONPATH={training}"):  # none, unless the run did not end
+            os.kill(pid, signal.SIGKILL)
+    assert "stopped on request after step" in (training / ".sohes/logs/instruct.log").read_text()
+    # The state of the last step waits for the next run, and nothing else of the stage is there.
+    assert torch.load(training / ".sohes/instruct/state.pt", weights_only=True)["step"] >= 10
+    assert not list((training / "models").glob("instruct*"))
+    assert not list(training.rglob("models/.*.*")) + list(training.rglob("metrics/.*.*"))
+    assert statuses(training) == {"instruct": "KILLED", "pipeline": "KILLED"}
+    # DVC has recorded nothing and is free to go on.
+    assert not (training / "dvc.lock").exists()
+    status = subprocess.run(
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=training, capture_output=True, text=True, check=True
+    )
+    assert list(json.loads(status.stdout)) == ["instruct"]
+
+
+def records(root: Path) -> list:
+    """All of the project's MLflow runs."""
+    import mlflow
+
+    client = mlflow.MlflowClient(tracking_uri(root))
+    return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
+
+
+def steps_recorded(root: Path) -> bool:
+    """Whether MLflow has any losses. Not by its client, which would help to make the tables."""
+    try:
+        with closing(sqlite3.connect(f"file:{Project(root).database}?mode=ro", uri=True)) as database:
+            return database.execute("SELECT 1 FROM metrics LIMIT 1").fetchone() is not None
+    except sqlite3.OperationalError:  # there is no such file or table yet
+        return False
+
+
+def statuses(root: Path) -> dict[str, str]:
+    return {run.data.tags.get("sohes.stage", "pipeline"): run.info.status for run in records(root)}
+
+
+def test_what_is_wrong_is_one_sentence(tmp_path, repository, capsys, monkeypatch):
+    assert flows.deploy.main(["--root", str(tmp_path)]) == 1
+    assert flows.deploy.main(["--root", str(repository), "--name", "moon"]) == 1
+    assert flows.deploy.main(["--root", str(repository)]) == 1
+    told = capsys.readouterr().err.splitlines()
+    assert len(told) == 3
+    assert told[0].startswith("sohes: no prefect.yaml in")
+    assert "no deployment 'moon' in" in told[1]
+    assert "there is: local, nightly" in told[1]
+    assert "PREFECT_API_URL is not set: start a server" in told[2]
+
+
+def test_without_a_name_it_is_all_that_needs_no_cluster(repository):
+    names = [found["name"] for found in flows.deploy.chosen(Project(repository), [])]
+    assert names == ["local", "nightly", "explore", "evaluate"]
+    assert [found["name"] for found in flows.deploy.chosen(Project(repository), ["slurm"])] == ["slurm"]
