@@ -15,6 +15,7 @@ import torch
 import yaml
 from packing import make_project
 from prefect.client.orchestration import get_client
+from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import end_group, processes_with, until
 
 import flows.deploy
@@ -115,10 +116,11 @@ def statuses(root: Path) -> dict[str, str]:
     return {run.data.tags.get("sohes.stage", "pipeline"): run.info.status for run in records(root)}
 
 
-def test_what_is_wrong_is_one_sentence(tmp_path, repository, capsys, monkeypatch):
-    assert flows.deploy.main(["--root", str(tmp_path)]) == 1
-    assert flows.deploy.main(["--root", str(repository), "--name", "moon"]) == 1
-    assert flows.deploy.main(["--root", str(repository)]) == 1
+def test_what_is_wrong_is_one_sentence(tmp_path, repository, capsys):
+    with temporary_settings(restore_defaults={PREFECT_API_URL}):  # of the server that other tests share
+        assert flows.deploy.main(["--root", str(tmp_path)]) == 1
+        assert flows.deploy.main(["--root", str(repository), "--name", "moon"]) == 1
+        assert flows.deploy.main(["--root", str(repository)]) == 1
     told = capsys.readouterr().err.splitlines()
     assert len(told) == 3
     assert told[0].startswith("sohes: no prefect.yaml in")
