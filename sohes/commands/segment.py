@@ -35,31 +35,31 @@ SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
 OUT = Path("segmented")
 NAMED = 10  # files in a message; each has had its own before
 LONGEST_NAME = 230  # bytes: a file system allows 255, and `.overlay.webp` and a number are added
-_BEST = "the folder's own if it is for photographs, or small"
+_BEST = "the folder's own, or small"
 ModelName = Annotated[
     str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
 ]
 _CARDS = "the card's, or params.yaml"
-Numbers = Annotated[Path | None, typer.Option("--params", help="The file with every number.", show_default=_CARDS)]
+Numbers = Annotated[Path | None, typer.Option("--params", help="Every number.", show_default=_CARDS)]
 
 
 def segment(
     photos: Annotated[list[Path], typer.Argument(help="Photographs, folders of them, or patterns.")],
     model: ModelName = None,
-    out: Annotated[Path, typer.Option(help="Folder for a JSON file and three pictures of each.")] = OUT,
-    explore: Annotated[bool, typer.Option("--explore", help="Use phase 1, which needs no trained model.")] = False,
+    out: Annotated[Path, typer.Option(help="Folder for JSON and pictures.")] = OUT,
+    explore: Annotated[bool, typer.Option("--explore", help="Phase 1, without a model.")] = False,
     tile: Annotated[
         list[float] | None,
         typer.Option(
             min=0.1,
             max=1,
             show_default="evaluate.tiles",
-            help="Look closer, at windows of this fraction of the sides, such as 0.6; repeat for more; 1 for none.",
+            help="Look at windows of this fraction, too, such as 0.6; repeat for more; 1: none.",
         ),
     ] = None,
     exif: Upright = True,
     picture_format: Annotated[
-        PictureFormat, typer.Option("--format", help="Of the pictures; png: large, without loss.")
+        PictureFormat, typer.Option("--format", help="png: large, without loss.")
     ] = "webp",
     print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
     params: Numbers = None,
