@@ -33,9 +33,10 @@ for _name in (
 ):
     os.environ.pop(_name, None)
 
-# A shell that starts the tests in the background has Ctrl-C ignored, and every process that they start inherits it.
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+# A shell that starts the tests in the background has Ctrl-C ignored, nohup a closed terminal; processes inherit it.
+for _number, _default in ((signal.SIGINT, signal.default_int_handler), (signal.SIGHUP, signal.SIG_DFL)):
+    if signal.getsignal(_number) is signal.SIG_IGN:
+        signal.signal(_number, _default)
 
 REPOSITORY = Path(__file__).parents[1]
 

@@ -58,9 +58,7 @@ def segment(
         ),
     ] = None,
     exif: Upright = True,
-    picture_format: Annotated[
-        PictureFormat, typer.Option("--format", help="png: large, without loss.")
-    ] = "webp",
+    picture_format: Annotated[PictureFormat, typer.Option("--format", help="png: large, without loss.")] = "webp",
     print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
     params: Numbers = None,
 ) -> None:
