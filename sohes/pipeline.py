@@ -37,9 +37,16 @@ SECTIONS = tuple(name for name in Params.model_fields if name != "seed")  # of p
 _HERE = Project(Path())
 _LABELLED = (_HERE.images, _HERE.pseudo_labels)
 _WEIGHTS = tuple(map(_HERE.model, ("backbone", "instruct", "correct")))
-_SCORING = ("sohes.evaluate",)  # a new way of scoring while training must not retrain everything
 _BEFORE_REPORT = ("pull", "backbone", "explore", "instruct", "correct", "evaluate")
 _FIGURES = ("evaluate", "evaluate_details", "regions", "instruct", "correct")
+
+
+def _learning(phase: Phase, *, begins_with: str) -> Stage:
+    """A phase that trains the segmenter, from the weights of another stage."""
+    inputs = (*_LABELLED, _HERE.model(begins_with))
+    unwatched = ("sohes.evaluate",)  # a new way of scoring while training must not retrain everything
+    return Stage(phase, ("model", "loss", phase), inputs, trains=True, unwatched=unwatched)
+
 
 STAGES = {
     stage.name: stage
@@ -47,20 +54,8 @@ STAGES = {
         Stage("pull", ("pull",), splits=True),
         Stage("backbone", ("backbone",), (_HERE.images,), trains=True),
         Stage("explore", ("explore",), (_HERE.images, _HERE.card("backbone"), _HERE.model("backbone")), splits=True),
-        Stage(
-            "instruct",
-            ("model", "loss", "instruct"),
-            (*_LABELLED, _HERE.model("backbone")),
-            trains=True,
-            unwatched=_SCORING,
-        ),
-        Stage(
-            "correct",
-            ("model", "loss", "correct"),
-            (*_LABELLED, _HERE.model("instruct")),
-            trains=True,
-            unwatched=_SCORING,
-        ),
+        _learning("instruct", begins_with="backbone"),
+        _learning("correct", begins_with="instruct"),
         Stage("evaluate", ("explore", "model", "evaluate"), (_HERE.held_out, *_WEIGHTS), splits=True),
         Stage(
             "report",

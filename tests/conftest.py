@@ -12,12 +12,13 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import yaml
+from processes import serving
 
 # Before torch and numba are imported: tests are tiny, and threads of theirs only fight over the cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -222,14 +223,9 @@ def web(tmp_path: Path) -> Iterator[SimpleNamespace]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield SimpleNamespace(folder=folder, url=f"http://127.0.0.1:{server.server_port}", faults=faults)
-    faults.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(Handler) as url:
+        yield SimpleNamespace(folder=folder, url=url, faults=faults)
+        faults.released.set()
 
 
 @pytest.fixture

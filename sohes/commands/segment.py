@@ -40,7 +40,7 @@ ModelName = Annotated[
     str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
 ]
 _CARDS = "the card's, or params.yaml"
-Numbers = Annotated[Path | None, typer.Option("--params", help="Every number.", show_default=_CARDS)]
+Numbers = Annotated[Path | None, typer.Option("--params", help="A params file.", show_default=_CARDS)]
 
 
 def segment(
@@ -54,7 +54,7 @@ def segment(
             min=0.1,
             max=1,
             show_default="evaluate.tiles",
-            help="Look at windows of this fraction, too, such as 0.6; repeat for more; 1: none.",
+            help="Also look at windows of this fraction of the sides; repeat for more; 1: none.",
         ),
     ] = None,
     exif: Upright = True,

@@ -5,9 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +16,7 @@ from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterId
 from prefect.client.schemas.objects import TERMINAL_STATES
 from prefect.events.schemas.automations import AutomationCore
-from processes import end_group, processes_with, until
+from processes import end_group, processes_with, serving, until
 
 import flows.pipeline
 from sohes.params import Params
@@ -108,13 +107,8 @@ def posts() -> Iterator[SimpleNamespace]:
         def log_message(self, *_: object) -> None:
             pass
 
-    hook = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=hook.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{hook.server_port}/hook", texts=texts)
-    hook.shutdown()
-    thread.join()
-    hook.server_close()
+    with serving(Handler) as url:
+        yield SimpleNamespace(url=f"{url}/hook", texts=texts)
 
 
 def published(root: Path) -> dict[str, bytes]:

@@ -4,15 +4,14 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import answers, processes_with, until
+from processes import answers, processes_with, serving, until
 
 import flows
 from sohes import tracking
@@ -42,13 +41,8 @@ def outside() -> Iterator[SimpleNamespace]:
         def log_message(self, *_: object) -> None:
             pass
 
-    proxy = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05})
-    thread.start()
-    yield SimpleNamespace(url=f"http://127.0.0.1:{proxy.server_port}", asked=asked)
-    proxy.shutdown()
-    thread.join()
-    proxy.server_close()
+    with serving(Handler) as url:
+        yield SimpleNamespace(url=url, asked=asked)
 
 
 @pytest.fixture

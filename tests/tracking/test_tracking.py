@@ -32,16 +32,6 @@ def params(repository: Path) -> Params:
     return load_params(repository / "params.yaml")
 
 
-@pytest.fixture(scope="module")
-def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database with MLflow's tables and no experiment: making the tables takes seconds, copying them nothing."""
-    path = tmp_path_factory.mktemp("mlflow") / "mlflow.db"
-    from mlflow.tracking import MlflowClient
-
-    MlflowClient(f"sqlite:///{path}").search_experiments()
-    return path
-
-
 @pytest.fixture
 def root(tmp_path: Path, database: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("SOHES_TRACKING", "on")
