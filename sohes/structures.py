@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -109,19 +110,56 @@ class Batch(Movable):
 
 
 @dataclass(frozen=True)
+class MaskFactors:
+    """Mask logits that are not multiplied out: embedding times features, plus a term of the row and one of the column.
+
+    The logits of all queries and layers are by far the largest tensor of a training step, and the loss looks at few of
+    them.  embedding_BQC.  features_BChw.  rows_BQh, columns_BQw: None where the queries have no window.
+    """
+
+    embedding_BQC: Tensor
+    features_BChw: Tensor
+    rows_BQh: Tensor | None = None
+    columns_BQw: Tensor | None = None
+
+    def __getitem__(self, images: slice) -> MaskFactors:
+        return self.map(lambda part: part[images])
+
+    def parts(self) -> list[Tensor]:
+        """The tensors that are there, in their order."""
+        parts = (self.embedding_BQC, self.features_BChw, self.rows_BQh, self.columns_BQw)
+        return [part for part in parts if part is not None]
+
+    def map(self, change: Callable[[Tensor], Tensor]) -> MaskFactors:
+        return MaskFactors(*map(change, self.parts()))
+
+    def logits_BQhw(self) -> Tensor:
+        """Multiplied out."""
+        logits_BQhw = (self.embedding_BQC @ self.features_BChw.flatten(2)).unflatten(2, self.features_BChw.shape[2:])
+        if self.rows_BQh is not None and self.columns_BQw is not None:  # in place: it is the largest tensor
+            logits_BQhw.add_(self.rows_BQh[..., None]).add_(self.columns_BQw[..., None, :])
+        return logits_BQhw
+
+
+@dataclass(frozen=True)
 class ModelOutput:
     """Raw predictions of the segmenter; `losses` and `model.decode` meet here.
 
-    class_logits_BQ2: (entity, no object).  mask_logits_BQhw: at a quarter of the input size.
+    class_logits_BQ2: (entity, no object).  masks: logits (B, Q, h, w) at a quarter of the input size, or their factors.
     ancestor_logits_BQQ: [b, i, j] = query i's mask is an ancestor of query j's; None for auxiliary outputs,
     and for a head that knows no ancestors.
     auxiliary: the outputs of the earlier decoder layers, first layer first, for deep supervision.
     """
 
     class_logits_BQ2: Tensor
-    mask_logits_BQhw: Tensor
+    masks: Tensor | MaskFactors
     ancestor_logits_BQQ: Tensor | None
     auxiliary: tuple[ModelOutput, ...] = field(default=())
+
+    @cached_property
+    def mask_logits_BQhw(self) -> Tensor:
+        """The masks, multiplied out."""
+        return self.masks.logits_BQhw() if isinstance(self.masks, MaskFactors) else self.masks
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from infra.gpu.lab import Lab, Row, changed, forget, gigabytes, network
 from sohes.model.footprint import training_footprint
 from sohes.params import Params
+from sohes.structures import MaskFactors
 from sohes.tracking import Recorder
 from sohes.train.loading import Loaded, Position
 from sohes.train.loop import Learner, train
@@ -117,14 +118,16 @@ def host_waits(learner: Learner, batch, section, lab: Lab, *, most: int = 2) -> 
 
 
 def tflop_per_image(params: Params) -> float:
-    """Of a forward and backward pass of the network, nothing computed twice; counted without values."""
+    """Of a forward and backward pass of the network, up to the factors of its masks; counted without values."""
     with torch.device("meta"):
         model = network(params, torch.device("meta"), recompute_blocks=False)
         images = torch.empty(1, 3, params.model.image_size, params.model.image_size)
         with FlopCounterMode(display=False) as counted:
             output = model.train()(images)
             parts = [output.ancestor_logits_BQQ.sum()]
-            parts += [p.mask_logits_BQhw.sum() + p.class_logits_BQ2.sum() for p in (output, *output.auxiliary)]
+            for layer in (output, *output.auxiliary):
+                assert isinstance(layer.masks, MaskFactors)
+                parts += [part.sum() for part in (layer.class_logits_BQ2, *layer.masks.parts())]
             sum(parts).backward()
     return counted.get_total_flops() / 1e12
 

@@ -15,7 +15,7 @@ from sohes.losses.mask_loss import dice, mask_bce
 from sohes.losses.matcher import assign_all, matching_cost
 from sohes.losses.points import Comparison, compare
 from sohes.params import LossParams
-from sohes.structures import ModelOutput, Targets
+from sohes.structures import MaskFactors, ModelOutput, Targets
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,15 @@ class _Pairs:
     targets_M: Tensor
 
 
+@dataclass(frozen=True)
+class _Matched:
+    """What is matched: by image, counted among the queries of all layers and the targets of the batch; and by layer."""
+
+    queries: Sequence[Tensor]
+    targets: Sequence[Tensor]
+    of_layers: Sequence[_Pairs]
+
+
 def criterion(
     output: ModelOutput,
     targets: Sequence[Targets],
@@ -43,23 +52,23 @@ def criterion(
     Computed in float32 also under autocast. A batch without a target yields finite losses that reach every head, so
     that DDP finds no unused parameter. ValueError if there is not one `Targets` per image.
     """
-    batch, num_queries, height, width = output.mask_logits_BQhw.shape
+    batch = len(output.class_logits_BQ2)
     if len(targets) != batch:
         raise ValueError(f"the criterion needs one Targets per image (got {len(targets)} for {batch} images)")
     with torch.autocast(output.class_logits_BQ2.device.type, enabled=False):
         layers = (*output.auxiliary, output) if params.deep_supervision else (output,)
-        comparison = compare([target.masks_THW for target in targets], (height, width), params, generator)
+        comparison = compare(_of_all(layers), [target.masks_THW for target in targets], params, generator)
         counts = [len(target.masks_THW) for target in targets]
         num_masks = _mean_over_processes(sum(counts), output.class_logits_BQ2.device).clamp(min=1)
-        first_target_B = copied_to(num_masks.device, np.cumsum([0, *counts[:-1]]))
-        parts: dict[str, list[Tensor]] = {"class": [], "mask": [], "dice": [], "ancestor": []}
-        for layer, pairs in zip(layers, _match_layers(layers, counts, comparison, params), strict=True):
-            # not indexing with two arrays, whose backward sorts them and is many times slower
-            rows_M = pairs.images_M * num_queries + pairs.queries_M
-            matched_Mhw = layer.mask_logits_BQhw.flatten(0, 1).index_select(0, rows_M).float()
-            points = comparison.pairs(matched_Mhw, first_target_B[pairs.images_M] + pairs.targets_M)
-            parts["mask"].append(mask_bce(*points, num_masks))
-            parts["dice"].append(dice(*points, num_masks))
+        matched = _match_layers(layers, counts, comparison, params)
+        points = comparison.pairs(matched.queries, matched.targets)
+        parts: dict[str, list[Tensor]] = {
+            "class": [],
+            "mask": [mask_bce(*points, num_masks)],
+            "dice": [dice(*points, num_masks)],
+            "ancestor": [],
+        }
+        for layer, pairs in zip(layers, matched.of_layers, strict=True):
             parts["class"].append(
                 class_loss(layer.class_logits_BQ2.float(), pairs.images_M, pairs.queries_M, params.no_object_weight)
             )
@@ -89,31 +98,49 @@ def class_loss(class_logits_BQ2: Tensor, images_M: Tensor, queries_M: Tensor, no
     return (entropy_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-8)
 
 
+def _of_all(layers: Sequence[ModelOutput]) -> MaskFactors:
+    """The masks of all layers as if they were one layer's: queries of the first, then of the second, and so on."""
+    masks = [layer.masks for layer in layers]
+    factors = [of_layer for of_layer in masks if isinstance(of_layer, MaskFactors)]
+    if len(factors) == len(masks):  # a network makes them of the same features
+        embedding, features, *windows = zip(*(of_layer.parts() for of_layer in factors), strict=True)
+        return MaskFactors(torch.cat(embedding, 1), features[0], *(torch.cat(parts, 1) for parts in windows))
+    logits_BQhw = torch.cat([layer.mask_logits_BQhw for layer in layers], 1)
+    batch, num_queries = logits_BQhw.shape[:2]
+    return MaskFactors(torch.eye(num_queries, device=logits_BQhw.device).expand(batch, -1, -1), logits_BQhw)
+
+
 @torch.no_grad()
 def _match_layers(
     layers: Sequence[ModelOutput], counts: Sequence[int], comparison: Comparison, params: LossParams
-) -> list[_Pairs]:
+) -> _Matched:
     """Match every image in every layer; the costs travel to the CPU in one copy, so a GPU waits once a step."""
+    num_queries = layers[0].class_logits_BQ2.shape[1]
     costs = [
         matching_cost(
             layer.class_logits_BQ2[image],
-            comparison.matching_logits(layer.mask_logits_BQhw[image].float()),
+            logits_QP,
             targets_TP,
             class_weight=params.class_weight,
             mask_weight=params.mask_weight,
             dice_weight=params.dice_weight,
         )
-        for layer in layers
         for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts)))
+        for layer, logits_QP in zip(layers, comparison.matching_logits(image).split(num_queries), strict=True)
     ]
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()  # the one time that a GPU waits
     blocks = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
     assigned = assign_all([block.reshape(cost.shape) for block, cost in zip(blocks, costs, strict=True)])
-    per_image = tuple(len(queries) for queries, _ in assigned[: len(counts)])  # the same in every layer
-    images = np.tile(np.repeat(np.arange(len(counts)), per_image), len(layers))
-    indices = np.stack([images, *(np.concatenate(column) for column in zip(*assigned, strict=True))])
-    moved_3LM = copied_to(layers[0].class_logits_BQ2.device, indices.reshape(3, len(layers), sum(per_image)))
-    return [_Pairs(per_image, *moved_M) for moved_M in moved_3LM.unbind(1)]
+    per_image = [len(queries) for queries, _ in assigned[:: len(layers)]]  # the same in every layer
+    lengths = np.repeat(per_image, len(layers))
+    image, layer = (np.repeat(index, lengths) for index in divmod(np.arange(len(assigned)), len(layers)))
+    query, target = (np.concatenate(column) for column in zip(*assigned, strict=True))
+    among_all = np.stack([layer * num_queries + query, np.cumsum([0, *counts])[image] + target])
+    within = np.stack([image, query, target])[:, np.argsort(layer, kind="stable")]
+    moved = copied_to(layers[0].class_logits_BQ2.device, np.concatenate([among_all, within]))
+    of_images = [index.split([len(layers) * count for count in per_image]) for index in moved[:2]]
+    of_layers = moved[2:].reshape(3, len(layers), sum(per_image)).unbind(1)
+    return _Matched(of_images[0], of_images[1], [_Pairs(tuple(per_image), *pairs) for pairs in of_layers])
 
 
 def copied_to(device: torch.device, array: np.ndarray) -> Tensor:

@@ -10,7 +10,7 @@ from sohes.model.ancestor_head import AncestorHead
 from sohes.model.pixel_decoder import PixelFeatures
 from sohes.model.position import map_embedding
 from sohes.model.queries import GridQueries, LearnedQueries
-from sohes.structures import ModelOutput
+from sohes.structures import MaskFactors, ModelOutput
 
 
 class Attention(nn.Module):
@@ -103,28 +103,28 @@ class MaskDecoder(nn.Module):
         for i, layer in enumerate(self.layers):
             level = i % len(levels)
             with torch.no_grad():
-                (mask_logits,) = self._mask_logits(stages[-1:], small[level], prior)
-            queries = layer(queries, positions, levels[level], keys[level], _visible(mask_logits))
+                (seen,) = self._masks(stages[-1:], small[level], prior)
+            queries = layer(queries, positions, levels[level], keys[level], _visible(seen.logits_BQhw()))
             stages.append(self.norm(queries))
 
         predicted = stages if self.training else stages[-1:]
-        masks = self._mask_logits(predicted, features, prior)
+        masks = self._masks(predicted, features, prior)
         *auxiliary, last = (ModelOutput(self.class_head(q), m, None) for q, m in zip(predicted, masks, strict=True))
         ancestors = self.ancestor_head(stages[-1])
-        return ModelOutput(last.class_logits_BQ2, last.mask_logits_BQhw, ancestors, tuple(auxiliary))
+        return ModelOutput(last.class_logits_BQ2, last.masks, ancestors, tuple(auxiliary))
 
-    def _mask_logits(self, stages: list[Tensor], features_BChw: Tensor, prior_BQC: Tensor | None) -> tuple[Tensor, ...]:
-        """(B, Q, h, w) for the normed queries of each of K stages: one matrix product for all."""
+    def _masks(self, stages: list[Tensor], features_BChw: Tensor, prior_BQC: Tensor | None) -> list[MaskFactors]:
+        """Of the normed queries of each of K stages."""
         C, h, w = features_BChw.shape[1:]
         queries_BKQC = torch.stack(stages, 1)
         embedding_BKQC = self.mask_head(queries_BKQC)
         if prior_BQC is not None:
             embedding_BKQC = embedding_BKQC * C**-0.5 + prior_BQC[:, None]
-        masks = (embedding_BKQC.flatten(1, 2) @ features_BChw.flatten(2)).view(*queries_BKQC.shape[:3], h, w)
+        parts = [embedding_BKQC]
         if isinstance(self.queries, GridQueries):
-            rows_BKQh, columns_BKQw = self.queries.window_logits(queries_BKQC, h, w)
-            masks.add_(rows_BKQh[..., None]).add_(columns_BKQw[..., None, :])  # in place: it is the largest tensor
-        return masks.unbind(1)
+            parts += self.queries.window_logits(queries_BKQC, h, w)
+        of_stages = zip(*(part.unbind(1) for part in parts), strict=True)
+        return [MaskFactors(embedding, features_BChw, *windows) for embedding, *windows in of_stages]
 
 
 def _visible(mask_logits_BQhw: Tensor) -> Tensor:

@@ -39,7 +39,7 @@ def part_of(output: ModelOutput, images: slice) -> ModelOutput:
     ancestors = output.ancestor_logits_BQQ
     return ModelOutput(
         output.class_logits_BQ2[images],
-        output.mask_logits_BQhw[images],
+        output.masks[images],
         None if ancestors is None else ancestors[images],
         tuple(part_of(layer, images) for layer in output.auxiliary),
     )

@@ -19,11 +19,12 @@ def test_both_contenders_run_on_the_same_example(small, measure):
 
 
 def test_the_example_has_targets_and_similar_predictions(small):
-    masks, class_logits, mask_logits = loss.example()
+    masks, class_logits, predicted = loss.example()
     assert masks.shape == (3, 64, 64)
     assert [tuple(layer.shape) for layer in class_logits] == [(1, 3, 2)] * 2
-    assert [tuple(layer.shape) for layer in mask_logits] == [(1, 3, 16, 16)] * 2
-    assert all(leaf.requires_grad and leaf.is_leaf for leaf in (*class_logits, *mask_logits))
+    assert [tuple(layer.logits_BQhw().shape) for layer in predicted] == [(1, 3, 16, 16)] * 2
+    leaves = [part for layer in predicted for part in layer.parts()]
+    assert all(leaf.requires_grad and leaf.is_leaf for leaf in (*class_logits, *leaves))
 
 
 def test_each_contender_runs_in_its_own_process_and_the_ratio_is_of_cpu_seconds(monkeypatch):

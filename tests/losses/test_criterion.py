@@ -262,7 +262,8 @@ def reference_losses(transformers_loss, output: ModelOutput, targets: tuple[Targ
 @pytest.mark.parametrize("counts", [(4, 2), (1, 9), (3, 5)])
 def test_parity_with_transformers_on_the_same_points(monkeypatch, transformers_loss, counts):
     output, targets = make_output(seed=5), make_targets(*counts, seed=6)
-    points = compare([t.masks_THW for t in targets], (8, 8), SAMPLED, torch.Generator().manual_seed(0))
+    predicted = criterion_module._of_all((output,))
+    points = compare(predicted, [t.masks_THW for t in targets], SAMPLED, torch.Generator().manual_seed(0))
     assert isinstance(points, UncertainPoints)
     by_number = {
         64: points.matching_P2,
@@ -292,8 +293,9 @@ def test_parity_with_transformers_on_the_same_points(monkeypatch, transformers_l
 
 def test_matching_parity_with_transformers(monkeypatch, transformers_loss):
     output, targets = make_output(queries=12, seed=7), make_targets(5, 9, seed=8)
-    comparison = compare([t.masks_THW for t in targets], (8, 8), SAMPLED, torch.Generator().manual_seed(0))
-    (ours,) = criterion_module._match_layers((output,), (5, 9), comparison, SAMPLED)
+    predicted = criterion_module._of_all((output,))
+    comparison = compare(predicted, [t.masks_THW for t in targets], SAMPLED, torch.Generator().manual_seed(0))
+    (ours,) = criterion_module._match_layers((output,), (5, 9), comparison, SAMPLED).of_layers
     with monkeypatch.context() as patch:
         patch.setattr(torch, "rand", lambda count, number, _, device: comparison.matching_P2[None])
         theirs = transformers_loss.matcher(

@@ -35,7 +35,7 @@ class Plausible(nn.Module):
         if images_B3HW.is_cuda:
             torch.cuda.synchronize()
         self.seconds += time.monotonic() - start
-        return replace(output, mask_logits_BQhw=self.logits_Qhw.expand(len(images_B3HW), -1, -1, -1))
+        return replace(output, masks=self.logits_Qhw.expand(len(images_B3HW), -1, -1, -1))
 
 
 def run(lab: Lab) -> Rows:

@@ -25,7 +25,7 @@ _NO_FILE = "a link or a device in the archive, not a file: pack the photograph i
 # What the readers raise on damaged archives; ValueError and LookupError on names that are no text, or none.
 _DAMAGE = (
     tarfile.TarError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, ValueError, LookupError,
-    RuntimeError,
+    RuntimeError, TypeError, ArithmeticError, AttributeError,
 )  # fmt: skip
 
 Member = tuple[str, bytes | UnreadableImage]

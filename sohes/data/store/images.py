@@ -19,6 +19,19 @@ from sohes.errors import SohesError
 from sohes.project import require
 
 MANIFEST_VERSION = "1"
+MANIFEST = pa.schema(
+    [
+        ("image_id", pa.int64()),
+        ("file_name", pa.string()),
+        ("digest", pa.string()),
+        ("height", pa.int32()),
+        ("width", pa.int32()),
+        ("shard", pa.string()),
+        ("offset", pa.int64()),
+        ("size", pa.int64()),
+        ("apply_exif", pa.bool_()),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -96,11 +109,13 @@ class ImageStore:
 def _read_manifest(path: Path) -> pa.Table:
     try:
         table = pq.read_table(require(path, "images", "pull"))
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # such as names that are no text
         raise SohesError(f"{path} is damaged ({str(error).splitlines()[0]}): run `sohes pull` again") from None
-    found = (table.schema.metadata or {}).get(b"sohes_images", b"none").decode()
+    found = (table.schema.metadata or {}).get(b"sohes_images", b"none").decode(errors="replace")
     if found != MANIFEST_VERSION:
         raise SohesError(
             f"{path} has manifest version {found} but this program reads {MANIFEST_VERSION}: run `sohes pull` again"
         )
+    if not table.schema.equals(MANIFEST):
+        raise SohesError(f"{path} is damaged (its columns are others): run `sohes pull` again")
     return table

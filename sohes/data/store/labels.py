@@ -154,9 +154,9 @@ def _shards(folder: Path) -> list[Path]:
 def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
-    except (pa.ArrowInvalid, OSError) as error:
+    except (pa.ArrowException, ValueError, OSError) as error:  # such as names that are no text
         raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
-    found = (file.schema_arrow.metadata or {}).get(b"sohes_labels", b"none").decode()
+    found = (file.schema_arrow.metadata or {}).get(b"sohes_labels", b"none").decode(errors="replace")
     if found != SCHEMA_VERSION:
         file.close()
         raise SohesError(

@@ -14,24 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sohes.data.store.decode import UnreadableImage, decode_stored
-from sohes.data.store.images import MANIFEST_VERSION, ImageEntry
+from sohes.data.store.images import MANIFEST, MANIFEST_VERSION, ImageEntry
 from sohes.data.store.rejected import Rejected, write_rejected
 from sohes.errors import SohesError
 from sohes.work.files import atomic_path
-
-_MANIFEST = pa.schema(
-    [
-        ("image_id", pa.int64()),
-        ("file_name", pa.string()),
-        ("digest", pa.string()),
-        ("height", pa.int32()),
-        ("width", pa.int32()),
-        ("shard", pa.string()),
-        ("offset", pa.int64()),
-        ("size", pa.int64()),
-        ("apply_exif", pa.bool_()),
-    ]
-)
 
 Candidate = tuple[int, str, bytes | UnreadableImage]  # image id, file name, and the file or why there is none
 
@@ -128,6 +114,6 @@ def write_manifest(folder: Path, packed: Sequence[ImageEntry], rejected: Sequenc
         raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
     write_rejected(folder / "rejected.jsonl", rejected)
     text = note.encode("utf-8", "backslashreplace")  # it may name a file whose name is no text
-    schema = _MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
+    schema = MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
     with atomic_path(folder / "manifest.parquet") as temporary:
         pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in packed], schema), temporary, compression="zstd")

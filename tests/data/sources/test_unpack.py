@@ -104,6 +104,17 @@ def test_a_truncated_archive_is_reported_as_damaged(tmp_path, mode):
         photographs(path)
 
 
+@pytest.mark.parametrize("length", range(1, 30))
+def test_a_header_cut_anywhere_is_reported(tmp_path, length):
+    path = write_tar(tmp_path / "cut.tar", {"a.jpg": b"one"}, "w:gz")
+    header = bytearray(path.read_bytes()[:length])
+    if length > 3:
+        header[3] = 0xFF  # all optional fields, which the file does not have
+    path.write_bytes(header)
+    with pytest.raises(SohesError, match=r"the archive cut\.tar is damaged"):
+        photographs(path)
+
+
 def test_a_file_that_is_no_archive_is_reported(tmp_path):
     (tmp_path / "page.zip").write_text("<html>please log in</html>")
     with pytest.raises(SohesError, match=r"page\.zip is damaged"):

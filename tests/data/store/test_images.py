@@ -140,9 +140,12 @@ def test_a_store_that_does_not_match_says_so(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(SohesError, match="is missing: run `sohes pull` again"):
         store.read(5)
-    (tmp_path / "images/manifest.parquet").write_bytes(b"nonsense")
-    with pytest.raises(SohesError, match="is damaged"):
-        ImageStore(tmp_path / "images")
+    manifest = tmp_path / "images/manifest.parquet"
+    sound = manifest.read_bytes()
+    for damaged in (b"nonsense", sound.replace(b"image_id", b"\x80" * 8)):
+        manifest.write_bytes(damaged)
+        with pytest.raises(SohesError, match=r"manifest.*run `sohes pull` again"):
+            ImageStore(tmp_path / "images")
 
 
 def test_real_photographs(tmp_path: Path, shared_data: Path) -> None:

@@ -182,6 +182,15 @@ def test_masks_that_another_program_wrote_pass_the_gate(tmp_path: Path, change, 
             read(tmp_path / "s.parquet")
 
 
+def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_shard(path, [record(3)])
+    path.write_bytes(path.read_bytes().replace(b"image_id", b"\x80" * 8))
+    for read in (read_shard, lambda path: LabelStore(path.parent)):
+        with pytest.raises(SohesError, match=r"s\.parquet .*write it again"):
+            read(path)
+
+
 def test_other_columns_and_torn_groups_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     write_shard(path, [record(3)])
