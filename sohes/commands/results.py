@@ -28,6 +28,7 @@ from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
+from sohes.model.released import start_of
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES, SECTIONS
 from sohes.project import Project, read_json
@@ -186,7 +187,7 @@ def _facts(trained: Trained, first: Trained) -> str:
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
     backbone = params.backbone.source
-    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone)
+    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone, start_of(params.instruct))
     lines = [
         f"- Trained on {trained_on}.",
         f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "

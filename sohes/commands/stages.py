@@ -11,6 +11,7 @@ import typer
 
 import sohes
 from sohes.commands.options import HERE, ParamsFile
+from sohes.model.released import start_of
 from sohes.params import Params, load_params
 from sohes.pipeline import STAGES, Phase
 from sohes.project import Project
@@ -59,10 +60,13 @@ def named_inputs(stage: str, values: Params) -> Iterator[Path]:
     """Files outside of the project that a stage reads: weights that the params name."""
     if stage == "backbone":
         yield Path(values.backbone.source)
+    if stage == "instruct" and (start := start_of(values.instruct)) is not None:
+        yield start
     if stage in ("explore", "evaluate"):
         from sohes.explore.refine import weights_file
 
-        files = map(weights_file, {values.explore.refiner, values.evaluate.refiner})
+        refiners = {values.explore.refiner} | ({values.evaluate.refiner} if stage == "evaluate" else set())
+        files = map(weights_file, refiners)
         yield from (file for file in files if file is not None)
 
 

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sohes.errors import SohesError
 from sohes.model import onnx
-from sohes.params import EvaluateParams
+from sohes.params import EvaluateParams, InstructParams
 from sohes.params.pull import NO_PHOTOGRAPHS
 from sohes.project import read_json
 
@@ -20,6 +20,11 @@ FOLDER = Path(__file__).parents[1] / "released"
 def model_file(model: Path | str) -> Path:
     """The file of the released model if `model` is its name; any other path as it is."""
     return FOLDER / f"{NAME}.safetensors" if str(model) == NAME else Path(model)
+
+
+def start_of(params: InstructParams) -> Path | None:
+    """The file of the model that phase 2 begins with, if it begins with one."""
+    return None if params.start is None else model_file(params.start)
 
 
 def read_card(model: Path) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from sohes.evaluate import examples, pictures, plots, published, tables
 from sohes.evaluate.examples import Example
 from sohes.evaluate.figures import UNTRAINED, Row, read_details, read_rows
 from sohes.explore import label_free
+from sohes.model.released import start_of
 from sohes.params import Params
 from sohes.pipeline import PHASES
 from sohes.project import Project, read_json, require
@@ -45,7 +46,7 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
             images=rows[PHASES[0]]["images"],
-            label_free=_label_free(root),
+            label_free=_label_free(params, root),
             features="handmade colour and texture (not learned)"
             if not params.explore.uses_backbone
             else f"patch tokens of {params.backbone.pretrained}",
@@ -80,11 +81,13 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
 
 
-def _label_free(root: Path) -> str:
+def _label_free(params: Params, root: Path) -> str:
     project = Project(root)
     path = require(project.pseudo_labels / "manifest.json", "pseudo-labels", "explore")
     manifest = read_json(path, "run `sohes explore` again", needs=["label_free"])
-    return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
+    return label_free.in_words(
+        label_free.of_model(manifest["label_free"], project.model("backbone"), start_of(params.instruct))
+    )
 
 
 def _tables(rows: dict[str, Row], details: dict[str, Row]) -> dict[str, object]:
