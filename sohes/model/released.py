@@ -15,11 +15,23 @@ from sohes.project import read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
 FOLDER = Path(__file__).parents[1] / "released"
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # one of them is there if torch can have a GPU
 
 
 def model_file(model: Path | str) -> Path:
     """The file of the released model if `model` is its name; any other path as it is."""
     return FOLDER / f"{NAME}.safetensors" if str(model) == NAME else Path(model)
+
+
+def graph_for_cpu(model: Path) -> Path | None:
+    """The released model as an ONNX file with the same weights: a CPU is done before torch would be imported.
+
+    None for any other model, and where there seems to be a GPU.
+    """
+    if model != model_file(NAME) or any(Path(device).exists() for device in GPUS):
+        return None
+    graph = model.with_suffix(onnx.SUFFIX)
+    return graph if graph.exists() else None
 
 
 def start_of(params: InstructParams) -> Path | None:
