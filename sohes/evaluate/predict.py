@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from sohes.model.decode import decode
 from sohes.params import EvaluateParams, ModelParams
 from sohes.structures import Logits, MaskSet
 
-Given, Made = TypeVar("Given"), TypeVar("Made")
-Batch = Sequence[tuple[np.ndarray, Window]]  # windows and their images
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+Batch: TypeAlias = Sequence[tuple[np.ndarray, Window]]  # windows and their images
 OUTLINE_CELLS = 2  # cells of the mask map by which an outline may be off; measured: docs/log.md
 
 
