@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, write_figures
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.evaluate.tables import phase_markdown
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
 from sohes.pipeline import PHASES
@@ -129,15 +130,23 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
         figures = {**rows[phase], **hierarchy}
-        recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
+        recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if _is_figure(v)})
     if UNTRAINED in rows:
         del rows[UNTRAINED]
         write_json(project.metrics("regions"), _regions(works["explore"].facts()))
     write_figures(project, rows, details)
     recorder.artifact(project.metrics("evaluate"))
+    held_out = project.held_out.relative_to(root)
+    recorder.dataset(held_out, digest_file(project.held_out / "manifest.parquet"), "evaluation")
+    overall = {f"{phase}/{name}": v for phase, row in rows.items() for name, v in row.items() if _is_figure(v)}
+    recorder.overall(overall, f"{tracking.title(params)}\n\n{phase_markdown(rows)}")
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
     next(iter(works.values())).remove()
+
+
+def _is_figure(value: object) -> TypeGuard[float]:
+    return isinstance(value, float | int)
 
 
 def _regions(facts: Sequence[dict[str, Any]]) -> dict[str, object]:
@@ -164,6 +173,6 @@ def _register(row: dict[str, object], params: Params, project: Project, recorder
     recorder.model(
         project.model("correct"),
         params,
-        metrics={name: float(value) for name, value in row.items() if isinstance(value, float | int)},
+        metrics={name: float(value) for name, value in row.items() if _is_figure(value)},
         data={"eval": digest_file(project.held_out / "manifest.parquet"), **trained_on},
     )

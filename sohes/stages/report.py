@@ -65,6 +65,8 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
         for kind, mosaic in _mosaics(chosen, max_masks).items():
             write_file(project.mosaic(kind), mosaic)
         recorder.artifact(project.report)
+        seconds = {f"cost/{stage}_seconds": cost["seconds"] for stage, cost in costs.items()}
+        recorder.overall({name: value for name, value in seconds.items() if value is not None})
 
 
 def _read(project: Project) -> tuple[dict[str, Row], dict[str, Row]]:
