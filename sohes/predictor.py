@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
-from sohes.errors import SohesError
+from sohes.errors import SohesError, require_package
 from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
 from sohes.model import onnx
@@ -89,6 +89,10 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
         )
     if model.suffix == onnx.SUFFIX:
         return Predictor(onnx.load_onnx(model), params, source=model.stem)
+    require_package(
+        "torch",
+        "name an ONNX model (--model x.onnx), or take phase 1, which needs no model (`sohes segment --explore`)",
+    )
     from sohes.backbone.precision import best_device
     from sohes.model.checkpoint import load_checkpoint
 

@@ -16,7 +16,7 @@ from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
-from sohes.errors import SohesError
+from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.params import load_params
 from sohes.project import TEMPLATE
 from sohes.work.files import atomic_path
@@ -74,6 +74,9 @@ def init(
         print(left_out(images, listing.others), file=sys.stderr)
     for sentence in how_many(len(listing.names), images):
         print(sentence)
+    if missing := [name for name in ("torch", "dvc") if not is_installed(name)]:
+        extras = ",".join(EXTRAS[name] for name in missing)
+        print(f"To train: `pip install 'sohes[{extras}]'`.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
 
 
