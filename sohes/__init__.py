@@ -41,12 +41,13 @@ def load(model: Path | str = "small", *, params: Path | str | None = None) -> Pr
     SohesError for a model that is missing or damaged.
     """
     from sohes.model.released import evaluate_of, model_file
-    from sohes.params import TEMPLATE, load_params
+    from sohes.params import load_params
     from sohes.predictor import load_predictor
+    from sohes.project import TEMPLATE
 
     file = model_file(model)
     own = None if params else evaluate_of(file)
-    evaluate = own or load_params(Path(params) if params else TEMPLATE).evaluate
+    evaluate = own or load_params(Path(params) if params else TEMPLATE.params).evaluate
     if str(model).startswith("mlflow:"):
         from sohes.tracking.registry import registered_model
 

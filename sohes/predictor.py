@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
-from sohes.errors import SohesError
+from sohes.errors import SohesError, require_package
 from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
 from sohes.model import onnx
@@ -95,6 +95,7 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
     for_cpu = graph_for_cpu(model)
     if model.suffix == onnx.SUFFIX or for_cpu is not None:
         return Predictor(onnx.load_onnx(for_cpu or model), params, source=model.stem)
+    require_package("torch", "name the released model (--model small) or an ONNX file (--model x.onnx)")
     from sohes.backbone.precision import best_device
     from sohes.model.checkpoint import load_checkpoint
 

@@ -35,7 +35,12 @@ class Project:
     params = _Place("params.yaml")  # every number
     graph = _Place("dvc.yaml")  # DVC's graph of stages
     lock = _Place("dvc.lock")  # what DVC has recorded of each stage
+    readme = _Place("README.md")
+    git_ignores = _Place(".gitignore")
+    dvc_ignores = _Place(".dvcignore")
     dvc = _Place(".dvc")  # the folder of DVC's settings
+    profiles = _Place("params")  # the folder of further files of params
+    packs = _Place("params/sa1b-2-percent.txt")  # the packs of SA-1B that params/paper.yaml takes
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
     deployments = _Place("prefect.yaml")  # Prefect's deployments of the flows
@@ -74,6 +79,10 @@ class Project:
         """Pictures of a few held-out images for a flow to show: of `matched` masks or of the `strongest`."""
         return self.root / f"reports/{kind}.jpg"
 
+    def code(self, stage: str) -> Path:
+        """A digest of a stage's code, for DVC to watch in a project that does not hold the code (`sohes code`)."""
+        return self.root / f"metrics/code/{stage}.json"
+
     def curves(self, stage: str) -> Path:
         """A stage's figures step by step, where MLflow is not installed."""
         return self.root / f"metrics/curves/{stage}.jsonl"
@@ -103,6 +112,14 @@ class Project:
                 projects = (Project(base / below) for base in (home, *home.parents))
                 return next((project for project in projects if project.graph.exists()), self)
         return self
+
+
+def _with_the_code() -> Path:
+    packed = Path(__file__).parent / "template"  # in a wheel, by setup.py
+    return packed if packed.is_dir() else Path(__file__).parents[1]
+
+
+TEMPLATE = Project(_with_the_code())  # what people write, as it comes with the code: installed or as a checkout
 
 
 def require(path: Path, what: str, command: str) -> Path:

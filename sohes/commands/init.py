@@ -1,4 +1,4 @@
-"""`sohes init`: a params.yaml for somebody's own photographs."""
+"""`sohes init`: a project for somebody's own photographs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,14 @@ from typing import Annotated
 import typer
 from ruamel.yaml import YAML
 
+from sohes.commands.new_project import make_project
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
-from sohes.errors import SohesError
-from sohes.params import TEMPLATE, load_params
+from sohes.errors import EXTRAS, SohesError, is_installed
+from sohes.params import load_params
+from sohes.project import TEMPLATE
 from sohes.work.files import atomic_path
 
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
@@ -32,7 +34,8 @@ def init(
 ) -> None:
     """Point params.yaml at your own photographs.
 
-    Everything else in it stays, unless a profile is named.
+    Everything else in it stays, unless a profile is named. In a folder that is no project yet it makes one, with
+    dvc.yaml and what DVC, git and the launchers need.
 
     Example: sohes init --images ~/photos --profile photographs
     """
@@ -45,7 +48,7 @@ def init(
         if not annotations.is_file():
             raise SohesError(f"no such annotation file: {annotations}")
         coco.load(annotations)  # a broken file is reported now, not after the training
-    source = params if params.exists() else TEMPLATE
+    source = params if params.exists() else TEMPLATE.params
     if profile is not None:
         source = _profile(profile, params)
     load_params(source)  # a broken file is reported, not overwritten
@@ -60,6 +63,8 @@ def init(
         yaml.dump(values, temporary)
         load_params(temporary)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
+    if params == HERE.params and (new := make_project(Path())):
+        print(f"made a project here: {', '.join(map(str, new))}")
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)
     # Last, because it takes a while and so that nobody has to name the files again once the annotations are right.
     for sentence in () if annotations is None else check(annotations):
@@ -69,6 +74,9 @@ def init(
         print(left_out(images, listing.others), file=sys.stderr)
     for sentence in how_many(len(listing.names), images):
         print(sentence)
+    if missing := [name for name in ("torch", "dvc") if not is_installed(name)]:
+        extras = ",".join(EXTRAS[name] for name in missing)
+        print(f"To train: `pip install 'sohes[{extras}]'`.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
 
 
@@ -90,7 +98,7 @@ def how_many(photographs: int, folder: Path) -> list[str]:
 
 def _profile(name: str, params: Path) -> Path:
     """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
-    files = {"demo": TEMPLATE, **{file.stem: file for file in sorted((TEMPLATE.parent / "params").glob("*.yaml"))}}
+    files = {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
     if name not in files:
         raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
     known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}

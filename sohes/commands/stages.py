@@ -1,4 +1,4 @@
-"""The seven stages of the pipeline, each as one command, and `sohes shards`, which says what is left of one."""
+"""The seven stages of the pipeline, each as one command; `sohes shards`: what is left of one; `sohes code`."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ from sohes.params import Params, load_params
 from sohes.pipeline import STAGES, Phase
 from sohes.project import Project
 from sohes.work.cost import measured
+from sohes.work.files import digest_file, write_json
+from sohes.work.identity import identity
 from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges
 
@@ -39,7 +41,6 @@ def _command(name: str, does: str, writes: str, example: str) -> Callable[..., N
 
 def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
     values, root, known = load_params(params), Path.cwd(), STAGES[stage]
-    resources = (Path(sohes.__file__).parent / name for name in known.resources)
     origin = Origin(
         stage,
         values,
@@ -47,13 +48,20 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
         sections=known.sections,
         load=load_params,
         unfinished=Project(root).state(stage),
-        code=[*code_of(f"sohes.stages.{stage}", unwatched=known.unwatched), *resources],
+        code=_code(stage),
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
     )
     run = importlib.import_module(f"sohes.stages.{stage}").run
     with measured(stage, values, root, whole=shard is None, options=options):
         run(values, root, unchanged=origin.check, **({} if shard is None else {"shard": shard}), **options)
         origin.check()
+
+
+def _code(stage: str) -> list[Path]:
+    """Every file of this package that the stage depends on."""
+    known, package = STAGES[stage], Path(sohes.__file__).parent
+    own = code_of(f"sohes.stages.{stage}", unwatched=known.unwatched)
+    return [*own, *(package / name for name in known.resources)]
 
 
 def named_inputs(stage: str, values: Params) -> Iterator[Path]:
@@ -131,3 +139,16 @@ def shards(
     """
     missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(load_params(params), Path.cwd())
     print(as_ranges(missing))
+
+
+def code() -> None:
+    """Note which code each stage runs.
+
+    The first stage of a project that `sohes init` has made: what it writes changes with the code that is installed.
+
+    Example: sohes code && dvc status
+    """
+    package = Path(sohes.__file__).parent
+    for stage in STAGES:
+        files = {path.relative_to(package).as_posix(): digest_file(path) for path in _code(stage)}
+        write_json(HERE.code(stage), {"code": identity(files)})

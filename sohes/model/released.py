@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_installed
 from sohes.model import onnx
 from sohes.params import EvaluateParams, InstructParams
 from sohes.params.pull import NO_PHOTOGRAPHS
@@ -26,9 +26,10 @@ def model_file(model: Path | str) -> Path:
 def graph_for_cpu(model: Path) -> Path | None:
     """The released model as an ONNX file with the same weights: a CPU is done before torch would be imported.
 
-    None for any other model, and where there seems to be a GPU.
+    None for any other model, and where torch is installed and seems to have a GPU.
     """
-    if model != model_file(NAME) or any(Path(device).exists() for device in GPUS):
+    gpu = is_installed("torch") and any(Path(device).exists() for device in GPUS)
+    if model != model_file(NAME) or gpu:
         return None
     graph = model.with_suffix(onnx.SUFFIX)
     return graph if graph.exists() else None

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from sohes.errors import is_installed
 from sohes.params import TRAINED_HERE, Params
 from sohes.pipeline import STAGES
 from sohes.project import Project
@@ -22,7 +23,6 @@ from sohes.tracking.recorder import FileRecorder, MlflowRecorder, Recorder, flat
 from sohes.tracking.store import (
     experiment_id,
     first_line,
-    is_installed,
     is_on,
     locked,
     store_errors,
@@ -52,7 +52,7 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     if not is_on() or os.environ.get("RANK", "0") != "0":
         yield Recorder()
         return
-    if not is_installed():
+    if not is_installed("mlflow"):
         curves = Project(root).curves(stage)
         print(f"{stage}: MLflow is not installed, so figures go to {curves} only", file=sys.stderr)
         yield FileRecorder(curves, resumed=resume_id == FileRecorder.run_id)
@@ -79,7 +79,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
 
     local_ui: address of the UI that `make ui` starts, which shows the local database.
     """
-    if not (is_on() and is_installed()):
+    if not (is_on() and is_installed("mlflow")):
         return None
     with store_errors(tracking_uri(root), reading=True), locked(root):
         store = _Store.open(root)

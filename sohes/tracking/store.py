@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -29,11 +28,6 @@ SILENCE = 2.0  # seconds without an answer after which we say what we are waitin
 def is_on() -> bool:
     """Whether anything is to be recorded."""
     return os.environ.get("SOHES_TRACKING", "on").lower() != "off"
-
-
-def is_installed() -> bool:
-    """Whether MLflow is there; nothing is imported."""
-    return importlib.util.find_spec("mlflow") is not None
 
 
 def tracking_uri(root: Path) -> str:

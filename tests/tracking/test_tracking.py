@@ -306,7 +306,7 @@ def test_flatten_joins_names_with_dots():
 
 def test_without_mlflow_figures_go_to_a_file_that_a_resumed_run_continues(tmp_path, params, monkeypatch, capsys):
     monkeypatch.setenv("SOHES_TRACKING", "on")
-    monkeypatch.setattr("sohes.tracking.runs.is_installed", lambda: False)
+    monkeypatch.setattr("sohes.tracking.runs.is_installed", lambda package: False)
     curves, steps = tmp_path / "metrics/curves/instruct.jsonl", []
     for resume_id in (None, None, "file"):
         with tracking.stage_run("instruct", params, tmp_path, resume_id) as recorder:
