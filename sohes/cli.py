@@ -37,7 +37,7 @@ COMMANDS = {
     "ablate": (TOOLS, "ablate", "Compute the rows of an ablation table into MLflow."),
     "compare": (TOOLS, "compare", "Print and plot an ablation beside the paper's figures."),
     "shards": (PLUMBING, "stages", "Print the unfinished shards of a stage."),
-    "export": (TOOLS, "export", "Convert labels to COCO's or SA-1B's JSON."),
+    "export": (TOOLS, "export", "Convert labels for other tools, or back."),
     "export-model": (TOOLS, "export_model", "A trained model as one ONNX file."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
