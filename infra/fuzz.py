@@ -36,6 +36,8 @@ from PIL import Image
 
 from sohes.data.benchmarks import ade20k, bsds500, lvis, own, paco, pascal_part, sa1b
 from sohes.data.benchmarks.predictions import coco_json
+from sohes.data.benchmarks.predictions.read import read_records
+from sohes.data.exchange import id_maps, label_studio, labelme, yolo
 from sohes.data.sources.unpack import iter_members
 from sohes.data.store.decode import decode_image
 from sohes.data.store.labels import read_shard, write_shard
@@ -231,6 +233,31 @@ def in_folder(benchmark: Any, name: str) -> Reader:
     return lambda folder, content: list(benchmark.read_benchmark(as_json(folder / name, content).parent))
 
 
+def in_labelme(folder: Path, content: Any) -> None:
+    path = as_json(folder / "a.json", content)
+    if labelme.is_labelme(content):
+        labelme.read(content, path, folder)
+
+
+def with_maps(name: str) -> Reader:
+    """A file in the place of the sound one beside the others of its export."""
+
+    def read(folder: Path, content: Any) -> None:
+        id_maps.write([FOUND], folder)
+        (as_bytes if isinstance(content, bytes) else as_json)(folder / name, content)
+        list(read_records(folder))
+
+    return read
+
+
+def exported(write: Any, name: str) -> Any:
+    """A sound file of an export, as JSON or bytes."""
+    with tempfile.TemporaryDirectory() as folder:
+        write([FOUND], Path(folder))
+        path = Path(folder) / name
+        return json.loads(path.read_bytes()) if path.suffix == ".json" else path.read_bytes()
+
+
 def yaml_profile(folder: Path, data: bytes) -> None:
     as_bytes(folder / "infra/launch/x.yaml", data)
     load_profile(folder / "infra/launch", "x")
@@ -266,6 +293,17 @@ def readers() -> dict[str, tuple[Any, Reader]]:
             mask_json.sa1b(FOUND.masks, "a.png", 1),
             lambda folder, content: sa1b.record(json.dumps(content).encode(), folder / "sa_1.json"),
         ),
+        "LabelMe": (exported(labelme.write, "a.json"), in_labelme),
+        "Label Studio": (
+            exported(lambda records, folder: label_studio.write(records, folder / "tasks.json"), "tasks.json"),
+            lambda folder, content: list(read_records(as_json(folder / "tasks.json", content))),
+        ),
+        "YOLO": (
+            exported(yolo.write, "labels/a.txt"),
+            lambda folder, data: list(yolo.read(as_bytes(folder / "a.txt", data).parent, [FOUND])),
+        ),
+        "id maps": (exported(id_maps.write, "a.ids.json"), with_maps("a.ids.json")),
+        "id map": (exported(id_maps.write, "a.1.png"), with_maps("a.1.png")),
         "ADE20K": (ADE, ade),
         "Parquet": (parquet, lambda folder, data: read_shard(as_bytes(folder / "s.parquet", data))),
         "Parquet rows": (rows, lambda folder, content: shard(content, folder / "s.parquet")),

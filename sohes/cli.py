@@ -38,7 +38,7 @@ COMMANDS = {
     "compare": (TOOLS, "compare", "Print and plot an ablation beside the paper's figures."),
     "shards": (PLUMBING, "stages", "Print the unfinished shards of a stage."),
     "code": (PLUMBING, "stages", "Note which code each stage runs."),
-    "export": (TOOLS, "export", "Convert labels to COCO's or SA-1B's JSON."),
+    "export": (TOOLS, "export", "Convert labels for other tools, or back."),
     "export-model": (TOOLS, "export_model", "A trained model as one ONNX file."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),

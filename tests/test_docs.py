@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import json
 import os
 import re
 import shutil
@@ -11,12 +13,14 @@ from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
 from sohes import cli
 from sohes.bench.viewer import chromium, serving
 from sohes.commands.bench import Bench
+from sohes.data.imaging import encode_jpeg
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.viewer.gallery import ProjectGallery, ResultGallery
@@ -134,6 +138,61 @@ def test_the_python_examples_run_in_their_order(repository, tiny_model, tmp_path
     assert sorted(path.name for path in (tmp_path / "masks").glob("*.json")) == ["again.json", "cat.json"]
     assert all((tmp_path / name).stat().st_size for name in ("overlay.png", "whole-entities.png", "coco.json"))
     assert re.search(r"^\d+ masks, \d+ of them whole entities$", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_the_cells_of_the_notebook_run_in_their_order(repository, tmp_path, monkeypatch, capsys):
+    """With the released model, and what a cell ends with as a notebook shows it."""
+    from skimage import data, io
+
+    io.imsave(tmp_path / "cat.jpg", data.chelsea()[::3, ::3], check_contrast=False)
+    monkeypatch.chdir(tmp_path)
+    cells = re.split(r"^# %%.*\n", (repository / "docs/notebook.py").read_text(), flags=re.MULTILINE)[1:]
+    code = [ast.parse(cell) for cell in cells if ast.parse(cell).body]
+    assert len(code) > 5
+    names: dict[str, object] = {}
+    shown = []
+    for cell in code:
+        last = cell.body.pop() if isinstance(cell.body[-1], ast.Expr) else None
+        exec(compile(cell, "notebook.py", "exec"), names)
+        if last is not None:
+            shown.append(eval(compile(ast.Expression(last.value), "notebook.py", "eval"), names))
+    assert "masks: " in shown[0]._repr_html_()
+    assert shown[0]._repr_png_()
+    told = capsys.readouterr().out
+    assert re.search(r"^mask \d+: \d+ pixels", told, re.MULTILINE)
+    assert re.search(r"^  mask \d+: \d+ pixels", told, re.MULTILINE), "nothing is a part of anything"
+    assert json.loads((tmp_path / "cat.coco.json").read_text())["annotations"]
+    assert (tmp_path / "masks/cat.json").exists()
+
+
+def test_the_files_are_read_without_us(repository, tmp_path, monkeypatch):
+    """As the page says, by pandas and pyarrow; an image without masks stands among the others."""
+    from sohes.data.store.labels import write_shard
+    from sohes.data.store.pack import pack_shard, shard_name, write_manifest
+    from sohes.masks import empty_mask_set, mask_set
+    from sohes.structures import ImageRecord
+
+    photographs = {image_id: encode_jpeg(np.full((20, 30, 3), image_id, np.uint8)) for image_id in (5, 3, 9)}
+    folder, labels = tmp_path / "data/images", tmp_path / "data/pseudo_labels/shard-00000.parquet"
+    folder.mkdir(parents=True)
+    candidates = [(image_id, f"{image_id}.jpg", jpeg) for image_id, jpeg in photographs.items()]
+    packed = pack_shard(candidates, folder / shard_name(0), max_megapixels=1, apply_exif=True)
+    write_manifest(folder, packed.entries, packed.rejected)
+    drawn = np.zeros((2, 20, 30), bool)
+    drawn[0, 2:15, 3:20] = drawn[1, 4:9, 5:12] = True
+    found = {3: empty_mask_set(20, 30), 5: mask_set(drawn, parents=np.array([-1, 0])), 9: mask_set(drawn[:1])}
+    write_shard(labels, [ImageRecord(i, f"{i}.jpg", "", masks) for i, masks in found.items()])
+    monkeypatch.chdir(tmp_path)
+    by_pandas, by_pyarrow = blocks(repository / "docs/formats.md", "python")
+    names: dict[str, object] = {}
+    exec(by_pandas, names)
+    assert names["masks"][["image_id", "id", "parent", "level"]].to_numpy().tolist() == [
+        [5, 0, -1, 0], [5, 1, 0, 1], [9, 0, -1, 0],
+    ]  # fmt: skip
+    assert np.array_equal(names["pixels"], drawn[0])
+    exec(by_pyarrow, names)
+    assert names["jpeg"] == photographs[5]
+    assert [mask["area"] for mask in names["labels"]["masks"]] == [221, 35]
 
 
 @pytest.mark.parametrize("page", ["README.md", "docs/index.md"])

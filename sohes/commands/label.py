@@ -19,10 +19,11 @@ import numpy as np
 import typer
 
 from sohes.commands.options import BACKBONE, HERE, ParamsFile, Upright
+from sohes.data.exchange.formats import FORMATS, FormatName, check_out
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.data.store.decode import decode_image
-from sohes.data.store.labels import iter_records, write_shard
+from sohes.data.store.labels import iter_records
 from sohes.data.store.rejected import first_reasons, write_rejected
 from sohes.errors import SohesError, TemporaryError
 from sohes.explore import label_free
@@ -45,9 +46,10 @@ PHOTOGRAPHS_PER_PART = 8  # what a kill costs a process at most
 
 def label(
     folder: Annotated[Path, typer.Argument(help="Folder of photographs, searched recursively.")],
-    out: Annotated[Path, typer.Option(help="The Parquet file to write; <name>.rejected.jsonl goes beside it.")] = Path(
+    out: Annotated[Path, typer.Option(help="The file or folder to write, NAME.rejected.jsonl beside it.")] = Path(
         "labels.parquet"
     ),
+    format: Annotated[FormatName, typer.Option(help="As in export.")] = "parquet",
     backbone: Annotated[Path, typer.Option(help="Makes the tokens of explore.features.")] = BACKBONE,
     exif: Upright = True,
     params: ParamsFile = HERE.params,
@@ -56,11 +58,10 @@ def label(
 
     After a kill, the same command resumes.
 
-    Example: sohes label ~/photos --out labels.parquet && sohes export labels.parquet --out labels.json
+    Example: sohes label ~/photos --out labels.json --format coco
     """
     values = load_params_anywhere(params)
-    if out.suffix != ".parquet" or out.is_dir():
-        raise SohesError(f"--out must name a .parquet file (got {out})")
+    check_out(format, out)
     if len(os.fsencode(out.name)) > LONGEST_NAME:
         raise SohesError(f"--out has a name of {len(os.fsencode(out.name))} bytes: take one of {LONGEST_NAME} at most")
     if not folder.is_dir():
@@ -107,7 +108,7 @@ def label(
     origin.check()
     if _cut(source.plan().train, named, out).names != work.names:
         raise TemporaryError(f"photographs in {folder} changed while label ran: run it again; finished parts are kept")
-    _finish(work, values, depends, out, label_free.of_labels(values.explore, backbone))
+    _finish(work, values, depends, out, format, label_free.of_labels(values.explore, backbone))
 
 
 def _cut(photographs: Sequence[Photograph], depends: dict[str, object], out: Path) -> ShardedWork:
@@ -144,7 +145,9 @@ def _label_part(
     return write_labelled(work.path(index, ".parquet"), [label_images(named, features, params.explore)])
 
 
-def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: Path, claim: bool | None) -> None:
+def _finish(
+    work: ShardedWork, params: Params, depends: dict[str, object], out: Path, format: str, claim: bool | None
+) -> None:
     """Join the parts into the output and remove them."""
     counts, rejected = add_up(work.facts(), claim)
     total, images, explore = sum(map(len, work.shards)), counts["images"], params.explore
@@ -153,7 +156,7 @@ def _finish(work: ShardedWork, params: Params, depends: dict[str, object], out: 
         work.remove()
         raise SohesError(f"none of {total} photographs could be labelled: fix them or name others. The first: {first}")
     parts = (iter_records(work.path(index, ".parquet")) for index in range(len(work.shards)))
-    write_shard(out, itertools.chain.from_iterable(parts))
+    FORMATS[format].write(itertools.chain.from_iterable(parts), out)
     rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
     write_rejected(rejected_list, rejected)
     write_json(out.with_name(f"{out.stem}.manifest.json"), {**counts, **depends})

@@ -30,7 +30,7 @@ FURTHER = ("AR_1", "AR_10", "AR_100", "AR_whole", "AR_part", "AR_subpart", "ance
 
 
 def score(
-    predictions: Annotated[list[Path], typer.Argument(help="COCO JSON, Parquet, or folders of Parquet or SA-1B JSON.")],
+    predictions: Annotated[list[Path], typer.Argument(help="Files or folders of any format of `sohes export`.")],
     benchmark: Annotated[str, typer.Option(help="One of `benchmark-info`.")],
     root: Annotated[Path, typer.Option(help="Folder where it is unpacked.")],
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import supervision
 
 PictureFormat = Literal["webp", "png"]
+IN_NOTEBOOK = 800  # pixels of the longer side of the picture there
 LONGEST = 1600  # pixels of a side of a WebP picture; a PNG has those of the photograph
 
 
@@ -88,10 +90,15 @@ class Result:
         }
 
     def to_supervision(self) -> supervision.Detections:
-        """Roboflow's `supervision.Detections`: one class, `parent` and `level` in `data`. SohesError without it."""
+        """Roboflow's `supervision.Detections`: one class, `parent` and `level` in `data`.
+
+        SohesError without the package; what keeps one that is installed from loading is its own error.
+        """
         try:
             from supervision import Detections
-        except ImportError:
+        except ModuleNotFoundError as error:
+            if error.name != "supervision":
+                raise
             raise SohesError("to_supervision needs the package supervision: pip install supervision") from None
         corners = self.boxes_xywh.copy()
         corners[:, 2:] += corners[:, :2]
@@ -109,6 +116,20 @@ class Result:
         level: one depth of the forest only, 0 for whole entities.
         """
         return pictures.overlay(self.image, pictures.strongest(self.found, min_score=min_score), level=level)
+
+    def _repr_png_(self) -> bytes:
+        """What a notebook shows that cannot show `_repr_html_`."""
+        return encode_png(self._shown())
+
+    def _repr_html_(self) -> str:
+        picture = base64.b64encode(encode_webp(self._shown())).decode()
+        whole = int((self.parents < 0).sum())
+        words = f"{len(self)} masks: {whole} whole entities and {len(self) - whole} parts"
+        image = f'<img src="data:image/webp;base64,{picture}" alt="{words}">'
+        return f"<figure>{image}<figcaption>{words}</figcaption></figure>"
+
+    def _shown(self) -> np.ndarray:
+        return pictures.overlay(*pictures.reduced(self.image, pictures.strongest(self.found), longest=IN_NOTEBOOK))
 
     def save(
         self, folder: Path | str, name: str = "photo", *, file_name: str = "", picture_format: PictureFormat = "webp"

@@ -26,7 +26,7 @@ from sohes.masks.forest import check_forest, levels
 from sohes.masks.rle import areas, boxes_xywh
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
-CATEGORIES = [{"id": 1, "name": "entity"}]
+CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 
 # ---------------------------------------------------------------- write
 

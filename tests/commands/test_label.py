@@ -52,7 +52,7 @@ def photos(tmp_path: Path) -> Path:
     return folder
 
 
-def label(params: Params, photos: Path, out: Path, **options: bool) -> list[str]:
+def label(params: Params, photos: Path, out: Path, **options: object) -> list[str]:
     """The lines that the command prints."""
     file = photos.with_name("mine.yaml")
     file.write_text(yaml.safe_dump(params.model_dump(mode="json")))
@@ -96,6 +96,17 @@ def test_the_file_is_read_by_score_and_export(params, photos, tmp_path):
     ]
     export_coco(tmp_path / "labels.parquet", tmp_path / "labels.json")
     assert len(json.loads((tmp_path / "labels.json").read_text())["images"]) == 18
+
+
+def test_it_writes_the_formats_of_export(params, photos, tmp_path):
+    label(params, photos, tmp_path / "labels.parquet")
+    export_coco(tmp_path / "labels.parquet", tmp_path / "exported.json")
+    label(params, photos, tmp_path / "labels.json", format="coco")
+    assert (tmp_path / "labels.json").read_bytes() == (tmp_path / "exported.json").read_bytes()
+    label(params, photos, tmp_path / "yolo", format="yolo")
+    assert len(list((tmp_path / "yolo/labels").rglob("*.txt"))) == 18
+    with pytest.raises(SohesError, match="--out must name a folder for --format yolo"):
+        label(params, photos, tmp_path / "labels.json", format="yolo")
 
 
 @pytest.mark.slow
@@ -210,7 +221,7 @@ def test_too_many_rejected_photographs_are_an_error_beside_the_others_labels(par
 
 
 def test_what_cannot_work_is_said_before_it_starts(params, photos, tmp_path):
-    with pytest.raises(SohesError, match=r"must name a .parquet file \(got .*labels.json\)"):
+    with pytest.raises(SohesError, match=r"must name a .parquet file for --format parquet \(got .*labels.json\)"):
         label(params, photos, tmp_path / "labels.json")
     with pytest.raises(SohesError, match="has a name of 250 bytes: take one of 240 at most"):
         label(params, photos, tmp_path / ("é" * 121 + ".parquet"))

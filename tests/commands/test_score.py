@@ -9,6 +9,7 @@ from rich.console import Console
 
 from sohes.commands import score
 from sohes.data.benchmarks import coco_panoptic
+from sohes.data.exchange.formats import FORMATS
 from sohes.data.store.labels import export_coco, export_sa1b, write_shard
 from sohes.errors import SohesError
 from sohes.masks import mask_set
@@ -48,7 +49,10 @@ def shards(folder: Path, records: list[ImageRecord]) -> Path:
 def test_truth_as_its_own_prediction_is_100_in_every_format(root, tmp_path):
     shards(tmp_path / "parquet", TRUTH)
     export_sa1b(TRUTH, tmp_path / "sa1b")
-    for path in (tmp_path / "parquet", tmp_path / "sa1b", root / "annotations/instances_val2017.json"):
+    exported = [tmp_path / f"theirs/{name}{format.suffix}" for name, format in FORMATS.items()]
+    for out, format in zip(exported, FORMATS.values(), strict=True):
+        format.write(TRUTH, out)
+    for path in (tmp_path / "parquet", tmp_path / "sa1b", root / "annotations/instances_val2017.json", *exported):
         result, _ = run(root, path)
         assert (result["AR"], result["images"]) == (100, 4)
 

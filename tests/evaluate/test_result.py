@@ -1,5 +1,7 @@
+import base64
 import json
 import pickle
+import re
 import sys
 from types import SimpleNamespace
 
@@ -66,6 +68,43 @@ def test_without_supervision_the_remedy_is_named(result, monkeypatch):
     monkeypatch.setitem(sys.modules, "supervision", None)
     with pytest.raises(SohesError, match="pip install supervision"):
         result.to_supervision()
+
+
+@pytest.mark.parametrize(
+    ("source", "error", "words"),
+    [
+        ("import cv3_of_supervision", ModuleNotFoundError, "cv3_of_supervision"),
+        ("from numpy import no_such_name", ImportError, "no_such_name"),
+        ("raise ImportError('libGL.so.1: cannot open shared object file')", ImportError, "libGL"),
+    ],
+)
+def test_a_supervision_that_does_not_load_says_why_itself(result, tmp_path, monkeypatch, source, error, words):
+    (tmp_path / "supervision.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "supervision", raising=False)
+    with pytest.raises(error, match=words):
+        result.to_supervision()
+
+
+@pytest.mark.parametrize("size", [(6, 8), (30, 2000)])
+def test_a_notebook_shows_a_picture_and_how_many_masks(size):
+    image = np.full((*size, 3), 90, np.uint8)
+    found = masks.mask_set(np.ones((2, *size), bool), parents=np.array([-1, 0]))
+    result = Result(image, found)
+    as_png = cv2.imdecode(np.frombuffer(result._repr_png_(), np.uint8), cv2.IMREAD_COLOR)
+    html = result._repr_html_()
+    (data,) = re.findall(r'src="data:image/webp;base64,([^"]+)"', html)
+    as_webp = cv2.imdecode(np.frombuffer(base64.b64decode(data), np.uint8), cv2.IMREAD_COLOR)
+    assert as_png.shape == as_webp.shape
+    assert max(as_png.shape) == min(800, max(size))
+    assert (as_png != 90).any()
+    assert "2 masks: 1 whole entities and 1 parts" in html
+
+
+def test_a_notebook_shows_a_photograph_in_which_nothing_was_found():
+    nothing = Result(np.full((6, 8, 3), 90, np.uint8), masks.empty_mask_set(6, 8))
+    assert "0 masks" in nothing._repr_html_()
+    assert nothing._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_plot_of_a_level_tints_that_level_only(result):

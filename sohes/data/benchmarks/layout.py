@@ -29,7 +29,12 @@ def find(root: Path, *places: str, name: str, remedy: str | None = None) -> Path
 
 
 def files_below(folder: Path, pattern: str) -> list[Path]:
-    """The files below a folder whose names match, in the order of their `number`s.
+    """The files below a folder whose names match, in the order of their `number`s; errors as in `named_below`."""
+    return sorted(named_below(folder, pattern), key=lambda file: number(file.name))
+
+
+def named_below(folder: Path, pattern: str) -> list[Path]:
+    """The files below a folder whose names match, in the order of a walk.
 
     SohesError if a place there cannot be looked into: a benchmark with images missing gives another figure.
     """
@@ -37,8 +42,7 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
     if found.unread:
         place, reason = next(iter(found.unread.items()))
         raise SohesError(f"{Path(folder) / place} cannot be looked into ({reason}): fix its permissions, or remove it")
-    names = (name for name in found.files if fnmatch.fnmatchcase(PurePosixPath(name).name, pattern))
-    return sorted((Path(folder) / name for name in names), key=lambda file: number(file.name))
+    return [Path(folder) / name for name in found.files if fnmatch.fnmatchcase(PurePosixPath(name).name, pattern)]
 
 
 def read_file(root: Path, *folders: str, name: str) -> bytes:

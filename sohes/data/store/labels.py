@@ -256,7 +256,8 @@ def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
     images: list[dict[str, Any]] = []
     next_id = 1
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(f'{{"info": {{"description": "sohes labels"}}, "categories": {json.dumps(CATEGORIES)},\n')
+        file.write('{"info": {"description": "sohes labels"}, "licenses": [],\n')
+        file.write(f'"categories": {json.dumps(CATEGORIES)},\n')
         file.write('"annotations": [')
         for record in _records(records):
             images.append(coco_image(record.masks, record.file_name, record.image_id))

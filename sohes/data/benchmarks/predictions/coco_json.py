@@ -1,9 +1,10 @@
-"""Predictions in COCO's JSON: the results list, and annotation files with `images` that carry scores or none.
+"""Predictions in one JSON file: COCO's results list, COCO's annotation files, and Label Studio's list of tasks.
 
 The results list (`coco_instances_results.json`) is what detectron2's evaluation writes, and so what FreeSOLO, CutLER,
 HASSOD and UnSAM leave behind: `[{"image_id", "category_id", "segmentation", "score", ...}, ...]`. It names no file and
-does not list an image without detections. The other form is a dictionary with `images` and `annotations`, as in the
-pseudo-labels of CutLER, HASSOD and FreeSOLO and from `sohes export`. Categories and boxes do not matter.
+does not list an image without detections. The other form is a dictionary with `images` and `annotations`, with scores
+or without, as in the pseudo-labels of CutLER, HASSOD and FreeSOLO and from `sohes export`. Categories and boxes do not
+matter.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sohes.data.benchmarks import coco
+from sohes.data.exchange import label_studio
 from sohes.errors import SohesError
 from sohes.masks import gate
 from sohes.masks.mask_json import Found, Remarks, coco_images
@@ -30,10 +32,12 @@ def read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageReco
     The list is read in pieces, and only run lengths and scores are kept: it may hold millions of masks.
     SohesError for another kind of file, and for a mask or score that cannot be read.
     """
-    if _first_character(path) == "[":
-        yield from _results(path, sizes)
-    else:
+    if _first_character(path) != "[":
         yield from _annotated(path)
+    elif label_studio.is_task(next(iter_list(path), None)):
+        yield from (label_studio.read_task(task, path) for task in iter_list(path))
+    else:
+        yield from _results(path, sizes)
 
 
 def _first_character(path: Path) -> str:

@@ -6,10 +6,12 @@ import dataclasses
 import itertools
 import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
+from sohes.data.benchmarks.layout import named_below
 from sohes.data.benchmarks.predictions import coco_json, sa1b_json
+from sohes.data.exchange import id_maps, yolo
 from sohes.data.names import Names
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
@@ -21,30 +23,39 @@ DETECTRON2 = "coco_instances_results.json"  # what its evaluation leaves in a fo
 def read_predictions(paths: Sequence[Path], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
     """All records of the files and folders together, each with the image id of the truth's image that it is of.
 
-    A path is a COCO JSON file, one of our Parquet shards, a folder of them or of SA-1B JSON, or one that detectron2
-    has evaluated into. Records that carry a file name are matched by it, others by their image id.
-    SohesError for a path of no known kind and for an image that the truth does not have.
+    Records that carry a file name are matched by it, others by their image id. SohesError for a path of no known kind
+    and for an image that the truth does not have.
+    """
+    return match(itertools.chain.from_iterable(read_records(Path(path), truth) for path in paths), truth)
+
+
+def read_records(path: Path, truth: Sequence[ImageRecord] = ()) -> Iterator[ImageRecord]:
+    """The records of a path, with the ids and names that it gives them: -1 and "" where it gives none.
+
+    A path is a COCO or Label Studio JSON file, one of our Parquet shards, a folder of them, of id maps, of YOLO's
+    labels or of SA-1B's and LabelMe's JSON, or one that detectron2 has evaluated into. truth: images whose sizes some
+    formats leave out. SohesError for a path of no known kind.
     """
     sizes = {record.image_id: (record.masks.height, record.masks.width) for record in truth}
-    return match(itertools.chain.from_iterable(_read(Path(path), sizes) for path in paths), truth)
-
-
-def _read(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
+    if not path.exists():
+        raise SohesError(f"there are no predictions at {path}: fix the path")
     if path.is_file() and path.suffix == ".parquet":
         return iter_records(path)
     if path.is_file():
         return coco_json.read(path, sizes)
-    if not path.exists():
-        raise SohesError(f"there are no predictions at {path}: fix the path")
     if any(path.glob("[!.]*.parquet")):
         return iter_records(path)
     if (path / DETECTRON2).is_file():
         return coco_json.read(path / DETECTRON2, sizes)
-    if any(path.glob("*.json")):
+    if maps := named_below(path, f"*{id_maps.SUFFIX}"):
+        return map(id_maps.read, maps)
+    if yolo.files(path):
+        return yolo.read(path, truth)
+    if named_below(path, "*.json"):
         return sa1b_json.read(path)
     raise SohesError(
-        f"{path} holds no predictions that can be read: name a COCO JSON file, a Parquet shard, or a folder of shards "
-        "or of SA-1B JSON"
+        f"{path} holds no predictions that can be read: name a COCO or Label Studio JSON file, a Parquet shard, or a "
+        "folder of shards, id maps, YOLO labels, or SA-1B or LabelMe JSON"
     )
 
 
