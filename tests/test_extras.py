@@ -23,6 +23,7 @@ NEEDS = {
     "sohes": "",
     "sohes.backbone": "torch",
     "sohes.backbone.handmade": "",
+    "sohes.backbone.hub": "",
     "sohes.backbone.label_free": "",
     "sohes.bench.decode": "torch",
     "sohes.bench.loss": "torch",

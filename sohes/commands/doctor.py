@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes.backbone.hub import is_cached
 from sohes.commands.findings import Finding, State, answers, listens, verdict
 from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError, is_installed
@@ -230,19 +231,9 @@ def _source(params: Params) -> Finding:
         if there or "/" in wanted:
             words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
             return Finding("weights", State.ok if there else State.broken, words)
-    if _is_cached(wanted):
+    if is_cached(wanted):
         return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
     return Finding("weights", State.missing, f"{wanted} is not here yet: `sohes backbone` fetches it from the hub")
-
-
-def _is_cached(name: str) -> bool:
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    published = timm.get_pretrained_cfg(name)
-    repository = (published.hf_hub_id if published else None) or name.removeprefix("hf-hub:")
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def _hub(params: Params, root: Path) -> Finding:

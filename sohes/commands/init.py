@@ -11,16 +11,19 @@ from typing import Annotated
 import typer
 from ruamel.yaml import YAML
 
+from sohes.backbone.hub import out_of_reach
 from sohes.commands.new_project import make_project
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
 from sohes.errors import EXTRAS, SohesError, is_installed
+from sohes.model.released import has_gpu
 from sohes.params import load_params
 from sohes.project import TEMPLATE
 from sohes.work.files import atomic_path
 
+PHOTOGRAPHS = "photographs"  # the profile
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
 # learned from (docs/faq.md).
 MEASURED = {106: (13.7, 15.6), 949: (20.7, 25.9)}
@@ -29,12 +32,14 @@ MEASURED = {106: (13.7, 15.6), 949: (20.7, 25.9)}
 def init(
     images: Annotated[Path, typer.Option(help="Your folder of photographs.")],
     annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Begin with the numbers of params/NAME.yaml, or `demo`.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Numbers of params/NAME.yaml, or `demo`; else the best for here.")
+    ] = None,
     params: ParamsFile = HERE.params,
 ) -> None:
     """Point params.yaml at your own photographs.
 
-    Everything else in it stays, unless a profile is named. In a folder that is no project yet it makes one, with
+    Numbers of your own stay, unless a profile is named. In a folder that is no project yet it makes one, with
     dvc.yaml and what DVC, git and the launchers need.
 
     Example: sohes init --images ~/photos --profile photographs
@@ -49,11 +54,15 @@ def init(
             raise SohesError(f"no such annotation file: {annotations}")
         coco.load(annotations)  # a broken file is reported now, not after the training
     source = params if params.exists() else TEMPLATE.params
+    if profile is None and _are_the_demos(params):
+        profile, why = choose()
+        print(why)
     if profile is not None:
         source = _profile(profile, params)
     load_params(source)  # a broken file is reported, not overwritten
     yaml = YAML()
-    yaml.width = 4096  # keeps long lines as they are
+    yaml.width = 4096  # keeps long lines as they are, and the next line a null
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     values = yaml.load(source)
     folder = values["pull"]["folder"]
     values["pull"]["source"] = "folder"
@@ -78,6 +87,28 @@ def init(
         extras = ",".join(EXTRAS[name] for name in missing)
         print(f"To train: `pip install 'sohes[{extras}]'`.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
+
+
+def choose() -> tuple[str, str]:
+    """The profile for photographs that this machine can have, and a sentence that says which and why."""
+    weights = load_params(TEMPLATE.profiles / f"{PHOTOGRAPHS}.yaml").backbone.source
+    if fault := out_of_reach(weights):
+        remedy = f"`--profile {PHOTOGRAPHS}` and backbone.pretrained: FILE take them from a file"
+        return "demo", f"Profile demo, colour features: {weights} cannot be had ({fault}); {remedy}."
+    cost = (
+        "minutes for a thousand photographs"
+        if has_gpu()
+        else ("on a CPU 4 seconds a photograph for phase 1 (`dvc repro explore`) and a day or more to train")
+    )
+    return PHOTOGRAPHS, f"Profile {PHOTOGRAPHS}, features of {weights}: {cost}; `--profile demo` is quicker and worse."
+
+
+def _are_the_demos(params: Path) -> bool:
+    """Whether there are no numbers yet, or only those of the demo, which was made for drawn scenes."""
+    if not params.exists():
+        return True
+    own, demo = (load_params(file).model_dump_json(exclude={"pull"}) for file in (params, TEMPLATE.params))
+    return own == demo and load_params(params).pull.source == load_params(TEMPLATE.params).pull.source
 
 
 def how_many(photographs: int, folder: Path) -> list[str]:

@@ -28,11 +28,15 @@ def graph_for_cpu(model: Path) -> Path | None:
 
     None for any other model, and where torch is installed and seems to have a GPU.
     """
-    gpu = is_installed("torch") and any(Path(device).exists() for device in GPUS)
-    if model != model_file(NAME) or gpu:
+    if model != model_file(NAME) or (is_installed("torch") and has_gpu()):
         return None
     graph = model.with_suffix(onnx.SUFFIX)
     return graph if graph.exists() else None
+
+
+def has_gpu() -> bool:
+    """Whether there seems to be a GPU, found out without torch."""
+    return any(Path(device).exists() for device in GPUS)
 
 
 def start_of(params: InstructParams) -> Path | None:
