@@ -21,6 +21,7 @@ from sohes.work.identity import identity
 from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges
 
+PACKAGE = Path(sohes.__file__).parent
 Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
 SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
 
@@ -59,9 +60,9 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
 
 def _code(stage: str) -> list[Path]:
     """Every file of this package that the stage depends on."""
-    known, package = STAGES[stage], Path(sohes.__file__).parent
+    known = STAGES[stage]
     own = code_of(f"sohes.stages.{stage}", unwatched=known.unwatched)
-    return [*own, *(package / name for name in known.resources)]
+    return [*own, *(PACKAGE / name for name in known.resources)]
 
 
 def named_inputs(stage: str, values: Params) -> Iterator[Path]:
@@ -148,7 +149,6 @@ def code() -> None:
 
     Example: sohes code && dvc status
     """
-    package = Path(sohes.__file__).parent
     for stage in STAGES:
-        files = {path.relative_to(package).as_posix(): digest_file(path) for path in _code(stage)}
+        files = {path.relative_to(PACKAGE).as_posix(): digest_file(path) for path in _code(stage)}
         write_json(HERE.code(stage), {"code": identity(files)})
