@@ -105,7 +105,7 @@ def test_the_stages_change_the_weights(trained):
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("data/images/manifest.parquet", "run `sohes pull` first"),
+        ("data/images/manifest.arrow", "run `sohes pull` first"),
         ("data/pseudo_labels", "no pseudo-labels at .*run `sohes explore` first"),
         ("models/backbone.safetensors", "no backbone at .*run `sohes backbone` first"),
     ],
