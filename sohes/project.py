@@ -13,6 +13,8 @@ from sohes.errors import SohesError
 
 Value = TypeVar("Value", dict[str, Any], list[Any])
 
+MANIFEST = "manifest.arrow"  # in a store of images
+
 
 class _Place:
     """An attribute of a project: a path below its folder."""
@@ -50,7 +52,9 @@ class Project:
     # ---------------------------------------------------------------- what the stages write
 
     images = _Place("data/images")  # the store of training images
+    images_manifest = _Place(f"data/images/{MANIFEST}")
     held_out = _Place("data/eval")  # the store of held-out images
+    held_out_manifest = _Place(f"data/eval/{MANIFEST}")
     truth = _Place("data/eval/labels")  # their ground truth as label shards; missing where nothing is annotated
     pseudo_labels = _Place("data/pseudo_labels")  # label shards of phase 1
 

@@ -244,7 +244,7 @@ def _trained_on(project: Project, sample: Sample) -> int | None:
     store = _training_images(project)
     if store is None:
         return None
-    known = {store.entry(image_id).digest for image_id in store.image_ids}
+    known = store.with_digests(sample.digests)
     return sum(digest in known for digest in sample.digests)
 
 

@@ -22,7 +22,22 @@ from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges
 
 PACKAGE = Path(sohes.__file__).parent
-Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
+
+
+def _shards(text: str) -> range:
+    """`3` or `0-11`, as `sohes shards` prints them."""
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() if dash else True)) or int(last or first) < int(first):
+        raise typer.BadParameter(f"{text!r} is neither a number, such as 3, nor a range, such as 0-11")
+    return range(int(first), int(last or first) + 1)
+
+
+Shards = Annotated[
+    range | None,
+    typer.Option(
+        "--shard", parser=_shards, metavar="K[-L]", help="Only this shard or these; run again without it to finish."
+    ),
+]
 SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
 
 
@@ -32,15 +47,15 @@ def _command(name: str, does: str, writes: str, example: str) -> Callable[..., N
     def whole(params: ParamsFile = HERE.params) -> None:
         _run(name, params)
 
-    def shardable(params: ParamsFile = HERE.params, shard: Shard = None) -> None:
-        _run(name, params, shard)
+    def shardable(params: ParamsFile = HERE.params, shards: Shards = None) -> None:
+        _run(name, params, shards)
 
     command = shardable if STAGES[name].splits else whole
     command.__doc__ = "\n\n".join(filter(None, (does, writes, f"Example: sohes {example}")))
     return command
 
 
-def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
+def _run(stage: str, params: Path, shards: range | None = None, **options: str) -> None:
     values, root, known = load_params(params), Path.cwd(), STAGES[stage]
     origin = Origin(
         stage,
@@ -53,8 +68,8 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
     )
     run = importlib.import_module(f"sohes.stages.{stage}").run
-    with measured(stage, values, root, whole=shard is None, options=options):
-        run(values, root, unchanged=origin.check, **({} if shard is None else {"shard": shard}), **options)
+    with measured(stage, values, root, whole=shards is None, options=options):
+        run(values, root, unchanged=origin.check, **({} if shards is None else {"shards": shards}), **options)
         origin.check()
 
 
@@ -89,7 +104,7 @@ explore = _command(
     "explore",
     "Phase 1: pseudo-labels by clustering patch features.",
     "Writes data/pseudo_labels.",
-    "explore            (one shard of it: sohes explore --shard 3)",
+    "explore            (some shards of it: sohes explore --shard 0-11)",
 )
 instruct = _command(
     "instruct",
@@ -108,7 +123,7 @@ report = _command("report", "Tables, plots and pictures: reports/index.html.", "
 
 def evaluate(
     params: ParamsFile = HERE.params,
-    shard: Shard = None,
+    shards: Shards = None,
     phase: Annotated[Phase | None, typer.Option(help="Only this phase; needs no model of the others.")] = None,
 ) -> None:
     """Predict and score the held-out images.
@@ -117,7 +132,7 @@ def evaluate(
 
     Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
     """
-    _run("evaluate", params, shard, **({} if phase is None else {"phase": phase}))
+    _run("evaluate", params, shards, **({} if phase is None else {"phase": phase}))
 
 
 def _splitting(stage: str) -> str:

@@ -46,7 +46,7 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
     if not len(store):
         raise SohesError(f"no evaluation images in {project.held_out}: raise pull.folder.eval_fraction and pull again")
     shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
-    images = digest_file(project.held_out / "manifest.parquet"), code_digest("sohes.data.store.images")
+    images = digest_file(project.held_out_manifest), code_digest("sohes.data.store.images")
 
     def folder(phase: str) -> Path:
         return project.state("evaluate") / f"{phase}-{identity([images, depends_on(phase, params, root)])}"
@@ -55,9 +55,9 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
 
 
 def run(
-    params: Params, root: Path, *, shard: int | None = None, phase: str | None = None, unchanged: Check = unchecked
+    params: Params, root: Path, *, shards: range | None = None, phase: str | None = None, unchanged: Check = unchecked
 ) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+    """Predict what is missing, then score. With `shards`, predict those of every phase and stop.
 
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
     unchanged: see `Origin`; a model is registered only if it holds.
@@ -65,8 +65,8 @@ def run(
     works = _plan(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
     for name in works:
         require_replaceable(Project(root).predictions(name))
-    if shard is not None:
-        _predict(works, params, root, shard)
+    if shards is not None:
+        _predict(works, params, root, shards)
         return
     _check_truth(Project(root))
     with tracking.stage_run("evaluate", params, root) as recorder:
@@ -86,9 +86,9 @@ def _check_truth(project: Project) -> None:
         )
 
 
-def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shard: int | None = None) -> None:
+def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shards: range | None = None) -> None:
     for phase, work in works.items():
-        left = work.left(shard, of=f"{sum(map(len, work.shards))} evaluation images")
+        left = work.left(shards, of=f"{sum(map(len, work.shards))} evaluation images")
         # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
         workers = default_workers() if phase == "explore" else 1
         compute = partial(_compute, phase, params, root)
@@ -137,7 +137,7 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
     write_figures(project, rows, details)
     recorder.artifact(project.metrics("evaluate"))
     held_out = project.held_out.relative_to(root)
-    recorder.dataset(held_out, digest_file(project.held_out / "manifest.parquet"), "evaluation")
+    recorder.dataset(held_out, digest_file(project.held_out_manifest), "evaluation")
     overall = {f"{phase}/{name}": v for phase, row in rows.items() for name, v in row.items() if _is_figure(v)}
     recorder.overall(overall, f"{tracking.title(params)}\n\n{phase_markdown(rows)}")
     if "correct" in rows:
@@ -174,5 +174,5 @@ def _register(row: dict[str, object], params: Params, project: Project, recorder
         project.model("correct"),
         params,
         metrics={name: float(value) for name, value in row.items() if _is_figure(value)},
-        data={"eval": digest_file(project.held_out / "manifest.parquet"), **trained_on},
+        data={"eval": digest_file(project.held_out_manifest), **trained_on},
     )

@@ -198,6 +198,6 @@ def _mosaics(chosen: Sequence[Example], max_masks: int) -> dict[str, bytes]:
 
 
 def _digests(project: Project) -> str:
-    made = [folder / "manifest.parquet" for folder in (project.images, project.held_out)]
+    made = [project.images_manifest, project.held_out_manifest]
     made += [project.pseudo_labels / "manifest.json", *map(project.model, ("backbone", *PHASES[1:]))]
     return "\n".join(f"{p.relative_to(project.root)}  {digest_file(p)}" for p in made if p.exists())

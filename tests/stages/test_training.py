@@ -131,7 +131,7 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("data/images/manifest.parquet", "run `sohes pull` first"),
+        ("data/images/manifest.arrow", "run `sohes pull` first"),
         ("data/pseudo_labels", "no pseudo-labels at .*run `sohes explore` first"),
         ("models/backbone.safetensors", "no backbone at .*run `sohes backbone` first"),
     ],
