@@ -39,6 +39,7 @@ COMMANDS = {
     "shards": (PLUMBING, "stages", "Print the unfinished shards of a stage."),
     "export": (TOOLS, "export", "Convert labels for other tools, or back."),
     "export-model": (TOOLS, "export_model", "A trained model as one ONNX file."),
+    "push": (TOOLS, "push", "Share a model on the Hugging Face hub."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
     "downstream": (TOOLS, "downstream", "Measure the backbone on supervised tasks."),
