@@ -3,9 +3,16 @@
 import os
 from pathlib import Path
 
+from sohes.errors import SohesError, require_package
 from sohes.work.surroundings import may_write, settle, temporary_home
 
 settle()
+try:
+    for _name in ("prefect", "dvc"):
+        require_package(_name)
+except SohesError as error:  # its modules are commands, which end in a sentence
+    raise SystemExit(f"sohes: {error}") from None
+
 if not may_write(Path.home() / ".prefect") and (_home := temporary_home()):
     os.environ.setdefault("PREFECT_HOME", str(_home / "prefect"))
 

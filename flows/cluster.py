@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from flows.command import SAYS
 from flows.graph import command_of, commit, params_file, sections_of, stages
 from sohes.errors import SohesError, TemporaryError
-from sohes.launch import Kind, Outcome, Profile, Task, run_tasks
+from sohes.launch import Kind, LocalProfile, Outcome, Profile, Task, run_tasks
 from sohes.launch.task import with_python
 from sohes.pipeline import STAGES
 from sohes.project import read_mapping
 from sohes.work.files import digest_file
 from sohes.work.identity import identity
 from sohes.work.origin import stamps
-from sohes.work.pool import from_ranges
+from sohes.work.pool import as_ranges, from_ranges
 
 
 def run_elsewhere(
@@ -42,13 +42,15 @@ def run_elsewhere(
     if stage in STAGES and STAGES[stage].splits:
         shards = missing_shards(command, stage, root)
         on_line(f"{stage}: {len(shards)} shards to do")
-        tasks = [Task(f"{index:05d}", (*command, "--shard", str(index))) for index in shards]
+        per_job = 1 if isinstance(profile, LocalProfile) else profile.shards_per_job
+        tasks = [Task(f"{k.start:05d}", (*command, "--shard", as_ranges(k))) for k in jobs_of(shards, per_job)]
         outcomes = run_tasks(
             tasks, kind="shard", group=f"{stage}-shards", root=root, profile=profile, environment=environment,
             on_line=on_line, on_progress=on_progress,
         )  # fmt: skip
         if failed := [outcome for outcome in outcomes if outcome.exit_code != 0]:
-            on_line(f"{stage}: {len(failed)} of {len(shards)} shards failed; the others are kept")
+            what = "shards" if per_job == 1 else f"jobs of {per_job} shards"
+            on_line(f"{stage}: {len(failed)} of {len(tasks)} {what} failed; the others are kept")
             return failed[0]
     kind: Kind = "train" if stage in STAGES and STAGES[stage].trains else "whole"
     (outcome,) = run_tasks(
@@ -60,6 +62,15 @@ def run_elsewhere(
             raise TemporaryError(f"code, params or inputs of {stage} changed while it ran: not recorded, run it again")
         commit(stage, root)
     return outcome
+
+
+def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
+    """The jobs for missing shards, each of `per_job` neighbours, finished ones among them.
+
+    The same whichever of its shards are finished, so that a flow that is started again knows the jobs that run.
+    """
+    firsts = dict.fromkeys(index - index % per_job for index in shards)
+    return [range(first, first + per_job) for first in firsts]
 
 
 def missing_shards(command: tuple[str, ...], stage: str, root: Path) -> list[int]:

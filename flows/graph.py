@@ -36,7 +36,9 @@ def stage_order(root: Path) -> list[str]:
     graph = stages(root)
     producers = {out: name for name, stage in graph.items() for out in outputs(stage)}
     needs = {
-        name: [producer for out, producer in producers.items() if any(_touches(dep, out) for dep in stage["deps"])]
+        name: [
+            producer for out, producer in producers.items() if any(_touches(dep, out) for dep in stage.get("deps", []))
+        ]
         for name, stage in graph.items()
     }
     return list(TopologicalSorter(needs).static_order())

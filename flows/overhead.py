@@ -25,7 +25,7 @@ import yaml
 from flows.command import exit_code
 from sohes.errors import SohesError
 from sohes.launch import LocalProfile, run_task
-from sohes.project import Project
+from sohes.project import TEMPLATE, Project
 
 STAGES = ("backbone", "pull", "explore", "evaluate")  # the first only marks when the second could have begun
 Note = tuple[str, str, float, float]  # stage, shard or "", when it began and ended, in seconds
@@ -51,14 +51,12 @@ def measure(launch: str = "", shards: int = 20) -> dict[str, str | float | None]
     """Seconds of wall time that a stage and a shard take longer than their bare commands, by launch profile.
 
     launch: `local` or `slurm`; by default both, the second only where Slurm answers and else as null.
-    SohesError for anything else, and in a folder without the flows.
+    SohesError for anything else.
     """
     if launch not in ("", "local", "slurm"):
         raise SohesError(f"no launch profile {launch!r} to measure: name local or slurm")
     if shards < 1:
         raise SohesError(f"no median of {shards} shards: measure one at least")
-    if not Path("flows/pipeline.py").exists():
-        raise SohesError(f"no flows/pipeline.py in {Path.cwd()}: run in the project's folder")
     result: dict[str, float | None] = {}
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as name:
         root = Path(name)
@@ -100,7 +98,7 @@ def overheads(notes: Sequence[Note], bare: float) -> tuple[float, float | None]:
 
 def _make_project(root: Path) -> Path:
     """Stages in a chain, profiles that ask for little, and what the flow shows at its end."""
-    here, there = Project(Path()), Project(root)
+    here, there = TEMPLATE, Project(root)
     for folder in (there.launch_profiles, there.metrics("evaluate").parent):
         folder.mkdir(parents=True)
     there.metrics("evaluate").write_text("{}")
@@ -110,7 +108,7 @@ def _make_project(root: Path) -> Path:
     for path in here.launch_profiles.glob("*.yaml"):
         profile = yaml.safe_load(path.read_text())
         if profile["launcher"] != "local":
-            profile |= {"shard": least, "whole": least, "train": least}
+            profile |= {"shards_per_job": 1, "shard": least, "whole": least, "train": least}
         (there.launch_profiles / path.name).write_text(yaml.safe_dump(profile))
     stages = {
         stage: {"cmd": f"python work.py {stage}", "deps": [f"{before}.out" if before else "work.py"],

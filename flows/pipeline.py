@@ -45,6 +45,7 @@ from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
+from sohes.pipeline import CODE
 from sohes.project import Project, require_git
 
 PICTURES = {  # a report's kinds of pictures: the artifact's key and description
@@ -69,7 +70,7 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
     logger = get_run_logger()
     profile = load_profile(Project(root).launch_profiles, launch)
     on_line = partial(logger.info, "%s")
-    if isinstance(profile, LocalProfile):
+    if isinstance(profile, LocalProfile) or stage == CODE:
         outcome = run_task(
             reproduce_command(stage), task=stage, root=root, profile=profile, environment=environment(),
             on_line=on_line,
@@ -137,13 +138,15 @@ def pipeline(root: Path, launch: str | None = None) -> None:
 
 @flow(name="sohes-stage", on_failure=[tell_failure], on_crashed=[tell_failure])
 def one_stage(stage: str, root: Path, launch: str | None = None) -> None:
-    """One stage of dvc.yaml, with its inputs as they are."""
+    """One stage of dvc.yaml, with its inputs as they are and the code that is installed."""
     root = root.resolve()
-    if stage not in stage_order(root):
-        raise SohesError(f"no stage {stage!r} in dvc.yaml (there is: {', '.join(stage_order(root))})")
+    order = stage_order(root)
+    if stage not in order:
+        raise SohesError(f"no stage {stage!r} in dvc.yaml (there is: {', '.join(order)})")
     load_profile(Project(root).launch_profiles, launch)
     with only_one(root):
-        run_stage(stage, root, launch)
+        for name in dict.fromkeys((*(known for known in order if known == CODE), stage)):
+            run_stage(name, root, launch)
 
 
 def leave_artifacts(root: Path) -> None:

@@ -17,7 +17,7 @@ import yaml
 from flows.graph import command_of, path_of, sections_of, stages, without_params_file
 from sohes.errors import SohesError
 from sohes.params import Params, load_params
-from sohes.pipeline import PHASES, Phase
+from sohes.pipeline import CODE, PHASES, Phase
 from sohes.project import Project, read_mapping
 from sohes.work.files import atomic_path
 
@@ -30,14 +30,17 @@ def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str,
     Only the stages that the phase needs are in it: a row about pseudo-labels trains nothing.
     """
     values = row_params(params, changes, Project(folder).params)
-    graph = yaml.safe_dump({"stages": stages_for(stages(root), phase)}, sort_keys=False)
+    graph = stages_for(stages(root), phase)
     # Relative, since the whole project may be copied or moved.
     cache = os.path.relpath(root.resolve() / ".dvc/cache", folder.resolve() / ".dvc")
     config = f"[core]\n    no_scm = true\n    analytics = false\n[cache]\n    dir = {cache}\n"
-    texts = {"dvc.yaml": graph, ".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n.*.unfinished\n"}
+    texts = {".dvc/config": config, ".dvcignore": "__pycache__\n.sohes\n.*.unfinished\n"}
+    texts["dvc.yaml"] = yaml.safe_dump({"stages": graph}, sort_keys=False)
     for name, text in texts.items():
         with atomic_path(folder / name) as path:
             path.write_text(text)
+    if CODE in graph:  # of the package as it is installed
+        return values
     code, of_project = folder / "sohes", os.path.relpath(root.resolve() / "sohes", folder.resolve())
     if not code.is_symlink() or str(code.readlink()) != of_project:
         code.unlink(missing_ok=True)
@@ -75,7 +78,8 @@ def stages_for(graph: Mapping[str, Any], phase: Phase) -> dict[str, Any]:
     graph: dvc.yaml's stages.
     """
     trained = PHASES[: PHASES.index(phase) + 1] if phase != "explore" else ()  # `evaluate` runs phase 1 itself
-    needed = {name: _on_own_params(graph[name]) for name in ("pull", "backbone", *trained, "evaluate")}
+    needed = {CODE: graph[CODE]} if CODE in graph else {}
+    needed |= {name: _on_own_params(graph[name]) for name in ("pull", "backbone", *trained, "evaluate")}
     evaluate = needed["evaluate"]
     evaluate["cmd"] += f" --phase {phase}"
     unused = {str(HERE.model(name)) for name in PHASES if name != phase}

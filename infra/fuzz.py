@@ -45,7 +45,8 @@ from sohes.downstream.sets import coco_panoptic as panoptic_classes
 from sohes.errors import SohesError
 from sohes.launch.profile import load_profile
 from sohes.masks import mask_json, mask_set
-from sohes.params import TEMPLATE, load_params
+from sohes.params import load_params
+from sohes.project import TEMPLATE
 from sohes.structures import ImageRecord
 
 SECONDS = 600
@@ -308,7 +309,10 @@ def readers() -> dict[str, tuple[Any, Reader]]:
         "Parquet rows": (rows, lambda folder, content: shard(content, folder / "s.parquet")),
         "BSDS500 .mat": (mat(groundTruth=[region, region]), bsds),
         "Pascal-Part .mat": (mat(anno={"imname": "2008_000002", "objects": [part]}), pascal),
-        "params.yaml": (TEMPLATE.read_bytes(), lambda folder, data: load_params(as_bytes(folder / "p.yaml", data))),
+        "params.yaml": (
+            TEMPLATE.params.read_bytes(),
+            lambda folder, data: load_params(as_bytes(folder / "p.yaml", data)),
+        ),
         "launch profile": (next(iter(sorted(profile.glob("*.yaml")))).read_bytes(), yaml_profile),
         **{
             f"{kind} photograph": (

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 
+from infra.shared_weights import share_weights
 from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint, save_checkpoint
+from sohes.model.onnx import SUFFIX
+from sohes.model.onnx_export import export_onnx
 from sohes.model.released import FOLDER, NAME
 from sohes.params import load_params
 
@@ -33,7 +36,9 @@ TRAINED_WITH = {"backbone": {"dino"}, "explore": {"peers"}, "loss": set(), "inst
 
 
 def release(model: Path, *, params: Path, out: Path, figures: Path | None = None) -> None:
-    """Write `out` and its card. params: what trained it, and how it is meant to be used (`evaluate`).
+    """Write `out`, its card, and an ONNX file that takes its weights from `out`.
+
+    params: what trained it, and how it is meant to be used (`evaluate`).
 
     figures: a JSON file for the card's `figures`, null without one. SohesError for a missing or damaged file, and for
     weights that are too large for half precision.
@@ -58,6 +63,9 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
         "made_from": card["digest"],
     }
     save_checkpoint(out, network, made)
+    graph = out.with_suffix(SUFFIX)
+    export_onnx(out, graph)
+    share_weights(graph, out)
 
 
 def main() -> None:

@@ -42,10 +42,11 @@ def load(model: Path | str = "small", *, params: Path | str | None = None) -> Pr
     SohesError for a model that is missing, damaged, or cannot be fetched.
     """
     from sohes.model.released import evaluate_of
-    from sohes.params import TEMPLATE, load_params
+    from sohes.params import load_params
     from sohes.predictor import load_predictor
+    from sohes.project import TEMPLATE
     from sohes.tracking.named import named_model
 
     file = named_model(model, Path.cwd())
     own = None if params else evaluate_of(file)
-    return load_predictor(file, own or load_params(Path(params) if params else TEMPLATE).evaluate)
+    return load_predictor(file, own or load_params(Path(params) if params else TEMPLATE.params).evaluate)

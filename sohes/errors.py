@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import io
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,16 @@ REMEDIES = {
     errno.EISDIR: "name a file",
 }
 
+# What the base install does without: the name that is imported, and the extra of pyproject.toml that brings it.
+EXTRAS = {
+    **dict.fromkeys(("torch", "torchvision", "timm", "huggingface_hub"), "torch"),
+    **dict.fromkeys(("dvc", "httpx", "mlflow", "pandas", "prefect"), "pipeline"),
+    **dict.fromkeys(("boto3", "botocore"), "s3"),
+    "submitit": "slurm",
+    "kubernetes": "kubernetes",
+    **dict.fromkeys(("onnx", "onnxscript"), "onnx"),
+}
+
 # Words that identify an out-of-memory error: of Python, of torch for GPU and CPU, and of OpenCV.
 _MEMORY = ("memoryerror", "out of memory", "outofmemory", "can't allocate memory", "insufficient memory")
 
@@ -28,6 +39,21 @@ class SohesError(Exception):
 
 class TemporaryError(SohesError):
     """Something that may pass by itself, so that the same command may succeed later: a network, a server, a node."""
+
+
+def is_installed(package: str) -> bool:
+    """Whether a package is there, by the name that is imported; nothing is imported."""
+    return importlib.util.find_spec(package) is not None
+
+
+def require_package(package: str, instead: str = "") -> None:
+    """SohesError if a package of an extra is not installed. instead: another way out, after the extra's."""
+    if not is_installed(package):
+        raise SohesError(f"{_lacking(package)}{', or ' if instead else ''}{instead}")
+
+
+def _lacking(package: str) -> str:
+    return f"this needs the package {package}, which is not installed: `pip install 'sohes[{EXTRAS[package]}]'`"
 
 
 TEMPORARY = 75  # exit code after a TemporaryError, as in sysexits.h
@@ -45,6 +71,8 @@ def sentence_of(error: BaseException) -> str | None:
     if isinstance(error, SohesError):
         return str(error)
     for link in chain(error):
+        if isinstance(link, ModuleNotFoundError) and link.name in EXTRAS:
+            return _lacking(link.name)
         if _mentions(link, _MEMORY):
             return (
                 f"there is not enough memory ({str(link).splitlines()[0] if str(link) else type(link).__name__}): take "

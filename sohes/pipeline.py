@@ -10,6 +10,7 @@ from sohes.params import Params
 from sohes.project import Project
 
 Phase = Literal["explore", "instruct", "correct"]
+CODE = "code"  # beside the seven, where a project does not hold the code: it notes which code each of them runs
 PHASES: tuple[Phase, ...] = get_args(Phase)  # each finds masks; the later ones learn from the earlier
 
 

@@ -10,10 +10,11 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
-from sohes.errors import SohesError
+from sohes.errors import SohesError, require_package
 from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
 from sohes.model import onnx
+from sohes.model.released import graph_for_cpu
 from sohes.params import EvaluateParams
 
 Photo = np.ndarray | Image.Image | Path | str
@@ -66,6 +67,8 @@ class Predictor:
         SohesError for a device that is not here, the network then stays where it is; and for an ONNX file's network.
         """
         if isinstance(self.network, onnx.OnnxSegmenter):
+            if device == "cpu":
+                return self
             raise SohesError(f"an ONNX model runs on the CPU (got {device}): load its .safetensors file instead")
         import torch
 
@@ -80,6 +83,8 @@ class Predictor:
 def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
     """The model that `save_checkpoint` wrote, on the best device, or an ONNX file's, for which torch is not imported.
 
+    Without a GPU the released model is run by onnxruntime, too.
+
     SohesError if it is missing or damaged.
     """
     if not model.exists():
@@ -87,8 +92,10 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
             f"no trained model at {model}: name a .safetensors file that is there, train one (`make demo`), or take "
             "phase 1, which needs none (`sohes segment --explore`)"
         )
-    if model.suffix == onnx.SUFFIX:
-        return Predictor(onnx.load_onnx(model), params, source=model.stem)
+    for_cpu = graph_for_cpu(model)
+    if model.suffix == onnx.SUFFIX or for_cpu is not None:
+        return Predictor(onnx.load_onnx(for_cpu or model), params, source=model.stem)
+    require_package("torch", "name the released model (--model small) or an ONNX file (--model x.onnx)")
     from sohes.backbone.precision import best_device
     from sohes.model.checkpoint import load_checkpoint
 

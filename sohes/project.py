@@ -13,6 +13,8 @@ from sohes.errors import SohesError
 
 Value = TypeVar("Value", dict[str, Any], list[Any])
 
+MANIFEST = "manifest.arrow"  # in a store of images
+
 
 class _Place:
     """An attribute of a project: a path below its folder."""
@@ -35,7 +37,12 @@ class Project:
     params = _Place("params.yaml")  # every number
     graph = _Place("dvc.yaml")  # DVC's graph of stages
     lock = _Place("dvc.lock")  # what DVC has recorded of each stage
+    readme = _Place("README.md")
+    git_ignores = _Place(".gitignore")
+    dvc_ignores = _Place(".dvcignore")
     dvc = _Place(".dvc")  # the folder of DVC's settings
+    profiles = _Place("params")  # the folder of further files of params
+    packs = _Place("params/sa1b-2-percent.txt")  # the packs of SA-1B that params/paper.yaml takes
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
     deployments = _Place("prefect.yaml")  # Prefect's deployments of the flows
@@ -45,7 +52,9 @@ class Project:
     # ---------------------------------------------------------------- what the stages write
 
     images = _Place("data/images")  # the store of training images
+    images_manifest = _Place(f"data/images/{MANIFEST}")
     held_out = _Place("data/eval")  # the store of held-out images
+    held_out_manifest = _Place(f"data/eval/{MANIFEST}")
     truth = _Place("data/eval/labels")  # their ground truth as label shards; missing where nothing is annotated
     pseudo_labels = _Place("data/pseudo_labels")  # label shards of phase 1
 
@@ -73,6 +82,10 @@ class Project:
     def mosaic(self, kind: str) -> Path:
         """Pictures of a few held-out images for a flow to show: of `matched` masks or of the `strongest`."""
         return self.root / f"reports/{kind}.jpg"
+
+    def code(self, stage: str) -> Path:
+        """A digest of a stage's code, for DVC to watch in a project that does not hold the code (`sohes code`)."""
+        return self.root / f"metrics/code/{stage}.json"
 
     def curves(self, stage: str) -> Path:
         """A stage's figures step by step, where MLflow is not installed."""
@@ -103,6 +116,14 @@ class Project:
                 projects = (Project(base / below) for base in (home, *home.parents))
                 return next((project for project in projects if project.graph.exists()), self)
         return self
+
+
+def _with_the_code() -> Path:
+    packed = Path(__file__).parent / "template"  # in a wheel, by setup.py
+    return packed if packed.is_dir() else Path(__file__).parents[1]
+
+
+TEMPLATE = Project(_with_the_code())  # what people write, as it comes with the code: installed or as a checkout
 
 
 def require(path: Path, what: str, command: str) -> Path:

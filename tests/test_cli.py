@@ -141,8 +141,12 @@ def test_debug_shows_the_traceback(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["report", "--shard", "0"], ["explore", "--shard", "-1"], ["fly"], ["bench", "lunch"]]
-)
+    "arguments",
+    [
+        ["report", "--shard", "0"], ["explore", "--shard", "-1"], ["explore", "--shard", "3-1"],
+        ["explore", "--shard", "3-"], ["explore", "--shard", "1,2"], ["fly"], ["bench", "lunch"],
+    ],
+)  # fmt: skip
 def test_wrong_usage_ends_with_2(tmp_path, arguments):
     done = sohes(*arguments, cwd=tmp_path)
     assert done.returncode == 2

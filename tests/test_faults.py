@@ -94,7 +94,7 @@ def test_labels_on_a_disk_that_was_full_in_the_middle_of_a_shard(tiny_params, tm
     explore.run(params, tmp_path / "quiet")
     shutil.copytree(tmp_path / "quiet/data/images", small_disk / "data/images")
     (small_disk / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    explore.run(params, small_disk, shard=0)
+    explore.run(params, small_disk, shards=range(1))
     finished = {path: path.stat().st_mtime_ns for path in small_disk.glob(".sohes/explore/*/shard-00000.parquet")}
     assert len(finished) == 1
     free = shutil.disk_usage(small_disk).free

@@ -4,8 +4,9 @@ import pytest
 import yaml
 
 from sohes.errors import SohesError
-from sohes.params import TEMPLATE, load_params, load_params_anywhere
+from sohes.params import load_params, load_params_anywhere
 from sohes.params.model import grid_side
+from sohes.project import TEMPLATE
 
 ROOT = Path(__file__).parents[1]
 
@@ -111,8 +112,8 @@ def test_the_paper_profile_has_the_papers_numbers():
 
 def test_without_a_project_the_profile_that_comes_with_the_code_is_used(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert load_params_anywhere(Path("params.yaml")) == load_params(TEMPLATE)
+    assert load_params_anywhere(Path("params.yaml")) == load_params(TEMPLATE.params)
     with pytest.raises(SohesError, match=r"no params file at mine\.yaml"):
         load_params_anywhere(Path("mine.yaml"))  # a file named explicitly must exist
-    (tmp_path / "params.yaml").write_text(TEMPLATE.read_text().replace("seed: 0", "seed: 7", 1))
+    (tmp_path / "params.yaml").write_text(TEMPLATE.params.read_text().replace("seed: 0", "seed: 7", 1))
     assert load_params_anywhere(Path("params.yaml")).seed == 7

@@ -60,6 +60,15 @@ def test_many_come_in_order_each_with_its_own_photograph(predictor):
     assert same(results[2], predictor.segment(photos[2]))
 
 
+def test_an_error_comes_after_the_results_before_it(predictor, tmp_path):
+    """Though the next photograph is read while the network is still busy with one."""
+    (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")
+    found = predictor.segment_many([IMAGE, IMAGE, tmp_path / "torn.png", IMAGE])
+    assert len([next(found), next(found)]) == 2
+    with pytest.raises(UnreadableImage):
+        next(found)
+
+
 def test_an_array_of_several_is_several(predictor):
     results = list(predictor.segment_many(np.stack([IMAGE, IMAGE[::-1]])))
     assert len(results) == 2

@@ -10,9 +10,9 @@ from sohes.launch.become import become
 def bench_launch(launch: str = "", shards: int = 20) -> NoReturn:
     """Seconds of wall time that a stage and a shard take longer than their bare commands, by launch profile.
 
-    Run it in the project's folder. launch: `local` or `slurm`; by default both, the second only where Slurm answers and
-    else as null. Jobs ask for the least there is: one CPU, no GPU. A stage of a cluster is its shards as jobs, then one
-    more job; what a shard takes longer there is counted over the whole array, with all nodes at work. The throwaway
-    project lies in TMPDIR, which all nodes must share.
+    launch: `local` or `slurm`; by default both, the second only where Slurm answers and else as null. Jobs ask for the
+    least there is: one CPU, no GPU. A stage of a cluster is its shards as jobs, then one more job; what a shard takes
+    longer there is counted over the whole array, with all nodes at work. The throwaway project lies in TMPDIR, which
+    all nodes must share.
     """
     become("flows.overhead", "--launch", launch, "--shards", str(shards))

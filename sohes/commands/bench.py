@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 
 bench = typer.Typer(add_completion=False)
-Bench = StrEnum("Bench", "cluster nms explore hierarchy loss score decode launch methods segment train viewer")
+NAMES = "cluster nms explore hierarchy loss score decode launch manifest methods segment stream train viewer"
+Bench = StrEnum("Bench", NAMES)
 
 
 # Its options are those of the measuring function, which reads them itself.

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sohes.backbone.hub import is_cached
 from sohes.commands.findings import Finding, State, answers, listens, verdict
 from sohes.commands.options import HERE, ParamsFile
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_installed
 from sohes.explore.refine import what_it_lacks
 from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
 from sohes.project import Project, dvc_settings, read_json, require_git
-from sohes.tracking import is_installed, tracking_uri
+from sohes.tracking import tracking_uri
 from sohes.tracking.store import database_file, without_secrets
 from sohes.work.compiled import kept_in
 from sohes.work.surroundings import cache_home, may_write, temporary_home
@@ -55,15 +56,11 @@ def doctor(
 
 def run(params: Params, root: Path, *, processes: int | None = None) -> list[Finding]:
     """Check everything. processes: that share a training batch, on all machines; the GPUs of this one by default."""
+    findings = [_python(), _torch(params), _disk(root), _caches(), *_refiner(params)]
+    if is_installed("torch"):
+        findings += [*_extras(params), *_training(params, processes), _weights(params, root), _hub(params, root)]
     return [
-        _python(),
-        _torch(params),
-        _disk(root),
-        _caches(),
-        *_extras(params),
-        *_training(params, processes),
-        _weights(params, root),
-        _hub(params, root),
+        *findings,
         _mlflow(root),
         _prefect(),
         _dvc(root),
@@ -84,6 +81,9 @@ def _python() -> Finding:
 
 
 def _torch(params: Params) -> Finding:
+    if not is_installed("torch"):
+        words = "torch is not installed: `pip install 'sohes[torch]'` to train; phase 1 and ONNX models do without"
+        return Finding("GPU", State.missing, words)
     import torch
 
     if torch.cuda.is_available():
@@ -116,7 +116,7 @@ def _caches() -> Finding:
 
 
 def _extras(params: Params) -> Iterator[Finding]:
-    """Packages and refiners that these params or the environment ask for and that are missing."""
+    """Packages that these params or the environment ask for and that are missing."""
     from sohes.model.detectron2_heads import require_detectron2
     from sohes.model.sampling import SWITCH, compiled_operator
 
@@ -129,6 +129,9 @@ def _extras(params: Params) -> Iterator[Finding]:
                 wanted()
         except SohesError as error:
             yield Finding("extras", State.broken, str(error))
+
+
+def _refiner(params: Params) -> Iterator[Finding]:
     if reason := what_it_lacks(params.explore.refiner):
         yield Finding("refiner", State.broken, reason)
 
@@ -228,19 +231,9 @@ def _source(params: Params) -> Finding:
         if there or "/" in wanted:
             words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
             return Finding("weights", State.ok if there else State.broken, words)
-    if _is_cached(wanted):
+    if is_cached(wanted):
         return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
     return Finding("weights", State.missing, f"{wanted} is not here yet: `sohes backbone` fetches it from the hub")
-
-
-def _is_cached(name: str) -> bool:
-    import timm
-    from huggingface_hub import try_to_load_from_cache
-
-    published = timm.get_pretrained_cfg(name)
-    repository = (published.hf_hub_id if published else None) or name.removeprefix("hf-hub:")
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(try_to_load_from_cache(repository, file), str) for file in files)
 
 
 def _hub(params: Params, root: Path) -> Finding:
@@ -260,8 +253,8 @@ def _mlflow(root: Path) -> Finding:
     uri = tracking_uri(root)
     if os.environ.get("SOHES_TRACKING", "on").lower() == "off":
         return Finding("MLflow", State.optional, "switched off by SOHES_TRACKING: unset it to record runs")
-    if not is_installed():
-        words = "not installed: figures go to metrics/curves only; `pip install mlflow` to record runs"
+    if not is_installed("mlflow"):
+        words = "not installed: figures go to metrics/curves only; `pip install 'sohes[pipeline]'` to record runs"
         return Finding("MLflow", State.optional, words)
     remedy = "start the server, fix MLFLOW_TRACKING_URI, or unset it for a local database"
     if uri.startswith(("http://", "https://")):
@@ -270,21 +263,25 @@ def _mlflow(root: Path) -> Finding:
     if file is None:
         return listens("MLflow", uri, remedy)
     if may_write(file):
-        return Finding("MLflow", State.ok, f"{shown}; `make ui` shows it")
+        return Finding("MLflow", State.ok, f"{shown}; `python -m flows.ui` shows it")
     return Finding("MLflow", State.broken, f"{shown} cannot be written to: fix its permissions, or SOHES_TRACKING=off")
 
 
 def _prefect() -> Finding:
+    if not is_installed("prefect"):
+        return Finding("Prefect", State.optional, "not installed: `pip install 'sohes[pipeline]'` for the flows")
     url = os.environ.get("PREFECT_API_URL")
     if not url:
         words = "no PREFECT_API_URL: `python -m flows.pipeline` starts a server of its own for each run"
-        return Finding("Prefect", State.optional, f"{words}; `make ui` starts one that stays")
+        return Finding("Prefect", State.optional, f"{words}; `python -m flows.ui` starts one that stays")
     return answers("Prefect", url, "/health", "start the server, or unset PREFECT_API_URL")
 
 
 def _dvc(root: Path) -> Finding:
+    if not is_installed("dvc"):
+        return Finding("DVC", State.optional, "not installed: `pip install 'sohes[pipeline]'` for `dvc repro`")
     if not Project(root).dvc.is_dir():
-        words = f"{root} is not a DVC project: `dvc repro` needs the project's folder, or `dvc init`"
+        words = f"{root} is not a DVC project: `dvc repro` needs a project's folder, such as `sohes init` makes"
         return Finding("DVC", State.optional, words)
     try:
         require_git(root)

@@ -1,4 +1,4 @@
-"""`sohes init`: a params.yaml for somebody's own photographs."""
+"""`sohes init`: a project for somebody's own photographs."""
 
 from __future__ import annotations
 
@@ -11,14 +11,19 @@ from typing import Annotated
 import typer
 from ruamel.yaml import YAML
 
+from sohes.backbone.hub import out_of_reach
+from sohes.commands.new_project import make_project
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
-from sohes.errors import SohesError
-from sohes.params import TEMPLATE, load_params
+from sohes.errors import EXTRAS, SohesError, is_installed
+from sohes.model.released import has_gpu
+from sohes.params import load_params
+from sohes.project import TEMPLATE
 from sohes.work.files import atomic_path
 
+PHOTOGRAPHS = "photographs"  # the profile
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
 # learned from (docs/faq.md).
 MEASURED = {106: (13.7, 15.6), 949: (20.7, 25.9)}
@@ -27,12 +32,15 @@ MEASURED = {106: (13.7, 15.6), 949: (20.7, 25.9)}
 def init(
     images: Annotated[Path, typer.Option(help="Your folder of photographs.")],
     annotations: Annotated[Path | None, typer.Option(help="COCO or COCO panoptic JSON, if you have it.")] = None,
-    profile: Annotated[str | None, typer.Option(help="Begin with the numbers of params/NAME.yaml, or `demo`.")] = None,
+    profile: Annotated[
+        str | None, typer.Option(help="Numbers of params/NAME.yaml, or `demo`; else the best for here.")
+    ] = None,
     params: ParamsFile = HERE.params,
 ) -> None:
     """Point params.yaml at your own photographs.
 
-    Everything else in it stays, unless a profile is named.
+    Numbers of your own stay, unless a profile is named. In a folder that is no project yet it makes one, with
+    dvc.yaml and what DVC, git and the launchers need.
 
     Example: sohes init --images ~/photos --profile photographs
     """
@@ -45,12 +53,16 @@ def init(
         if not annotations.is_file():
             raise SohesError(f"no such annotation file: {annotations}")
         coco.load(annotations)  # a broken file is reported now, not after the training
-    source = params if params.exists() else TEMPLATE
+    source = params if params.exists() else TEMPLATE.params
+    if profile is None and _are_the_demos(params):
+        profile, why = choose()
+        print(why)
     if profile is not None:
         source = _profile(profile, params)
     load_params(source)  # a broken file is reported, not overwritten
     yaml = YAML()
-    yaml.width = 4096  # keeps long lines as they are
+    yaml.width = 4096  # keeps long lines as they are, and the next line a null
+    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
     values = yaml.load(source)
     folder = values["pull"]["folder"]
     values["pull"]["source"] = "folder"
@@ -60,6 +72,8 @@ def init(
         yaml.dump(values, temporary)
         load_params(temporary)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
+    if params == HERE.params and (new := make_project(Path())):
+        print(f"made a project here: {', '.join(map(str, new))}")
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)
     # Last, because it takes a while and so that nobody has to name the files again once the annotations are right.
     for sentence in () if annotations is None else check(annotations):
@@ -69,7 +83,32 @@ def init(
         print(left_out(images, listing.others), file=sys.stderr)
     for sentence in how_many(len(listing.names), images):
         print(sentence)
+    if missing := [name for name in ("torch", "dvc") if not is_installed(name)]:
+        extras = ",".join(EXTRAS[name] for name in missing)
+        print(f"To train: `pip install 'sohes[{extras}]'`.")
     print("Next: `dvc repro`. After changing the photographs themselves: `dvc repro --force pull`, then `dvc repro`.")
+
+
+def choose() -> tuple[str, str]:
+    """The profile for photographs that this machine can have, and a sentence that says which and why."""
+    weights = load_params(TEMPLATE.profiles / f"{PHOTOGRAPHS}.yaml").backbone.source
+    if fault := out_of_reach(weights):
+        remedy = f"`--profile {PHOTOGRAPHS}` and backbone.pretrained: FILE take them from a file"
+        return "demo", f"Profile demo, colour features: {weights} cannot be had ({fault}); {remedy}."
+    cost = (
+        "minutes for a thousand photographs"
+        if has_gpu()
+        else ("on a CPU 4 seconds a photograph for phase 1 (`dvc repro explore`) and a day or more to train")
+    )
+    return PHOTOGRAPHS, f"Profile {PHOTOGRAPHS}, features of {weights}: {cost}; `--profile demo` is quicker and worse."
+
+
+def _are_the_demos(params: Path) -> bool:
+    """Whether there are no numbers yet, or only those of the demo, which was made for drawn scenes."""
+    if not params.exists():
+        return True
+    own, demo = (load_params(file).model_dump_json(exclude={"pull"}) for file in (params, TEMPLATE.params))
+    return own == demo and load_params(params).pull.source == load_params(TEMPLATE.params).pull.source
 
 
 def how_many(photographs: int, folder: Path) -> list[str]:
@@ -90,7 +129,7 @@ def how_many(photographs: int, folder: Path) -> list[str]:
 
 def _profile(name: str, params: Path) -> Path:
     """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
-    files = {"demo": TEMPLATE, **{file.stem: file for file in sorted((TEMPLATE.parent / "params").glob("*.yaml"))}}
+    files = {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
     if name not in files:
         raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
     known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, require_package
 from sohes.evaluate.figures import read_rows
 from sohes.explore import label_free
 from sohes.model import onnx
@@ -39,6 +39,7 @@ def push(
     repository, name, revision = hub_name(to)
     if revision or to.removeprefix(HUB) != repository:
         raise SohesError(f"a model is pushed to hf://ORG/MODEL (got {to}): leave out the rest")
+    require_package("huggingface_hub")
     file = named_model(model, Path.cwd())
     _check(file)
     card = shared_card(file)

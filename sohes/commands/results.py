@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import glob
 import hashlib
-import itertools
 import shlex
 import shutil
 from collections.abc import Iterator, Sequence
@@ -29,6 +28,7 @@ from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
+from sohes.model.released import start_of
 from sohes.params import Params, load_params
 from sohes.pipeline import PHASES, SECTIONS
 from sohes.project import Project, read_json
@@ -69,10 +69,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trained:
-    """A project with trained models, and its params."""
+    """A project, its params, and which of its phases are done: the first needs a backbone, the others their models."""
 
     project: Project
     params: Params
+    phases: tuple[str, ...]
 
 
 def results(
@@ -80,16 +81,17 @@ def results(
     project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = HERE.reports / "results.md",
 ) -> None:
-    """All phases on benchmarks of photographs, as one page.
+    """All phases that are done on benchmarks of photographs, as one page.
 
     With 95 % intervals, and what each phase gains.
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
     projects = project or [Path()]
-    opened = [Trained(Project(folder), load_params(Project(folder).params)) for folder in projects]
-    for trained, phase in itertools.product(opened, PHASES):
-        depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
+    opened = [_opened(Project(folder)) for folder in projects]
+    for trained in opened:
+        for phase in trained.phases:
+            depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
     origins = [_origin(trained, benchmarks) for trained in opened]
     samples = [_sample(text) for text in benchmarks]
     command = [
@@ -106,7 +108,7 @@ def results(
             seen = _trained_on(trained.project, sample)
             parts += [_heading(sample), _seen_words(seen, sample)]
             if not seen:
-                scores = {TITLES[phase]: _score(phase, trained, sample) for phase in PHASES}
+                scores = {TITLES[phase]: _score(phase, trained, sample) for phase in trained.phases}
                 parts.append(comparison_markdown(scores))
     for origin in origins:
         origin.check()
@@ -117,9 +119,14 @@ def results(
 # ---------------------------------------------------------------- predict and score
 
 
+def _opened(project: Project) -> Trained:
+    done = tuple(phase for phase in PHASES if phase == "explore" or project.model(phase).exists())
+    return Trained(project, load_params(project.params), done)
+
+
 def _origin(trained: Trained, benchmarks: Sequence[str]) -> Origin:
     project = trained.project
-    models = [project.model(name) for name in ("backbone", "instruct", "correct")]
+    models = [project.model(name) for name in ("backbone", *(phase for phase in trained.phases if phase != "explore"))]
     return Origin(
         "results",
         trained.params,
@@ -179,21 +186,34 @@ def _facts(trained: Trained, first: Trained) -> str:
     count = params.pull.scenes.train if store is None else len(store)
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
-    card = read_json(project.card("correct"), "run `sohes correct` again", needs=["parameters"])
     backbone = params.backbone.source
-    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone)
+    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone, start_of(params.instruct))
     lines = [
         f"- Trained on {trained_on}.",
         f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "
         f"{label_free.in_words(claim)}.",
-        f"- Network: {card['parameters'] / 1e6:.1f} million parameters, sees {params.model.image_size} pixels; "
-        f"{params.instruct.steps} steps of {params.instruct.batch_size} images in phase 2, {params.correct.steps} in "
-        "phase 3.",
+        _network(trained),
     ]
     if trained is not first:
         changed = sorted(_changes(first.params.model_dump(mode="json"), params.model_dump(mode="json")))
         lines.append(f"- Its params differ from those of `{first.project.root}` in {', '.join(changed) or 'nothing'}.")
     return "\n".join(lines) + "\n"
+
+
+def _network(trained: Trained) -> str:
+    """What learned, and which phases have not been run."""
+    left = " and ".join(title.split(",")[0] for phase, title in TITLES.items() if phase not in trained.phases)
+    if trained.phases == ("explore",):
+        return f"- No network: {left} have not been run."
+    last = trained.phases[-1]
+    card = read_json(trained.project.card(last), f"run `sohes {last}` again", needs=["parameters", "model"])
+    learned = ", ".join(
+        f"{section.steps} steps of {section.batch_size} images in {TITLES[phase]}"
+        for phase in trained.phases[1:]
+        for section in [getattr(trained.params, phase)]
+    )
+    size = f"{card['parameters'] / 1e6:.1f} million parameters, sees {card['model']['image_size']} pixels"
+    return f"- Network: {size}; {learned}." + (f" {left.capitalize()} has not been run." if left else "")
 
 
 def _features(params: Params) -> str:
@@ -224,7 +244,7 @@ def _trained_on(project: Project, sample: Sample) -> int | None:
     store = _training_images(project)
     if store is None:
         return None
-    known = {store.entry(image_id).digest for image_id in store.image_ids}
+    known = store.with_digests(sample.digests)
     return sum(digest in known for digest in sample.digests)
 
 

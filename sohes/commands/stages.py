@@ -1,4 +1,4 @@
-"""The seven stages of the pipeline, each as one command, and `sohes shards`, which says what is left of one."""
+"""The seven stages of the pipeline, each as one command; `sohes shards`: what is left of one; `sohes code`."""
 
 from __future__ import annotations
 
@@ -11,14 +11,33 @@ import typer
 
 import sohes
 from sohes.commands.options import HERE, ParamsFile
+from sohes.model.released import start_of
 from sohes.params import Params, load_params
 from sohes.pipeline import STAGES, Phase
 from sohes.project import Project
 from sohes.work.cost import measured
+from sohes.work.files import digest_file, write_json
+from sohes.work.identity import identity
 from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges
 
-Shard = Annotated[int | None, typer.Option("--shard", min=0, help="Only this shard; run again without it to finish.")]
+PACKAGE = Path(sohes.__file__).parent
+
+
+def _shards(text: str) -> range:
+    """`3` or `0-11`, as `sohes shards` prints them."""
+    first, dash, last = text.partition("-")
+    if not (first.isdecimal() and (last.isdecimal() if dash else True)) or int(last or first) < int(first):
+        raise typer.BadParameter(f"{text!r} is neither a number, such as 3, nor a range, such as 0-11")
+    return range(int(first), int(last or first) + 1)
+
+
+Shards = Annotated[
+    range | None,
+    typer.Option(
+        "--shard", parser=_shards, metavar="K[-L]", help="Only this shard or these; run again without it to finish."
+    ),
+]
 SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
 
 
@@ -28,17 +47,16 @@ def _command(name: str, does: str, writes: str, example: str) -> Callable[..., N
     def whole(params: ParamsFile = HERE.params) -> None:
         _run(name, params)
 
-    def shardable(params: ParamsFile = HERE.params, shard: Shard = None) -> None:
-        _run(name, params, shard)
+    def shardable(params: ParamsFile = HERE.params, shards: Shards = None) -> None:
+        _run(name, params, shards)
 
     command = shardable if STAGES[name].splits else whole
     command.__doc__ = "\n\n".join(filter(None, (does, writes, f"Example: sohes {example}")))
     return command
 
 
-def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> None:
+def _run(stage: str, params: Path, shards: range | None = None, **options: str) -> None:
     values, root, known = load_params(params), Path.cwd(), STAGES[stage]
-    resources = (Path(sohes.__file__).parent / name for name in known.resources)
     origin = Origin(
         stage,
         values,
@@ -46,23 +64,33 @@ def _run(stage: str, params: Path, shard: int | None = None, **options: str) -> 
         sections=known.sections,
         load=load_params,
         unfinished=Project(root).state(stage),
-        code=[*code_of(f"sohes.stages.{stage}", unwatched=known.unwatched), *resources],
+        code=_code(stage),
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
     )
     run = importlib.import_module(f"sohes.stages.{stage}").run
-    with measured(stage, values, root, whole=shard is None, options=options):
-        run(values, root, unchanged=origin.check, **({} if shard is None else {"shard": shard}), **options)
+    with measured(stage, values, root, whole=shards is None, options=options):
+        run(values, root, unchanged=origin.check, **({} if shards is None else {"shards": shards}), **options)
         origin.check()
+
+
+def _code(stage: str) -> list[Path]:
+    """Every file of this package that the stage depends on."""
+    known = STAGES[stage]
+    own = code_of(f"sohes.stages.{stage}", unwatched=known.unwatched)
+    return [*own, *(PACKAGE / name for name in known.resources)]
 
 
 def named_inputs(stage: str, values: Params) -> Iterator[Path]:
     """Files outside of the project that a stage reads: weights that the params name."""
     if stage == "backbone":
         yield Path(values.backbone.source)
+    if stage == "instruct" and (start := start_of(values.instruct)) is not None:
+        yield start
     if stage in ("explore", "evaluate"):
         from sohes.explore.refine import weights_file
 
-        files = map(weights_file, {values.explore.refiner, values.evaluate.refiner})
+        refiners = {values.explore.refiner} | ({values.evaluate.refiner} if stage == "evaluate" else set())
+        files = map(weights_file, refiners)
         yield from (file for file in files if file is not None)
 
 
@@ -76,7 +104,7 @@ explore = _command(
     "explore",
     "Phase 1: pseudo-labels by clustering patch features.",
     "Writes data/pseudo_labels.",
-    "explore            (one shard of it: sohes explore --shard 3)",
+    "explore            (some shards of it: sohes explore --shard 0-11)",
 )
 instruct = _command(
     "instruct",
@@ -95,7 +123,7 @@ report = _command("report", "Tables, plots and pictures: reports/index.html.", "
 
 def evaluate(
     params: ParamsFile = HERE.params,
-    shard: Shard = None,
+    shards: Shards = None,
     phase: Annotated[Phase | None, typer.Option(help="Only this phase; needs no model of the others.")] = None,
 ) -> None:
     """Predict and score the held-out images.
@@ -104,7 +132,7 @@ def evaluate(
 
     Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
     """
-    _run("evaluate", params, shard, **({} if phase is None else {"phase": phase}))
+    _run("evaluate", params, shards, **({} if phase is None else {"phase": phase}))
 
 
 def _splitting(stage: str) -> str:
@@ -127,3 +155,15 @@ def shards(
     """
     missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(load_params(params), Path.cwd())
     print(as_ranges(missing))
+
+
+def code() -> None:
+    """Note which code each stage runs.
+
+    The first stage of a project that `sohes init` has made: what it writes changes with the code that is installed.
+
+    Example: sohes code && dvc status
+    """
+    for stage in STAGES:
+        files = {path.relative_to(PACKAGE).as_posix(): digest_file(path) for path in _code(stage)}
+        write_json(HERE.code(stage), {"code": identity(files)})

@@ -10,7 +10,7 @@ from pydantic import Field, ValidationError, model_validator
 from sohes.errors import SohesError
 from sohes.params import Section
 from sohes.pipeline import Phase
-from sohes.project import Project, read_mapping
+from sohes.project import TEMPLATE, Project, read_mapping
 
 
 class Row(Section):
@@ -50,12 +50,14 @@ class Table(Section):
 
 
 def table_file(name: str, root: Path) -> Path:
-    """The file `params/ablations/<name>.yaml`. SohesError names the tables that exist."""
-    folder = Project(root).ablations
-    tables = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+    """The project's `params/ablations/<name>.yaml`, or the one that comes with the code.
+
+    SohesError names the tables that exist.
+    """
+    folders = (TEMPLATE.ablations, Project(root).ablations)
+    tables = {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
     if name not in tables:
-        there, remedy = (", ".join(tables), "name one of them") if tables else ("none", "run in the project's folder")
-        raise SohesError(f"no table {name!r} in {folder} (there is: {there}): {remedy}")
+        raise SohesError(f"no table {name!r} in {folders[1]} (there is: {', '.join(tables)}): name one of them")
     return tables[name]
 
 

@@ -49,7 +49,7 @@ def examples(project: Project, details: Mapping[str, Row], count: int) -> list[E
     truth = LabelStore(project.truth) if project.truth.exists() else None
     phases = {phase: LabelStore(project.predictions(phase)) for phase in PHASES}
     recalls = {int(k): v for k, v in details[PHASES[-1]].get("per_image", {}).items() if v is not None}
-    chosen, ranks = store.image_ids[:count], {}
+    chosen, ranks = store.image_ids[:count].tolist(), {}
     if recalls:
         ranked = sorted(recalls, key=lambda i: (-recalls[i], i))
         places = np.linspace(0, len(ranked) - 1, min(count, len(ranked))).round().astype(int)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from typing import Protocol, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from sohes.model.decode import decode
 from sohes.params import EvaluateParams, ModelParams
 from sohes.structures import Logits, MaskSet
 
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+Batch: TypeAlias = Sequence[tuple[np.ndarray, Window]]  # windows and their images
 OUTLINE_CELLS = 2  # cells of the mask map by which an outline may be off; measured: docs/log.md
 
 
@@ -42,38 +47,71 @@ def segment_images(
     `source` is recorded with every mask, usually the phase.
     """
     found: list[MaskSet] = []
-    shown = ((image, window) for image in images for window in _windows(image, params))
-    while batch := list(itertools.islice(shown, params.batch_size)):
-        for (image, _), one in zip(batch, _find(model, batch, params, source), strict=True):
-            found.append(one)
-            if len(found) == len(_windows(image, params)):
-                yield _settle(model, image, found, params)
-                found = []
+    for image, one in _found(model, images, params, source):
+        found.append(one)
+        if len(found) == len(_windows(image, params)):
+            yield _settle(model, image, found, params)
+            found = []
 
 
 def _windows(image: np.ndarray, params: EvaluateParams) -> list[Window]:
     return windows(image.shape[:2], levels=params.tiles.levels, overlap=params.tiles.overlap)
 
 
-def _find(
-    model: Network, shown: Sequence[tuple[np.ndarray, Window]], params: EvaluateParams, source: str
-) -> Iterator[MaskSet]:
+def _found(
+    model: Network, images: Iterable[np.ndarray], params: EvaluateParams, source: str
+) -> Iterator[tuple[np.ndarray, MaskSet]]:
     """The masks in each window, in the frame of its image."""
-    crops = (image[y0:y1, x0:x1] for image, window in shown for y0, x0, y1, x1 in [window.box])
+    shown = ((image, window) for image in images for window in _windows(image, params))
+    batches = iter(lambda: list(itertools.islice(shown, params.batch_size)), [])
+    for batch, logits, contents in _one_ahead(partial(_look, model), batches):
+        for (image, window), one, content in zip(batch, logits, contents, strict=True):
+            yield (
+                image,
+                decode(
+                    one,
+                    content_hw=content,
+                    image_hw=image.shape[:2],
+                    window=window.box,
+                    max_masks=params.max_masks,
+                    mask_threshold=params.mask_threshold,
+                    nms_iou=params.nms_iou,
+                    ancestor_threshold=params.ancestor_threshold,
+                    theta_cover=model.params.cascade.theta_cover,
+                    source=source,
+                ),
+            )
+
+
+def _look(model: Network, batch: Batch) -> tuple[Batch, list[Logits], list[tuple[int, int]]]:
+    """The batch, and for each of its windows the logits and the size of what the network saw of it."""
+    crops = (image[y0:y1, x0:x1] for image, window in batch for y0, x0, y1, x1 in [window.box])
     squares, contents = zip(*(letterbox(crop, model.params.image_size) for crop in crops), strict=True)
-    for logits, (image, window), content in zip(model.predict(squares), shown, contents, strict=True):
-        yield decode(
-            logits,
-            content_hw=content,
-            image_hw=image.shape[:2],
-            window=window.box,
-            max_masks=params.max_masks,
-            mask_threshold=params.mask_threshold,
-            nms_iou=params.nms_iou,
-            ancestor_threshold=params.ancestor_threshold,
-            theta_cover=model.params.cascade.theta_cover,
-            source=source,
-        )
+    return batch, model.predict(squares), list(contents)
+
+
+def _one_ahead(compute: Callable[[Given], Made], items: Iterable[Given]) -> Iterator[Made]:
+    """`compute` of each item, the next one in a thread while the caller works on what it got.
+
+    An item that cannot be had is an error after the results before it.
+    """
+    with ThreadPoolExecutor(1) as thread:
+        coming: Future[Made] | None = None
+        for item, error in _or_error(items):
+            ready, coming = coming, thread.submit(compute, item) if item is not None else None
+            if ready is not None:
+                yield ready.result()
+            if error is not None:
+                raise error
+        if coming is not None:
+            yield coming.result()
+
+
+def _or_error(items: Iterable[Given]) -> Iterator[tuple[Given | None, Exception | None]]:
+    try:
+        yield from ((item, None) for item in items)
+    except Exception as error:
+        yield None, error
 
 
 def _settle(model: Network, image: np.ndarray, found: Sequence[MaskSet], params: EvaluateParams) -> MaskSet:

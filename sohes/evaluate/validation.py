@@ -43,7 +43,7 @@ def validator(
             print(f"no validation while training: there are no annotations at {project.truth}", file=sys.stderr)
         return None
     images, truth = ImageStore(project.held_out), LabelStore(project.truth)
-    share = images.image_ids[world.rank :: world.size]
+    share = images.image_ids[world.rank :: world.size].tolist()
 
     def validate(learner: Any) -> dict[str, float]:
         values: dict[str, float] = {}

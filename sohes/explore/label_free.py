@@ -15,9 +15,10 @@ def of_labels(params: ExploreParams, backbone: str | Path) -> bool | None:
     return both(refiner, backbones.is_label_free(backbone)) if params.uses_backbone else refiner
 
 
-def of_model(labels: bool | None, backbone: str | Path) -> bool | None:
-    """A model of phase 2 or 3, which starts from the backbone and learns from the labels."""
-    return both(labels, backbones.is_label_free(backbone))
+def of_model(labels: bool | None, backbone: str | Path, start: Path | None = None) -> bool | None:
+    """A model of phase 2 or 3, which learns from the labels, and starts from the backbone or the model `start`."""
+    claim = both(labels, backbones.is_label_free(backbone))
+    return claim if start is None else both(claim, backbones.is_label_free(start))
 
 
 def both(one: bool | None, other: bool | None) -> bool | None:

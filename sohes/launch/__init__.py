@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from sohes.errors import require_package
 from sohes.launch.local import run_task
 from sohes.launch.profile import KubernetesProfile, LocalProfile, Profile, SlurmProfile, load_profile
 from sohes.launch.task import LAST_LINES, Kind, Launch, Outcome, Task
@@ -38,10 +39,12 @@ def run_tasks(
         return []
     launch = Launch(kind, group, root, environment or {}, on_line, on_progress)
     if isinstance(profile, SlurmProfile):
+        require_package("submitit")
         from sohes.launch.slurm import run_slurm
 
         return run_slurm(tasks, launch, profile)
     if isinstance(profile, KubernetesProfile):
+        require_package("kubernetes")
         from sohes.launch.kubernetes import run_kubernetes
 
         return run_kubernetes(tasks, launch, profile)

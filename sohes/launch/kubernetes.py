@@ -1,4 +1,4 @@
-"""Tasks as Kubernetes Jobs, by the official client: one Job a task, one pod a node.
+"""Tasks as a Kubernetes Job, by the official client: one pod a node of a single task, or one Indexed Job of many tasks.
 
 The cluster itself enforces deadlines, restarts and clean-up, so nothing is left behind when the caller dies; a caller
 that is started again finds the jobs by the names in its ledger.
@@ -7,93 +7,143 @@ that is started again finds the jobs by the names in its ledger.
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import re
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sohes.errors import SohesError, TemporaryError
+from sohes.launch.indexed import commands_file, read_commands, write_commands
 from sohes.launch.ledger import Ledger
+from sohes.launch.manifests import job_name, render_job, render_service
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import LAST_LINES, Launch, Outcome, Task, log_file, pause, torchrun, with_python
+from sohes.launch.task import LAST_LINES, Launch, Outcome, Task, log_file, pause, with_python
+from sohes.work.pool import from_ranges
 
-PORT = 29400
 FAILED = 1
 OVERLAP = 30  # seconds of log that are read twice, for lines that the node writes late
 PATIENCE = 10  # requests in a row that may fail before we give up
-MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
+INDEX = "batch.kubernetes.io/job-completion-index"  # a pod's label
 
 
 def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesProfile) -> list[Outcome]:
-    """Create the Jobs, `at_once` at a time, wait for all, keep their logs and delete them.
+    """Create a Job for all tasks that have none, wait for them, keep their logs and delete it.
 
-    The log of a single task reaches the file and `on_line` while it runs, those of many when each has ended. An
-    interruption deletes the Jobs; after kill -9 the next call finds them. SohesError if the API server refuses.
+    Many tasks are the indexes of one Job, `at_once` of which run at the same time, and each poll is one request. The
+    log of a single task reaches the file and `on_line` while it runs, that of one of many when it has ended. An
+    interruption deletes the Job; after kill -9 the next call finds it. SohesError if the API server refuses.
     """
+    if len(tasks) > 1 and launch.kind == "train":
+        raise ValueError(f"a job trains one network (got {len(tasks)} tasks)")
     cluster = Cluster(profile)
     ledger = Ledger(launch.root, "kubernetes", launch.group)
-    commands = {task.name: list(task.command) for task in tasks}
-    names = {
-        name: submission.jobs.get(name, "")
-        for submission in ledger.submissions
-        for name, command in submission.commands.items()
-        if commands.get(name) == command
-    }
-    resources: Resources = getattr(profile, launch.kind)
-    root, train = launch.root, launch.kind == "train"
+    places = _announced(tasks, launch, ledger, cluster, profile)
     outcomes: dict[str, Outcome] = {}
-    waiting = list(tasks)
-    running: dict[str, Log] = {}
+    logs: dict[str, Log] = {}
     began = time.monotonic()
-    if any(task.name not in names for task in tasks):
-        ledger.close()
-        submission = ledger.open(list(tasks))
-        # We choose the names, so they are written down before any job exists.
-        names |= {t.name: names.get(t.name) or job_name(submission.name, t.name) for t in tasks}
-        ledger.submitted(submission, names)
     try:
-        while waiting or running:
-            while waiting and len(running) < profile.at_once:
-                task = waiting.pop(0)
-                job = render_job(task, names[task.name], root, profile, resources, launch.environment, train=train)
-                cluster.create([*render_service(names[task.name], profile, resources), job])
-                path = log_file(root, f"{launch.group}-{task.name}")
-                running[task.name] = Log(cluster, names[task.name], path, launch.on_line if len(tasks) == 1 else None)
-            for task_name, log in list(running.items()):
-                state = cluster.state(names[task_name])  # before the log, whose last lines would be lost otherwise
-                if state is not None or len(tasks) == 1:
+        for task in tasks:
+            job, index = places[task.name]
+            heard = launch.on_line if len(tasks) == 1 else None
+            logs[task.name] = Log(cluster, job, index, log_file(launch.root, f"{launch.group}-{task.name}"), heard)
+        for job in dict.fromkeys(job for job, _ in places.values()):
+            cluster.create(_manifests(job, tasks, places, launch, profile))
+        while True:
+            states = {job: cluster.state(job) for job in {places[name][0] for name in logs}}
+            for name, log in list(logs.items()):
+                ended = states[places[name][0]].of(places[name][1])
+                if ended is not None or len(tasks) == 1:
                     log.read()
-                if state is None:
-                    continue
-                outcomes[task_name] = log.outcome(state)
-                cluster.delete(names[task_name])
-                del running[task_name]
-                launch.on_progress(len(outcomes), len(tasks))
-            if running:
-                time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
+                if ended is not None:
+                    outcomes[name] = log.outcome(ended)
+                    del logs[name]
+                    launch.on_progress(len(outcomes), len(tasks))
+            if not logs:
+                break
+            time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
     except BaseException:
-        # If the API no longer answers, the ledger stays, and the next call finds the jobs.
+        # If the API no longer answers, the ledger stays, and the next call finds the job.
         with contextlib.suppress(SohesError):
-            for task_name in running:
-                cluster.delete(names[task_name])
-            ledger.close()
+            _forget(ledger, cluster, launch.root)
         raise
-    ledger.close()
+    _forget(ledger, cluster, launch.root)
     return [outcomes[task.name] for task in tasks]
 
 
+Place = tuple[str, int | None]  # a Job, and which of its indexes
+
+
+def _place(text: str) -> Place:
+    job, _, index = text.partition("/")
+    return job, int(index) if index else None
+
+
+def _announced(
+    tasks: Sequence[Task], launch: Launch, ledger: Ledger, cluster: Cluster, profile: KubernetesProfile
+) -> dict[str, Place]:
+    """The place of every task. We choose the names of Jobs, so they are written down before any exists."""
+    commands = {task.name: list(task.command) for task in tasks}
+    places: dict[str, Place] = {}
+    for one in list(ledger.submissions):
+        known = {name for name, command in one.commands.items() if commands.get(name) == command and name in one.jobs}
+        places |= {name: _place(one.jobs[name]) for name in known}
+        if not known:
+            _delete(cluster, launch.root, map(_place, one.jobs.values()))
+            ledger.drop(one)
+    new = [task for task in tasks if task.name not in places]
+    if new:
+        submission = ledger.open(new)
+        job = job_name(submission.name, new[0].name)
+        indexes = [job]
+        if len(new) > 1:
+            indexes = [f"{job}/{index}" for index in range(len(new))]
+            write_commands(commands_file(launch.root, job), [with_python(task.command, profile.python) for task in new])
+        ledger.submitted(submission, dict(zip((task.name for task in new), indexes, strict=True)))
+        places |= {task.name: _place(text) for task, text in zip(new, indexes, strict=True)}
+    return places
+
+
+def _manifests(
+    job: str, tasks: Sequence[Task], places: Mapping[str, Place], launch: Launch, profile: KubernetesProfile
+) -> list[dict[str, Any]]:
+    """What has to exist for one of the jobs."""
+    resources: Resources = getattr(profile, launch.kind)
+    task = next(task for task in tasks if places[task.name][0] == job)
+    several = 0
+    if places[task.name][1] is not None:
+        path = commands_file(launch.root, job)
+        several = len(read_commands(path))
+        task = Task("all", ("python", "-m", "sohes.launch.indexed", str(path)))
+    train = launch.kind == "train"
+    rendered = render_job(task, job, launch.root, profile, resources, launch.environment, train=train, several=several)
+    return [*render_service(job, profile, resources), rendered]
+
+
+def _forget(ledger: Ledger, cluster: Cluster, root: Path) -> None:
+    """Delete all jobs of the ledger, then itself."""
+    _delete(cluster, root, [_place(text) for one in ledger.submissions for text in one.jobs.values()])
+    ledger.close()
+
+
+def _delete(cluster: Cluster, root: Path, places: Iterable[Place]) -> None:
+    for job in dict.fromkeys(job for job, _ in places):
+        cluster.delete(job)
+        commands_file(root, job).unlink(missing_ok=True)
+
+
 class Log:
-    """The log of one job as it grows: every line of every pod once, into a file and to `on_line`.
+    """The log of a job, or of one of its indexes, as it grows: every line of every pod once.
 
     Polled, not followed: no connection has to stay open for days, and a pod that replaces another is found, too. Lines
     are identified by the time stamp that the node puts before each.
     """
 
-    def __init__(self, cluster: Cluster, job: str, path: Path, on_line: Callable[[str], None] | None) -> None:
-        self._cluster, self._job, self._path, self._on_line = cluster, job, path, on_line
+    def __init__(
+        self, cluster: Cluster, job: str, index: int | None, path: Path, on_line: Callable[[str], None] | None
+    ) -> None:
+        self._cluster, self._job, self._index, self._path, self._on_line = cluster, job, index, path, on_line
         self._seen: dict[str, str] = {}  # by pod, the time of the last line
         self._read_at = time.monotonic()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
@@ -104,7 +154,7 @@ class Log:
         overlap = round(time.monotonic() - self._read_at) + OVERLAP
         self._read_at = time.monotonic()
         with self._path.open("a", encoding="utf-8") as file:
-            for pod in self._cluster.pods(self._job):
+            for pod in self._cluster.pods(self._job, self._index):
                 seen = self._seen.get(pod, "")
                 for stamped in (self._cluster.log(pod, overlap if seen else None) or "").splitlines():
                     stamp, _, line = stamped.partition(" ")
@@ -120,10 +170,26 @@ class Log:
         """How the job ended, with its last lines. failure: empty, or Kubernetes's reason."""
         if not failure:
             return Outcome(0, self._path, tuple(self._last))
-        return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of job {self._job}"))
+        what = f"job {self._job}" if self._index is None else f"index {self._index} of job {self._job}"
+        return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
 
 
 # ---------------------------------------------------------------- the API
+
+
+@dataclass(frozen=True)
+class State:
+    """Of a job: None while it runs, an empty string when it is done, or why it failed; and the indexes that ended."""
+
+    job: str | None
+    done: frozenset[int] = frozenset()
+    failed: frozenset[int] = frozenset()
+
+    def of(self, index: int | None) -> str | None:
+        """The same of one of its indexes; of the whole job for None."""
+        if index is None or index not in self.done | self.failed:
+            return self.job
+        return "" if index in self.done else "Failed"
 
 
 class Cluster:
@@ -152,23 +218,28 @@ class Cluster:
             )
             self._call(make, self._namespace, manifest, known=409)
 
-    def state(self, name: str) -> str | None:
-        """None while it runs, an empty string when it is done, or why it failed."""
+    def state(self, name: str) -> State:
+        """How far a job is."""
         job = self._call(self._batch.read_namespaced_job_status, name, self._namespace, known=404)
         if job is None:
-            return "NotFound"
+            return State("NotFound")
+        done, failed = (
+            frozenset(from_ranges(text or "")) for text in (job.status.completed_indexes, job.status.failed_indexes)
+        )
         for condition in job.status.conditions or ():
             if condition.status == "True" and condition.type in ("Complete", "Failed"):
-                return "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
-        return None
+                end = "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
+                return State(end, done, failed)
+        return State(None, done, failed)
 
-    def pods(self, name: str) -> list[str]:
-        """The job's pods, oldest first; pods of the same second by the number of their node."""
-        found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=f"job-name={name}").items
+    def pods(self, name: str, index: int | None = None) -> list[str]:
+        """The pods of a job or of an index of it, oldest first; pods of the same second by the number of their node."""
+        selector = f"job-name={name}" if index is None else f"job-name={name},{INDEX}={index}"
+        found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=selector).items
 
         def place(pod: Any) -> tuple[str, int, str]:
             meta = pod.metadata
-            index = int((meta.labels or {}).get("batch.kubernetes.io/job-completion-index", "0"))
+            index = int((meta.labels or {}).get(INDEX, "0"))
             return str(meta.creation_timestamp or ""), index, meta.name
 
         return [pod.metadata.name for pod in sorted(found, key=place)]
@@ -204,95 +275,3 @@ class Cluster:
                     ) from None
                 time.sleep(min(0.2 * 2**attempt, 10))
         raise AssertionError
-
-
-# ---------------------------------------------------------------- manifests
-
-
-def job_name(submission: str, task: str) -> str:
-    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name."""
-    digest = hashlib.sha256(task.encode()).hexdigest()[:6]
-    word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
-    return f"{submission[:28].strip('-')}-{word}-{digest}"
-
-
-def render_job(
-    task: Task, name: str, root: Path, profile: KubernetesProfile, resources: Resources,
-    environment: Mapping[str, str], *, train: bool,
-) -> dict[str, Any]:  # fmt: skip
-    """The manifest of one task. `root` must lie on one of the profile's volumes: the project is not in the image."""
-    mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
-    if not mounted:
-        raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
-    command = with_python(task.command, profile.python)
-    if train and resources.together:
-        head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
-        command = torchrun(command, resources, head=head, port=PORT, run=name)
-    variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
-    amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
-    if resources.gpus:
-        amounts[profile.gpu_resource] = str(resources.gpus)
-    container = {
-        "name": "sohes",
-        "image": profile.image,
-        "command": list(command),
-        "workingDir": str(root),
-        "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
-        "envFrom": [{"secretRef": {"name": secret}} for secret in profile.secrets],
-        "resources": {"limits": amounts, "requests": amounts},
-        "volumeMounts": [
-            {"name": "shm", "mountPath": "/dev/shm"},
-            *({"name": f"volume-{i}", "mountPath": volume.path} for i, volume in enumerate(profile.volumes)),
-        ],
-        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
-    }
-    pod = {
-        "restartPolicy": "Never",
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": max(1, round(profile.grace_seconds)),
-        "securityContext": {
-            "runAsNonRoot": True, "runAsUser": profile.user, "runAsGroup": profile.user, "fsGroup": profile.user,
-            "seccompProfile": {"type": "RuntimeDefault"},
-        },
-        "nodeSelector": profile.node_selector,
-        "tolerations": list(profile.tolerations),
-        "containers": [container],
-        "volumes": [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{profile.shared_memory_gib}Gi"}},
-            *(
-                {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": volume.claim}}
-                for i, volume in enumerate(profile.volumes)
-            ),
-        ],
-    }  # fmt: skip
-    spec = {
-        "activeDeadlineSeconds": 60 * resources.minutes,
-        "backoffLimit": profile.restarts * resources.nodes,
-        "ttlSecondsAfterFinished": profile.keep_seconds,
-        "template": {"metadata": {"labels": {**MANAGED, "sohes/job": name}}, "spec": pod},
-    }
-    if profile.service_account is not None:
-        pod["serviceAccountName"] = profile.service_account
-    if resources.nodes > 1:
-        spec |= {"completionMode": "Indexed", "completions": resources.nodes, "parallelism": resources.nodes}
-        pod["subdomain"] = name
-    return {
-        "apiVersion": "batch/v1",
-        "kind": "Job",
-        "metadata": {"name": name, "namespace": profile.namespace, "labels": MANAGED},
-        "spec": spec,
-    }
-
-
-def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
-    """The service by which nodes find the first of them; none for a single node."""
-    if resources.nodes == 1:
-        return []
-    spec = {
-        "clusterIP": "None",
-        "publishNotReadyAddresses": True,  # they wait for each other before any is ready
-        "selector": {"sohes/job": name},
-        "ports": [{"name": "rendezvous", "port": PORT}],
-    }
-    metadata = {"name": name, "namespace": profile.namespace, "labels": MANAGED}
-    return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]

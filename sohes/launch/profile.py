@@ -44,8 +44,9 @@ class LocalProfile(_Profile):
 
 class _Cluster(_Profile):
     poll_seconds: Annotated[float, Field(gt=0)]  # between two looks at what has become of the jobs
-    at_once: Positive  # shards that run at the same time
-    shard: Resources  # one shard of pull, explore or evaluate
+    at_once: Positive  # jobs of shards that run at the same time
+    shards_per_job: Positive  # one after another, by one command
+    shard: Resources  # a job of shards of pull, explore or evaluate
     whole: Resources  # a stage that does not split, and the end of one that does
     train: Resources  # backbone, instruct, correct
 

@@ -80,3 +80,17 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
         lines = [line.strip() for line in str(error).splitlines()]
         raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
     return model, card
+
+
+def begin_from(network: Network, path: Path) -> float:
+    """Take over the weights of a trained model that have the same name and shape; their share of the network's.
+
+    SohesError if there are none, or if the model cannot be loaded.
+    """
+    trained, _ = load_checkpoint(path)
+    own = network.state_dict()
+    fitting = {name: w for name, w in trained.state_dict().items() if name in own and own[name].shape == w.shape}
+    if not fitting:
+        raise SohesError(f"no weight of {path} fits the network of `model` and `backbone`: set instruct.start to null")
+    network.load_state_dict(fitting, strict=False)
+    return sum(w.numel() for w in fitting.values()) / sum(w.numel() for w in own.values())

@@ -55,7 +55,7 @@ def dataset_dicts(images: Path, labels: Path, files: Path) -> Iterator[dict[str,
     Beyond its keys each annotation has `parent`, an index into the image's annotations or -1.
     """
     store, found = ImageStore(images), LabelStore(labels)
-    for image_id in found.image_ids:
+    for image_id in map(int, found.image_ids):
         yield as_dict(found.record(image_id), _unpacked(store, image_id, files))
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, require_package
 from sohes.model.checkpoint import load_checkpoint
 from sohes.model.network import Segmenter
 from sohes.model.onnx import CARD, INPUT, OUTPUTS, SUFFIX
@@ -39,10 +39,7 @@ def export_onnx(model: Path, out: Path) -> None:
     network, card = load_checkpoint(model)
     if not isinstance(network, Segmenter):
         raise SohesError(f"{model} has the head {network.params.head}: only mask2former can be exported to ONNX")
-    try:
-        import onnxscript  # noqa: F401 (torch's exporter imports it late, with a message of its own)
-    except ImportError:
-        raise SohesError("the export needs the package onnxscript: pip install 'sohes[onnx]'") from None
+    require_package("onnxscript")  # torch's exporter imports it late, with a message of its own
     side = network.params.image_size
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter's own making

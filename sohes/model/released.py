@@ -7,19 +7,41 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_installed
 from sohes.model import onnx
-from sohes.params import EvaluateParams
+from sohes.params import EvaluateParams, InstructParams
 from sohes.params.pull import NO_PHOTOGRAPHS
 from sohes.project import read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
 FOLDER = Path(__file__).parents[1] / "released"
+GPUS = ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg")  # one of them is there if torch can have a GPU
 
 
 def model_file(model: Path | str) -> Path:
     """The file of the released model if `model` is its name; any other path as it is."""
     return FOLDER / f"{NAME}.safetensors" if str(model) == NAME else Path(model)
+
+
+def graph_for_cpu(model: Path) -> Path | None:
+    """The released model as an ONNX file with the same weights: a CPU is done before torch would be imported.
+
+    None for any other model, and where torch is installed and seems to have a GPU.
+    """
+    if model != model_file(NAME) or (is_installed("torch") and has_gpu()):
+        return None
+    graph = model.with_suffix(onnx.SUFFIX)
+    return graph if graph.exists() else None
+
+
+def has_gpu() -> bool:
+    """Whether there seems to be a GPU, found out without torch."""
+    return any(Path(device).exists() for device in GPUS)
+
+
+def start_of(params: InstructParams) -> Path | None:
+    """The file of the model that phase 2 begins with, if it begins with one."""
+    return None if params.start is None else model_file(params.start)
 
 
 def read_card(model: Path) -> dict[str, Any]:

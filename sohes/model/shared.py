@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from sohes.data.sources.transfer import Patience, fetch, shown
-from sohes.errors import SohesError, first_sentence
+from sohes.errors import SohesError, first_sentence, require_package
 from sohes.model import onnx
 from sohes.project import read_json
 from sohes.work.files import fitted
@@ -72,6 +72,7 @@ def hub_errors(what: str) -> Iterator[None]:
 def _from_hub(name: str) -> Path:
     repository, file, revision = hub_name(name)
     wanted = [file] if file.endswith(onnx.SUFFIX) else [file, str(PurePosixPath(file).with_suffix(".json"))]
+    require_package("huggingface_hub")
     with hub_errors(f"cannot get {name}"):
         from huggingface_hub import snapshot_download
 

@@ -28,10 +28,9 @@ from sohes.params.training import (
     RateParams,
     TilesParams,
 )
-from sohes.project import read_mapping
+from sohes.project import TEMPLATE, read_mapping
 
 __all__ = [
-    "TEMPLATE",
     "TRAINED_HERE",
     "AdapterParams",
     "AugmentParams",
@@ -93,9 +92,6 @@ class Params(Section):
         return self
 
 
-TEMPLATE = Path(__file__).parents[2] / "params.yaml"  # in a checkout: the profile that comes with the code
-
-
 def load_params(path: Path) -> Params:
     """Read and validate a params file. SohesError names the file, the key and the problem."""
     try:
@@ -107,8 +103,9 @@ def load_params(path: Path) -> Params:
 
 
 def load_params_anywhere(path: Path) -> Params:
-    """`load_params` for commands that need no project: falls back to the profile that comes with the code."""
-    return load_params(TEMPLATE if path == Path(TEMPLATE.name) and not path.exists() and TEMPLATE.exists() else path)
+    """`load_params` for commands that need no project: falls back to the file of that name that comes with the code."""
+    with_the_code = TEMPLATE.root / path
+    return load_params(with_the_code if with_the_code.exists() and not path.exists() else path)
 
 
 def _sentence(detail: Any) -> str:

@@ -72,6 +72,7 @@ class TrainingParams(Section):
 class InstructParams(TrainingParams):
     """Phase 2 (paper 3.2)."""
 
+    start: str | None  # a trained model whose weights it begins with, where they fit: `small`, or a file; null: none
     ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
 
 

@@ -50,7 +50,7 @@ def made_of(params: Params) -> dict[str, object]:
 def _train(params: Params, project: Project, unchanged: Check) -> None:
     """DINO (`sohes.train.dino`) or a teacher's features (`sohes.train.distill`) on the pulled images."""
     teacher = Path(params.backbone.source)
-    manifest = require(project.images / "manifest.parquet", "images", "pull")
+    manifest = require(project.images_manifest, "images", "pull")
     made = {**made_of(params), "images": digest_file(manifest)}
     if teacher.is_file():
         made["teacher"] = digest_file(teacher)

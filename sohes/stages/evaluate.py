@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, write_figures
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
+from sohes.evaluate.tables import phase_markdown
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
 from sohes.pipeline import PHASES
@@ -45,7 +46,7 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
     if not len(store):
         raise SohesError(f"no evaluation images in {project.held_out}: raise pull.folder.eval_fraction and pull again")
     shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
-    images = digest_file(project.held_out / "manifest.parquet"), code_digest("sohes.data.store.images")
+    images = digest_file(project.held_out_manifest), code_digest("sohes.data.store.images")
 
     def folder(phase: str) -> Path:
         return project.state("evaluate") / f"{phase}-{identity([images, depends_on(phase, params, root)])}"
@@ -54,9 +55,9 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
 
 
 def run(
-    params: Params, root: Path, *, shard: int | None = None, phase: str | None = None, unchanged: Check = unchecked
+    params: Params, root: Path, *, shards: range | None = None, phase: str | None = None, unchanged: Check = unchecked
 ) -> None:
-    """Predict what is missing, then score. With `shard`, predict that shard of every phase and stop.
+    """Predict what is missing, then score. With `shards`, predict those of every phase and stop.
 
     phase: that one alone, as ablations need it; neither the models of the others nor the untrained one are read.
     unchanged: see `Origin`; a model is registered only if it holds.
@@ -64,8 +65,8 @@ def run(
     works = _plan(params, root, (UNTRAINED, *PHASES) if phase is None else (phase,))
     for name in works:
         require_replaceable(Project(root).predictions(name))
-    if shard is not None:
-        _predict(works, params, root, shard)
+    if shards is not None:
+        _predict(works, params, root, shards)
         return
     _check_truth(Project(root))
     with tracking.stage_run("evaluate", params, root) as recorder:
@@ -85,9 +86,9 @@ def _check_truth(project: Project) -> None:
         )
 
 
-def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shard: int | None = None) -> None:
+def _predict(works: dict[str, ShardedWork], params: Params, root: Path, shards: range | None = None) -> None:
     for phase, work in works.items():
-        left = work.left(shard, of=f"{sum(map(len, work.shards))} evaluation images")
+        left = work.left(shards, of=f"{sum(map(len, work.shards))} evaluation images")
         # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
         workers = default_workers() if phase == "explore" else 1
         compute = partial(_compute, phase, params, root)
@@ -129,15 +130,23 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
         figures = {**rows[phase], **hierarchy}
-        recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if isinstance(v, float | int)})
+        recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if _is_figure(v)})
     if UNTRAINED in rows:
         del rows[UNTRAINED]
         write_json(project.metrics("regions"), _regions(works["explore"].facts()))
     write_figures(project, rows, details)
     recorder.artifact(project.metrics("evaluate"))
+    held_out = project.held_out.relative_to(root)
+    recorder.dataset(held_out, digest_file(project.held_out_manifest), "evaluation")
+    overall = {f"{phase}/{name}": v for phase, row in rows.items() for name, v in row.items() if _is_figure(v)}
+    recorder.overall(overall, f"{tracking.title(params)}\n\n{phase_markdown(rows)}")
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
     next(iter(works.values())).remove()
+
+
+def _is_figure(value: object) -> TypeGuard[float]:
+    return isinstance(value, float | int)
 
 
 def _regions(facts: Sequence[dict[str, Any]]) -> dict[str, object]:
@@ -164,6 +173,6 @@ def _register(row: dict[str, object], params: Params, project: Project, recorder
     recorder.model(
         project.model("correct"),
         params,
-        metrics={name: float(value) for name, value in row.items() if isinstance(value, float | int)},
-        data={"eval": digest_file(project.held_out / "manifest.parquet"), **trained_on},
+        metrics={name: float(value) for name, value in row.items() if _is_figure(value)},
+        data={"eval": digest_file(project.held_out_manifest), **trained_on},
     )

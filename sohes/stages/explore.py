@@ -26,7 +26,7 @@ from sohes.project import Project, require
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.origin import Check, unchecked
-from sohes.work.pool import default_workers, plan_shards
+from sohes.work.pool import as_ranges, default_workers, plan_shards
 from sohes.work.publish import new_folder, require_replaceable
 from sohes.work.sharded import Facts, ShardedWork
 
@@ -38,13 +38,13 @@ def missing_shards(params: Params, root: Path) -> list[int]:
     return _plan(params, root)[0].missing()
 
 
-def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Check = unchecked) -> None:
-    """Label what is missing, then publish it. With `shard`, label that shard and stop. unchanged: see `Origin`."""
+def run(params: Params, root: Path, *, shards: range | None = None, unchanged: Check = unchecked) -> None:
+    """Label what is missing, then publish it. With `shards`, label those and stop. unchanged: see `Origin`."""
     work, images = _plan(params, root)
-    left = work.left(shard, of=f"{images} images")
+    left = work.left(shards, of=f"{images} images")
     require_replaceable(Project(root).pseudo_labels)
-    if shard is not None:
-        _label(work, left, params, root, description=f"explore, shard {shard}")
+    if shards is not None:
+        _label(work, left, params, root, description=f"explore, shard {as_ranges(shards)}")
         return
     with tracking.stage_run("explore", params, root) as recorder:
         _label(work, left, params, root, description="explore")
@@ -63,7 +63,7 @@ def _plan(params: Params, root: Path) -> tuple[ShardedWork, int]:
     depends = {
         "schema": SCHEMA_VERSION,
         "code": code_digest("sohes.stages.explore"),
-        "images": digest_file(project.images / "manifest.parquet"),  # which holds the digest of each
+        "images": digest_file(project.images_manifest),  # which holds the digest of each
         "params": section.model_dump(mode="json"),
         "backbone": digest_file(project.model("backbone")) if section.uses_backbone else None,
         "refiner": weights_digest(section.refiner),
@@ -89,7 +89,7 @@ def _compute(params: Params, root: Path, extract: Extract | None, image_ids: Seq
     def read(image_id: int) -> tuple[str, np.ndarray]:
         return store.entry(image_id).digest, store.read(image_id)
 
-    named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in image_ids)
+    named = ((image_id, store.entry(image_id).file_name, partial(read, image_id)) for image_id in map(int, image_ids))
     features = extract or make_extractor(params.explore, project.model("backbone"))
     return label_images(named, features, params.explore)
 

@@ -11,12 +11,15 @@ from sohes import tracking
 from sohes.backbone.vit import load_backbone
 from sohes.evaluate.validation import validator
 from sohes.model.build import build_network
+from sohes.model.checkpoint import begin_from
+from sohes.model.released import start_of
 from sohes.params import Params
 from sohes.project import Project
 from sohes.train.dataset import LabelDataset, input_digests
 from sohes.train.instruct import Instruction
 from sohes.train.phase import train_phase
 from sohes.train.world import join_world
+from sohes.work.files import digest_file
 from sohes.work.origin import Check, unchecked
 
 
@@ -29,7 +32,12 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     digests = input_digests(project, "backbone")
     torch.manual_seed(params.seed)
     network = build_network(load_backbone(project.model("backbone")), params.model)
+    if (start := start_of(section)) is not None:
+        taken = begin_from(network, start)
+        digests["start"] = digest_file(start)
     with join_world() as world:
+        if start is not None and world.is_first:
+            print(f"instruct: {taken:.0%} of the weights begin as those of {start}", flush=True)
         train_phase(
             "instruct",
             Instruction(network, section, params.loss),

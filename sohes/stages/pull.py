@@ -28,8 +28,9 @@ from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageEntry, ImageStore
 from sohes.data.store.labels import iter_records, write_shard
-from sohes.data.store.pack import Candidate, Packed, pack_shard, shard_name, write_manifest
-from sohes.data.store.rejected import Rejected, check_rejected
+from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
+from sohes.data.store.rejected import check_rejected
+from sohes.data.store.tally import Tally, add_up, facts_of
 from sohes.errors import SohesError, TemporaryError
 from sohes.masks.mask_json import Remarks
 from sohes.params import Params
@@ -38,7 +39,7 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
 from sohes.work.identity import code_digest, identity
 from sohes.work.origin import Check, unchecked
-from sohes.work.pool import Shard, default_workers, plan_shards, report_images
+from sohes.work.pool import Shard, as_ranges, default_workers, plan_shards, report_images
 from sohes.work.publish import publish_folder, require_replaceable, unfinished
 from sohes.work.sharded import Facts, ShardedWork
 
@@ -76,10 +77,10 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     return job, work, plan
 
 
-def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Check = unchecked) -> None:
-    """Pack what is missing, then publish it. With `shard`, pack that shard and stop. unchanged: see `Origin`."""
+def run(params: Params, root: Path, *, shards: range | None = None, unchanged: Check = unchecked) -> None:
+    """Pack what is missing, then publish it. With `shards`, pack those and stop. unchanged: see `Origin`."""
     job, work, plan = _plan(params, root)
-    left = work.left(shard, of="these images")
+    left = work.left(shards, of="these images")
     for folder in _splits(root).values():
         require_replaceable(folder)
     sizes = [sum(item.size for item in items) for _, items in left]
@@ -87,8 +88,8 @@ def run(params: Params, root: Path, *, shard: int | None = None, unchanged: Chec
     fetched = sum(sorted(sizes)[-default_workers() :]) if plan.packs else 0
     check_disk(job.work, sum(sizes) + fetched, "pull")
     check_disk(unfinished(Project(root).held_out), sum(photograph.size for photograph in plan.held_out), "pull")
-    if shard is not None:
-        work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {shard}")
+    if shards is not None:
+        work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {as_ranges(shards)}")
         return
     with tracking.stage_run("pull", params, root) as recorder:
         plan = _with_checked_truth(job, plan)
@@ -182,12 +183,7 @@ def _pack(job: Job, shard: Shard) -> Facts:
         expected_hw={p.image_id: p.expected_hw for p in photographs if p.expected_hw is not None},
         annotations_upright=job.annotations_upright,
     )
-    return {split: _as_facts(done)}
-
-
-def _as_facts(done: Packed) -> dict[str, list]:
-    entries, rejected = (list(map(asdict, rows)) for rows in (done.entries, done.rejected))
-    return {"packed": entries, "rejected": rejected, "assumed": done.assumed}
+    return {split: facts_of(done)}
 
 
 def _pack_pack(job: Job, pack: Pack) -> Facts:
@@ -224,7 +220,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
             known = [entry for entry in done.entries if entry.image_id in truth]
             records = (ImageRecord(e.image_id, e.file_name, e.digest, truth[e.image_id]) for e in known)
             write_shard(_truth_path(job, pack.index), records)
-        facts[split] = _as_facts(done)
+        facts[split] = facts_of(done)
     facts["notes"] = remarks.sentences(Path(pack.name))
     shutil.rmtree(downloads, ignore_errors=True)
     return facts
@@ -248,27 +244,24 @@ def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[C
 
 def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path) -> dict[str, float]:
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
-    facts = work.facts()
-    parts = {split: [part[split] for part in facts if split in part] for split in SPLITS}
-    packed = {split: [ImageEntry(**entry) for part in parts[split] for entry in part["packed"]] for split in SPLITS}
-    rejected = {split: [Rejected(**image) for part in parts[split] for image in part["rejected"]] for split in SPLITS}
-    notes = [*plan.notes, *itertools.chain(*(part.get("notes", ()) for part in facts))]
-    if plan.packs and not packed["eval"]:
+    found = add_up(work.each_fact(), SPLITS, apply_exif=job.apply_exif)
+    notes = [*plan.notes, *found.notes]
+    if plan.packs and not found.packed["eval"]:
         notes.append("nothing is held out: raise eval_fraction to have a score")
-    assumed = {name for split in SPLITS for part in parts[split] for name in part["assumed"]}
-    plan = replace(plan, notes=(*notes, *_notes_on_exif(packed, assumed, job)))
+    plan = replace(plan, notes=(*notes, *_notes_on_exif(found, job)))
     try:
-        _check(packed, rejected, plan, params.pull.max_rejected_fraction)
+        _check(found, plan, params.pull.max_rejected_fraction)
     except SohesError:
-        work.redo(k for k, part in enumerate(facts) if any(part.get(split, {}).get("rejected") for split in SPLITS))
+        work.redo(found.spoilt)
         raise
     for split in SPLITS:
         (job.work / split).mkdir(exist_ok=True)
         for leftover in (job.work / split).glob(".*"):  # a killed worker's
             leftover.unlink()
-        write_manifest(job.work / split, packed[split], rejected[split], note=". ".join(plan.notes))
+        entries = (ImageEntry(**entry) for part in work.each_fact() if split in part for entry in part[split]["packed"])
+        write_manifest(job.work / split, entries, found.rejected[split], note=". ".join(plan.notes))
     if plan.packs:
-        write_json(job.work / "images/packs.json", [part["pack"] for part in facts])
+        write_json(job.work / "images/packs.json", found.packs)
         if (job.work / "truth").exists():
             if not any(record.masks.entities for record in iter_records(job.work / "truth")):
                 raise SohesError("none of the held-out images has a mask to find, so nothing could be scored")
@@ -279,17 +272,16 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
     for split, folder in _splits(root).items():
         publish_folder(job.work / split, folder)
     work.remove()
-    _report(packed, rejected, plan)
-    unusable = {(image.file_name, image.reason) for split in SPLITS for image in rejected[split]}
-    return {"images": len(packed["images"]), "eval_images": len(packed["eval"]), "rejected": len(unusable)}
+    _report(found, plan)
+    unusable = {(image.file_name, image.reason) for split in SPLITS for image in found.rejected[split]}
+    return {"images": found.packed["images"], "eval_images": found.packed["eval"], "rejected": len(unusable)}
 
 
-def _notes_on_exif(packed: dict[str, list[ImageEntry]], assumed: set[str], job: Job) -> Iterator[str]:
+def _notes_on_exif(found: Tally, job: Job) -> Iterator[str]:
     """What was done with annotated photographs that EXIF says to turn."""
-    turned = {entry.file_name for entries in packed.values() for entry in entries if entry.apply_exif}
-    if sure := set() if job.apply_exif else turned - assumed:
+    if sure := found.turned:
         yield f"{len(sure)} photographs were turned upright by their EXIF, as the size of their annotations asks for"
-    if assumed:
+    if assumed := found.assumed:
         frame, other = ("upright", "false") if job.annotations_upright else ("stored", "true")
         yield (
             f"{len(assumed)} annotated photographs are to be turned by their EXIF, such as {min(assumed)}, and their "
@@ -298,21 +290,19 @@ def _notes_on_exif(packed: dict[str, list[ImageEntry]], assumed: set[str], job: 
         )
 
 
-def _check(
-    packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan, max_rejected_fraction: float
-) -> None:
+def _check(found: Tally, plan: Plan, max_rejected_fraction: float) -> None:
     """The allowed fraction is of all images: one bad photograph among a few held-out ones is no reason to stop."""
-    everything = list(itertools.chain(*rejected.values()))
-    check_rejected(sum(map(len, packed.values())), everything, max_rejected_fraction=max_rejected_fraction)
-    check_rejected(len(packed["images"]), rejected["images"], max_rejected_fraction=1)
+    everything = list(itertools.chain(*found.rejected.values()))
+    check_rejected(found.packed.total(), everything, max_rejected_fraction=max_rejected_fraction)
+    check_rejected(found.packed["images"], found.rejected["images"], max_rejected_fraction=1)
     if plan.held_out:
-        check_rejected(len(packed["eval"]), rejected["eval"], max_rejected_fraction=1)
+        check_rejected(found.packed["eval"], found.rejected["eval"], max_rejected_fraction=1)
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
     """`eval/labels/`, where the source knows the truth, with each image's name and digest from the manifest."""
     store = ImageStore(job.work / "eval")
-    records = cast(Source, job.source).truth(store.image_ids)
+    records = cast(Source, job.source).truth(store.image_ids.tolist())
     if records is None or not len(store):
         return
     shutil.rmtree(job.work / "eval/labels", ignore_errors=True)
@@ -322,9 +312,9 @@ def _write_truth(job: Job, images_per_shard: int) -> None:
         write_shard(job.work / f"eval/labels/shard-{index:05d}.parquet", group)
 
 
-def _report(packed: dict[str, list[ImageEntry]], rejected: dict[str, list[Rejected]], plan: Plan) -> None:
-    counts = f"{len(packed['images'])} images for training, {len(packed['eval'])} held out"
-    left_out = sum(map(len, rejected.values()))
+def _report(found: Tally, plan: Plan) -> None:
+    counts = f"{found.packed['images']} images for training, {found.packed['eval']} held out"
+    left_out = sum(map(len, found.rejected.values()))
     if left_out:
         counts += f", {left_out} rejected (see rejected.jsonl beside them)"
     for sentence in (counts, *plan.notes):

@@ -19,6 +19,7 @@ from sohes.evaluate import examples, pictures, plots, published, tables
 from sohes.evaluate.examples import Example
 from sohes.evaluate.figures import UNTRAINED, Row, read_details, read_rows
 from sohes.explore import label_free
+from sohes.model.released import start_of
 from sohes.params import Params
 from sohes.pipeline import PHASES
 from sohes.project import Project, read_json, require
@@ -45,7 +46,7 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             **context,
             title=f"images: {params.pull.source}, seed {params.seed}",
             images=rows[PHASES[0]]["images"],
-            label_free=_label_free(root),
+            label_free=_label_free(params, root),
             features="handmade colour and texture (not learned)"
             if not params.explore.uses_backbone
             else f"patch tokens of {params.backbone.pretrained}",
@@ -64,6 +65,8 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
         for kind, mosaic in _mosaics(chosen, max_masks).items():
             write_file(project.mosaic(kind), mosaic)
         recorder.artifact(project.report)
+        seconds = {f"cost/{stage}_seconds": cost["seconds"] for stage, cost in costs.items()}
+        recorder.overall({name: value for name, value in seconds.items() if value is not None})
 
 
 def _read(project: Project) -> tuple[dict[str, Row], dict[str, Row]]:
@@ -80,11 +83,13 @@ def _template() -> jinja2.Template:
     return jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined).from_string(source)
 
 
-def _label_free(root: Path) -> str:
+def _label_free(params: Params, root: Path) -> str:
     project = Project(root)
     path = require(project.pseudo_labels / "manifest.json", "pseudo-labels", "explore")
     manifest = read_json(path, "run `sohes explore` again", needs=["label_free"])
-    return label_free.in_words(label_free.of_model(manifest["label_free"], project.model("backbone")))
+    return label_free.in_words(
+        label_free.of_model(manifest["label_free"], project.model("backbone"), start_of(params.instruct))
+    )
 
 
 def _tables(rows: dict[str, Row], details: dict[str, Row]) -> dict[str, object]:
@@ -193,6 +198,6 @@ def _mosaics(chosen: Sequence[Example], max_masks: int) -> dict[str, bytes]:
 
 
 def _digests(project: Project) -> str:
-    made = [folder / "manifest.parquet" for folder in (project.images, project.held_out)]
+    made = [project.images_manifest, project.held_out_manifest]
     made += [project.pseudo_labels / "manifest.json", *map(project.model, ("backbone", *PHASES[1:]))]
     return "\n".join(f"{p.relative_to(project.root)}  {digest_file(p)}" for p in made if p.exists())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import Table, table_file
 from sohes.explore import label_free
+from sohes.model.released import start_of
 from sohes.params import Params
 from sohes.project import read_json
 from sohes.tracking.recorder import flatten
@@ -115,7 +116,7 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
 def _label_free(params: Params, phase: str) -> bool | None:
     backbone = params.backbone.source
     labels = label_free.of_labels(params.explore, backbone)
-    return labels if phase == "explore" else label_free.of_model(labels, backbone)
+    return labels if phase == "explore" else label_free.of_model(labels, backbone, start_of(params.instruct))
 
 
 def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,9 @@ from sohes.tracking.store import first_line, without_secrets
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+NOTE = "mlflow.note.content"  # the tag that the UI shows as a run's description
 _PARAMS_PER_CALL = 100  # MLflow's limit for one batch
+_DIGEST = 36  # and for the digest of a data set
 
 
 class Recorder:
@@ -30,6 +33,12 @@ class Recorder:
 
     def tags(self, values: Mapping[str, str]) -> None:
         """Words to search by."""
+
+    def overall(self, values: Mapping[str, float], note: str = "") -> None:
+        """Figures of the whole pipeline, for the run that this one is nested in; note: Markdown, its description."""
+
+    def dataset(self, folder: Path, digest: str, context: str) -> None:
+        """What the stage reads, for the column of data sets. context: `training` or `evaluation`."""
 
     def model(self, path: Path, params: Params, *, metrics: Mapping[str, float], data: Mapping[str, str]) -> None:
         """A checkpoint for the registry (`sohes.tracking.registry.register`)."""
@@ -54,16 +63,33 @@ class FileRecorder(Recorder):
 class MlflowRecorder(Recorder):
     """Writes into one MLflow run. A server that fails midway costs records, with a warning, but not the work."""
 
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self._client, self.run_id, self.lost = client, run_id, 0
+    def __init__(self, client: MlflowClient, run_id: str, parent_id: str) -> None:
+        self._client, self.run_id, self._parent_id, self.lost = client, run_id, parent_id, 0
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self._metrics(self._run_id, values, step)
+
+    def overall(self, values: Mapping[str, float], note: str = "") -> None:
+        self._metrics(self._parent_id, values)
+        if note:
+            self.send(lambda: set_tags(self._client, self._parent_id, {NOTE: note}))
+
+    def dataset(self, folder: Path, digest: str, context: str) -> None:
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        short = digest.rpartition(":")[2][:_DIGEST]
+        data = Dataset(folder.as_posix(), short, "local", json.dumps({"uri": folder.as_posix()}))
+        inputs = [DatasetInput(data, [InputTag("mlflow.data.context", context)])]
+        for run_id in (self._run_id, self._parent_id):
+            self.send(partial(self._client.log_inputs, run_id, inputs))
+
+    def _metrics(self, run_id: str, values: Mapping[str, float], step: int | None = None) -> None:
         from mlflow.entities import Metric
         from mlflow.utils.time import get_current_time_millis
 
         now = get_current_time_millis()
         batch = [Metric(name, float(value), now, step or 0) for name, value in values.items()]
-        self.send(lambda: self._client.log_batch(self._run_id, metrics=batch))
+        self.send(lambda: self._client.log_batch(run_id, metrics=batch))
 
     def artifact(self, path: Path | str) -> None:
         path = Path(path)

@@ -14,7 +14,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes.params import Params
+from sohes.errors import is_installed
+from sohes.params import TRAINED_HERE, Params
 from sohes.pipeline import STAGES
 from sohes.project import Project
 from sohes.tracking.provenance import dvc_tags, git_tags
@@ -22,7 +23,6 @@ from sohes.tracking.recorder import FileRecorder, MlflowRecorder, Recorder, flat
 from sohes.tracking.store import (
     experiment_id,
     first_line,
-    is_installed,
     is_on,
     locked,
     store_errors,
@@ -52,13 +52,13 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     if not is_on() or os.environ.get("RANK", "0") != "0":
         yield Recorder()
         return
-    if not is_installed():
+    if not is_installed("mlflow"):
         curves = Project(root).curves(stage)
         print(f"{stage}: MLflow is not installed, so figures go to {curves} only", file=sys.stderr)
         yield FileRecorder(curves, resumed=resume_id == FileRecorder.run_id)
         return
     store, parent_id, run_id = _start(stage, params, root, resume_id)
-    recorder = MlflowRecorder(store.client, run_id)
+    recorder = MlflowRecorder(store.client, run_id, parent_id)
     status = "FAILED"
     try:
         yield recorder
@@ -79,7 +79,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
 
     local_ui: address of the UI that `make ui` starts, which shows the local database.
     """
-    if not (is_on() and is_installed()):
+    if not (is_on() and is_installed("mlflow")):
         return None
     with store_errors(tracking_uri(root), reading=True), locked(root):
         store = _Store.open(root)
@@ -95,6 +95,13 @@ def pipeline_id(params: Params) -> str:
     """The name by which the stages of one pipeline run find each other."""
     digest = hashlib.sha256(json.dumps(params.model_dump(mode="json"), sort_keys=True).encode()).hexdigest()
     return os.environ.get("SOHES_PIPELINE_RUN") or f"params-{digest[:12]}"
+
+
+def title(params: Params) -> str:
+    """What most tells one pipeline from another: where its images and its ViT come from, and the seed."""
+    named = params.backbone.pretrained
+    vit = f"{params.backbone.architecture}, {named}" if named in TRAINED_HERE else Path(named).name
+    return f"{params.pull.source}, {vit}, seed {params.seed}"
 
 
 # ---------------------------------------------------------------- the runs of one pipeline
@@ -151,7 +158,8 @@ def _pipeline_run(store: _Store, params: Params, root: Path) -> str:
     if found is not None:
         return found.info.run_id
     tags = {"sohes.kind": "pipeline", "sohes.pipeline": name.replace("'", ""), **git_tags(root)}
-    run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=name).info.run_id
+    titled = f"{title(params)} ({name})"
+    run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=titled).info.run_id
     log_params(store.client, run_id, flatten(params.model_dump(mode="json")))
     return run_id
 

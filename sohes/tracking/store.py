@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import os
 import re
@@ -29,11 +28,6 @@ SILENCE = 2.0  # seconds without an answer after which we say what we are waitin
 def is_on() -> bool:
     """Whether anything is to be recorded."""
     return os.environ.get("SOHES_TRACKING", "on").lower() != "off"
-
-
-def is_installed() -> bool:
-    """Whether MLflow is there; nothing is imported."""
-    return importlib.util.find_spec("mlflow") is not None
 
 
 def tracking_uri(root: Path) -> str:
@@ -87,9 +81,10 @@ def experiment_id(client: MlflowClient, name: str, root: Path, tags: dict[str, s
             client.delete_experiment(found.experiment_id)
         elif found is not None:
             return found.experiment_id
+        tags = {**(tags or {}), "mlflow.experimentKind": "custom_model_development"}  # opens on runs and not on traces
         is_server = tracking_uri(root).startswith("http")  # it has a place for artifacts of its own
         files = None if is_server else Project(root).lasting.artifacts.resolve().as_uri()
-        return client.create_experiment(name, artifact_location=files, tags=tags or {})
+        return client.create_experiment(name, artifact_location=files, tags=tags)
 
 
 @contextmanager

@@ -70,7 +70,7 @@ class _Photographs:
     """The image of a position: each epoch is shuffled by (seed, epoch). SohesError without any image."""
 
     def __init__(self, images: ImageStore, params: DinoParams | DistillParams, *, seed: int) -> None:
-        if not images.image_ids:
+        if not len(images.image_ids):
             raise SohesError("there are no images to train the backbone on: run `sohes pull` with more of them")
         self.images, self.batch_size, self.image_size, self.seed = images, params.batch_size, params.image_size, seed
 
@@ -84,7 +84,7 @@ class _Photographs:
         step, k = position
         ids = self.images.image_ids
         place = next(from_epochs(step * self.batch_size + k, len(ids), self.seed, _ORDER))
-        return np.random.default_rng((self.seed, _CROPS, step, k)), self.read(ids[place])
+        return np.random.default_rng((self.seed, _CROPS, step, k)), self.read(int(ids[place]))
 
     def __getitems__(self, positions: Sequence[Position]) -> list[Any]:
         """The loader asks for a part of a batch at once: its images are cropped side by side, but not in a worker."""

@@ -103,9 +103,9 @@ class LabelDataset(Dataset):
         self.image_size, self.max_targets, self.augment = image_size, max_targets, augment
         self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
         self.batch_size, self.seed = batch_size, seed
-        self.image_ids = list(labels.image_ids)
+        self.image_ids = labels.image_ids
         self._records: dict[int, ImageRecord] = {}
-        if not self.image_ids:
+        if not len(self.image_ids):
             raise SohesError("there are no labelled images to train on: run `sohes explore` first")
 
     def __len__(self) -> int:
@@ -139,7 +139,7 @@ class LabelDataset(Dataset):
     def _candidates(self, stream: int, step: int, k: int) -> Iterator[int]:
         """The image of a position, and those that take its place, in turn, if it cannot be used."""
         order = from_epochs(step * self.batch_size + k, len(self), self.seed, _ORDER, stream)
-        return (self.image_ids[i] for i in order)
+        return (int(self.image_ids[i]) for i in order)
 
     def _strong_geometry(self, image_HW3: np.ndarray, rng: np.random.Generator) -> View:
         low, high = self.augment.scale_min, self.augment.scale_max
@@ -168,7 +168,7 @@ class LabelDataset(Dataset):
         if rng.random() >= self.augment.copy_paste:
             return None, ()
         start = int(rng.integers(len(self)))
-        candidates = (self.image_ids[(start + i) % len(self)] for i in range(len(self)))
+        candidates = (int(self.image_ids[(start + i) % len(self)]) for i in range(len(self)))
         (record, image), skipped = _first(candidates, self._read)
         areas = masks.areas(record.masks)
         low, high = (fraction * image.shape[0] * image.shape[1] for fraction in PASTED_AREA)
@@ -272,5 +272,5 @@ def input_digests(project: Project, start: str) -> dict[str, str]:
 
 def _inputs(project: Project) -> tuple[Path, Path]:
     """The manifest of the training images, and the folder of their labels."""
-    manifest = require(project.images / "manifest.parquet", "images", "pull")
+    manifest = require(project.images_manifest, "images", "pull")
     return manifest, require(project.pseudo_labels, "pseudo-labels", "explore")

@@ -57,6 +57,8 @@ def train_phase(
     validate = validator(world) if section.validate_every else None
     code = code_digest("sohes.train.phase", type(learner).__module__)
     with resumable(project.state(stage), {**depends, "code": code}, world, open_run) as (state, run):
+        for name, folder in (("images", project.images), ("labels", project.pseudo_labels)):
+            run.dataset(folder.relative_to(project.root), digests[name], "training")
         history = train(
             learner,
             dataset,

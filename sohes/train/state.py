@@ -28,6 +28,8 @@ class Run(Protocol):
 
     def artifact(self, path: Path) -> None: ...
 
+    def dataset(self, folder: Path, digest: str, context: str) -> None: ...
+
 
 OpenRun = Callable[[str | None], AbstractContextManager[Run]]  # the run to continue, None for a new one
 

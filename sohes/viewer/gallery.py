@@ -72,7 +72,7 @@ class ProjectGallery:
         self.names = [self.images.entry(image_id).file_name for image_id in self.images.image_ids]
 
     def read(self, place: int) -> Picture:
-        image_id = self.images.image_ids[place]
+        image_id = int(self.images.image_ids[place])
         found = {name: store.record(image_id).masks for name, store in self.layers.items() if image_id in store}
         return Picture(self.images.read(image_id), found)
 

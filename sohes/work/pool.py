@@ -34,11 +34,11 @@ _compiles: Any = None  # shared flag of this pool, set in its workers
 _told = False  # this process has said that it or a worker compiles
 
 
-def plan_shards(items: Sequence[Item], images_per_shard: int) -> list[list[Item]]:
-    """Consecutive runs of `images_per_shard` items, usually image ids; the last may be shorter."""
+def plan_shards(items: Sequence[Item], images_per_shard: int) -> list[Sequence[Item]]:
+    """Consecutive runs of `images_per_shard` items, usually image ids; the last may be shorter. Of an array, views."""
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be positive (got {images_per_shard})")
-    return [list(items[start : start + images_per_shard]) for start in range(0, len(items), images_per_shard)]
+    return [items[start : start + images_per_shard] for start in range(0, len(items), images_per_shard)]
 
 
 def as_ranges(indices: Sequence[int]) -> str:

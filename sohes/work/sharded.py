@@ -7,7 +7,7 @@ a stopped run continues where it was, and what other params, inputs or code have
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from sohes.errors import SohesError
 from sohes.project import read_json
 from sohes.work.files import write_json
-from sohes.work.pool import Shard, plan_shards, run_shards
+from sohes.work.pool import Shard, as_ranges, plan_shards, run_shards
 
 Made = TypeVar("Made")
 Facts = dict[str, Any]  # what is known of a finished shard, such as counts and times; JSON
@@ -48,14 +48,14 @@ class ShardedWork:
         """The shards that are not finished."""
         return [index for index in range(len(self.shards)) if not self._part(index).exists()]
 
-    def left(self, shard: int | None = None, *, of: str = "this work") -> list[Shard]:
-        """The missing shards, or the one that is asked for if it is missing.
+    def left(self, shards: range | None = None, *, of: str = "this work") -> list[Shard]:
+        """The missing shards, or those of them that are asked for. A range may reach beyond the last shard.
 
-        SohesError if there is no such shard; `of` says what was cut, such as `5 images`.
+        SohesError if there is no shard where it begins; `of` says what was cut, such as `5 images`.
         """
-        if shard is not None and shard not in range(len(self.shards)):
-            raise SohesError(f"--shard must lie in 0..{len(self.shards) - 1} for {of} (got {shard})")
-        return [(index, self.shards[index]) for index in self.missing() if shard in (None, index)]
+        if shards is not None and shards.start not in range(len(self.shards)):
+            raise SohesError(f"--shard must lie in 0..{len(self.shards) - 1} for {of} (got {as_ranges(shards)})")
+        return [(index, self.shards[index]) for index in self.missing() if shards is None or index in shards]
 
     def run(self, make: Callable[[Shard], Facts], left: Sequence[Shard], *, workers: int, description: str) -> None:
         """Make shards in a pool (`run_shards`). make: writes a shard's files and returns its facts."""
@@ -99,8 +99,12 @@ class ShardedWork:
 
     def facts(self) -> list[Facts]:
         """Of every shard, in order; all must be finished."""
+        return list(self.each_fact())
+
+    def each_fact(self) -> Iterator[Facts]:
+        """The same, one in memory at a time."""
         remedy = "remove it and run the same command again"
-        return [read_json(self._part(index), remedy) for index in range(len(self.shards))]
+        return (read_json(self._part(index), remedy) for index in range(len(self.shards)))
 
     def redo(self, indices: Iterable[int]) -> None:
         """Have shards made again: a photograph that was rejected may have been repaired."""

@@ -115,13 +115,27 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     assert "Unknown whether these photographs were used in training" in page
 
 
+def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_path):
+    def titles() -> list[str]:
+        results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+        rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| ")]
+        return [row.split("|")[1].strip() for row in rows[1:]]
+
+    (folder / "models/correct.safetensors").unlink()
+    assert titles() == ["phase 1, pseudo-labels", "phase 2", "phase 2 minus phase 1, pseudo-labels"]
+    assert "in phase 2. Phase 3 has not been run." in (tmp_path / "page.md").read_text()
+    (folder / "models/instruct.safetensors").unlink()
+    assert titles() == ["phase 1, pseudo-labels"]
+    assert "- No network: phase 2 and phase 3 have not been run." in (tmp_path / "page.md").read_text()
+
+
 def test_what_is_missing_is_one_sentence(folder, root, tmp_path):
     with pytest.raises(SohesError, match="no benchmark is called kitti"):
         results.results([f"kitti={root}"], project=[folder], out=tmp_path / "page.md")
     with pytest.raises(SohesError, match=r"NAME=DIR, such as coco=~/coco \(got coco\)"):
         results.results(["coco"], project=[folder], out=tmp_path / "page.md")
-    (folder / "models/correct.safetensors").unlink()
-    with pytest.raises(SohesError, match="run `sohes correct` first"):
+    (folder / "models/backbone.safetensors").unlink()
+    with pytest.raises(SohesError, match="run `sohes backbone` first"):
         results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
 

@@ -16,6 +16,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.model.released import model_file
 from sohes.params import Params, load_params
+from sohes.project import Project
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
 
@@ -193,11 +194,11 @@ def test_a_closer_look_finds_more_and_phase_one_has_none(segment, photos):
 
 
 def outside(tmp_path, monkeypatch):
-    """A fresh folder without a project, as if the code were installed from a wheel."""
+    """A fresh folder without a project, and a code that came without a template."""
     folder = tmp_path / "elsewhere"
     folder.mkdir()
     monkeypatch.chdir(folder)
-    monkeypatch.setattr("sohes.params.TEMPLATE", folder / "absent.yaml")
+    monkeypatch.setattr("sohes.params.TEMPLATE", Project(folder / "absent"))
     return folder
 
 

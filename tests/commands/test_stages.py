@@ -25,7 +25,7 @@ def folder(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch) ->
     shutil.copy(repository / "params.yaml", tmp_path)
     for stage in STAGES.values():
         for path in stage.reads:
-            target = tmp_path / path if path.suffix else tmp_path / path / "manifest.parquet"
+            target = tmp_path / path if path.suffix else tmp_path / path / "manifest.arrow"
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_text("{}")
     monkeypatch.chdir(tmp_path)
@@ -108,7 +108,7 @@ exec(os.environ.get("MEANWHILE", ""))
 CHANGES = {
     "params": "t = open('params.yaml').read(); open('params.yaml', 'w').write(t.replace('cover: 0.9', 'cover: 0.8'))",
     "code": "open('sohes/backbone/handmade.py', 'a').write('# edited')",
-    "input": "os.utime('data/images/manifest.parquet', (1, 1))",
+    "input": "os.utime('data/images/manifest.arrow', (1, 1))",
 }
 
 
@@ -157,7 +157,7 @@ def test_a_source_that_changes_while_it_is_pulled_is_not_published(tmp_path, tin
         pull.run(params, tmp_path, unchanged=lambda: Image.new("RGB", (48, 40)).save(photos / "4.png"))
     assert not list((tmp_path / "data").iterdir())
     pull.run(params, tmp_path)
-    assert (tmp_path / "data/images/manifest.parquet").exists()
+    assert (tmp_path / "data/images/manifest.arrow").exists()
 
 
 def test_a_row_that_began_with_other_numbers_than_its_table_is_not_recorded(tmp_path, repository, monkeypatch):

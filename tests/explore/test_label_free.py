@@ -35,3 +35,11 @@ def test_the_backbone_counts_where_it_is_used(tiny_params, features, refiner, ba
     tiny_params["explore"] |= {"features": features, "refiner": refiner}
     claim = of_labels(Params.model_validate(tiny_params).explore, backbone)
     assert (in_words(claim), in_words(of_model(claim, backbone))) == (labels, model)
+
+
+@pytest.mark.parametrize(
+    ("card", "words"), [('{"label_free": true}', "yes"), ('{"label_free": false}', "no"), ("{}", "unknown")]
+)
+def test_the_model_that_phase_2_begins_with_counts(tmp_path, card, words) -> None:
+    (tmp_path / "start.json").write_text(card)
+    assert in_words(of_model(True, DINO, tmp_path / "start.safetensors")) == words

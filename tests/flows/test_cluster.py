@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cluster import inputs_digest, missing_shards, run_elsewhere
+from flows.cluster import inputs_digest, jobs_of, missing_shards, run_elsewhere
 from flows.graph import is_fresh
 from sohes.errors import SohesError
 from sohes.launch import LocalProfile
@@ -114,3 +114,13 @@ def test_a_command_that_does_not_name_its_stage_is_one_sentence(root):
 def test_a_param_of_another_stage_may_change(root):
     run(root, lambda done, total: (root / "params.yaml").write_text(f"explore: {{crops: 1}}\nother: {done + 1}\n"))
     assert is_fresh("explore", root)
+
+
+def test_jobs_hold_neighbouring_shards_and_are_the_same_whichever_are_finished():
+    assert jobs_of([0, 1, 2, 3, 4], 1) == [range(n, n + 1) for n in range(5)]
+    everything = jobs_of(range(11_100), 12)
+    assert len(everything) == 925
+    assert sorted(shard for job in everything for shard in job) == list(range(11_100))
+    assert jobs_of([5, 13, 14, 11_099], 12) == [everything[0], everything[1], everything[-1]]
+    assert jobs_of(range(11_101), 12)[-1] == range(11_100, 11_112)  # the command leaves out what does not exist
+    assert jobs_of([], 12) == []

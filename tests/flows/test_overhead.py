@@ -17,12 +17,6 @@ def test_a_shard_is_charged_with_its_part_of_the_array_beyond_the_bare_command()
     assert shard == 3.5 / 4 - 0.5
 
 
-def test_without_the_flows_it_says_where_to_run(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(SohesError, match="run in the project's folder"):
-        measure()
-
-
 @pytest.mark.parametrize(
     ("options", "words"), [({"launch": "kubernetes"}, "name local or slurm"), ({"shards": 0}, "one at least")]
 )

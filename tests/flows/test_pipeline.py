@@ -13,8 +13,11 @@ import yaml
 from processes import processes_with
 
 import flows.pipeline
+from flows.graph import reproduce_command
 from sohes.errors import SohesError
+from sohes.launch import load_profile, run_task
 from sohes.params import Params
+from sohes.pipeline import CODE
 from sohes.project import Project
 from sohes.stages import explore, pull
 
@@ -97,6 +100,38 @@ class TestOnAServer:
         _, runs = run_flow(small)
         assert {run.state_name for run in runs.values()} == {"Completed"}
         assert json.loads((small / "metrics/evaluate.json").read_text())["explore"]["AR"] == 13.0
+
+    def test_the_code_is_noted_each_time_and_on_this_machine(self, small, repository, monkeypatch):
+        """As in a project that `sohes init` has made, whose stages depend on what the first one notes."""
+        note = {
+            "cmd": "mkdir -p metrics && cp version metrics/note", "always_changed": True,
+            "outs": [{"metrics/note": {"cache": False}}],
+        }  # fmt: skip
+        first, second = copy_stage("scores.json", "copied.json"), copy_stage("copied.json", "metrics/evaluate.json")
+        first["deps"].append("metrics/note")
+        stages = {CODE: note, "first": first, "second": second}
+        (small / "dvc.yaml").write_text(yaml.safe_dump({"stages": stages}, sort_keys=False))
+        shutil.copy(repository / "infra/launch/slurm.yaml", small / "infra/launch")
+        local = load_profile(small / "infra/launch", "local")
+        elsewhere = []
+
+        def run_there(stage, root, profile, **_):
+            elsewhere.append(stage)
+            return run_task(reproduce_command(stage), task=stage, root=root, profile=local)
+
+        monkeypatch.setattr(flows.pipeline, "run_elsewhere", run_there)
+        monkeypatch.setenv("SOHES_LAUNCH", "slurm")
+        for version, ran in (("1", ["first", "second"]), ("1", []), ("2", ["first"])):
+            (small / "version").write_text(version)
+            elsewhere.clear()
+            state, runs = run_flow(small)
+            assert state.is_completed()
+            assert runs[CODE].state_name == "Completed"
+            assert elsewhere == ran
+        (small / "version").write_text("3")
+        elsewhere.clear()
+        flows.pipeline.one_stage("first", small)
+        assert elsewhere == ["first"]
 
     def test_it_leaves_the_table_the_pictures_and_the_way_to_mlflow(self, small, monkeypatch):
         (small / "reports").mkdir()

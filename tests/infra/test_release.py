@@ -1,12 +1,16 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 import yaml
 
 from infra.release import FACTS, release
+from infra.shared_weights import share_weights
 from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint, save_checkpoint
+from sohes.model.onnx import card_of, load_onnx
+from sohes.model.onnx_export import export_onnx
 
 
 @pytest.fixture
@@ -35,6 +39,21 @@ def test_halved_weights_come_back_exactly_in_single_precision(instructed, params
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name].half().to(tensor.dtype)), name
     assert (tmp_path / "small.safetensors").stat().st_size < 0.6 * model.stat().st_size
+
+
+def test_an_onnx_file_takes_its_weights_from_the_other(instructed, params_file, tmp_path):
+    out = tmp_path / "small.safetensors"
+    release(instructed[0], params=params_file, out=out)
+    graph, alone = out.with_suffix(".onnx"), tmp_path / "alone.onnx"
+    export_onnx(out, alone)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    (ours,), (theirs,) = (load_onnx(path).predict([image]) for path in (graph, alone))
+    for name in ("class_Q2", "mask_Qhw", "ancestor_QQ"):
+        np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
+    assert card_of(graph)["digest"] == json.loads(out.with_suffix(".json").read_text())["digest"]
+    assert graph.stat().st_size < 0.7 * alone.stat().st_size
+    with pytest.raises(SohesError, match=r"alone.onnx was not made of .*instruct.safetensors"):
+        share_weights(alone, instructed[0])  # these are not halved
 
 
 def test_the_card_says_what_it_is_and_how_it_was_made(instructed, params_file, tmp_path):

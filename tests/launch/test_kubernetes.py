@@ -4,6 +4,9 @@ The server below answers as a real one was documented to answer for one Job's li
 """
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -16,7 +19,9 @@ from processes import serving
 
 from sohes.errors import SohesError
 from sohes.launch import KubernetesProfile, Task, load_profile, run_tasks
-from sohes.launch.kubernetes import job_name, render_job, render_service
+from sohes.launch.indexed import read_commands
+from sohes.launch.manifests import job_name, render_job, render_service
+from sohes.work.pool import as_ranges
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),
@@ -35,16 +40,19 @@ def profile(repository: Path) -> KubernetesProfile:
 
 def render(profile: KubernetesProfile, **options) -> dict:
     kind = options.pop("kind", "shard")
-    return render_job(TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, train=kind == "train")
+    train = kind == "train"
+    return render_job(TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, train=train, **options)
 
 
-@pytest.mark.parametrize("kind", ["shard", "whole", "train"])
-@pytest.mark.parametrize("nodes", [1, 4])
-def test_manifests_keep_to_the_schema(profile, kind, nodes):
+@pytest.mark.parametrize(
+    ("kind", "several", "nodes"),
+    [("shard", 0, 1), ("shard", 925, 1), ("whole", 0, 1), ("train", 0, 1), ("train", 0, 4)],
+)
+def test_manifests_keep_to_the_schema(profile, kind, several, nodes):
     values = profile.model_dump() | {"secrets": ("s3",), "service_account": "runner", "node_selector": {"gpu": "a100"}}
     values["train"] = values["train"] | {"nodes": nodes}
     full = KubernetesProfile.model_validate(values)
-    job = render(full, kind=kind)
+    job = render(full, kind=kind, several=several)
     for manifest in (job, *render_service("name", full, getattr(full, kind))):
         kubernetes_validate.validate(manifest, "1.34", strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):  # that it would notice
@@ -62,6 +70,16 @@ def test_a_shard_has_its_command_resources_deadline_and_no_rights(profile):
     assert container["securityContext"]["allowPrivilegeEscalation"] is False
     assert {"name": "shm", "mountPath": "/dev/shm"} in container["volumeMounts"]
     assert {"name": "A", "value": "b"} in container["env"]
+
+
+def test_many_shards_are_the_indexes_of_one_job_each_with_its_own_deadline_and_restarts(profile):
+    spec = render(profile, several=925)["spec"]
+    assert (spec["completionMode"], spec["completions"], spec["parallelism"]) == ("Indexed", 925, 64)
+    assert (spec["backoffLimitPerIndex"], "backoffLimit" in spec) == (3, False)
+    # The job's own deadline would be that of all 925 together.
+    assert "activeDeadlineSeconds" not in spec
+    assert spec["template"]["spec"]["activeDeadlineSeconds"] == 480 * 60
+    assert render(profile, several=7)["spec"]["parallelism"] == 7
 
 
 def test_training_over_nodes_meets_at_the_first_pod(profile):
@@ -88,10 +106,14 @@ def test_names_are_dns_labels_and_differ():
 
 @pytest.fixture
 def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNamespace]:
-    """A recorded API server: each Job is looked at `patience` times, then ends as `ends` says by a word in its name."""
+    """A recorded API server: each Job is looked at `patience` times, then ends as `ends` says by a word in its name.
+
+    Of an Indexed Job, as many indexes as are parallel end at each look after that; those in `broken` fail.
+    """
     state = SimpleNamespace(
-        jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, patience=2, most=0, lines={}, asked=[]
-    )
+        jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, broken=(), patience=2, lines={}, asked=[],
+        calls=0,
+    )  # fmt: skip
 
     class Handler(BaseHTTPRequestHandler):
         def answer(self, value: object, status: int = 200) -> None:
@@ -106,6 +128,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             self.answer({"kind": "Status", "status": "Failure", "code": status, "reason": "Trouble"}, status)
 
         def handle_any(self) -> None:
+            state.calls += 1
             length = int(self.headers.get("Content-Length", 0))
             body = json.loads(self.rfile.read(length) or b"{}") if length else {}
             path, _, query = self.path.partition("?")
@@ -119,7 +142,6 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                         return self.trouble(409)
                     state.jobs[made] = body
                     state.created.append(made)
-                    state.most = max(state.most, len(state.jobs))
                 return self.answer(body, 201)
             if self.command == "DELETE":
                 if name not in state.jobs:
@@ -127,7 +149,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 state.deleted.append(name)
                 return self.answer(state.jobs.pop(name))
             if path.endswith("/pods"):
-                job = query.partition("job-name%3D")[2].partition("&")[0]
+                job, _, index = query.partition("job-name%3D")[2].partition("&")[0].partition("%2C")
+                if index:
+                    found = f"{job}-{index.rpartition('%3D')[2]}-pod"
+                    return self.answer({"kind": "PodList", "items": [{"metadata": {"name": found}}]})
                 looks = state.looks.get(job, 0)
                 pods = [pod for pod, first, _ in state.lines.get(job[:12], [("pod", 0, [])]) if looks >= first]
                 made = [
@@ -145,12 +170,25 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             if name not in state.jobs:
                 return self.trouble(404)
             state.looks[name] = state.looks.get(name, 0) + 1
+            spec = state.jobs[name]["spec"]
+            if "backoffLimitPerIndex" in spec:
+                return self.answer(state.jobs[name] | {"status": self.indexes(spec, state.looks[name])})
             status: dict = {"active": 1}
             if state.looks[name] > state.patience:
                 end = next((value for word, value in state.ends.items() if word in name), "Complete")
                 condition = {"type": end, "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
                 status = {"conditions": [condition]}
             return self.answer(state.jobs[name] | {"status": status})
+
+        def indexes(self, spec: dict, looks: int) -> dict:
+            ended = range(min(spec["completions"], max(0, looks - state.patience) * spec["parallelism"]))
+            failed = [index for index in ended if index in state.broken]
+            status = {"completedIndexes": as_ranges([index for index in ended if index not in failed])}
+            status["failedIndexes"] = as_ranges(failed)
+            if len(ended) == spec["completions"]:
+                condition = {"reason": "FailedIndexes", "message": "Job has failed indexes"}
+                status["conditions"] = [{"type": "Failed" if failed else "Complete", "status": "True", **condition}]
+            return status
 
         do_GET = do_POST = do_DELETE = handle_any
 
@@ -179,8 +217,8 @@ def tasks(count: int) -> list[Task]:
     return [Task(f"{n:05d}", ("python", "-m", "sohes", "explore", "--shard", str(n))) for n in range(count)]
 
 
-def test_jobs_are_created_watched_logged_and_removed(api, profile, tmp_path):
-    api.ends = {"00002": "Failed"}
+def test_many_tasks_are_one_job_that_is_watched_logged_and_removed(api, profile, tmp_path):
+    api.broken = {2}
     api.faults = [503]
     seen = []
     outcomes = run_tasks(
@@ -188,14 +226,46 @@ def test_jobs_are_created_watched_logged_and_removed(api, profile, tmp_path):
         on_progress=lambda *counts: seen.append(counts),
     )  # fmt: skip
     assert [outcome.exit_code for outcome in outcomes] == [0, 0, 1, 0, 0]
-    assert "Kubernetes says DeadlineExceeded: too long" in outcomes[2].last_lines[-1]
-    assert outcomes[0].last_lines[0].startswith("hello from sohes-explore-")
-    assert sorted(api.deleted) == sorted(api.created)
-    assert (api.jobs, api.most, seen[-1]) == ({}, 2, (5, 5))
+    (job,) = api.created
+    assert outcomes[2].last_lines == (f"hello from {job}-2-pod", f"Kubernetes says Failed of index 2 of job {job}")
+    assert outcomes[4].log.read_text() == f"hello from {job}-4-pod\n"
+    assert seen == [(n, 5) for n in range(1, 6)]
+    assert (api.jobs, api.deleted) == ({}, [job])
     assert not list((tmp_path / ".sohes/launch").iterdir())
 
 
-def test_an_interruption_removes_the_jobs_and_a_restarted_caller_finds_them(api, profile, tmp_path, monkeypatch):
+def test_a_pod_does_what_its_index_says_under_the_python_of_the_image(api, profile, tmp_path, monkeypatch, repository):
+    api.patience = 10**6
+    there = quick(profile, tmp_path, python=sys.executable)
+    said: list[str] = []
+
+    def be_the_pods(_: float) -> None:
+        (job,) = api.jobs.values()
+        (container,) = job["spec"]["template"]["spec"]["containers"]
+        for index in range(job["spec"]["completions"]):
+            environment = {**os.environ, "JOB_COMPLETION_INDEX": str(index), "PYTHONPATH": str(repository)}
+            done = subprocess.run(container["command"], env=environment, capture_output=True, text=True, check=False)
+            said.append(f"{done.stdout.strip()} {done.returncode}")
+        raise SystemExit
+
+    monkeypatch.setattr("sohes.launch.kubernetes.time.sleep", be_the_pods)
+    work = [Task(f"{n}", ("python", "-c", f"import sys; print('shard', {n}); sys.exit({n})")) for n in range(3)]
+    with pytest.raises(SystemExit):
+        run_tasks(work, kind="shard", group="g", root=tmp_path, profile=there)
+    assert said == ["shard 0 0", "shard 1 1", "shard 2 2"]
+
+
+def test_11100_shards_are_one_job_and_each_look_at_it_is_one_request(api, profile, tmp_path):
+    shards = tasks(925)  # of twelve shards each
+    outcomes = run_tasks(shards, kind="shard", group="explore", root=tmp_path, profile=quick(profile, tmp_path))
+    assert {outcome.exit_code for outcome in outcomes} == {0}
+    looks = api.looks[api.created[0]]
+    assert (len(api.created), looks) == (1, 2 + -(-925 // 64))
+    # Of each task the pods are listed and their log is read; the job is made, and deleted with its service.
+    assert api.calls == looks + 2 * 925 + 1 + 2
+
+
+def test_an_interruption_removes_the_job_and_a_restarted_caller_finds_it(api, profile, tmp_path, monkeypatch):
     there = quick(profile, tmp_path)
     api.patience = 50
     import sohes.launch.kubernetes as module
@@ -208,19 +278,46 @@ def test_an_interruption_removes_the_jobs_and_a_restarted_caller_finds_them(api,
         patch.setattr(module.time, "sleep", stop)
         patch.setattr(module.Cluster, "delete", lambda *_: None)
         patch.setattr(module.Ledger, "close", lambda self: None)
+        patch.setattr(module.Path, "unlink", lambda *_, **__: None)
         with pytest.raises(SystemExit):
-            run_tasks(tasks(2), kind="shard", group="g", root=tmp_path, profile=there)
-    first = list(api.created)
-    api.patience = 0
-    outcomes = run_tasks(tasks(2), kind="shard", group="g", root=tmp_path, profile=there)
-    assert [outcome.exit_code for outcome in outcomes] == [0, 0]
-    assert api.created == first  # the same jobs, not others
+            run_tasks(tasks(4), kind="shard", group="g", root=tmp_path, profile=there)
+    (first,) = api.created
+    api.patience, api.broken = 0, {3}
+    # Those that were finished meanwhile are no longer among the tasks; a new one has a job of its own.
+    outcomes = run_tasks(tasks(6)[2:5], kind="shard", group="g", root=tmp_path, profile=there)
+    assert [outcome.exit_code for outcome in outcomes] == [0, 1, 0]
+    assert api.created[0] == first
+    assert len(api.created) == 2
+    assert outcomes[1].last_lines[-1] == f"Kubernetes says Failed of index 3 of job {first}"
+    assert api.jobs == {}
+    assert not list((tmp_path / ".sohes/launch").iterdir())
     api.patience = 50
     with monkeypatch.context() as patch:
         patch.setattr(module.time, "sleep", stop)
         with pytest.raises(SystemExit):
             run_tasks(tasks(2), kind="shard", group="g", root=tmp_path, profile=there)
     assert api.jobs == {}
+
+
+def test_jobs_of_other_commands_are_deleted_before_new_ones_are_made(api, profile, tmp_path, monkeypatch):
+    api.patience = 10**6
+    import sohes.launch.kubernetes as module
+
+    def stop(_: float) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(module.time, "sleep", stop)
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_forget", lambda *_: None)
+        with pytest.raises(SystemExit):
+            run_tasks(tasks(3), kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
+    (first,) = api.created
+    assert read_commands(tmp_path / f".sohes/launch/{first}.commands.json")[2][-1] == "2"
+    others = [Task(task.name, (*task.command, "--params", "other.yaml")) for task in tasks(3)]
+    with pytest.raises(SystemExit):
+        run_tasks(others, kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
+    assert (len(api.created), api.deleted[0]) == (2, first)
+    assert not list((tmp_path / ".sohes/launch").iterdir())
 
 
 def stamped(second: int, *words: str) -> list[str]:

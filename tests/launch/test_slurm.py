@@ -10,6 +10,8 @@ import venv
 from pathlib import Path
 
 import pytest
+import submitit
+from submitit.slurm.slurm import SlurmInfoWatcher
 
 from sohes.errors import SohesError
 from sohes.launch import SlurmProfile, Task, load_profile, run_tasks
@@ -80,6 +82,38 @@ def test_a_command_runs_under_the_python_that_the_profile_has_started_the_job_wi
 
 def test_what_is_not_pythons_stays_as_it_is(tmp_path):
     assert Command(("sh", "-c", "python x"), tmp_path, {}, None)._here() == ["sh", "-c", "python x"]
+
+
+@pytest.mark.parametrize(("jobs", "arrays"), [(925, 1), (1001, 2)])
+def test_925_jobs_of_twelve_shards_are_one_array_and_each_look_at_them_is_one_call(
+    tmp_path, profile, monkeypatch, jobs, arrays
+):
+    """On programs that only note that they were called; the nodes work while the launcher sleeps."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name, says in {"srun": "", "sbatch": "echo Submitted batch job $(wc -l < $0.calls)", "sacct": ""}.items():
+        (programs / name).write_text(f'#!/bin/sh\necho "$@" >> $0.calls\n{says}\n')
+        (programs / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}{os.pathsep}{os.environ['PATH']}")
+    finished, sleeps = set(), []
+
+    def work(_: float) -> None:
+        sleeps.append(1)
+        waiting = sorted(set(tmp_path.glob(".sohes/slurm/*/*_submitted.pkl")) - finished)
+        for path in waiting[:256]:
+            path.with_name(path.name.replace("submitted", "0_result")).write_bytes(pickle.dumps(("success", 0)))
+        finished.update(waiting[:256])
+
+    monkeypatch.setattr("sohes.launch.slurm.time.sleep", work)
+    monkeypatch.setattr(submitit.SlurmJob, "watcher", SlurmInfoWatcher(delay_s=600))
+    tasks = [Task(f"{k:05d}", ("true", "--shard", f"{12 * k}-{12 * k + 11}")) for k in range(jobs)]
+    outcomes = launch(tasks, tmp_path, profile)
+    assert [outcome.exit_code for outcome in outcomes] == [0] * jobs
+    calls = {name: len((programs / f"{name}.calls").read_text().splitlines()) for name in ("sbatch", "sacct")}
+    assert calls == {"sbatch": arrays, "sacct": len(sleeps)}
+    assert len(sleeps) <= -(-jobs // 256) + arrays
+    scripts = [path.read_text() for path in sorted(tmp_path.glob(".sohes/slurm/*/*.sh"))]
+    assert "#SBATCH --array=0-924%64" in scripts[0] if arrays == 1 else any("0-999%64" in script for script in scripts)
 
 
 @pytest.mark.slurm

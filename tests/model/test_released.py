@@ -2,13 +2,19 @@ import json
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
+import sohes
 from infra.release import FACTS
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
+from sohes.model import released
 from sohes.model.checkpoint import load_checkpoint
+from sohes.model.onnx import OnnxSegmenter
 from sohes.model.released import FOLDER, NAME, evaluate_of, model_file, read_card
+from sohes.work.files import digest_file
 
 SMALL = model_file(NAME)
 
@@ -17,7 +23,7 @@ def test_the_released_model_is_small_and_part_of_the_package(repository):
     assert SMALL.stat().st_size < 20e6
     patterns = tomllib.loads((repository / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["sohes"]
     packed = {path.name for pattern in patterns for path in (repository / "sohes").glob(pattern)}
-    assert packed >= {"small.safetensors", "small.json"} == {path.name for path in FOLDER.iterdir()}
+    assert packed >= {"small.safetensors", "small.json", "small.onnx"} == {path.name for path in FOLDER.iterdir()}
 
 
 def test_its_card_is_complete_and_names_no_place():
@@ -30,6 +36,24 @@ def test_its_card_is_complete_and_names_no_place():
     evaluate = evaluate_of(SMALL)
     assert evaluate is not None
     assert (evaluate.nms_iou, evaluate.tiles.levels) == (0.8, (0.6,))
+
+
+def test_without_a_gpu_its_onnx_file_finds_the_same_without_torch(monkeypatch):
+    """Its graph has the digest of the weights that it was made of: release it again if this fails."""
+    graph = FOLDER / f"{NAME}.onnx"
+    assert read_card(graph)["digest"] == read_card(SMALL)["digest"] == digest_file(SMALL)
+    photo = np.asarray(Image.fromarray(render_scene(3, size=192, seed=0).image_HW3).resize((448, 448)))
+    monkeypatch.setattr(released, "GPUS", ())
+    of_graph = sohes.load("small")
+    assert isinstance(of_graph.network, OnnxSegmenter)
+    monkeypatch.setattr(released, "GPUS", (str(SMALL),))  # a file that is there
+    of_torch = sohes.load("small")
+    assert not isinstance(of_torch.network, OnnxSegmenter)
+    (ours,), (theirs,) = (model.network.predict([photo]) for model in (of_graph, of_torch.to("cpu")))
+    np.testing.assert_allclose(ours.class_Q2, theirs.class_Q2, atol=1e-3)
+    inside = [logits.mask_Qhw > 0 for logits in (ours, theirs)]
+    iou = (inside[0] & inside[1]).sum((1, 2)) / np.maximum((inside[0] | inside[1]).sum((1, 2)), 1)
+    assert np.quantile(iou, 0.01) > 0.99
 
 
 def test_only_its_name_means_the_released_model():
@@ -52,8 +76,6 @@ def test_numbers_that_do_not_fit_name_the_key_and_the_way_out(tmp_path):
 
 
 def test_it_is_loaded_by_name_with_the_numbers_of_its_card(repository):
-    import sohes
-
     model = sohes.load("small")
     assert model.params == evaluate_of(SMALL)
     assert set(model.segment(render_scene(0, size=96, seed=0).image_HW3).found.sources) == {"small"}

@@ -40,7 +40,7 @@ def test_training_writes_the_weights_with_a_card_and_leaves_no_state(params, roo
     weights = root / "models/backbone.safetensors"
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["digest"] == digest_file(weights)
-    assert card["images"] == digest_file(root / "data/images/manifest.parquet")
+    assert card["images"] == digest_file(root / "data/images/manifest.arrow")
     assert card["seed"] == params.seed
     assert card["label_free"] is True
     assert card["params"]["dino"]["steps"] == 3
@@ -112,7 +112,7 @@ def test_of_two_processes_one_copies_a_file(params, root, two_processes, tmp_pat
 def test_a_state_of_an_earlier_version_is_discarded_with_a_message(params, root, capfd):
     state = ResumableState(
         root / ".sohes/backbone",
-        identity({**backbone.made_of(params), "images": digest_file(root / "data/images/manifest.parquet")}),
+        identity({**backbone.made_of(params), "images": digest_file(root / "data/images/manifest.arrow")}),
     )
     state.begin(None)
     state.save({"step": 2, "student": {}, "teacher": {}, "optimizer": {}, "centre": torch.zeros(16)})

@@ -50,11 +50,13 @@ def look_at_the_switch(project: Project, params: Params) -> None:
         (False, {"label_free": None}, "no"),
     ],
 )
-def test_a_model_is_as_label_free_as_its_labels_and_its_backbone(tmp_path: Path, labels, backbone, words) -> None:
+def test_a_model_is_as_label_free_as_its_labels_and_its_backbone(
+    tmp_path: Path, tiny_params: dict, labels, backbone, words
+) -> None:
     for path, content in (("data/pseudo_labels/manifest", {"label_free": labels}), ("models/backbone", backbone)):
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / f"{path}.json").write_text(json.dumps(content))
-    assert report._label_free(tmp_path) == words
+    assert report._label_free(Params.model_validate(tiny_params), tmp_path) == words
 
 
 def evaluated(root: Path, params: Params, model: Path) -> Project:

@@ -23,6 +23,7 @@ from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
 from sohes.project import Project
 from sohes.stages import correct, evaluate, instruct
+from sohes.work.files import digest_file
 
 
 def tiny_params(repository: Path, **section) -> Params:
@@ -102,10 +103,35 @@ def test_the_stages_change_the_weights(trained):
     assert not torch.equal(found[0], found[1])
 
 
+def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, capsys):
+    """What fits is taken over: with hardly any learning it stays; weights of another shape begin anew."""
+    make_project(tmp_path)
+    given = trained / "models/correct.safetensors"
+    still = {"steps": 1, "checkpoint_every": 1, "start": str(given), "ema": 0.0}
+    params = tiny_params(repository)
+    section = params.instruct.model_dump() | still
+    section["optim"]["learning_rate"] = 1e-12
+    begun = params.model_copy(update={"instruct": type(params.instruct).model_validate(section)})
+    instruct.run(begun, tmp_path)
+    assert "100% of the weights begin as those of" in capsys.readouterr().out
+    made, expected = (load_file(path) for path in (tmp_path / "models/instruct.safetensors", given))
+    for name, weight in expected.items():
+        torch.testing.assert_close(made[name], weight, rtol=0, atol=1e-5)
+    assert load_checkpoint(tmp_path / "models/instruct.safetensors")[1]["digests"]["start"] == digest_file(given)
+
+    wider = begun.model_copy(update={"model": params.model.model_copy(update={"feedforward_dim": 48})})
+    instruct.run(wider, tmp_path)
+    share = int(capsys.readouterr().out.partition("instruct: ")[2].partition("%")[0])
+    assert 50 < share < 100
+    absent = begun.instruct.model_copy(update={"start": "gone.safetensors"})
+    with pytest.raises(SohesError, match=r"no model at .*gone\.safetensors"):
+        instruct.run(begun.model_copy(update={"instruct": absent}), tmp_path)
+
+
 @pytest.mark.parametrize(
     ("missing", "sentence"),
     [
-        ("data/images/manifest.parquet", "run `sohes pull` first"),
+        ("data/images/manifest.arrow", "run `sohes pull` first"),
         ("data/pseudo_labels", "no pseudo-labels at .*run `sohes explore` first"),
         ("models/backbone.safetensors", "no backbone at .*run `sohes backbone` first"),
     ],

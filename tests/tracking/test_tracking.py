@@ -46,12 +46,12 @@ def client(root: Path):
 
 
 def runs(root: Path) -> dict[str, list]:
-    """Runs by name, oldest first."""
+    """Runs by name, oldest first; the whole pipeline's by its id."""
     store = client(root)
     experiment = store.get_experiment_by_name(tracking.EXPERIMENT)
     named: dict[str, list] = {}
     for run in store.search_runs([experiment.experiment_id], order_by=["attributes.start_time ASC"]):
-        named.setdefault(run.info.run_name, []).append(run)
+        named.setdefault(run.data.tags.get("sohes.pipeline", run.info.run_name), []).append(run)
     return named
 
 
@@ -78,6 +78,22 @@ def test_a_stage_records_its_sections_metrics_and_artifacts_under_the_pipelines_
     assert [(m.step, m.value) for m in history] == [(3, 12.5)]
     assert {a.path for a in client(root).list_artifacts(child.info.run_id)} == {"model.json", "inner.txt"}
     assert list((root / "mlartifacts").rglob("model.json"))
+
+
+def test_the_first_screens_show_what_came_out(root, params):
+    """The experiment opens on its runs; the whole pipeline's run has figures, a description and its data sets."""
+    with tracking.stage_run("evaluate", params, root) as recorder:
+        recorder.dataset(Path("data/eval"), "sha256:" + "0123456789" * 6, "evaluation")
+        recorder.overall({"correct/AR": 36.2}, "| phase | AR |")
+    store, (parent,) = client(root), runs(root)[tracking.pipeline_id(params)]
+    assert parent.data.metrics == {"correct/AR": 36.2}
+    assert parent.data.tags["mlflow.note.content"] == "| phase | AR |"
+    (given,) = parent.inputs.dataset_inputs
+    assert (given.dataset.name, given.dataset.digest) == ("data/eval", "012345678901234567890123456789012345")
+    assert [(tag.key, tag.value) for tag in given.tags] == [("mlflow.data.context", "evaluation")]
+    assert runs(root)["evaluate"][0].inputs.dataset_inputs[0].dataset.digest == given.dataset.digest
+    kind = store.get_experiment(parent.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
 
 
 @pytest.mark.parametrize(
@@ -129,7 +145,8 @@ def test_stages_of_one_pipeline_share_a_parent_that_the_environment_may_name(roo
         with tracking.stage_run(stage, params, root):
             pass
     named = runs(root)
-    (parent,) = named["night's shift"]
+    (parent,) = named["nights shift"]
+    assert parent.info.run_name == "scenes, vit_tiny_patch16_224, train, seed 0 (night's shift)"
     assert {named[s][0].data.tags["mlflow.parentRunId"] for s in ("pull", "explore")} == {parent.info.run_id}
     url = tracking.pipeline_url(params, root, local_ui="http://127.0.0.1:5000")
     assert url == f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
@@ -289,7 +306,7 @@ def test_flatten_joins_names_with_dots():
 
 def test_without_mlflow_figures_go_to_a_file_that_a_resumed_run_continues(tmp_path, params, monkeypatch, capsys):
     monkeypatch.setenv("SOHES_TRACKING", "on")
-    monkeypatch.setattr("sohes.tracking.runs.is_installed", lambda: False)
+    monkeypatch.setattr("sohes.tracking.runs.is_installed", lambda package: False)
     curves, steps = tmp_path / "metrics/curves/instruct.jsonl", []
     for resume_id in (None, None, "file"):
         with tracking.stage_run("instruct", params, tmp_path, resume_id) as recorder:

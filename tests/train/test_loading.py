@@ -1,10 +1,15 @@
 import pytest
 
 from sohes.errors import SohesError
+from sohes.train import loading
 from sohes.train.loading import from_epochs, positions
 
 
-def test_every_epoch_shows_every_image_once_in_another_order():
+@pytest.mark.parametrize("kept", [5, 6])
+def test_every_epoch_shows_every_image_once_in_another_order(monkeypatch, kept):
+    """Whether the order is kept in memory or computed."""
+    monkeypatch.setattr(loading, "KEPT", kept)
+    loading._epoch_order.cache_clear()
     shown = [next(from_epochs(place, 5, 0)) for place in range(20)]
     epochs = [shown[k : k + 5] for k in range(0, 20, 5)]
     assert all(sorted(epoch) == [0, 1, 2, 3, 4] for epoch in epochs)

@@ -22,9 +22,9 @@ def make(work: ShardedWork, shard: tuple) -> dict:
 
 def test_a_shard_is_made_once_and_its_facts_are_kept(work):
     assert work.missing() == [0, 1, 2]
-    work.run(partial(make, work), work.left(1), workers=1, description="test")
+    work.run(partial(make, work), work.left(range(1, 2)), workers=1, description="test")
     assert work.missing() == [0, 2]
-    assert work.left(1) == []
+    assert work.left(range(1, 2)) == []
     assert work.left() == [(0, [1, 2]), (2, [5])]
     work.run(partial(make, work), work.left(), workers=1, description="test")
     assert work.facts() == [{"sum": 3}, {"sum": 7}, {"sum": 5}]
@@ -46,7 +46,16 @@ def test_a_shard_that_fails_is_not_finished_and_the_ones_before_it_are(work):
 @pytest.mark.parametrize("shard", [-1, 3])
 def test_an_unknown_shard_is_refused(work, shard):
     with pytest.raises(SohesError, match=rf"^--shard must lie in 0..2 for 5 images \(got {shard}\)$"):
-        work.left(shard, of="5 images")
+        work.left(range(shard, shard + 1), of="5 images")
+
+
+def test_a_range_gives_its_missing_shards_and_may_reach_beyond_the_last(work):
+    work.run(partial(make, work), work.left(range(1, 2)), workers=1, description="test")
+    assert [index for index, _ in work.left(range(2))] == [0]
+    assert [index for index, _ in work.left(range(12))] == [0, 2]
+    assert [index for index, _ in work.left(range(1, 12))] == [2]
+    with pytest.raises(SohesError, match=r"must lie in 0\.\.2 for 5 images \(got 3-14\)"):
+        work.left(range(3, 15), of="5 images")
 
 
 @pytest.mark.parametrize("workers", [1, 2, 6])

@@ -9,6 +9,8 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -16,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sohes.data.store.ids import Ids
 from sohes.errors import SohesError
 from sohes.masks import areas, boxes_xywh, gate
 from sohes.masks.forest import check_forest, levels
@@ -24,6 +27,7 @@ from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import atomic_path, write_json
 
 SCHEMA_VERSION = "1"
+_THREADS = 8
 ROWS_PER_GROUP = 16  # one image read at random costs one group: small groups keep that near a millisecond
 
 _MASK = pa.struct(
@@ -94,7 +98,7 @@ def _iter_shard(path: Path) -> Iterator[ImageRecord]:
 
 
 class LabelStore:
-    """The records of a folder of shards by image id; only the ids stay in memory, and the last row group read.
+    """The records of a folder of shards by image id; ids, the places of row groups, and the last group read are kept.
 
     It holds no open file, so it can be pickled into worker processes. SohesError for a folder without shards, a shard
     of another version, or an image id that occurs twice.
@@ -102,43 +106,57 @@ class LabelStore:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._places: dict[int, tuple[Path, int, int]] = {}  # image id -> file, row group, row in the group
-        for path in _shards(self.folder):
-            self._index(path)
-        self._cached: tuple[tuple[Path, int], pa.Table] | None = None
-
-    def _index(self, path: Path) -> None:
-        with _open(path) as file:
-            for group in range(file.num_row_groups):
-                ids = _read_group(file, group, path, columns=["image_id"])["image_id"].to_pylist()
-                for row, image_id in enumerate(ids):
-                    if image_id in self._places:
-                        raise SohesError(f"{self.folder} holds image {image_id} twice: remove its stale shards")
-                    self._places[image_id] = (path, group, row)
+        self._shards = _shards(self.folder)
+        with ThreadPoolExecutor(_THREADS) as threads:  # a shared file system takes milliseconds for each
+            found = list(threads.map(_ids, self._shards))
+        self._ids = Ids.of_column(pa.chunked_array([part for ids, _ in found for part in ids.chunks], pa.int64()))
+        if (twice := self._ids.twice()) is not None:
+            raise SohesError(f"{self.folder} holds image {twice} twice: remove its stale shards")
+        self._first_rows = _starts([count for _, rows in found for count in rows])  # of every row group of all shards
+        self._first_groups = _starts([len(rows) for _, rows in found])  # of every shard
+        self._cached: tuple[int, pa.Table] | None = None  # the number of a row group, and what it holds
 
     def __len__(self) -> int:
-        return len(self._places)
+        return len(self._ids)
 
     def __contains__(self, image_id: int) -> bool:
-        return image_id in self._places
+        return self._ids.row(image_id) is not None
 
     @property
-    def image_ids(self) -> list[int]:
-        return list(self._places)
+    def image_ids(self) -> np.ndarray:
+        """(N,) int64, in the order of the shards."""
+        return self._ids.in_order
 
     def record(self, image_id: int) -> ImageRecord:
         """One image's record. SohesError if the store has no such image."""
-        try:
-            path, group, row = self._places[image_id]
-        except KeyError:
-            raise SohesError(f"{self.folder} has no labels for image {image_id} (it has {len(self)} images)") from None
-        if self._cached is None or self._cached[0] != (path, group):
+        row = self._ids.row(image_id)
+        if row is None:
+            raise SohesError(f"{self.folder} has no labels for image {image_id} (it has {len(self)} images)")
+        group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
+        shard = int(np.searchsorted(self._first_groups, group, side="right")) - 1
+        path = self._shards[shard]
+        if self._cached is None or self._cached[0] != group:
             with _open(path) as file:
-                self._cached = (path, group), _read_group(file, group, path)
-        return _record(self._cached[1], row, path)
+                self._cached = group, _read_group(file, group - int(self._first_groups[shard]), path)
+        return _record(self._cached[1], row - int(self._first_rows[group]), path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}
+
+
+def _ids(path: Path) -> tuple[pa.ChunkedArray, list[int]]:
+    """The image ids of a shard, and the number of rows of each of its row groups."""
+    with _open(path) as file, _readable(path):
+        rows = [file.metadata.row_group(group).num_rows for group in range(file.num_row_groups)]
+        ids = file.read(columns=["image_id"], use_threads=False)["image_id"]
+    if ids.null_count:
+        raise SohesError(f"{path} cannot be read as a label shard (an image has no id): write it again")
+    return ids, rows
+
+
+def _starts(lengths: list[int]) -> np.ndarray:
+    """Where each of several runs begins that follow one another."""
+    return np.cumsum([0, *lengths])[:-1]
 
 
 def _shards(folder: Path) -> list[Path]:
@@ -169,9 +187,15 @@ def _open(path: Path) -> pq.ParquetFile:
     return file
 
 
-def _read_group(file: pq.ParquetFile, group: int, path: Path, columns: list[str] | None = None) -> pa.Table:
+def _read_group(file: pq.ParquetFile, group: int, path: Path) -> pa.Table:
+    with _readable(path):
+        return file.read_row_group(group, use_threads=False)
+
+
+@contextmanager
+def _readable(path: Path) -> Iterator[None]:
     try:
-        return file.read_row_group(group, columns=columns, use_threads=False)
+        yield
     except (pa.ArrowException, OSError) as error:
         raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
 

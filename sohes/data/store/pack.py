@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import tarfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 
-import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from sohes.data.store.decode import UnreadableImage, decode_stored
-from sohes.data.store.images import MANIFEST, MANIFEST_VERSION, ImageEntry
+from sohes.data.store.ids import Ids
+from sohes.data.store.images import MANIFEST_SCHEMA, MANIFEST_VERSION, ImageEntry
 from sohes.data.store.rejected import Rejected, write_rejected
 from sohes.errors import SohesError
+from sohes.project import MANIFEST
 from sohes.work.files import atomic_path
 
+ROWS_PER_BATCH = 65_536  # of a manifest
 Candidate = tuple[int, str, bytes | UnreadableImage]  # image id, file name, and the file or why there is none
 
 
@@ -106,14 +108,30 @@ def _add_to_tar(tar: BinaryIO, name: str, data: bytes) -> int:
     return offset
 
 
-def write_manifest(folder: Path, packed: Sequence[ImageEntry], rejected: Sequence[Rejected], *, note: str = "") -> None:
-    """Write `rejected.jsonl` and `manifest.parquet` beside the tars; `note`, a sentence, goes into the metadata."""
-    image_ids = [entry.image_id for entry in packed]
-    if len(set(image_ids)) < len(image_ids):
-        twice = next(i for i, count in zip(*np.unique(image_ids, return_counts=True), strict=True) if count > 1)
-        raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
+def write_manifest(folder: Path, packed: Iterable[ImageEntry], rejected: Iterable[Rejected], *, note: str = "") -> int:
+    """Write `rejected.jsonl` and the manifest beside the tars, and return the number of images in it.
+
+    packed: read once, a part at a time.  note: a sentence, for the metadata.  SohesError if an id occurs twice.
+    """
     write_rejected(folder / "rejected.jsonl", rejected)
+    entries = iter(packed)
+    parts = iter(lambda: [asdict(entry) for entry in itertools.islice(entries, ROWS_PER_BATCH)], [])
+    batches = (pa.RecordBatch.from_pylist(rows, MANIFEST_SCHEMA) for rows in parts)
+    return write_batches(folder / MANIFEST, batches, note=note)
+
+
+def write_batches(path: Path, batches: Iterable[pa.RecordBatch], *, note: str = "") -> int:
+    """Write a manifest; see `write_manifest`. Nothing is written if an id occurs twice."""
     text = note.encode("utf-8", "backslashreplace")  # it may name a file whose name is no text
-    schema = MANIFEST.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
-    with atomic_path(folder / "manifest.parquet") as temporary:
-        pq.write_table(pa.Table.from_pylist([asdict(entry) for entry in packed], schema), temporary, compression="zstd")
+    schema = MANIFEST_SCHEMA.with_metadata({"sohes_images": MANIFEST_VERSION, "note": text})
+    ids: list[pa.Array] = []
+    # Not compressed, so that it can be read where it lies.
+    with atomic_path(path) as temporary:
+        with pa.ipc.new_file(temporary, schema) as file:
+            for batch in batches:
+                file.write(batch)
+                ids.append(batch["image_id"])
+        packed = Ids.of_column(pa.chunked_array(ids, pa.int64()))
+        if (twice := packed.twice()) is not None:
+            raise SohesError(f"image id {twice} occurs twice: give every image an id of its own")
+    return len(packed)

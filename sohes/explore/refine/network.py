@@ -5,12 +5,11 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_installed, require_package
 from sohes.masks.packed import PackedMasks, join, pack
 from sohes.work.files import digest_file
 
@@ -73,8 +72,9 @@ class Release:
         return path
 
     def require(self) -> Path:
-        """Path of the weights. SohesError if they or the package are missing."""
-        if self.package and find_spec(self.package) is None:
+        """Path of the weights. SohesError if they, torch or the package are missing."""
+        require_package("torch")
+        if self.package and not is_installed(self.package):
             package, extra = self.package.replace("_", "-"), self.name.lower()
             remedy = f"install sohes[{extra}], or set explore.refiner to guided"
             raise SohesError(f"{self.name} needs the package {package}: {remedy}")

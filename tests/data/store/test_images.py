@@ -7,6 +7,7 @@ import tarfile
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from packing import pack_images
 from PIL import Image
@@ -36,7 +37,7 @@ def test_a_store_gives_back_what_was_packed(tmp_path: Path) -> None:
     entries = three_images()
     pack(tmp_path / "images", entries)
     store = pickle.loads(pickle.dumps(ImageStore(tmp_path / "images")))
-    assert store.image_ids == [7, 3, 5]
+    assert store.image_ids.tolist() == [7, 3, 5]
     assert len(store) == 3
     for image_id, file_name, data in reversed(entries):
         assert store.read_bytes(image_id) == data
@@ -47,6 +48,46 @@ def test_a_store_gives_back_what_was_packed(tmp_path: Path) -> None:
     assert store.entry(5).shard == "images-00001.tar"
     with pytest.raises(SohesError, match="has no image 4"):
         store.read(4)
+
+
+def test_the_manifest_is_written_and_read_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sohes.data.store.pack.ROWS_PER_BATCH", 2)
+    pack(tmp_path / "images", three_images())
+    store = ImageStore(tmp_path / "images")
+    with pa.memory_map(str(tmp_path / "images/manifest.arrow")) as file:
+        assert pa.ipc.open_file(file).num_record_batches == 2
+    assert store.image_ids.tolist() == [7, 3, 5]
+    assert [store.entry(i).width for i in (7, 3, 5)] == [17, 13, 15]
+    digests = [store.entry(i).digest for i in (5, 7)]
+    assert store.with_digests([*digests, "sha256:0"]) == set(digests)
+    assert store.with_digests([]) == set()
+
+
+def test_a_store_that_is_replaced_meanwhile_is_read_to_the_end(tmp_path: Path) -> None:
+    pack(tmp_path / "images", three_images())
+    store = ImageStore(tmp_path / "images")
+    pack(tmp_path / "images", three_images()[:1])
+    assert (store.entry(5).width, len(ImageStore(tmp_path / "images"))) == (15, 1)
+
+
+def test_a_row_that_points_elsewhere_is_refused_and_the_others_are_read(tmp_path: Path) -> None:
+    pack(tmp_path / "images", three_images())
+    path = tmp_path / "images/manifest.arrow"
+    names = b"a/7.PNGa/3.PNGa/5.PNG"
+    sound = path.read_bytes()
+    # The offsets of the names, 0 7 14 21, come before them; the third points beyond the file.
+    offsets = np.array([0, 7, 14, 21], np.int32).tobytes()
+    assert sound.count(offsets) == sound.count(names) == 1
+    path.unlink()
+    path.write_bytes(sound.replace(offsets, np.array([0, 7, 2**30, 21], np.int32).tobytes()))
+    store = ImageStore(tmp_path / "images")
+    assert store.entry(7).file_name == "a/7.PNG"
+    with pytest.raises(SohesError, match=r"manifest\.arrow is damaged \(image 3: .*run `sohes pull` again"):
+        store.entry(3)
+    path.unlink()
+    path.write_bytes(sound.replace(b"sha256:", b"\xff" * 7))
+    with pytest.raises(SohesError, match=r"is damaged \(.*UTF8.*run `sohes pull` again"):
+        ImageStore(tmp_path / "images").with_digests(["sha256:0"])
 
 
 def test_the_shards_are_tars_that_anyone_can_read(tmp_path: Path) -> None:
@@ -73,7 +114,7 @@ def test_the_same_images_give_the_same_bytes(tmp_path: Path) -> None:
     pack(tmp_path / "one", three_images())
     pack(tmp_path / "two", three_images())
     names = sorted(path.name for path in (tmp_path / "one").iterdir())
-    assert names == ["images-00000.tar", "images-00001.tar", "manifest.parquet", "rejected.jsonl"]
+    assert names == ["images-00000.tar", "images-00001.tar", "manifest.arrow", "rejected.jsonl"]
     for name in names:
         assert (tmp_path / "one" / name).read_bytes() == (tmp_path / "two" / name).read_bytes()
 
@@ -93,7 +134,7 @@ def test_rejected_images_are_listed_with_their_reason(tmp_path: Path) -> None:
     rows = [json.loads(line) for line in (tmp_path / "images/rejected.jsonl").read_text().splitlines()]
     assert [row["file_name"] for row in rows] == ["bad.jpg", "gone.jpg"]
     assert rows[1]["reason"] == "no such photograph in the folder"
-    assert ImageStore(tmp_path / "images").image_ids == [7, 3, 5]
+    assert ImageStore(tmp_path / "images").image_ids.tolist() == [7, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -125,7 +166,7 @@ def test_a_full_disk_leaves_the_old_store(tmp_path: Path, monkeypatch: pytest.Mo
     with pytest.raises(OSError, match="No space left"):
         pack(tmp_path / "images", three_images())
     assert [path.name for path in tmp_path.iterdir()] == ["images"]
-    assert ImageStore(tmp_path / "images").image_ids == [7]
+    assert ImageStore(tmp_path / "images").image_ids.tolist() == [7]
 
 
 def test_a_store_that_does_not_match_says_so(tmp_path: Path) -> None:
@@ -140,7 +181,7 @@ def test_a_store_that_does_not_match_says_so(tmp_path: Path) -> None:
     tar.unlink()
     with pytest.raises(SohesError, match="is missing: run `sohes pull` again"):
         store.read(5)
-    manifest = tmp_path / "images/manifest.parquet"
+    manifest = tmp_path / "images/manifest.arrow"
     sound = manifest.read_bytes()
     for damaged in (b"nonsense", sound.replace(b"image_id", b"\x80" * 8)):
         manifest.write_bytes(damaged)

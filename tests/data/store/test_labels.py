@@ -89,13 +89,26 @@ def test_a_store_reads_single_records_out_of_many_shards(tmp_path: Path) -> None
     (tmp_path / ".shard-00002.0123.parquet").write_bytes(b"left behind by a killed writer")
     store = pickle.loads(pickle.dumps(LabelStore(tmp_path)))
     assert len(store) == len(ids)
-    assert store.image_ids == ids
+    assert store.image_ids.tolist() == ids
     assert [found.image_id for found in iter_records(tmp_path)] == ids
     for image_id in (ids[0], ids[49], ids[50], ids[-1], ids[0], 7):
         wanted = empty(image_id) if image_id % 7 == 0 and image_id in ids[:50] else record(image_id)
         assert_same(store.record(image_id), wanted)
     with pytest.raises(SohesError, match="no labels for image 999"):
         store.record(999)
+
+
+def test_row_groups_of_any_size_are_found_in_any_shard(tmp_path: Path) -> None:
+    ids = [30, 4, 17, 9, 22, 1, 8, 60, 2]
+    for name, some, rows in (("a", ids[:4], 3), ("b", [], 1), ("c", ids[4:], 2)):
+        path = tmp_path / f"{name}.parquet"
+        write_shard(path, [record(i) for i in some])
+        pq.write_table(pq.read_table(path), path, row_group_size=rows)
+    store = LabelStore(tmp_path)
+    assert store.image_ids.tolist() == ids
+    assert [store.record(i).image_id for i in (*ids, *reversed(ids))] == [*ids, *reversed(ids)]
+    assert 17 in store
+    assert 3 not in store
 
 
 def test_one_record_costs_one_row_group(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -180,6 +193,13 @@ def test_masks_that_another_program_wrote_pass_the_gate(tmp_path: Path, change, 
     for read in (read_shard, lambda path: LabelStore(path.parent).record(3)):
         with pytest.raises(SohesError, match=rf"s\.parquet: the masks of .* \(image 3\) cannot be read: .*{words}"):
             read(tmp_path / "s.parquet")
+
+
+def test_a_row_without_an_id_is_refused(tmp_path: Path) -> None:
+    write_shard(tmp_path / "s.parquet", [record(3)])
+    rewritten(tmp_path / "s.parquet", lambda row: row.update(image_id=None))
+    with pytest.raises(SohesError, match=r"s\.parquet .*an image has no id\): write it again"):
+        LabelStore(tmp_path)
 
 
 def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:

@@ -1,0 +1,114 @@
+"""What the Kubernetes launcher creates: a Job, and a Service where several nodes train together."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sohes.errors import SohesError
+from sohes.launch.profile import KubernetesProfile, Resources
+from sohes.launch.task import Task, torchrun, with_python
+
+PORT = 29400
+MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
+
+
+def job_name(submission: str, task: str) -> str:
+    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name."""
+    digest = hashlib.sha256(task.encode()).hexdigest()[:6]
+    word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
+    return f"{submission[:28].strip('-')}-{word}-{digest}"
+
+
+def render_job(
+    task: Task, name: str, root: Path, profile: KubernetesProfile, resources: Resources,
+    environment: Mapping[str, str], *, train: bool, several: int = 0,
+) -> dict[str, Any]:  # fmt: skip
+    """The manifest of one task. `root` must lie on one of the profile's volumes: the project is not in the image.
+
+    several: make that many pods, each with a deadline and restarts of its own; they look up what each has to do.
+    """
+    mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
+    if not mounted:
+        raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
+    command = with_python(task.command, profile.python)
+    if train and resources.together:
+        head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
+        command = torchrun(command, resources, head=head, port=PORT, run=name)
+    variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
+    amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
+    if resources.gpus:
+        amounts[profile.gpu_resource] = str(resources.gpus)
+    container = {
+        "name": "sohes",
+        "image": profile.image,
+        "command": list(command),
+        "workingDir": str(root),
+        "env": [{"name": key, "value": value} for key, value in sorted(variables.items())],
+        "envFrom": [{"secretRef": {"name": secret}} for secret in profile.secrets],
+        "resources": {"limits": amounts, "requests": amounts},
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},
+            *({"name": f"volume-{i}", "mountPath": volume.path} for i, volume in enumerate(profile.volumes)),
+        ],
+        "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+    }
+    pod = {
+        "restartPolicy": "Never",
+        "automountServiceAccountToken": False,
+        "terminationGracePeriodSeconds": max(1, round(profile.grace_seconds)),
+        "securityContext": {
+            "runAsNonRoot": True, "runAsUser": profile.user, "runAsGroup": profile.user, "fsGroup": profile.user,
+            "seccompProfile": {"type": "RuntimeDefault"},
+        },
+        "nodeSelector": profile.node_selector,
+        "tolerations": list(profile.tolerations),
+        "containers": [container],
+        "volumes": [
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{profile.shared_memory_gib}Gi"}},
+            *(
+                {"name": f"volume-{i}", "persistentVolumeClaim": {"claimName": volume.claim}}
+                for i, volume in enumerate(profile.volumes)
+            ),
+        ],
+    }  # fmt: skip
+    spec = {
+        "activeDeadlineSeconds": 60 * resources.minutes,
+        "backoffLimit": profile.restarts * resources.nodes,
+        "ttlSecondsAfterFinished": profile.keep_seconds,
+        "template": {"metadata": {"labels": {**MANAGED, "sohes/job": name}}, "spec": pod},
+    }
+    if several:
+        pod["activeDeadlineSeconds"] = spec.pop("activeDeadlineSeconds")
+        spec["backoffLimitPerIndex"] = profile.restarts
+        del spec["backoffLimit"]
+        parallelism = min(profile.at_once, several)
+        spec |= {"completionMode": "Indexed", "completions": several, "parallelism": parallelism}
+    if profile.service_account is not None:
+        pod["serviceAccountName"] = profile.service_account
+    if resources.nodes > 1:
+        spec |= {"completionMode": "Indexed", "completions": resources.nodes, "parallelism": resources.nodes}
+        pod["subdomain"] = name
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": profile.namespace, "labels": MANAGED},
+        "spec": spec,
+    }
+
+
+def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
+    """The service by which nodes find the first of them; none for a single node."""
+    if resources.nodes == 1:
+        return []
+    spec = {
+        "clusterIP": "None",
+        "publishNotReadyAddresses": True,  # they wait for each other before any is ready
+        "selector": {"sohes/job": name},
+        "ports": [{"name": "rendezvous", "port": PORT}],
+    }
+    metadata = {"name": name, "namespace": profile.namespace, "labels": MANAGED}
+    return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]
