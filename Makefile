@@ -31,8 +31,8 @@ docs: $(STAMP)  ## The documentation as pages that work offline: build/docs/inde
 infra-check: $(STAMP)  ## Manifests, profiles, job templates, scripts and images of infra/
 	@$(RUN) python -m infra.check
 
-fuzz: $(STAMP)  ## Damaged foreign files through every reader: SECONDS=600
-	@$(RUN) python -m infra.fuzz $(or $(SECONDS),600)
+fuzz: $(STAMP)  ## Damaged foreign files through every reader: SECONDS=600, and SEED=0 for the same ones again
+	@$(RUN) python -m infra.fuzz $(or $(SECONDS),600) $(SEED)
 
 ui: $(STAMP)  ## MLflow and Prefect in the browser, for this machine only, until Ctrl-C
 	@$(RUN) python -m flows.ui

@@ -1,8 +1,8 @@
 """Foreign files, damaged in every way, through every reader: a record or a sentence, never more.
 
-    python -m infra.fuzz [SECONDS]
+    python -m infra.fuzz [SECONDS [SEED]]
 
-Each reader gets its share of the time in a process of its own. It fails on an exception that is no SohesError, on a
+The same seed damages the same files in the same order; without one they are others each time. Each reader gets its share of the time in a process of its own. It fails on an exception that is no SohesError, on a
 file that takes more than HANG seconds, also in C code, and on more than MEMORY bytes beyond what the imports took.
 Hypothesis makes the smallest file that still fails; it lies in the folder that is named then.
 """
@@ -30,7 +30,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import scipy.io
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -333,7 +333,7 @@ def readers() -> dict[str, tuple[Any, Reader]]:
 # ---------------------------------------------------------------- run
 
 
-def fuzz(name: str, seconds: float, folder: str) -> None:
+def fuzz(name: str, seconds: float, folder: str, first_seed: int | None) -> None:
     """One reader, in this process: which ends with an error if the reader fails."""
     sound, read = readers()[name]
     is_bytes = isinstance(sound, bytes)
@@ -354,17 +354,18 @@ def fuzz(name: str, seconds: float, folder: str) -> None:
         faulthandler.cancel_dump_traceback_later()
 
     while time.monotonic() < deadline:
-        try_one()
+        try_one() if first_seed is None else seed(first_seed + examples)(try_one)()
     print(f"fuzz: {name}: {examples} files", flush=True)
 
 
-def main(seconds: float) -> int:
+def main(seconds: float = SECONDS, first_seed: int | None = None) -> int:
     """The number of readers that failed."""
     failed = []
     names = list(readers())
     for name in names:
         folder = tempfile.mkdtemp(prefix="sohes-fuzz-")
-        process = multiprocessing.get_context("fork").Process(target=fuzz, args=(name, seconds / len(names), folder))
+        given_to = name, seconds / len(names), folder, first_seed
+        process = multiprocessing.get_context("fork").Process(target=fuzz, args=given_to)
         process.start()
         process.join()
         if process.exitcode:
@@ -374,4 +375,4 @@ def main(seconds: float) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(float(sys.argv[1]) if len(sys.argv) > 1 else SECONDS))
+    sys.exit(main(*(read(word) for read, word in zip((float, int), sys.argv[1:], strict=False))))
