@@ -35,21 +35,18 @@ def load(model: Path | str = "small", *, params: Path | str | None = None) -> Pr
     """A trained model, on the first GPU if there is one, ready to segment photographs.
 
     model: `small`, which comes with the code (docs/released-model.md); a `.safetensors` file with its card beside it,
-    as `sohes instruct` and `sohes correct` write them; or `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION` from MLflow's
-    registry (MLFLOW_TRACKING_URI, or the database in the working folder). params: the file whose `evaluate` section
+    as `sohes instruct` and `sohes correct` write them; an `.onnx` file; `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION`
+    from MLflow's registry (MLFLOW_TRACKING_URI, or the database in the working folder); `hf://ORG/MODEL` from the
+    Hugging Face hub; or `https://HOST/FILE#sha256=HEX` (docs/python.md). params: the file whose `evaluate` section
     says which masks are kept; by default what the model's card says, or the params.yaml that comes with the code.
-    SohesError for a model that is missing or damaged.
+    SohesError for a model that is missing, damaged, or cannot be fetched.
     """
-    from sohes.model.released import evaluate_of, model_file
+    from sohes.model.released import evaluate_of
     from sohes.params import load_params
     from sohes.predictor import load_predictor
     from sohes.project import TEMPLATE
+    from sohes.tracking.named import named_model
 
-    file = model_file(model)
+    file = named_model(model, Path.cwd())
     own = None if params else evaluate_of(file)
-    evaluate = own or load_params(Path(params) if params else TEMPLATE.params).evaluate
-    if str(model).startswith("mlflow:"):
-        from sohes.tracking.registry import registered_model
-
-        return load_predictor(registered_model(str(model), Path.cwd()), evaluate)
-    return load_predictor(file, evaluate)
+    return load_predictor(file, own or load_params(Path(params) if params else TEMPLATE.params).evaluate)

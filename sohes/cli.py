@@ -19,7 +19,7 @@ from sohes.work.ended import clean_up_when_ended
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
-PLUMBING = "For schedulers"  # not listed, so that `sohes --help` fits a screen; docs/cluster.md has it
+PLUMBING = "Not listed"  # so that `sohes --help` fits a screen; the documentation has them
 
 # Name: its panel, its module in sohes.commands, and the first line of its help.
 COMMANDS = {
@@ -40,6 +40,7 @@ COMMANDS = {
     "code": (PLUMBING, "stages", "Note which code each stage runs."),
     "export": (TOOLS, "export", "Convert labels for other tools, or back."),
     "export-model": (TOOLS, "export_model", "A trained model as one ONNX file."),
+    "push": (TOOLS, "push", "Share a model on the Hugging Face hub."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
     "downstream": (TOOLS, "downstream", "Measure the backbone on supervised tasks."),
@@ -49,7 +50,7 @@ COMMANDS = {
     "view-batch": (TOOLS, "view_batch", "A picture of what training sees."),
     "doctor": (TOOLS, "doctor", "Check that this machine can run the profile."),
     "label": (TOOLS, "label", "Phase 1 alone: pseudo-labels for a folder."),
-    "ablate-photographs": (TOOLS, "ablate_photographs", "Every step and switch of phase 1 on photographs."),
+    "ablate-photographs": (PLUMBING, "ablate_photographs", "Every step and switch of phase 1 on photographs."),
 }
 
 

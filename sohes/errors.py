@@ -88,6 +88,12 @@ def sentence_of(error: BaseException) -> str | None:
     return None
 
 
+def first_sentence(error: object) -> str:
+    """The first sentence of what another library's error says, for use inside one of ours."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].split(". ")[0].rstrip(":.") if lines else type(error).__name__
+
+
 def print_any_name() -> None:
     """Show letters that the terminal does not have as escapes, where they would end the command."""
     for stream in (sys.stdout, sys.stderr):

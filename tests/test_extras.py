@@ -36,7 +36,9 @@ NEEDS = {
     "sohes.model": "torch",
     "sohes.model.decode": "",
     "sohes.model.onnx": "",
+    "sohes.model.readme": "",
     "sohes.model.released": "",
+    "sohes.model.shared": "",
     "sohes.stages.backbone": "torch",
     "sohes.stages.correct": "torch",
     "sohes.stages.instruct": "torch",
@@ -161,6 +163,8 @@ def test_a_missing_package_of_an_extra_is_one_sentence(monkeypatch):
         (("ablate", "table-2"), "dvc", "sohes[pipeline]"),
         (("bench", "launch"), "prefect", "sohes[pipeline]"),
         (("export-model",), "torch", "sohes[torch]"),
+        (("push", "small", "hf://me/cups"), "huggingface_hub", "sohes[torch]"),
+        (("segment", "a.png", "--model", "hf://me/cups"), "huggingface_hub", "sohes[torch]"),
     ],
 )
 def test_a_command_says_which_extra_it_lacks(arguments, package, words, tmp_path, repository):

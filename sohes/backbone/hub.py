@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sohes.errors import is_installed
+from sohes.errors import first_sentence, is_installed
 
 FILES = ("model.safetensors", "pytorch_model.bin")
 TIMEOUT = 3.0  # seconds for the hub to answer
@@ -34,6 +34,5 @@ def out_of_reach(pretrained: str) -> str | None:
     try:
         get_hf_file_metadata(hf_hub_url(repository(pretrained), FILES[0]), timeout=TIMEOUT)
     except Exception as error:  # its client raises a dozen kinds: no network, no login, no such model
-        words = (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
-        return f"{constants.ENDPOINT}: {words.rstrip(':.')}"
+        return f"{constants.ENDPOINT}: {first_sentence(error)}"
     return None

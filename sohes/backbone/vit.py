@@ -25,7 +25,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.backbone.precision import half_precision
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 from sohes.params import TRAINED_HERE, VitParams
 from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
@@ -250,7 +250,7 @@ def _from_hub(params: VitParams) -> Backbone:
         raise
     except Exception as error:  # the hub's client raises a dozen kinds: no network, no login, a licence, a full disk
         raise SohesError(
-            f"cannot get the weights of {name} from the hub ({_first_sentence(error)}): check the network, or "
+            f"cannot get the weights of {name} from the hub ({first_sentence(error)}): check the network, or "
             f"fetch them elsewhere and set backbone.pretrained to that file and backbone.architecture to {name}"
         ) from None
     if isinstance(backbone.norm, nn.LayerNorm) and bool((backbone.norm.weight == 1).all()):
@@ -322,11 +322,6 @@ _BAD_FILE = (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
 
 def _not_these_weights(path: Path, architecture: str, why: object) -> str:
     return (
-        f"{path} does not hold the weights of {architecture} ({_first_sentence(why)}): name another file, or the "
+        f"{path} does not hold the weights of {architecture} ({first_sentence(why)}): name another file, or the "
         "architecture of this one"
     )
-
-
-def _first_sentence(error: object) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].split(". ")[0].rstrip(":.") if lines else type(error).__name__

@@ -8,13 +8,13 @@ from typing import Annotated
 import typer
 
 from sohes.commands.options import HERE
-from sohes.model.released import model_file
+from sohes.tracking.named import named_model
 
-MODEL = HERE.model("correct")
+MODEL = str(HERE.model("correct"))
 
 
 def export_model(
-    model: Annotated[Path, typer.Argument(help="A .safetensors file with its card beside it, or small.")] = MODEL,
+    model: Annotated[str, typer.Argument(help="A .safetensors file with its card, or a name as in segment.")] = MODEL,
     onnx: Annotated[Path | None, typer.Option(help="The file to write.", show_default="the model's, .onnx")] = None,
 ) -> None:
     """A trained model as one ONNX file.
@@ -25,7 +25,7 @@ def export_model(
     """
     from sohes.model.onnx_export import export_onnx  # it imports torch
 
-    file = model_file(model)
-    out = onnx or file.with_suffix(".onnx")
+    file = named_model(model, Path.cwd())
+    out = onnx or (file if Path(model).exists() else Path(file.name)).with_suffix(".onnx")  # beside a file of yours
     export_onnx(file, out)
     print(f"wrote {out}: {out.stat().st_size / 1e6:.1f} MB")

@@ -24,9 +24,10 @@ from sohes.errors import SohesError
 from sohes.evaluate import pictures
 from sohes.evaluate.result import PictureFormat, Result
 from sohes.masks import forest
-from sohes.model.released import NAME, evaluate_of, is_for_photographs, model_file, read_card
+from sohes.model.released import NAME, evaluate_of, is_for_photographs, read_card
 from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere
 from sohes.project import Project
+from sohes.tracking.named import named_model
 from sohes.work.files import fitted, require_writable
 
 SegmentMany = Callable[[Iterable[np.ndarray]], Iterator[Result]]
@@ -37,7 +38,8 @@ NAMED = 10  # files in a message; each has had its own before
 LONGEST_NAME = 230  # bytes: a file system allows 255, and `.overlay.webp` and a number are added
 _BEST = "the folder's own, or small"
 ModelName = Annotated[
-    str | None, typer.Option(help="A model's file, small, or mlflow:/NAME@ALIAS.", show_default=_BEST)
+    str | None,
+    typer.Option(help="A file, small, mlflow:, hf:// or https://.", show_default=_BEST),
 ]
 _CARDS = "the card's, or params.yaml"
 Numbers = Annotated[Path | None, typer.Option("--params", help="A params file.", show_default=_CARDS)]
@@ -95,12 +97,7 @@ def choose(model: str | None, params: Path | None, *, explore: bool) -> dict[str
     if model is None:
         model, why = _best()
         print(f"sohes: with the model {model}, {why}", file=sys.stderr)
-    if model.startswith("mlflow:"):
-        from sohes.tracking.registry import registered_model
-
-        file = registered_model(model, Path.cwd())
-    else:
-        file = model_file(model)
+    file = named_model(model, Path.cwd())
     if limits := read_card(file).get("limits"):
         print(f"sohes: limits of {model}: {limits}", file=sys.stderr)
     evaluate = None if params else evaluate_of(file)

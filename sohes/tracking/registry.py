@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import io
+import shutil
 import tempfile
 import warnings
 from collections.abc import Mapping
-from importlib.metadata import version
+from importlib.metadata import requires, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
+from packaging.requirements import Requirement
 from PIL import Image
 
+import sohes
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.project import Project
@@ -26,7 +29,8 @@ if TYPE_CHECKING:
 
 NAME = "sohes"
 CHAMPION = "champion"
-_PACKAGES = ("numpy", "pandas", "pillow", "timm", "torch")  # what a serving environment needs beside this package
+_EXTRAS = ("", "torch")  # of this package, whose own packages a serving environment needs,
+_PACKAGES = ("pandas",)  # beside these; MLflow adds itself
 _DIGEST_LENGTH = 36  # MLflow keeps no more of a data set's digest
 
 
@@ -113,7 +117,10 @@ def registered_model(name: str, root: Path) -> Path:
 
 
 def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
-    """Write a folder that MLflow loads and serves: checkpoint, params, signature and an example."""
+    """Write a folder that MLflow loads and serves, also where this package has never been installed.
+
+    It holds the checkpoint, params, this package's code, all that it requires, a signature and an example.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it cannot know our types, and that packages are newer than its tests
         import mlflow.pyfunc
@@ -128,14 +135,30 @@ def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
         with tempfile.TemporaryDirectory() as scratch:
             values = Path(scratch) / "params.yaml"
             values.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
+            code = Path(scratch) / "sohes"
+            left_out = shutil.ignore_patterns("__pycache__", "released")  # the released model is not this one
+            shutil.copytree(Path(sohes.__file__).parent, code, ignore=left_out)
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(Path(__file__).with_name("served_model.py")),
                 artifacts={"model": str(model), "card": str(model.with_suffix(".json")), "params": str(values)},
                 signature=ModelSignature(inputs=inputs, outputs=outputs),
                 input_example=pd.DataFrame({"image": [_example()]}),
-                pip_requirements=[f"{name}=={version(name)}" for name in _PACKAGES],
+                code_paths=[str(code)],
+                pip_requirements=_requirements(),
             )
+
+
+def _requirements() -> list[str]:
+    """Each package that this one's code needs to predict, in the version that is installed."""
+    wanted = [Requirement(line) for line in requires("sohes") or []]
+    needed = {
+        requirement.name
+        for requirement in wanted
+        if requirement.marker is None or any(requirement.marker.evaluate({"extra": extra}) for extra in _EXTRAS)
+    }
+    # Without what follows a plus sign, as in 2.11.0+cpu: an index may have another build of the same version.
+    return [f"{name}=={version(name).partition('+')[0]}" for name in sorted({*needed, *_PACKAGES})]
 
 
 def _example() -> bytes:

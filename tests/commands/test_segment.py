@@ -272,7 +272,7 @@ def test_a_projects_own_model_of_drawn_scenes_is_not_taken_for_photographs(tiny_
 def test_a_registered_model_warns_too(tiny_model, repository, monkeypatch, capsys):
     card = tiny_model.with_suffix(".json")
     card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "never saw the sea"}))
-    monkeypatch.setattr("sohes.tracking.registry.registered_model", lambda name, root: tiny_model)
+    monkeypatch.setattr("sohes.tracking.named.registered_model", lambda name, root: tiny_model)
     assert choose("mlflow:/sohes@champion", repository / "params.yaml", explore=False)["model"] == str(tiny_model)
     assert capsys.readouterr().err == "sohes: limits of mlflow:/sohes@champion: never saw the sea\n"
 

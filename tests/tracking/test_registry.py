@@ -18,6 +18,7 @@ import sohes
 from sohes import tracking
 from sohes.errors import SohesError
 from sohes.params import Params
+from sohes.predictor import load_predictor
 from sohes.tracking.registry import NAME, beats, register, registered_model, save_pyfunc
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -111,6 +112,89 @@ def test_a_registry_that_fails_costs_the_record_and_not_the_work(tiny_params, tm
     with tracking.stage_run("evaluate", Params.model_validate(tiny_params), tmp_path) as recorder:
         recorder.model(tmp_path / "absent.safetensors", Params.model_validate(tiny_params), metrics={}, data={})
     assert "MLflow takes no records" in capsys.readouterr().err
+
+
+ALONE = """
+import importlib.util, json, re, sys
+from importlib.metadata import packages_distributions, requires
+from pathlib import Path
+
+folder, image = sys.argv[1:]
+canonical = lambda name: re.sub("[-_.]+", "-", name).lower()
+lines = Path(folder, "requirements.txt").read_text().split()
+assert all("==" in line for line in lines), lines
+brought, waiting = set(), [line.partition("==")[0] for line in lines]
+while waiting:
+    name = canonical(waiting.pop())
+    if name not in brought:
+        brought.add(name)
+        try:
+            waiting += [re.match("[\\w.-]+", line)[0] for line in requires(name) or [] if "extra ==" not in line]
+        except ModuleNotFoundError:  # for another system or Python
+            pass
+refused = {
+    name for name, owners in packages_distributions().items() if not {canonical(owner) for owner in owners} & brought
+} - sys.stdlib_module_names - {"sohes"}
+assert {"pytest", "dvc", "prefect"} <= refused
+
+class Without:
+    def __init__(self, finder):
+        self.finder = finder
+
+    def __getattr__(self, name):
+        return getattr(self.finder, name)
+
+    def find_spec(self, name, path=None, target=None):
+        return None if name.partition(".")[0] in refused else self.finder.find_spec(name, path, target)
+
+sys.meta_path[:] = [Without(finder) for finder in sys.meta_path if "editable" not in repr(finder)]
+sys.path[:] = [place for place in sys.path if not (Path(place) / "sohes").is_dir()]
+assert importlib.util.find_spec("sohes") is None, "this environment knows the package"
+
+import mlflow.pyfunc
+import pandas as pd
+
+model = mlflow.pyfunc.load_model(folder)
+answer = model.predict(pd.DataFrame({"image": [Path(image).read_bytes()]})).iloc[0]
+import sohes
+
+assert Path(sohes.__file__).is_relative_to(folder), sohes.__file__
+print(json.dumps({key: list(answer[key]) for key in ("masks", "scores", "parents")}))
+"""
+
+
+def test_the_artifact_stands_alone(tiny_model, tiny_params, tmp_path):
+    """Loaded where nobody has heard of this package, with what `requirements.txt` names and no more."""
+    params = Params.model_validate(tiny_params)
+    save_pyfunc(tmp_path / "pyfunc", tiny_model, params)
+    (tmp_path / "image.png").write_bytes(png(IMAGE))
+    (tmp_path / "empty").mkdir()
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    arguments = [str(tmp_path / "pyfunc"), str(tmp_path / "image.png")]
+    done = subprocess.run(
+        [sys.executable, "-c", ALONE, *arguments], cwd=tmp_path / "empty", capture_output=True, text=True, check=False,
+        env={**environment, "MLFLOW_DISABLE_TELEMETRY": "true", "NUMBA_DISABLE_JIT": "1"},  # compiling takes a minute
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    answer = json.loads(done.stdout.splitlines()[-1])
+    expected = load_predictor(tiny_model, params.evaluate).segment(IMAGE)
+    assert len(expected) > 0
+    assert answer["masks"] == [rle.decode() for rle in expected.found.rles]
+    assert answer["parents"] == expected.parents.tolist()
+    assert answer["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-6)
+    code = tmp_path / "pyfunc/code/sohes"
+    assert (code / "predictor.py").exists()
+    assert not [path for path in code.rglob("*") if path.suffix in (".safetensors", ".pyc", ".nbc")]
+
+
+def test_a_signature_and_an_example_are_kept(tiny_model, tiny_params, tmp_path):
+    from mlflow.models import Model
+
+    save_pyfunc(tmp_path / "pyfunc", tiny_model, Params.model_validate(tiny_params))
+    saved = Model.load(tmp_path / "pyfunc")
+    assert saved.signature.inputs.input_names() == ["image"]
+    assert saved.signature.outputs.input_names() == ["height", "width", "masks", "scores", "parents"]
+    assert len(saved.load_input_example(str(tmp_path / "pyfunc"))) == 1
 
 
 @pytest.mark.slow
