@@ -5,7 +5,7 @@ from __future__ import annotations
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from threading import Thread
 
-import huggingface_hub
+import huggingface_hub.constants
 import pytest
 
 from sohes.backbone import hub
