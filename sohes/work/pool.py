@@ -40,9 +40,8 @@ def plan_shards(items: Sequence[Any] | np.ndarray, images_per_shard: int) -> lis
     """Consecutive runs of `images_per_shard` items, usually image ids; the last may be shorter. Of an array, views."""
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be positive (got {images_per_shard})")
-    return [
-        cast(Sequence[Any], items[start : start + images_per_shard]) for start in range(0, len(items), images_per_shard)
-    ]
+    whole = cast(Sequence[Any], items)
+    return [whole[start : start + images_per_shard] for start in range(0, len(whole), images_per_shard)]
 
 
 def as_ranges(indices: Sequence[int]) -> str:
