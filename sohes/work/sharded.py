@@ -24,7 +24,9 @@ Facts = dict[str, Any]  # what is known of a finished shard, such as counts and 
 
 @dataclass(frozen=True)
 class ShardedWork:
-    """Shards, each a sequence of items, and the folder where finished ones wait. It may be pickled.
+    """Shards, each a sequence of items, and the folder where finished ones wait.
+
+    Pickled, as it is with every shard for a pool, it leaves the items of all others behind.
 
     A shard is finished when its facts are written, `<folder>/parts/<name>.json`; its other files come before.
     names: of the shards' files; by default `shard-00000` and so on.
@@ -33,6 +35,9 @@ class ShardedWork:
     folder: Path
     shards: Sequence[Sequence[Any]]
     names: Sequence[str] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "shards": ()}
 
     def path(self, index: int, suffix: str) -> Path:
         """A file of one shard: `<folder>/<name><suffix>`."""

@@ -2,6 +2,7 @@ import pickle
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sohes.errors import SohesError
@@ -91,5 +92,10 @@ def test_removing_takes_what_other_params_have_left(work):
     assert not stale.exists()
 
 
-def test_it_travels_to_a_worker(work):
-    assert pickle.loads(pickle.dumps(work)) == work
+def test_it_travels_to_a_worker_without_the_items_of_all_shards(tmp_path):
+    work = ShardedWork(tmp_path, [np.arange(1000)] * 1000, ["first", "second"])
+    sent = pickle.dumps(partial(make, work))
+    assert len(sent) < 1000
+    (there,) = pickle.loads(sent).args
+    assert there.path(1, ".txt") == work.path(1, ".txt")
+    assert len(work.shards) == 1000
