@@ -2,7 +2,9 @@
 
     python -m infra.fuzz [SECONDS [SEED]]
 
-The same seed damages the same files in the same order; without one they are others each time. Each reader gets its share of the time in a process of its own. It fails on an exception that is no SohesError, on a
+The same seed damages the same files in the same order; without one they are others each time.
+
+Each reader gets its share of the time in a process of its own. It fails on an exception that is no SohesError, on a
 file that takes more than HANG seconds, also in C code, and on more than MEMORY bytes beyond what the imports took.
 Hypothesis makes the smallest file that still fails; it lies in the folder that is named then.
 """

@@ -1,5 +1,10 @@
 """dvc.yaml against the code: a stage that uses a file which DVC does not watch would stay fresh by mistake."""
 
+import os
+import re
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,6 +60,33 @@ def test_a_stage_compares_at_its_end_the_files_that_dvc_watches(stage, stages):
         dep for dep in stages[stage]["deps"] if not dep.startswith("sohes/") or Path(dep).suffix not in ("", ".py")
     }
     assert compared == watched
+
+
+def test_dvc_leaves_the_images_alone_where_it_watches_their_manifest(labelling, tiny_params, repository):
+    """By the command on the page, for terabytes that nobody wants to hash and copy."""
+    (command,) = re.findall(r"^    (sed .*dvc\.yaml)$", (repository / "docs/scale.md").read_text(), re.MULTILINE)
+    subprocess.run(shlex.split(command.replace("sed -i", "sed -i.before")), cwd=labelling, check=True)
+    (labelling / "models").mkdir()
+    (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+
+    def dvc(*arguments: str) -> str:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        environment = {**os.environ, "PATH": path, "SOHES_WORKERS": "1"}
+        words = [sys.executable, "-m", "dvc", *arguments]
+        return subprocess.run(words, cwd=labelling, env=environment, capture_output=True, text=True, check=True).stdout
+
+    dvc("repro", "pull")
+    manifest = labelling / "data/images/manifest.arrow"
+    kept = {path.read_bytes() for path in (labelling / ".dvc/cache/files/md5").rglob("*") if path.is_file()}
+    assert manifest.read_bytes() in kept
+    assert (labelling / "data/images/images-00000.tar").read_bytes() not in kept
+    assert dvc("status", "pull").strip() == "Data and pipelines are up to date."
+    tiny_params["pull"]["scenes"]["train"] += 1
+    (labelling / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    before = manifest.read_bytes()
+    dvc("repro", "pull")
+    assert manifest.read_bytes() != before
+    assert "manifest.arrow" in dvc("status", "explore")  # so what is made of the images is made again
 
 
 def test_every_output_has_one_producer_and_lies_where_git_does_not_look(stages, repository):

@@ -8,7 +8,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,11 @@ def _measure(folder: Path, images: int) -> dict[str, str | float]:
     opened, open_mb = time.perf_counter() - began, _own_mb() - before
     random = np.random.default_rng(1)
     places = random.integers(images, size=LOOKS)
-    samples = [_seconds(lambda place=place: store.entry(int(store.image_ids[place]))) for place in places]
+    samples = []
+    for place in places:
+        began = time.perf_counter()
+        store.entry(int(store.image_ids[place]))
+        samples.append(time.perf_counter() - began)
     began = time.perf_counter()
     for place in range(LOOKS):
         next(from_epochs(place, images, 0))
@@ -76,12 +80,6 @@ def _measure(folder: Path, images: int) -> dict[str, str | float]:
         "mb": round(_own_mb() - before, 1),
         "file_mb": round((folder / MANIFEST).stat().st_size / 2**20, 1),
     }
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began
 
 
 def _own_mb() -> float:

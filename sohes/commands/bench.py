@@ -12,8 +12,9 @@ from typing import Annotated, Any
 import typer
 
 bench = typer.Typer(add_completion=False)
-NAMES = "cluster nms explore hierarchy loss score decode launch manifest methods segment stream train viewer"
-Bench = StrEnum("Bench", NAMES)
+Bench = StrEnum(
+    "Bench", "cluster nms explore hierarchy loss score decode launch manifest methods segment stream train viewer"
+)
 
 
 # Its options are those of the measuring function, which reads them itself.

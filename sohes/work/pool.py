@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
@@ -22,7 +22,9 @@ from rich.text import Text
 
 from sohes.errors import SohesError, TemporaryError
 
-Item = TypeVar("Item")
+if TYPE_CHECKING:
+    import numpy as np
+
 Result = TypeVar("Result")
 Shard = tuple[int, Sequence[Any]]  # its index in the plan, and its items
 
@@ -34,11 +36,12 @@ _compiles: Any = None  # shared flag of this pool, set in its workers
 _told = False  # this process has said that it or a worker compiles
 
 
-def plan_shards(items: Sequence[Item], images_per_shard: int) -> list[Sequence[Item]]:
+def plan_shards(items: Sequence[Any] | np.ndarray, images_per_shard: int) -> list[Sequence[Any]]:
     """Consecutive runs of `images_per_shard` items, usually image ids; the last may be shorter. Of an array, views."""
     if images_per_shard < 1:
         raise ValueError(f"images_per_shard must be positive (got {images_per_shard})")
-    return [items[start : start + images_per_shard] for start in range(0, len(items), images_per_shard)]
+    whole = cast(Sequence[Any], items)
+    return [whole[start : start + images_per_shard] for start in range(0, len(whole), images_per_shard)]
 
 
 def as_ranges(indices: Sequence[int]) -> str:

@@ -175,3 +175,17 @@ def test_a_row_that_began_with_other_numbers_than_its_table_is_not_recorded(tmp_
     monkeypatch.setattr(ablate, "_reproduce", reproduce)
     with pytest.raises(SohesError, match=r"seed in .*params\.yaml changed while ablate ran"):
         next(ablate.run("table-6b", tmp_path / "params.yaml", tmp_path))
+
+
+@pytest.mark.parametrize(("text", "shards"), [("3", range(3, 4)), ("0-11", range(12)), ("7-7", range(7, 8))])
+def test_shards_are_named_as_sohes_shards_prints_them(folder: Path, monkeypatch, text: str, shards: range) -> None:
+    asked = []
+    monkeypatch.setattr(
+        importlib.import_module("sohes.stages.explore"), "run", lambda *_, shards, unchanged: asked.append(shards)
+    )
+    from typer.testing import CliRunner
+
+    from sohes import cli
+
+    assert CliRunner().invoke(cli.app, ["explore", "--shard", text]).exit_code == 0
+    assert asked == [shards]

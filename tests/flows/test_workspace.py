@@ -7,8 +7,10 @@ import pytest
 import yaml
 
 from flows.workspace import folder_name, make_workspace, row_params, stages_for
+from sohes.commands.new_project import make_project
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import load_table
+from sohes.pipeline import CODE
 from sohes.project import Project
 
 ROOT = Path(__file__).parents[2]
@@ -92,3 +94,14 @@ def test_a_copied_projects_workspace_runs_the_copys_code(tmp_path):
     make_workspace(second, second / row, second / "params.yaml", {}, "explore")
     assert (second / row / "sohes/cli.py").read_text() == "second"
     assert (second / row / ".dvc/config").read_text() == (first / row / ".dvc/config").read_text()
+
+
+def test_a_row_of_a_project_without_the_code_runs_that_of_the_package(tmp_path):
+    make_project(tmp_path)
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    make_workspace(tmp_path, tmp_path / "row", tmp_path / "params.yaml", {"explore.theta_cover": 0.7}, "explore")
+    stages = yaml.safe_load((tmp_path / "row/dvc.yaml").read_text())["stages"]
+    assert list(stages) == [CODE, "pull", "backbone", "evaluate"]
+    assert str(Project(Path()).code("evaluate")) in stages["evaluate"]["deps"]
+    assert not (tmp_path / "row/sohes").is_symlink()
+    assert load_table("table-2", tmp_path).rows  # which comes with the code

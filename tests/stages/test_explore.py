@@ -116,9 +116,10 @@ def test_features_from_one_process_for_a_pool_give_the_same_bytes(
     assert published(root) == first
 
 
-def test_shards_one_by_one_then_finish(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for shard in (2, 0, 1):
-        explore.run(params, root, shards=range(shard, shard + 1))
+def test_some_shards_then_the_others_then_finish(params: Params, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for shards, missing in ((range(1, 2), [0, 2]), (range(12), [])):
+        explore.run(params, root, shards=shards)
+        assert explore.missing_shards(params, root) == missing
         assert not (root / "data/pseudo_labels").exists()
 
     def never(*_: object) -> None:

@@ -14,7 +14,7 @@ class Ids:
 
     def __init__(self, in_order: np.ndarray) -> None:
         self.in_order = in_order.view()
-        self.in_order.flags.writeable = False
+        self.in_order.setflags(write=False)
         rises = bool((in_order[1:] > in_order[:-1]).all())
         self._rows = None if rises else np.argsort(in_order, kind="stable")  # rows by rising id
         self._rising = self.in_order if self._rows is None else in_order[self._rows]
