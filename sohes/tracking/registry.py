@@ -16,7 +16,6 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
-import sohes
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.project import Project
@@ -137,7 +136,7 @@ def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
             values.write_text(yaml.safe_dump(params.model_dump(mode="json"), sort_keys=False))
             code = Path(scratch) / "sohes"
             left_out = shutil.ignore_patterns("__pycache__", "released")  # the released model is not this one
-            shutil.copytree(Path(sohes.__file__).parent, code, ignore=left_out)
+            shutil.copytree(Path(__file__).parents[1], code, ignore=left_out)
             mlflow.pyfunc.save_model(
                 folder,
                 python_model=str(Path(__file__).with_name("served_model.py")),

@@ -26,7 +26,7 @@ VERSION = "5.5.0"  # whose keys these are
 def write(records: Iterable[ImageRecord], folder: Path) -> None:
     """A mask without a pixel has no shape."""
     for record, file in placed(records, folder, ".json"):
-        content = {
+        content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},
             "shapes": list(_shapes(record.masks)),
@@ -87,7 +87,7 @@ def _polygon(shape: Any, where: str) -> list[Any]:
         raise SohesError(f"{where} is no object (got {shape!r:.40}): remove it")
     kind, points = shape.get("shape_type", "polygon"), shape.get("points")
     pairs = isinstance(points, list) and all(isinstance(point, list) and len(point) == 2 for point in points)
-    if not pairs or kind not in ("polygon", "rectangle"):
+    if not isinstance(points, list) or not pairs or kind not in ("polygon", "rectangle"):
         raise SohesError(f"{where} is no polygon and no rectangle (got {kind!r:.40}): draw it as one, or remove it")
     if kind == "polygon":
         return points
