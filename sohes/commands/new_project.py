@@ -41,7 +41,9 @@ def make_project(root: Path) -> list[Path]:
     if project.graph.exists():
         return []
     texts = {project.graph: _HEAD + yaml.safe_dump(graph_without_source(), sort_keys=False), project.readme: README}
-    for path in (TEMPLATE.git_ignores, TEMPLATE.dvc_ignores, TEMPLATE.packs, *TEMPLATE.launch_profiles.glob("*.yaml")):
+    files = [TEMPLATE.git_ignores, TEMPLATE.dvc_ignores, TEMPLATE.packs, *TEMPLATE.launch_profiles.glob("*.yaml")]
+    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template]
+    for path in files:
         texts[root / path.relative_to(TEMPLATE.root)] = path.read_text("utf-8")
     around = (root.resolve(), *root.resolve().parents)
     if not any(Project(folder).dvc.is_dir() for folder in around):

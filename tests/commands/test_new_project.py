@@ -6,6 +6,7 @@ import sys
 import pytest
 import yaml
 
+from flows.deploy import chosen
 from sohes.commands import stages
 from sohes.commands.new_project import graph_without_source, make_project
 from sohes.pipeline import CODE, STAGES
@@ -18,6 +19,9 @@ def test_an_empty_folder_becomes_a_project_once(tmp_path):
     names = [str(path.relative_to(tmp_path)) for path in made]
     assert {"dvc.yaml", ".dvc/config", ".gitignore", "README.md", "infra/launch/slurm.yaml"} <= set(names)
     assert [path for path in made if not path.exists()] == []
+    deployments = chosen(Project(tmp_path), [])  # with what Prefect's server needs for them
+    assert "local" in [deployment["name"] for deployment in deployments]
+    assert Project(tmp_path).automations.exists()
     require_git(tmp_path)  # which would refuse a folder in no repository
     assert make_project(tmp_path) == []
 

@@ -40,8 +40,8 @@ def test_every_deployment_names_a_flow_a_profile_and_a_limit(deployments, reposi
     assert len(set(names)) == len(names)
     profiles = {path.stem for path in (repository / "infra/launch").glob("*.yaml")}
     for deployment in deployments:
-        file, _, function = deployment["entrypoint"].partition(":")
-        assert file == "flows/pipeline.py"
+        module, _, function = deployment["entrypoint"].rpartition(".")
+        assert module == "flows.pipeline"  # also where the package is installed
         flow = getattr(flows.pipeline, function)
         assert set(deployment["parameters"]) <= set(flow.parameters.properties)
         assert deployment["parameters"]["launch"] in profiles
