@@ -105,6 +105,8 @@ def choose() -> tuple[str, str]:
 
 def _are_the_demos(params: Path) -> bool:
     """Whether there are no numbers yet, or only those of the demo, which was made for drawn scenes."""
+    if not (TEMPLATE.profiles / f"{PHOTOGRAPHS}.yaml").exists():  # a copy of the code without them
+        return False
     if not params.exists():
         return True
     own, demo = (load_params(file).model_dump_json(exclude={"pull"}) for file in (params, TEMPLATE.params))
