@@ -50,13 +50,25 @@ def require_server() -> None:
 
 
 def without_tracebacks() -> None:
-    """Let Prefect log an error that has a sentence as that sentence alone; SOHES_DEBUG keeps the traceback."""
+    """Let Prefect log an error that has a sentence as that sentence alone; SOHES_DEBUG keeps the traceback.
+
+    Likewise what its threads say when the server is gone, as at the end of a flow that is killed together with it.
+    """
     for name in ("prefect.flow_runs", "prefect.task_runs"):
         logging.getLogger(name).addFilter(_as_a_sentence)
+    logging.getLogger("prefect._internal.concurrency").addFilter(_in_a_line)
 
 
 def _as_a_sentence(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
     if error is not None and sentence_of(error) is not None and not os.environ.get("SOHES_DEBUG"):
         record.exc_info = None
+    return True
+
+
+def _in_a_line(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and not os.environ.get("SOHES_DEBUG"):
+        said = record.getMessage().partition("(")[0].strip()  # what it was busy with takes a page
+        record.msg, record.args, record.exc_info = "%s: %s", (said, str(error) or type(error).__name__), None
     return True

@@ -111,3 +111,21 @@ def test_prefect_logs_a_sentence_without_the_way_to_it(monkeypatch, caplog, erro
     (record,) = caplog.records
     assert record.getMessage() == f"the flow failed: {error}"
     assert bool(record.exc_info) is shown
+
+
+@pytest.mark.parametrize(("debug", "shown"), [("", False), ("1", True)])
+def test_prefects_threads_say_in_a_line_that_the_server_is_gone(monkeypatch, caplog, debug, shown):
+    monkeypatch.setenv("SOHES_DEBUG", debug)
+    logger = logging.getLogger("prefect._internal.concurrency")
+    for name, value in (("filters", []), ("handlers", []), ("propagate", True)):
+        monkeypatch.setattr(logger, name, value)
+    monkeypatch.setattr(logging.getLogger("prefect"), "propagate", True)
+    server.without_tracebacks()
+    try:
+        raise ConnectionError("connection refused")
+    except ConnectionError:
+        logger.exception("Service 'EventsWorker' failed to process item Event(%s)", "x" * 3000)
+    (record,) = caplog.records
+    assert bool(record.exc_info) is shown
+    if not shown:
+        assert record.getMessage() == "Service 'EventsWorker' failed to process item Event: connection refused"
