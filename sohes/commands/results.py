@@ -81,9 +81,9 @@ def results(
     project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
     out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = HERE.reports / "results.md",
 ) -> None:
-    """All phases that are done on benchmarks of photographs, as one page.
+    """All phases on benchmarks of photographs, as one page.
 
-    With 95 % intervals, and what each phase gains.
+    Those that have been run, with 95 % intervals, and what each phase gains.
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """

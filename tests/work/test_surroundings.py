@@ -114,8 +114,10 @@ def as_somebody_else(command: list[str], package: Path, home: str, temporary: Pa
 def package(repository, tmp_path) -> Path:
     """A copy of the package that nobody can write to."""
     folder = tmp_path / "package"
-    shutil.copytree(repository / "sohes", folder / "sohes", ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(repository / "params.yaml", folder)
+    for name in ("sohes", "params", "infra"):
+        shutil.copytree(repository / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("params.yaml", "dvc.yaml", "prefect.yaml", ".gitignore", ".dvcignore"):
+        shutil.copy(repository / name, folder)
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode & ~0o222)
     yield folder
