@@ -10,7 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from sohes.errors import SohesError, TemporaryError, exit_code_of, print_any_name, sentence_of
+import httpx
+
+from sohes.errors import SohesError, TemporaryError, chain, exit_code_of, print_any_name, sentence_of
 from sohes.launch import Outcome
 from sohes.work.ended import clean_up_when_ended
 
@@ -40,7 +42,13 @@ def exit_code(work: Callable[[], None]) -> int:
     except KeyboardInterrupt:
         print(f"{SAYS}interrupted", file=sys.stderr)
         return 130
-    except Exception as error:
+    except Exception as raised:
+        links = list(chain(raised))
+        if ended := [link for link in links if isinstance(link, SystemExit)]:  # whatever failed on the way out
+            raise ended[0] from None
+        error: Exception = raised
+        if any(isinstance(link, httpx.TransportError) for link in links):
+            error = TemporaryError(f"Prefect's server does not answer any more ({raised}): run the same command again")
         sentence = sentence_of(error)
         if sentence is None or os.environ.get("SOHES_DEBUG"):
             raise

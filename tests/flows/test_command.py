@@ -2,6 +2,7 @@ import argparse
 import errno
 from pathlib import Path
 
+import httpx
 import pytest
 
 from flows.command import add_options, exit_code, failure, why
@@ -30,6 +31,23 @@ def test_how_a_command_ends(capsys):
         exit_code(raises(ZeroDivisionError()))
     assert exit_code(raises(KeyboardInterrupt())) == 130
     assert capsys.readouterr().err == "sohes: interrupted\n"
+
+
+def test_a_server_that_is_gone_is_a_sentence_and_whoever_is_asked_to_end_ends(capsys):
+    assert exit_code(raises(httpx.ConnectError("connection refused"))) == 75
+    said = capsys.readouterr().err
+    assert said.startswith("sohes: Prefect's server does not answer any more (connection refused): run the same")
+
+    def ended_together() -> None:
+        try:
+            raise SystemExit(143)
+        finally:
+            raise httpx.ConnectError("connection refused")
+
+    with pytest.raises(SystemExit) as ended:
+        exit_code(ended_together)
+    assert ended.value.code == 143
+    assert not capsys.readouterr().err
 
 
 def test_the_options():
