@@ -9,7 +9,7 @@ TIMEOUT = 3.0  # seconds for the hub to answer
 
 
 def repository(pretrained: str) -> str:
-    """Of a timm model: its own, if `hf-hub:` names one, or the one that timm keeps under the model's name."""
+    """Of a timm model: its own, if `hf-hub:` names one, or the one under the model's name and tag, as most have."""
     own = pretrained.removeprefix("hf-hub:")
     return own if own != pretrained else f"timm/{pretrained}"
 

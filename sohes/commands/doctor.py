@@ -231,9 +231,17 @@ def _source(params: Params) -> Finding:
         if there or "/" in wanted:
             words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
             return Finding("weights", State.ok if there else State.broken, words)
-    if is_cached(wanted):
+    if is_cached(_on_the_hub(wanted)):
         return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
     return Finding("weights", State.missing, f"{wanted} is not here yet: `sohes backbone` fetches it from the hub")
+
+
+def _on_the_hub(name: str) -> str:
+    """The name with the repository that timm fetches it from: some lie under another, or have no tag in their name."""
+    import timm
+
+    published = timm.get_pretrained_cfg(name)
+    return f"hf-hub:{published.hf_hub_id}" if published and published.hf_hub_id else name
 
 
 def _hub(params: Params, root: Path) -> Finding:

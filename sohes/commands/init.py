@@ -95,11 +95,9 @@ def choose() -> tuple[str, str]:
     if fault := out_of_reach(weights):
         remedy = f"`--profile {PHOTOGRAPHS}` and backbone.pretrained: FILE take them from a file"
         return "demo", f"Profile demo, colour features: {weights} cannot be had ({fault}); {remedy}."
-    cost = (
-        "minutes for a thousand photographs"
-        if has_gpu()
-        else ("on a CPU 4 seconds a photograph for phase 1 (`dvc repro explore`) and a day or more to train")
-    )
+    cost = "on a CPU 4 seconds a photograph for phase 1 (`dvc repro explore`) and a day or more to train"
+    if has_gpu():
+        cost = "minutes for a thousand photographs"
     return PHOTOGRAPHS, f"Profile {PHOTOGRAPHS}, features of {weights}: {cost}; `--profile demo` is quicker and worse."
 
 
@@ -109,8 +107,8 @@ def _are_the_demos(params: Path) -> bool:
         return False
     if not params.exists():
         return True
-    own, demo = (load_params(file).model_dump_json(exclude={"pull"}) for file in (params, TEMPLATE.params))
-    return own == demo and load_params(params).pull.source == load_params(TEMPLATE.params).pull.source
+    own, demo = load_params(params), load_params(TEMPLATE.params)
+    return own.model_copy(update={"pull": demo.pull}) == demo and own.pull.source == demo.pull.source
 
 
 def how_many(photographs: int, folder: Path) -> list[str]:

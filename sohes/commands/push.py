@@ -13,7 +13,7 @@ from sohes.evaluate.figures import read_rows
 from sohes.explore import label_free
 from sohes.model import onnx
 from sohes.model.readme import readme
-from sohes.model.released import read_card
+from sohes.model.released import model_file, read_card
 from sohes.model.shared import FILE, HUB, hub_errors, hub_name
 from sohes.project import Project, read_json
 from sohes.tracking.named import named_model
@@ -85,7 +85,8 @@ def shared_card(file: Path) -> dict[str, Any]:
     manifest = project.pseudo_labels / "manifest.json"
     if "label_free" not in card and manifest.is_file():
         labels = read_json(manifest, "run `sohes explore` again", needs=["label_free"])["label_free"]
-        card["label_free"] = label_free.of_model(labels, project.model("backbone"))
+        start = read_card(project.model("instruct")).get("params", {}).get("instruct", {}).get("start")
+        card["label_free"] = label_free.of_model(labels, project.model("backbone"), start and model_file(start))
     scores = project.metrics("evaluate")
     if "figures" not in card and scores.is_file() and scores.stat().st_mtime >= file.stat().st_mtime:
         row = read_rows(project).get(phase, {})

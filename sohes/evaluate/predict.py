@@ -66,21 +66,19 @@ def _found(
     batches = iter(lambda: list(itertools.islice(shown, params.batch_size)), [])
     for batch, logits, contents in _one_ahead(partial(_look, model), batches):
         for (image, window), one, content in zip(batch, logits, contents, strict=True):
-            yield (
-                image,
-                decode(
-                    one,
-                    content_hw=content,
-                    image_hw=image.shape[:2],
-                    window=window.box,
-                    max_masks=params.max_masks,
-                    mask_threshold=params.mask_threshold,
-                    nms_iou=params.nms_iou,
-                    ancestor_threshold=params.ancestor_threshold,
-                    theta_cover=model.params.cascade.theta_cover,
-                    source=source,
-                ),
+            found = decode(
+                one,
+                content_hw=content,
+                image_hw=image.shape[:2],
+                window=window.box,
+                max_masks=params.max_masks,
+                mask_threshold=params.mask_threshold,
+                nms_iou=params.nms_iou,
+                ancestor_threshold=params.ancestor_threshold,
+                theta_cover=model.params.cascade.theta_cover,
+                source=source,
             )
+            yield image, found
 
 
 def _look(model: Network, batch: Batch) -> tuple[Batch, list[Logits], list[tuple[int, int]]]:

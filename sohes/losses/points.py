@@ -101,8 +101,8 @@ class UncertainPoints:
     @torch.no_grad()
     def matching_logits(self, image: int) -> Tensor:
         embedding_QC, features_Chw, *windows = self._of(image)
-        at_points = self._positions_DP[:, : len(self.matching_P2)]
-        return _product(embedding_QC, sample(features_Chw, self.matching_P2), windows, at_points)
+        logits_QP = embedding_QC @ sample(features_Chw, self.matching_P2)
+        return self._within(windows, logits_QP, slice(0, len(self.matching_P2)))
 
     def pairs(self, queries: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         pairs = zip(queries, targets, strict=True)
@@ -114,8 +114,8 @@ class UncertainPoints:
         embedding_QC, features_Chw, *windows = self._of(image)
         embedding_MC = embedding_QC.index_select(0, queries_M)
         windows = [window.index_select(0, queries_M) for window in windows]
-        sampled_CP = sample(features_Chw, torch.cat([self.candidates_S2, self.uniform_U2]))
-        logits_MP = _product(embedding_MC, sampled_CP, windows, self._positions_DP[:, len(self.matching_P2) :])
+        logits_MP = embedding_MC @ sample(features_Chw, torch.cat([self.candidates_S2, self.uniform_U2]))
+        logits_MP = self._within(windows, logits_MP, slice(len(self.matching_P2), None))
         candidates_MS, uniform_MU = logits_MP.split([len(self.candidates_S2), len(self.uniform_U2)], 1)
         index_MK = most_uncertain(candidates_MS, self.important)
         chosen_MK = self.candidates_TS[targets_M].gather(1, index_MK)
@@ -125,6 +125,10 @@ class UncertainPoints:
     def _of(self, image: int) -> list[Tensor]:
         return [part[image] for part in self.predicted.parts()]
 
+    def _within(self, windows: list[Tensor], logits_QP: Tensor, points: slice) -> Tensor:
+        """The logits and what windows, (Q, h) and (Q, w), add to them; learned queries have none."""
+        return torch.addmm(logits_QP, torch.cat(windows, 1), self._positions_DP[:, points]) if windows else logits_QP
+
     @cached_property
     def _positions_DP(self) -> Tensor:
         """(h + w, P): how much of each row and each column every point reads, the points in the order of the fields."""
@@ -133,12 +137,6 @@ class UncertainPoints:
         columns_whw = torch.eye(w, device=self.matching_P2.device)[:, None].expand(w, h, w)
         points_P2 = torch.cat([self.matching_P2, self.candidates_S2, self.uniform_U2])
         return sample(torch.cat([rows_hhw, columns_whw]), points_P2)
-
-
-def _product(embedding_QC: Tensor, sampled_CP: Tensor, windows: Sequence[Tensor], positions_DP: Tensor) -> Tensor:
-    """(Q, P) logits at points; windows: (Q, h) and (Q, w) or none."""
-    logits_QP = embedding_QC @ sampled_CP
-    return torch.addmm(logits_QP, torch.cat(list(windows), 1), positions_DP) if windows else logits_QP
 
 
 def random_points(count: int, *, device: torch.device, generator: torch.Generator | None = None) -> Tensor:

@@ -104,7 +104,7 @@ def test_the_stages_change_the_weights(trained):
 
 
 def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, capsys):
-    """What fits is taken over: with hardly any learning it stays; weights of another shape begin anew."""
+    """What fits is taken over: with hardly any learning it stays; weights of another shape start from scratch."""
     make_project(tmp_path)
     given = trained / "models/correct.safetensors"
     still = {"steps": 1, "checkpoint_every": 1, "start": str(given), "ema": 0.0}
