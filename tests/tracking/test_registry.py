@@ -167,6 +167,9 @@ def test_the_artifact_stands_alone(tiny_model, tiny_params, tmp_path):
     """Loaded where nobody has heard of this package, with what `requirements.txt` names and no more."""
     params = Params.model_validate(tiny_params)
     save_pyfunc(tmp_path / "pyfunc", tiny_model, params)
+    code = tmp_path / "pyfunc/code/sohes"
+    assert (code / "predictor.py").exists()
+    assert not [path for path in code.rglob("*") if path.suffix in (".safetensors", ".pyc", ".nbc")]
     (tmp_path / "image.png").write_bytes(png(IMAGE))
     (tmp_path / "empty").mkdir()
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
@@ -182,9 +185,6 @@ def test_the_artifact_stands_alone(tiny_model, tiny_params, tmp_path):
     assert answer["masks"] == [rle.decode() for rle in expected.found.rles]
     assert answer["parents"] == expected.parents.tolist()
     assert answer["scores"] == pytest.approx(expected.scores.tolist(), abs=1e-6)
-    code = tmp_path / "pyfunc/code/sohes"
-    assert (code / "predictor.py").exists()
-    assert not [path for path in code.rglob("*") if path.suffix in (".safetensors", ".pyc", ".nbc")]
 
 
 def test_a_signature_and_an_example_are_kept(tiny_model, tiny_params, tmp_path):
