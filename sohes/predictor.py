@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
-from sohes.errors import SohesError, require_package
+from sohes.errors import SohesError, first_sentence, require_package
 from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
 from sohes.model import onnx
@@ -75,7 +75,7 @@ class Predictor:
         try:
             torch.empty(0, device=device)
         except (RuntimeError, AssertionError) as error:  # the latter from a torch that was built without CUDA
-            detail = str(error).splitlines()[0].partition(". ")[0]
+            detail = first_sentence(error)
             raise SohesError(f"no device {device} ({detail}): name cpu, or a GPU that this machine has") from None
         return replace(self, network=self.network.to(device))  # type: ignore[attr-defined]
 

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from sohes import masks
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 from sohes.structures import MaskSet
 
 SOURCE = "sam"
@@ -39,7 +39,7 @@ def make_sam(
     try:
         generate = pipeline("mask-generation", model=str(model), device=device)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_sentence(error)
         raise SohesError(f"the model in {model} cannot be used for mask generation: {reason}") from None
     settings = {
         "points_per_crop": points_per_side,

@@ -94,7 +94,7 @@ def _as_words(masks_Nhw: np.ndarray, skipped: int) -> np.ndarray:
     return np.packbits(masks_Nhw, axis=2, bitorder="little").view(np.uint64)
 
 
-@compiled
+@compiled(nogil=True)
 def nonzero_boxes(cells):
     """(N, 4) int64 half-open boxes (row, column, row, column) of what is not zero in (N, h, w) words or cells; all
     zeros where everything is."""
@@ -112,7 +112,7 @@ def nonzero_boxes(cells):
     return boxes
 
 
-@compiled
+@compiled(nogil=True)
 def _cut(words, boxes, first, rows_of_words):
     for i in range(len(boxes)):
         row0, word0, row1, word1 = boxes[i]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import ValidationError
 
-from sohes.errors import SohesError, is_the_machines
+from sohes.errors import SohesError, first_sentence, is_the_machines
 from sohes.params import ModelParams
 from sohes.structures import Logits
 
@@ -80,5 +80,5 @@ def _open(path: Path) -> InferenceSession:
     except Exception as error:  # onnxruntime has a dozen types for a damaged file
         if is_the_machines(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = first_sentence(error)
         raise SohesError(f"{path} is not a network that onnxruntime reads ({reason}): {_AGAIN}") from None

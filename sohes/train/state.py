@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 from sohes.project import read_json
 from sohes.train.world import World
 from sohes.work.files import atomic_path, write_json
@@ -88,7 +88,7 @@ class ResumableState:
         try:
             state = torch.load(self._state, map_location="cpu", weights_only=True)
         except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            self._discard(f"it cannot be read ({str(error).splitlines()[0]})")
+            self._discard(f"it cannot be read ({first_sentence(error)})")
             return None
         if state["fingerprint"] != self.fingerprint:
             self._discard("it was made with other params, inputs or code")

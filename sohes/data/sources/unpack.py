@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
 
 from sohes.data.store.decode import UnreadableImage
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz", ".zip")
 MAX_MEMBER_BYTES = 2**28  # 256 MiB: far more than a photograph or the annotations of one image
@@ -48,7 +48,7 @@ def iter_members(
     except (*_DAMAGE, OSError) as error:
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
             raise  # a problem of the disk, not of the archive; EINVAL: a place before its beginning
-        detail = (str(error) or type(error).__name__).splitlines()[0]
+        detail = first_sentence(error)
         raise SohesError(f"the archive {path.name} is damaged ({detail}): remove it and pull again") from None
 
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import numpy as np
 from PIL import Image, PngImagePlugin, UnidentifiedImageError
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 
 MIN_SIDE = 8  # pixels: a smaller image has no patch to look at
 MAX_MEGAPIXELS = 200  # of a photograph to segment: its pixels and its masks have to fit into memory
@@ -93,7 +93,7 @@ def _as_unreadable() -> Iterator[None]:
         except UnidentifiedImageError:
             raise UnreadableImage(f"not an image, or none of {', '.join(_FORMATS)}") from None
         except Exception as error:  # decoders raise a dozen kinds of exceptions on damaged files
-            detail = (str(error) or type(error).__name__).splitlines()[0]
+            detail = first_sentence(error)
             raise UnreadableImage(f"damaged: {detail}") from None
 
 

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 
 from sohes.data.store.decode import UnreadableImage, decode_image
 from sohes.data.store.ids import Ids
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 from sohes.project import MANIFEST, require
 
 MANIFEST_VERSION = "2"
@@ -67,7 +67,7 @@ class ImageStore:
         except KeyError:
             raise _damaged(path, "its note is missing") from None
         except ValueError as error:
-            raise _damaged(path, _first_line(error)) from None
+            raise _damaged(path, first_sentence(error)) from None
 
     def __reduce__(self) -> tuple[type[ImageStore], tuple[Path]]:
         return ImageStore, (self.folder,)
@@ -92,7 +92,7 @@ class ImageStore:
             if None in values.values():
                 raise ValueError("a value is missing")
         except (pa.ArrowException, ValueError) as error:
-            raise _damaged(self.folder / MANIFEST, f"image {image_id}: {_first_line(error)}") from None
+            raise _damaged(self.folder / MANIFEST, f"image {image_id}: {first_sentence(error)}") from None
         return ImageEntry(**values)
 
     def with_digests(self, digests: Collection[str]) -> set[str]:
@@ -101,7 +101,7 @@ class ImageStore:
         try:
             column.validate(full=True)
         except pa.ArrowException as error:
-            raise _damaged(self.folder / MANIFEST, _first_line(error)) from None
+            raise _damaged(self.folder / MANIFEST, first_sentence(error)) from None
         return set(column.filter(pc.is_in(column, pa.array(list(digests), pa.string()))).to_pylist())
 
     def read_bytes(self, image_id: int) -> bytes:
@@ -140,7 +140,7 @@ def _read_manifest(path: Path) -> pa.Table:
             table = pa.ipc.open_file(file).read_all()
         table.validate()
     except (pa.ArrowException, ValueError, OSError) as error:  # such as names that are no text
-        raise _damaged(path, _first_line(error)) from None
+        raise _damaged(path, first_sentence(error)) from None
     found = (table.schema.metadata or {}).get(b"sohes_images", b"none").decode(errors="replace")
     if found != MANIFEST_VERSION:
         raise SohesError(
@@ -153,7 +153,3 @@ def _read_manifest(path: Path) -> pa.Table:
 
 def _damaged(path: Path, fault: str) -> SohesError:
     return SohesError(f"{path} is damaged ({fault}): run `sohes pull` again")
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

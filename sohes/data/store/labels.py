@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from sohes.data.store.ids import Ids
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence
 from sohes.masks import areas, boxes_xywh, gate
 from sohes.masks.forest import check_forest, levels
 from sohes.masks.mask_json import CATEGORIES, coco_annotations, coco_image, sa1b
@@ -173,7 +173,7 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, ValueError, OSError) as error:  # such as names that are no text
-        raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
+        raise SohesError(f"{path} cannot be read as a label shard ({first_sentence(error)}): write it again") from None
     found = (file.schema_arrow.metadata or {}).get(b"sohes_labels", b"none").decode(errors="replace")
     if found != SCHEMA_VERSION:
         file.close()
@@ -197,11 +197,7 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
-        raise SohesError(f"{path} cannot be read as a label shard ({_first_line(error)}): write it again") from None
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0].rstrip(".")
+        raise SohesError(f"{path} cannot be read as a label shard ({first_sentence(error)}): write it again") from None
 
 
 def _row(record: ImageRecord) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor, nn
 from torch.nn import functional
 
-from sohes.errors import SohesError, is_the_machines
+from sohes.errors import SohesError, first_sentence, is_the_machines
 from sohes.explore.refine.network import RELEASES, Network
 
 SCALES = (0.125, 0.25, 0.5, 1.0)  # of the input, in this order, as in the authors' evaluation
@@ -175,7 +175,7 @@ def load_network(path: Path) -> CrmNetwork:
     except Exception as error:  # a damaged file raises any of a dozen types
         if is_the_machines(error):
             raise
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = first_sentence(error)
         remedy = f"download {RELEASES['crm'].file} again"
         raise SohesError(f"{path} does not hold CRM's weights ({reason}): {remedy}") from error
     return model.eval().requires_grad_(False)

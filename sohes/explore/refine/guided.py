@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import cv2
 import numpy as np
@@ -31,7 +33,8 @@ class GuidedRefiner:
         radius = self.radius * self.patch
         step = max(1, round(radius / WORKING_RADIUS))
         guide = _Guide(image_HW3, step, max(1, round(radius / step)), self.epsilon)
-        return join([guide.filter(masks, i) for i in range(len(masks))], size=masks.size)
+        with ThreadPoolExecutor(cv2.getNumThreads()) as threads:  # one in the processes of a pool
+            return join(list(threads.map(partial(guide.filter, masks), range(len(masks)))), size=masks.size)
 
 
 class _Guide:
@@ -83,7 +86,7 @@ def _reduced(array: np.ndarray, step: int) -> np.ndarray:
     return cv2.resize(whole, None, fx=1 / step, fy=1 / step, interpolation=cv2.INTER_AREA)
 
 
-@compiled
+@compiled(nogil=True)
 def _linear(products, mean_alpha, mean, inverse):
     """(h, w, 4): slope per colour and offset of each window's least-squares fit of alpha to colour."""
     height, width = mean_alpha.shape
@@ -102,7 +105,7 @@ def _linear(products, mean_alpha, mean, inverse):
     return linear
 
 
-@compiled
+@compiled(nogil=True)
 def _apply(linear, image, refined):
     for y in range(refined.shape[0]):
         for x in range(refined.shape[1]):
