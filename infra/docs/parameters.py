@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ def reference() -> str:
     """A heading and a table per section of params.yaml: key, meaning, value in each profile."""
     values = {name: yaml.safe_load((ROOT / path).read_text()) for name, path in PROFILES.items()}
     seeds = [f"{profile['seed']} ({name})" for name, profile in values.items()]
-    parts = [f"`seed`, {meanings(params.Params)['seed']}: {', '.join(seeds)}\n"]
+    parts = [f"`seed`: {_what(params.Params.model_fields['seed'])} {', '.join(seeds)}\n"]
     for name, field in params.Params.model_fields.items():
         if _is_section(field.annotation):
             parts += _section(name, field.annotation, {profile: v[name] for profile, v in values.items()})
@@ -33,7 +32,6 @@ def reference() -> str:
 
 
 def _section(name: str, model: Any, values: dict[str, dict]) -> list[str]:
-    said = meanings(model)
     lines = [f"## {name}\n", f"{(model.__doc__ or '').strip()}\n" if model.__doc__ else ""]
     lines += [f"| key | what | {' | '.join(values)} |", "|---|---|" + "---|" * len(values)]
     below = []
@@ -43,24 +41,13 @@ def _section(name: str, model: Any, values: dict[str, dict]) -> list[str]:
             below += ["", *_section(f"{name}.{key}", field.annotation, inside)]
             continue
         shown = " | ".join(f"`{value}`" for value in inside.values())
-        lines.append(f"| `{key}` | {said[key]} | {shown} |")
+        lines.append(f"| `{key}` | {_what(field)} | {shown} |")
     return [*lines, *below, ""]
+
+
+def _what(field: Any) -> str:
+    return (field.description or "").replace("|", "\\|")
 
 
 def _is_section(annotation: Any) -> bool:
     return inspect.isclass(annotation) and issubclass(annotation, params.Section)
-
-
-def meanings(model: Any) -> dict[str, str]:
-    """The comment after each field in the source, inherited fields included; empty for a field without one."""
-    found = {}
-    for owner in filter(_is_section, reversed(model.__mro__)):
-        lines = inspect.getsource(owner).splitlines()
-        (definition,) = ast.parse("\n".join(lines)).body
-        assert isinstance(definition, ast.ClassDef)
-        for statement in definition.body:
-            if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
-                written = lines[statement.lineno - 1 : statement.end_lineno]
-                said = [comment for _, mark, comment in (line.partition("  # ") for line in written) if mark]
-                found[statement.target.id] = " ".join(said).replace("|", "\\|")
-    return found

@@ -61,7 +61,10 @@ __all__ = [
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)]  # where every random choice starts
+    """Every number of the method."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    """Where every random choice starts."""
     pull: PullParams
     backbone: BackboneParams
     explore: ExploreParams

@@ -22,7 +22,7 @@ def keys(model: type[Section], prefix: str = "") -> Iterator[str]:
 def meanings() -> dict[str, str]:
     """What the page says of each parameter, by dotted name."""
     page = parameters.reference()
-    found = dict(re.findall(r"^`(seed)`, (.+): \d", page, re.MULTILINE))
+    found = dict(re.findall(r"^`(seed)`: (.+) \d", page, re.MULTILINE))
     for section in page.split("## ")[1:]:
         title = section.partition("\n")[0]
         rows = re.findall(r"^\| `(\w+)` \|(.*?)(?<!\\)\|", section, re.MULTILINE)
@@ -35,26 +35,16 @@ def test_every_parameter_has_a_row_that_says_what_it_is(meanings):
     assert [key for key, said in meanings.items() if len(said.split()) < 2] == []
 
 
-class Parent(Section):
-    inherited: int  # said above
-    replaced: int  # said above
+def test_what_a_field_is_comes_from_the_model_and_may_hold_a_bar():
+    class Parent(Section):
+        inherited: int
+        """Said above."""
+        replaced: int
+        """Said above."""
 
+    class Child(Parent):
+        replaced: int
+        """Said below: a | b."""
 
-class Child(Parent):
-    replaced: int  # said below: a | b
-    over_several_lines: tuple[
-        int,  # the first
-        str,  # and the second
-    ]
-    silent: int
-    after: int  # not of the one before
-
-
-def test_a_comment_belongs_to_the_whole_of_its_field():
-    assert parameters.meanings(Child) == {
-        "inherited": "said above",
-        "replaced": "said below: a \\| b",
-        "over_several_lines": "the first and the second",
-        "silent": "",
-        "after": "not of the one before",
-    }
+    table = parameters._section("made-up", Child, {"here": {"inherited": 1, "replaced": 2}})
+    assert table[-3:-1] == ["| `inherited` | Said above. | `1` |", "| `replaced` | Said below: a \\| b. | `2` |"]
