@@ -42,6 +42,7 @@ class Project:
     dvc_ignores = _Place(".dvcignore")
     dvc = _Place(".dvc")  # the folder of DVC's settings
     profiles = _Place("params")  # the folder of further files of params
+    schema = _Place("params/schema.json")  # what editors know of files of params
     packs = _Place("params/sa1b-2-percent.txt")  # the packs of SA-1B that params/paper.yaml takes
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import sys
@@ -20,8 +21,9 @@ from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
 from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.model.released import has_gpu
 from sohes.params import load_params
+from sohes.params.schema import MARK, first_line, schema_text
 from sohes.project import TEMPLATE
-from sohes.work.files import atomic_path
+from sohes.work.files import atomic_path, write_file
 
 PHOTOGRAPHS = "photographs"  # the profile
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
@@ -69,9 +71,13 @@ def init(
     folder["images"] = _as_written(images, params)
     folder["annotations"] = None if annotations is None else _as_written(annotations, params)
     with atomic_path(params) as temporary:
-        yaml.dump(values, temporary)
+        text = io.StringIO()
+        yaml.dump(values, text)
+        others = (line for line in text.getvalue().splitlines(keepends=True) if not line.startswith(MARK))
+        temporary.write_text(first_line(params, HERE.schema) + "".join(others), "utf-8")
         load_params(temporary)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
+    write_file(HERE.schema, schema_text())
     if params == HERE.params and (new := make_project(Path())):
         print(f"made a project here: {', '.join(map(str, new))}")
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)

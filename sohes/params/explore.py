@@ -52,7 +52,7 @@ class ExploreParams(Section):
     normalise: bool
     """L2-normalise each patch before averaging."""
     theta_merge: tuple[float, ...]
-    """Regions are recorded each time the merges' similarity falls below one of these."""
+    """Strictly falling: regions are recorded each time the merges' similarity falls below one of these."""
     theta_small: Fraction
     """A region smaller than this share of the image is clustered again in a crop."""
     theta_cover: Fraction
@@ -69,7 +69,7 @@ class ExploreParams(Section):
     """What moves borders to edges; cascadepsp and crm were trained on human masks."""
     refine_min_iou: Fraction
     """A mask whose IoU with its refined self is lower is dropped."""
-    also: tuple[dict[str, Any], ...]
+    also: tuple[Annotated[dict[str, Any], Field(json_schema_extra={"propertyNames": {"enum": sorted(OF_A_MAP)}})], ...]
     """Further feature maps, whose masks are pooled: each says what differs from above."""
     images_per_shard: Positive
     """Photographs labelled as one piece of work, which a stop does not undo."""

@@ -111,7 +111,7 @@ def test_the_wheel_holds_what_a_project_begins_with(wheel, repository):
             assert archive.read(f"sohes/template/{name}") == (repository / name).read_bytes()
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     files = [TEMPLATE.params, TEMPLATE.graph, TEMPLATE.git_ignores, TEMPLATE.dvc_ignores, TEMPLATE.packs]
-    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template]
+    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template, TEMPLATE.schema]
     for folder in (TEMPLATE.profiles, TEMPLATE.ablations, TEMPLATE.launch_profiles):
         found = list(folder.glob("*.yaml"))
         assert len(found) >= 3
