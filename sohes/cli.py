@@ -31,7 +31,7 @@ COMMANDS = {
     "evaluate": (STAGES, "stages", "Predict and score the held-out images."),
     "report": (STAGES, "stages", "Tables, plots and pictures: reports/index.html."),
     "init": (TOOLS, "init", "Point params.yaml at your own photographs."),
-    "params": (TOOLS, "params", "Print every number in force."),
+    "params": (TOOLS, "params", "Print every number in force, or explain one."),
     "table": (TOOLS, "table", "Print the phases' table, and where the pictures are."),
     "segment": (TOOLS, "segment", "Masks, scores and parents for any photograph."),
     "view": (TOOLS, "view", "Look at masks in the browser."),

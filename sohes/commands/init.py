@@ -20,7 +20,7 @@ from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
 from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.model.released import has_gpu
-from sohes.params import load_params
+from sohes.params import load_params, profiles
 from sohes.params.schema import MARK, first_line, schema_text
 from sohes.project import TEMPLATE
 from sohes.work.files import atomic_path, write_file
@@ -135,7 +135,7 @@ def how_many(photographs: int, folder: Path) -> list[str]:
 
 def _profile(name: str, params: Path) -> Path:
     """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
-    files = {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
+    files = profiles()
     if name not in files:
         raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
     known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}

@@ -13,4 +13,10 @@ HERE = Project(Path())  # the working folder
 BACKBONE = HERE.model("backbone")
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="The file with every number.")]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="KEY=VALUE", help="In place of the file's value, as explore.refiner=none; repeatable."
+    ),
+]
 Upright = Annotated[bool, typer.Option("--exif/--no-exif", help="Turn photographs upright; benchmarks do not.")]
