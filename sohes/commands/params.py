@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from sohes.commands.options import HERE, ParamsFile, Settings
+from sohes.commands.options import HERE, ParamsFile, Settings, complete_key
 from sohes.errors import SohesError
 from sohes.params import Params, load_params, load_params_anywhere, profiles
 from sohes.params.keys import nearest, parse_changes
@@ -16,7 +16,10 @@ from sohes.params.schema import described, kind, schema_text, shown
 
 def params(
     explain: Annotated[
-        str | None, typer.Option(metavar="KEY", help="What a key, or each of a section, means, and its values.")
+        str | None,
+        typer.Option(
+            metavar="KEY", autocompletion=complete_key, help="What a key, or each of a section, means, and its values."
+        ),
     ] = None,
     schema: Annotated[bool, typer.Option("--schema", help="Print the JSON Schema of the file, for editors.")] = False,
     params: ParamsFile = HERE.params,

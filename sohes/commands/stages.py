@@ -111,19 +111,19 @@ explore = _command(
     "explore",
     "Phase 1: pseudo-labels by clustering patch features.",
     "Writes data/pseudo_labels.",
-    "explore            (some shards of it: sohes explore --shard 0-11)",
+    "explore    # some shards of it: sohes explore --shard 0-11",
 )
 instruct = _command(
     "instruct",
     "Phase 2: train the segmenter on the pseudo-labels.",
     "Writes models/instruct.safetensors.",
-    "instruct           (after a kill, the same command resumes)",
+    "instruct    # after a kill, the same command resumes",
 )
 correct = _command(
     "correct",
     "Phase 3: let a teacher's masks correct the labels.",
     "Writes models/correct.safetensors.",
-    "correct            (after a kill, the same command resumes)",
+    "correct    # after a kill, the same command resumes",
 )
 report = _command("report", "Tables, plots and pictures: reports/index.html.", "", "report")
 
@@ -138,7 +138,7 @@ def evaluate(
 
     Writes predictions/ and metrics/.
 
-    Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
+    Example: sohes evaluate    # phase 1 alone: sohes evaluate --phase explore
     """
     _run("evaluate", params, settings, shards, **({} if phase is None else {"phase": phase}))
 
