@@ -71,7 +71,7 @@ class Commands(TyperGroup):
     """Commands that are listed from the table and loaded when they are called, or when the shell completes them."""
 
     def get_params(self, ctx: Any) -> list[Any]:
-        options = super().get_params(ctx)
+        options: list[Any] = super().get_params(ctx)
         for option in options:
             option.help = COMPLETION.get(option.name, option.help)  # typer's own words take three lines
         return options

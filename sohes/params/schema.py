@@ -61,8 +61,8 @@ def kind(node: Node) -> str:
     if node["type"] == "array":
         few = f"at least {node['minItems']}, " if "minItems" in node else ""
         return f"list, {few}each: {kind(node['items'])}"
-    name = "path" if node.get("format") == "path" else WORDS.get(node["type"], node["type"])
-    return ", ".join([name, *(f"{words} {node[bound]}" for bound, words in BOUNDS.items() if bound in node)])
+    name: str = "path" if node.get("format") == "path" else node["type"]
+    return ", ".join([WORDS.get(name, name), *(f"{words} {node[bound]}" for bound, words in BOUNDS.items() if bound in node)])
 
 
 def shown(value: Any) -> str:
