@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import os
 import shlex
 import sys
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
 
 from sohes.backbone.hub import out_of_reach
+from sohes.commands.edited import edited
 from sohes.commands.new_project import make_project
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
@@ -21,9 +20,9 @@ from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
 from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.model.released import has_gpu
 from sohes.params import load_params, profiles
-from sohes.params.schema import MARK, first_line, schema_text
+from sohes.params.schema import schema_text
 from sohes.project import TEMPLATE
-from sohes.work.files import atomic_path, write_file
+from sohes.work.files import write_file
 
 PHOTOGRAPHS = "photographs"  # the profile
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
@@ -61,21 +60,11 @@ def init(
         print(why)
     if profile is not None:
         source = _profile(profile, params)
-    load_params(source)  # a broken file is reported, not overwritten
-    yaml = YAML()
-    yaml.width = 4096  # keeps long lines as they are, and the next line a null
-    yaml.representer.add_representer(type(None), lambda to, _: to.represent_scalar("tag:yaml.org,2002:null", "null"))
-    values = yaml.load(source)
-    folder = values["pull"]["folder"]
-    values["pull"]["source"] = "folder"
-    folder["images"] = _as_written(images, params)
-    folder["annotations"] = None if annotations is None else _as_written(annotations, params)
-    with atomic_path(params) as temporary:
-        text = io.StringIO()
-        yaml.dump(values, text)
-        others = (line for line in text.getvalue().splitlines(keepends=True) if not line.startswith(MARK))
-        temporary.write_text(first_line(params, HERE.schema) + "".join(others), "utf-8")
-        load_params(temporary)
+    with edited(source, params, schema=HERE.schema) as values:
+        folder = values["pull"]["folder"]
+        values["pull"]["source"] = "folder"
+        folder["images"] = _as_written(images, params)
+        folder["annotations"] = None if annotations is None else _as_written(annotations, params)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
     write_file(HERE.schema, schema_text())
     if params == HERE.params and (new := make_project(Path())):

@@ -21,7 +21,23 @@ def matched_thresholds(
     """The strictly falling cosines at which the average share of merges done in `other` is that in `known` at
     `theta_merge`. The two may hold trees of different images."""
     shares = np.mean([merges_before(tree, theta_merge) / len(tree.similarity_M) for tree in known], axis=0)
-    levels = [np.minimum.accumulate(tree.similarity_M) for tree in other]
+    return _thresholds_at(shares, other)
+
+
+def thresholds_for(regions: Sequence[int], trees: Sequence[MergeTree]) -> tuple[float, ...]:
+    """The strictly falling cosines at which about so many regions of the average tree are left.
+
+    regions: falling. The trees are of maps of one size. ValueError if that has fewer patches than `regions` asks for.
+    """
+    patches = trees[0].num_leaves
+    if max(regions) > patches:
+        raise ValueError(f"a map of {patches} patches has no {max(regions)} regions")
+    return _thresholds_at((patches - np.array(regions)) / (patches - 1), trees)
+
+
+def _thresholds_at(shares: np.ndarray, trees: Sequence[MergeTree]) -> tuple[float, ...]:
+    """Where these shares of the merges are done, on average."""
+    levels = [np.minimum.accumulate(tree.similarity_M) for tree in trees]
     weights = np.concatenate([np.full(len(level), 1 / len(level) / len(levels)) for level in levels])
     pooled = np.concatenate(levels)
     order = np.argsort(-pooled, kind="stable")

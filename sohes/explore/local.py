@@ -108,9 +108,7 @@ def cluster(
     features_hwC: np.ndarray, params: ExploreParams, on_tree: OnTree | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """(N, h, w) bool regions of a feature map at all thresholds, largest first, and their (N,) float32 scores."""
-    if params.normalise:
-        features_hwC = unit_features(features_hwC)
-    tree = merge_tree(features_hwC)
+    tree = tree_of(features_hwC, params)
     if on_tree is not None:
         on_tree(tree)
     nodes = select_regions(tree, theta_merge=params.theta_merge, nms_iou=params.nms_iou)
@@ -119,6 +117,11 @@ def cluster(
         scores = stability(tree, nodes, same_iou=params.nms_iou).astype(np.float32)
         nodes, scores = nodes[scores >= params.min_stability], scores[scores >= params.min_stability]
     return region_masks(tree, nodes), scores
+
+
+def tree_of(features_hwC: np.ndarray, params: ExploreParams) -> MergeTree:
+    """The merge tree of a feature map, of unit features with `normalise`."""
+    return merge_tree(unit_features(features_hwC) if params.normalise else features_hwC)
 
 
 def square(image_HW3: np.ndarray, side: int) -> np.ndarray:

@@ -39,6 +39,12 @@ def first_line(params: Path, schema: Path) -> str:
     return f"{MARK}{Path(relative).as_posix()}\n"
 
 
+def naming(schema: Path, params: Path, text: str) -> str:
+    """The text of a file of params with that line first, and no other of its kind."""
+    others = (line for line in text.splitlines(keepends=True) if not line.startswith(MARK))
+    return first_line(params, schema) + "".join(others)
+
+
 def described() -> dict[str, Node]:
     """What the schema says of every key and section, by dotted name, in the file's order."""
     whole = Params.model_json_schema(schema_generator=_WithoutTitles)
@@ -62,7 +68,9 @@ def kind(node: Node) -> str:
         few = f"at least {node['minItems']}, " if "minItems" in node else ""
         return f"list, {few}each: {kind(node['items'])}"
     name: str = "path" if node.get("format") == "path" else node["type"]
-    return ", ".join([WORDS.get(name, name), *(f"{words} {node[bound]}" for bound, words in BOUNDS.items() if bound in node)])
+    return ", ".join(
+        [WORDS.get(name, name), *(f"{words} {node[bound]}" for bound, words in BOUNDS.items() if bound in node)]
+    )
 
 
 def shown(value: Any) -> str:

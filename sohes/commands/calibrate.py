@@ -1,0 +1,81 @@
+"""`sohes calibrate`: merging thresholds that fit the backbone, written into params.yaml (ours).
+
+The paper's cosines are those of one backbone's tokens and mean nothing for another's. How many regions are left does.
+"""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Annotated
+
+import numpy as np
+import typer
+
+from sohes.commands.edited import edited
+from sohes.commands.options import HERE, ParamsFile
+from sohes.data.store.images import ImageStore
+from sohes.errors import SohesError
+from sohes.explore.calibrate import thresholds_for
+from sohes.explore.local import square, tree_of
+from sohes.explore.maps import make_extractor, map_extractors
+from sohes.explore.merge.tree import MergeTree
+from sohes.params import ExploreParams, load_params
+from sohes.project import Project, require
+
+
+def calibrate(
+    images: Annotated[int, typer.Option(min=1, help="How many pulled images to look at.")] = 20,
+    most: Annotated[int, typer.Option(min=2, help="Regions left at the first threshold.")] = 200,
+    least: Annotated[int, typer.Option(min=1, help="Regions left at the last one.")] = 2,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the thresholds, write nothing.")] = False,
+    params: ParamsFile = HERE.params,
+) -> None:
+    """Fit explore.theta_merge to the backbone.
+
+    Writes the cosines at which so many regions are left on average, as many
+    thresholds as there are now. Maps of colour alone keep theirs.
+
+    Example: sohes pull && sohes backbone && sohes calibrate
+    """
+    if most <= least:
+        raise SohesError(f"regions grow fewer: --most must be above --least (got {most} and {least})")
+    explore, project = load_params(params).explore, Project(params.parent)
+    if explore.uses_backbone:
+        require(project.model("backbone"), "backbone", "backbone")
+    trees = _trees(explore, project, images)
+    with nullcontext() if dry_run else edited(params, params) as values:
+        for k, (of_map, found) in enumerate(zip(explore.maps, trees, strict=True)):
+            name = "explore.theta_merge" if k == 0 else f"explore.also[{k - 1}].theta_merge"
+            if explore.uses_backbone and of_map.features == "handmade":
+                print(f"{name}: as it is, for colour alone has no backbone to fit")
+                continue
+            try:
+                thetas = thresholds_for(_numbers(most, least, len(of_map.theta_merge)), found)
+            except ValueError as error:
+                raise SohesError(f"{name}: {error}: lower --most") from None
+            print(f"{name}: {list(thetas)}")
+            if values is not None:
+                section = values["explore"] if k == 0 else values["explore"]["also"][k - 1]
+                written = section.setdefault("theta_merge", [])
+                written[:] = thetas
+    if not dry_run:
+        print(f"wrote {params}: `sohes explore` labels with them")
+
+
+def _trees(explore: ExploreParams, project: Project, images: int) -> list[list[MergeTree]]:
+    """For each feature map, the trees of images that lie evenly among those pulled."""
+    store = ImageStore(project.images)
+    chosen = np.unique(np.linspace(0, len(store) - 1, images).astype(np.int64))
+    extractors = map_extractors(make_extractor(explore, project.model("backbone")), explore)
+    trees: list[list[MergeTree]] = [[] for _ in explore.maps]
+    for image_id in store.image_ids[chosen]:
+        image = store.read(int(image_id))
+        for of_map, extract, found in zip(explore.maps, extractors, trees, strict=True):
+            (features,) = extract([square(image, of_map.image_size)])
+            found.append(tree_of(features, of_map))
+    return trees
+
+
+def _numbers(most: int, least: int, levels: int) -> list[int]:
+    """So many numbers of regions, falling from `most` to `least`, evenly spaced in ratio."""
+    return np.rint(np.geomspace(most, least, levels)).astype(int).tolist()
