@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from sohes.data.scenes.render import render_scene
-from sohes.project import TEMPLATE
+from sohes.project import TEMPLATE, Project
 
 pytestmark = pytest.mark.slow
 
@@ -126,9 +126,11 @@ def test_the_wheel_holds_what_a_project_begins_with(wheel, repository):
 def test_commands_work_far_from_the_checkout(installed, tmp_path, photos):
     assert "explore" in installed("-m", "sohes", "--help", cwd=tmp_path)
     assert installed("-m", "sohes", "--version", cwd=tmp_path).startswith("sohes ")
+    assert "  In demo, " in installed("-m", "sohes", "params", "--explain", "explore.refiner", cwd=tmp_path)
     installed("-m", "sohes", "segment", "--explore", photos / "0.png", "--out", "masks", cwd=tmp_path)
     assert (tmp_path / "masks/0.json").exists()
     assert "made a project here: " in installed("-m", "sohes", "init", "--images", "photos", cwd=tmp_path)
+    assert installed("-m", "sohes", "params", "--schema", cwd=tmp_path) == Project(tmp_path).schema.read_text()
     assert "This machine can run params.yaml" in installed("-m", "sohes", "doctor", cwd=tmp_path)
     load = "import sohes; print('masks', len(sohes.load().segment('photos/0.png')))"
     assert int(installed("-c", load, cwd=tmp_path).split()[-1]) > 0
