@@ -8,11 +8,13 @@ export NO_MKDOCS_2_WARNING = 1
 RUN = export PATH="$(CURDIR)/.venv/bin:$$PATH";
 STAMP = .venv/.installed
 
-.PHONY: help demo test check docs infra-check fuzz ui clean
+.PHONY: help install demo test check docs infra-check fuzz ui clean
 .DELETE_ON_ERROR:
 
 help:  ## This list
 	@awk -F ':.*## ' '/^[a-z.]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## Everything into .venv, which the others do first
 
 demo: $(STAMP)  ## Run the whole pipeline on the profile in params.yaml, and print the table
 	@$(RUN) \

@@ -15,8 +15,8 @@ from typing import Any
 import yaml
 
 from flows.graph import command_of, path_of, sections_of, stages, without_params_file
-from sohes.errors import SohesError
 from sohes.params import Params, load_params
+from sohes.params.keys import set_keys
 from sohes.pipeline import CODE, PHASES, Phase
 from sohes.project import Project, read_mapping
 from sohes.work.files import atomic_path
@@ -59,14 +59,7 @@ def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
     for key in ("images", "annotations"):
         if folder[key] is not None:
             folder[key] = str((base.parent / Path(folder[key]).expanduser()).resolve())
-    for key, value in changes.items():
-        *sections, last = key.split(".")
-        section = values
-        for name in sections:
-            section = section.get(name, {}) if isinstance(section, dict) else {}
-        if last not in section:
-            raise SohesError(f"the table sets {key}, which {base} does not have: correct one of the two")
-        section[last] = value
+    set_keys(values, changes, who="the table", file=base)
     with atomic_path(scratch) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_params(temporary)

@@ -19,7 +19,7 @@ from sohes.work.ended import clean_up_when_ended
 
 STAGES = "Stages, in the pipeline's order"
 TOOLS = "Around the pipeline"
-PLUMBING = "Not listed"  # so that `sohes --help` fits a screen; the documentation has them
+PLUMBING = "Not in the list of `sohes --help`"  # which fits a screen; the documentation has them
 
 # Name: its panel, its module in sohes.commands, and the first line of its help.
 COMMANDS = {
@@ -31,6 +31,7 @@ COMMANDS = {
     "evaluate": (STAGES, "stages", "Predict and score the held-out images."),
     "report": (STAGES, "stages", "Tables, plots and pictures: reports/index.html."),
     "init": (TOOLS, "init", "Point params.yaml at your own photographs."),
+    "params": (TOOLS, "params", "Print every number in force, or explain one."),
     "calibrate": (TOOLS, "calibrate", "Fit explore.theta_merge to the backbone."),
     "table": (TOOLS, "table", "Print the phases' table, and where the pictures are."),
     "segment": (TOOLS, "segment", "Masks, scores and parents for any photograph."),
@@ -44,11 +45,11 @@ COMMANDS = {
     "push": (TOOLS, "push", "Share a model on the Hugging Face hub."),
     "score": (TOOLS, "score", "Score anybody's predictions."),
     "results": (TOOLS, "results", "All phases on benchmarks of photographs, as one page."),
-    "downstream": (TOOLS, "downstream", "Measure the backbone on supervised tasks."),
-    "benchmark-info": (TOOLS, "score", "What a benchmark counts, and where to get it."),
+    "downstream": (PLUMBING, "downstream", "Measure the backbone on supervised tasks."),
+    "benchmark-info": (PLUMBING, "score", "What a benchmark counts, and where to get it."),
     "sam": (PLUMBING, "sam", "SAM's masks on a benchmark, to score as a baseline."),
     "bench": (TOOLS, "bench", "Measure one part of the method."),
-    "view-batch": (TOOLS, "view_batch", "A picture of what training sees."),
+    "view-batch": (PLUMBING, "view_batch", "A picture of what training sees."),
     "doctor": (TOOLS, "doctor", "Check that this machine can run the profile."),
     "label": (TOOLS, "label", "Phase 1 alone: pseudo-labels for a folder."),
     "ablate-photographs": (PLUMBING, "ablate_photographs", "Every step and switch of phase 1 on photographs."),
@@ -64,8 +65,17 @@ def load(name: str) -> Any:
     return typer.main.get_command(found)
 
 
+COMPLETION = {"install_completion": "Complete words in this shell.", "show_completion": "Print what that adds to it."}
+
+
 class Commands(TyperGroup):
-    """Commands that are listed from the table and loaded when they are called."""
+    """Commands that are listed from the table and loaded when they are called, or when the shell completes them."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        options: list[Any] = super().get_params(ctx)
+        for option in options:
+            option.help = COMPLETION.get(option.name, option.help)  # typer's own words take three lines
+        return options
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, listed, rest = super().resolve_command(ctx, args)
@@ -76,7 +86,6 @@ app = typer.Typer(
     help="Self-supervised open-world hierarchical entity segmentation (SOHES).",
     cls=Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 for _name, (_panel, _, _words) in COMMANDS.items():
@@ -93,7 +102,10 @@ def _print_version(wanted: bool) -> None:
 
 @app.callback()
 def _options(
-    debug: Annotated[bool, typer.Option("--debug", envvar="SOHES_DEBUG", help="Show tracebacks of errors.")] = False,
+    debug: Annotated[
+        bool,
+        typer.Option("--debug", envvar="SOHES_DEBUG", show_envvar=False, help="Show tracebacks, as SOHES_DEBUG=1."),
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,

@@ -42,6 +42,7 @@ class Project:
     dvc_ignores = _Place(".dvcignore")
     dvc = _Place(".dvc")  # the folder of DVC's settings
     profiles = _Place("params")  # the folder of further files of params
+    schema = _Place("params/schema.json")  # what editors know of files of params
     packs = _Place("params/sa1b-2-percent.txt")  # the packs of SA-1B that params/paper.yaml takes
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
@@ -163,21 +164,25 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
     SohesError if it is not UTF-8, not YAML, empty, not a mapping, or if a key stands in it twice.
     """
-    from ruamel.yaml import YAML, YAMLError  # `sohes --help` does without it
-    from ruamel.yaml.constructor import DuplicateKeyError
-
-    text = read_text(path)
-    try:
-        raw = YAML(typ="safe").load(text)
-    except DuplicateKeyError as error:
-        fault, line = str(error.problem).partition(" with value")[0], error.problem_mark.line + 1
-        raise SohesError(f"{path}: {fault.removeprefix('found ')} in line {line}: remove one of the two") from None
-    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, such as 2026-13-01
-        raise SohesError(f"{path} is not valid YAML: {_line(error)}") from None
+    raw = parse_yaml(read_text(path), str(path))
     if not isinstance(raw, dict):
         found = "empty" if raw is None else f"a {type(raw).__name__} and not a mapping of keys to values"
         raise SohesError(f"{path} is {found}: fix it, or copy one that comes with the code")
     return raw
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """What a text of YAML 1.2 says. SohesError, which begins with `where`, if it is not YAML or has a key twice."""
+    from ruamel.yaml import YAML, YAMLError  # `sohes --help` does without it
+    from ruamel.yaml.constructor import DuplicateKeyError
+
+    try:
+        return YAML(typ="safe").load(text)
+    except DuplicateKeyError as error:
+        fault, line = str(error.problem).partition(" with value")[0], error.problem_mark.line + 1
+        raise SohesError(f"{where}: {fault.removeprefix('found ')} in line {line}: remove one of the two") from None
+    except (YAMLError, ValueError, RecursionError) as error:  # ValueError: a date that is none, such as 2026-13-01
+        raise SohesError(f"{where} is not valid YAML: {_line(error)}") from None
 
 
 def read_json(path: Path, remedy: str, kind: type[Value] = dict, *, needs: Iterable[str] = ()) -> Value:  # type: ignore[assignment]

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from sohes import cli
 from sohes.commands.bench import Bench
 from sohes.errors import SohesError
 from sohes.params import load_params
+
+SCRIPT = Path(sys.executable).with_name("sohes")
 
 
 def sohes(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -112,6 +115,39 @@ def test_a_measurement_ends_with_a_json_object_and_takes_its_functions_options(t
     assert json.loads(done.stdout.splitlines()[-1])["seconds_median"] > 0
     wrong = sohes("bench", "nms", "--wheels", "4", cwd=tmp_path)
     assert (wrong.returncode, "No such option: --wheels" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted", "unwanted"),
+    [
+        ("sohes seg", {"segment"}, {"score"}),
+        ("sohes segment --", {"--model", "--explore", "--help"}, {"--phase"}),
+        ("sohes evaluate --ph", {"--phase"}, {"--set"}),
+        ("sohes evaluate --phase ", {"explore", "instruct", "correct"}, {"pull"}),
+        ("sohes bench n", {"nms"}, {"decode"}),
+        ("sohes view-batch --", {"--params"}, {"--model"}),
+        ("sohes explore --set explore.ref", {"explore.refiner", "explore.refine_min_iou"}, {"evaluate.refiner"}),
+        ("sohes --", {"--version", "--install-completion"}, {"--params"}),
+    ],
+)
+def test_the_shell_completes_commands_that_are_not_loaded_yet(line, wanted, unwanted):
+    asked = {"_SOHES_COMPLETE": "complete_bash", "COMP_WORDS": line, "COMP_CWORD": str(line.count(" "))}
+    done = subprocess.run([SCRIPT], capture_output=True, text=True, check=True, env={**os.environ, **asked})
+    offered = set(done.stdout.splitlines())
+    assert offered >= wanted
+    assert not offered & unwanted
+
+
+def test_completion_is_installed_for_a_shell_and_works_in_it(tmp_path):
+    here = {"HOME": str(tmp_path), "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
+    run = partial(subprocess.run, capture_output=True, text=True, check=True, env={**os.environ, **here})
+    shown = run([SCRIPT, "--show-completion", "bash"]).stdout
+    run([SCRIPT, "--install-completion", "bash"])
+    (installed,) = tmp_path.rglob("sohes.sh")
+    assert installed.read_text().strip() == shown.strip()
+    assert str(installed) in (tmp_path / ".bashrc").read_text()
+    typed = f"COMP_WORDS=(sohes expl); COMP_CWORD=1; _sohes_completion {SCRIPT}; echo ${{COMPREPLY[@]}}"
+    assert run(["bash", "-c", f"source {installed}; {typed}"]).stdout == "explore\n"
 
 
 def test_a_missing_params_file_is_one_sentence(tmp_path):

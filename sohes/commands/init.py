@@ -19,8 +19,10 @@ from sohes.data.benchmarks.own import check
 from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
 from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.model.released import has_gpu
-from sohes.params import load_params
+from sohes.params import load_params, profiles
+from sohes.params.schema import schema_text
 from sohes.project import TEMPLATE
+from sohes.work.files import write_file
 
 PHOTOGRAPHS = "photographs"  # the profile
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
@@ -58,12 +60,13 @@ def init(
         print(why)
     if profile is not None:
         source = _profile(profile, params)
-    with edited(source, params) as values:
+    with edited(source, params, schema=HERE.schema) as values:
         folder = values["pull"]["folder"]
         values["pull"]["source"] = "folder"
         folder["images"] = _as_written(images, params)
         folder["annotations"] = None if annotations is None else _as_written(annotations, params)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
+    write_file(HERE.schema, schema_text())
     if params == HERE.params and (new := make_project(Path())):
         print(f"made a project here: {', '.join(map(str, new))}")
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)
@@ -121,7 +124,7 @@ def how_many(photographs: int, folder: Path) -> list[str]:
 
 def _profile(name: str, params: Path) -> Path:
     """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
-    files = {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
+    files = profiles()
     if name not in files:
         raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
     known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import importlib
+import os
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 import sohes
-from sohes.commands.options import HERE, ParamsFile
+from sohes.commands.options import HERE, ParamsFile, Settings
+from sohes.errors import SohesError
 from sohes.model.released import start_of
 from sohes.params import Params, load_params
+from sohes.params.keys import parse_changes
 from sohes.pipeline import STAGES, Phase
 from sohes.project import Project
 from sohes.work.cost import measured
@@ -44,25 +48,28 @@ SPLITTING = [stage.name for stage in STAGES.values() if stage.splits]
 def _command(name: str, does: str, writes: str, example: str) -> Callable[..., None]:
     """The command of a stage. does, writes, example: its help."""
 
-    def whole(params: ParamsFile = HERE.params) -> None:
-        _run(name, params)
+    def whole(params: ParamsFile = HERE.params, settings: Settings = None) -> None:
+        _run(name, params, settings)
 
-    def shardable(params: ParamsFile = HERE.params, shards: Shards = None) -> None:
-        _run(name, params, shards)
+    def shardable(params: ParamsFile = HERE.params, settings: Settings = None, shards: Shards = None) -> None:
+        _run(name, params, settings, shards)
 
     command = shardable if STAGES[name].splits else whole
     command.__doc__ = "\n\n".join(filter(None, (does, writes, f"Example: sohes {example}")))
     return command
 
 
-def _run(stage: str, params: Path, shards: range | None = None, **options: str) -> None:
-    values, root, known = load_params(params), Path.cwd(), STAGES[stage]
+def _run(stage: str, params: Path, settings: list[str] | None, shards: range | None = None, **options: str) -> None:
+    if settings and "DVC_ROOT" in os.environ:
+        raise SohesError("DVC records what params.yaml says, not --set: change the file, or `dvc exp run --set-param`")
+    load = partial(load_params, changes=parse_changes(settings))
+    values, root, known = load(params), Path.cwd(), STAGES[stage]
     origin = Origin(
         stage,
         values,
         params,
         sections=known.sections,
-        load=load_params,
+        load=load,
         unfinished=Project(root).state(stage),
         code=_code(stage),
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
@@ -104,25 +111,26 @@ explore = _command(
     "explore",
     "Phase 1: pseudo-labels by clustering patch features.",
     "Writes data/pseudo_labels.",
-    "explore            (some shards of it: sohes explore --shard 0-11)",
+    "explore    # some shards of it: sohes explore --shard 0-11",
 )
 instruct = _command(
     "instruct",
     "Phase 2: train the segmenter on the pseudo-labels.",
     "Writes models/instruct.safetensors.",
-    "instruct           (after a kill, the same command resumes)",
+    "instruct    # after a kill, the same command resumes",
 )
 correct = _command(
     "correct",
     "Phase 3: let a teacher's masks correct the labels.",
     "Writes models/correct.safetensors.",
-    "correct            (after a kill, the same command resumes)",
+    "correct    # after a kill, the same command resumes",
 )
 report = _command("report", "Tables, plots and pictures: reports/index.html.", "", "report")
 
 
 def evaluate(
     params: ParamsFile = HERE.params,
+    settings: Settings = None,
     shards: Shards = None,
     phase: Annotated[Phase | None, typer.Option(help="Only this phase; needs no model of the others.")] = None,
 ) -> None:
@@ -130,9 +138,9 @@ def evaluate(
 
     Writes predictions/ and metrics/.
 
-    Example: sohes evaluate           (phase 1 alone: sohes evaluate --phase explore)
+    Example: sohes evaluate    # phase 1 alone: sohes evaluate --phase explore
     """
-    _run("evaluate", params, shards, **({} if phase is None else {"phase": phase}))
+    _run("evaluate", params, settings, shards, **({} if phase is None else {"phase": phase}))
 
 
 def _splitting(stage: str) -> str:
@@ -146,6 +154,7 @@ def shards(
         str, typer.Argument(metavar="|".join(SPLITTING), callback=_splitting, help="A stage that splits.")
     ],
     params: ParamsFile = HERE.params,
+    settings: Settings = None,
 ) -> None:
     """Print the unfinished shards of a stage.
 
@@ -153,7 +162,8 @@ def shards(
 
     For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
     """
-    missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(load_params(params), Path.cwd())
+    values = load_params(params, parse_changes(settings))
+    missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(values, Path.cwd())
     print(as_ranges(missing))
 
 

@@ -6,6 +6,7 @@ their section; pure functions take keyword-only numbers.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,6 +16,7 @@ from sohes.errors import SohesError
 from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, DistillParams, VitParams
 from sohes.params.evaluate import EvaluateParams, ReportParams
 from sohes.params.explore import ExploreParams
+from sohes.params.keys import set_keys
 from sohes.params.model import STRIDE, AdapterParams, CascadeParams, LossParams, ModelParams
 from sohes.params.pull import PullParams, ScenesParams
 from sohes.params.section import Count, Positive, Section
@@ -57,11 +59,15 @@ __all__ = [
     "VitParams",
     "load_params",
     "load_params_anywhere",
+    "profiles",
 ]
 
 
 class Params(Section):
-    seed: Annotated[int, Field(ge=0, lt=2**63)]  # where every random choice starts
+    """Every number of the method."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)]
+    """Where every random choice starts."""
     pull: PullParams
     backbone: BackboneParams
     explore: ExploreParams
@@ -92,20 +98,38 @@ class Params(Section):
         return self
 
 
-def load_params(path: Path) -> Params:
-    """Read and validate a params file. SohesError names the file, the key and the problem."""
+def load_params(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
+    """Read and validate a params file. SohesError names the file, the key and the problem.
+
+    changes: by dotted key, what counts in place of the file's own values (`--set`).
+    """
     try:
-        return Params.model_validate(read_mapping(path))
+        values = read_mapping(path)
     except FileNotFoundError:
         raise SohesError(f"no params file at {path}: run in the project's folder, or name one with --params") from None
-    except ValidationError as error:
-        raise SohesError(f"{path}: {'; '.join(_sentence(e) for e in error.errors())}") from None
+    params = _validated(values, str(path))  # a file that is wrong by itself is not the fault of what is set
+    if not changes:
+        return params
+    set_keys(values, changes, who="the command line", file=path)
+    return _validated(values, f"{path} with --set {', '.join(changes)}")
 
 
-def load_params_anywhere(path: Path) -> Params:
+def load_params_anywhere(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
     """`load_params` for commands that need no project: falls back to the file of that name that comes with the code."""
     with_the_code = TEMPLATE.root / path
-    return load_params(with_the_code if with_the_code.exists() and not path.exists() else path)
+    return load_params(with_the_code if with_the_code.exists() and not path.exists() else path, changes)
+
+
+def profiles() -> dict[str, Path]:
+    """The files of params that come with the code, by the name that `sohes init --profile` takes."""
+    return {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
+
+
+def _validated(values: dict[str, Any], where: str) -> Params:
+    try:
+        return Params.model_validate(values)
+    except ValidationError as error:
+        raise SohesError(f"{where}: {'; '.join(_sentence(e) for e in error.errors())}") from None
 
 
 def _sentence(detail: Any) -> str:

@@ -19,13 +19,20 @@ class PretrainingParams(Section):
     compile: ClassVar[bool] = False
     validate_every: ClassVar[int] = 0
 
-    steps: Positive  # steps of training
-    batch_size: Positive  # photographs per step, over all processes
-    image_size: Positive  # side of the student's views, in pixels; DINO's local crops have half of it
-    learning_rate: Amount  # the highest one, after the warm-up; from there it falls along a cosine
-    weight_decay: Amount  # of weight matrices; biases, norms and single tokens have none
-    warmup_steps: Count  # steps in which the learning rate rises to its peak
-    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
+    steps: Positive
+    """Steps of training."""
+    batch_size: Positive
+    """Photographs per step, over all processes."""
+    image_size: Positive
+    """Side of the student's views, in pixels; DINO's local crops have half of it."""
+    learning_rate: Amount
+    """The highest rate, after the warm-up; from there it falls along a cosine."""
+    weight_decay: Amount
+    """Decay of weight matrices; biases, norms and single tokens have none."""
+    warmup_steps: Count
+    """Steps in which the learning rate rises to its peak."""
+    checkpoint_every: Positive
+    """Steps from one checkpoint, where training can resume, to the next."""
 
     def _optim(self, *, clip_norm: float, amp: bool) -> RateParams:
         """As the other trainings have it."""
@@ -38,11 +45,16 @@ class DinoParams(PretrainingParams):
 
     workers: ClassVar[int] = 0  # threads of the process make the crops
 
-    local_crops: Count  # small crops of each photograph, beside two large ones
-    prototypes: Positive  # outputs of the head, over which student and teacher are compared
-    teacher_momentum: Fraction  # share of its weights that the teacher keeps in a step; rises to 1
-    teacher_temperature: Scale  # divides the teacher's outputs: a lower one makes it more certain
-    student_temperature: Scale  # divides the student's outputs
+    local_crops: Count
+    """Small crops of each photograph, beside two large ones."""
+    prototypes: Positive
+    """Outputs of the head, over which student and teacher are compared."""
+    teacher_momentum: Fraction
+    """Share of its weights that the teacher keeps in a step; rises to 1."""
+    teacher_temperature: Scale
+    """Divides the teacher's outputs: a lower one makes it more certain."""
+    student_temperature: Scale
+    """Divides the student's outputs."""
 
     @property
     def optim(self) -> RateParams:
@@ -52,15 +64,20 @@ class DinoParams(PretrainingParams):
 class VitParams(Section):
     """A ViT and where its weights come from."""
 
-    pretrained: (
-        str  # a .safetensors file, or a timm name with weights on the hub; the backbone's also `train`, `distill`
-    )
-    architecture: str  # timm name of the ViT that `train` and `distill` build, or that a file of bare weights is for
-    patch_size: Positive  # side of a patch, in pixels
-    embed_dim: Positive  # channels of a token
-    depth: Positive  # blocks of the transformer
-    num_heads: Positive  # attention heads of a block
-    image_size: Positive  # side, in pixels, for which the position embeddings are made
+    pretrained: str
+    """A .safetensors file, or a timm name with weights on the hub; the backbone's also `train`, `distill`."""
+    architecture: str
+    """The timm name of the ViT that `train` and `distill` build, or that a file of bare weights is for."""
+    patch_size: Positive
+    """Side of a patch, in pixels."""
+    embed_dim: Positive
+    """Channels of a token."""
+    depth: Positive
+    """Blocks of the transformer."""
+    num_heads: Positive
+    """Attention heads of a block."""
+    image_size: Positive
+    """Side, in pixels, for which the position embeddings are made."""
 
     @model_validator(mode="after")
     def _is_made_of_whole_heads_and_patches(self) -> VitParams:
@@ -75,8 +92,10 @@ class DistillParams(PretrainingParams):
     """The backbone learns the dense features of a larger one on the pulled images (`sohes.train.distill`)."""
 
     teacher: VitParams
-    amp: bool  # bf16 autocast, as in `instruct.optim`
-    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
+    amp: bool
+    """Compute in bf16 autocast, as in `instruct.optim`."""
+    workers: Count
+    """Processes that read photographs ahead; 0: none, the training reads them itself."""
 
     @property
     def optim(self) -> RateParams:

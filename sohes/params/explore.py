@@ -15,10 +15,14 @@ RefinerName = Literal["none", "guided", "densecrf", "cascadepsp", "crm"]
 class PeersParams(Section):
     """Peers of phase 1 (`sohes.explore.peers`), with their authors' numbers; `threshold_thetas` are ours."""
 
-    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]  # patches with a higher cosine similarity are alike
-    maskcut_cuts: Positive  # at most this many objects per image; `divide` starts from them
-    hassod_theta_merge: tuple[float, ...]  # similarities below which `hassod` records its regions
-    threshold_thetas: tuple[float, ...]  # similarities from which `threshold` joins neighbouring patches
+    maskcut_tau: Annotated[float, Field(ge=-1, le=1)]
+    """Patches with a higher cosine similarity are alike."""
+    maskcut_cuts: Positive
+    """At most this many objects per image; `divide` starts from them."""
+    hassod_theta_merge: tuple[float, ...]
+    """Similarities below which `hassod` records its regions."""
+    threshold_thetas: tuple[float, ...]
+    """Similarities from which `threshold` joins neighbouring patches."""
 
 
 # What may differ between the feature maps of phase 1.
@@ -29,27 +33,48 @@ OF_A_MAP |= {"theta_small", "nms_iou", "min_crop", "recluster", "min_stability"}
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
-    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]  # all but `sohes` are peers, for comparison
-    features: Features  # the backbone's; colour and texture, not learned; or tokens and colour side by side
-    block: Annotated[int, Field(lt=0)]  # backbone block that features come from, counted from the end; -1: the last
-    image_size: Positive  # S: side of the square view of the whole photograph, in pixels
-    crop_size: Positive  # S': side that a crop is enlarged to, in pixels; more for large crops
-    patch_size: Positive  # side of a patch of handmade and fused features, in pixels; tokens use the backbone's
-    colour_weight: Amount  # weight of colour beside tokens; only read with `fused`
-    amp: bool  # compute tokens in bf16 autocast: several times faster on a GPU
-    normalise: bool  # L2-normalise each patch before averaging
-    theta_merge: tuple[float, ...]  # regions are recorded each time the merges' similarity falls below one of these
-    theta_small: Fraction  # a region smaller than this share of the image is clustered again in a crop
-    theta_cover: Fraction  # a mask is part of another if more than this share of it is covered
-    nms_iou: Fraction  # masks with a higher IoU are duplicates, of which one stays
-    min_crop: Positive  # least side of a crop, in pixels of the original image
-    recluster: Literal["small", "all"]  # regions to cluster again in a crop; `all` is not in the paper
-    min_stability: Fraction  # keep regions above it and use it as their score; 0: keep all, score 1, as in the paper
-    refiner: RefinerName  # what moves borders to edges; cascadepsp and crm were trained on human masks
-    refine_min_iou: Fraction  # a mask whose IoU with its refined self is lower is dropped
-    also: tuple[dict[str, Any], ...]  # further feature maps, whose masks are pooled: each says what differs from above
-    images_per_shard: Positive  # photographs labelled as one piece of work, which a stop does not undo
-    max_rejected_fraction: Fraction  # if a larger share of the photographs is rejected, the stage fails
+    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]
+    """How masks are found; all but `sohes` are peers, for comparison."""
+    features: Features
+    """The backbone's features; `handmade`: colour and texture, not learned; `fused`: tokens and colour side by side."""
+    block: Annotated[int, Field(lt=0)]
+    """Backbone block that features come from, counted from the end; -1: the last."""
+    image_size: Positive
+    """S: side of the square view of the whole photograph, in pixels."""
+    crop_size: Positive
+    """S': side that a crop is enlarged to, in pixels; more for large crops."""
+    patch_size: Positive
+    """Side of a patch of handmade and fused features, in pixels; tokens use the backbone's."""
+    colour_weight: Amount
+    """Weight of colour beside tokens; only read with `fused`."""
+    amp: bool
+    """Compute tokens in bf16 autocast: several times faster on a GPU."""
+    normalise: bool
+    """L2-normalise each patch before averaging."""
+    theta_merge: tuple[float, ...]
+    """Strictly falling: regions are recorded each time the merges' similarity falls below one of these."""
+    theta_small: Fraction
+    """A region smaller than this share of the image is clustered again in a crop."""
+    theta_cover: Fraction
+    """A mask is part of another if more than this share of it is covered."""
+    nms_iou: Fraction
+    """Masks with a higher IoU are duplicates, of which one stays."""
+    min_crop: Positive
+    """Least side of a crop, in pixels of the original image."""
+    recluster: Literal["small", "all"]
+    """Regions to cluster again in a crop; `all` is not in the paper."""
+    min_stability: Fraction
+    """Keep regions of a higher stability, which is their score; 0: keep all, score 1, as in the paper."""
+    refiner: RefinerName
+    """What moves borders to edges; cascadepsp and crm were trained on human masks."""
+    refine_min_iou: Fraction
+    """A mask whose IoU with its refined self is lower is dropped."""
+    also: tuple[Annotated[dict[str, Any], Field(json_schema_extra={"propertyNames": {"enum": sorted(OF_A_MAP)}})], ...]
+    """Further feature maps, whose masks are pooled: each says what differs from above."""
+    images_per_shard: Positive
+    """Photographs labelled as one piece of work, which a stop does not undo."""
+    max_rejected_fraction: Fraction
+    """If a larger share of the photographs is rejected, the stage fails."""
     peers: PeersParams
 
     @property

@@ -13,21 +13,31 @@ from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Secti
 class AdapterParams(Section):
     """ViT-Adapter (Chen et al., 2022)."""
 
-    interactions: Positive  # injector + extractor pairs, spread evenly over the ViT's blocks
-    stem_dim: Positive  # channels of the spatial prior module's first convolution
-    num_heads: Positive  # heads of the deformable attention
-    points: Positive  # places that a head samples in each map
+    interactions: Positive
+    """Injector + extractor pairs, spread evenly over the ViT's blocks."""
+    stem_dim: Positive
+    """Channels of the spatial prior module's first convolution."""
+    num_heads: Positive
+    """Heads of the deformable attention."""
+    points: Positive
+    """Places that a head samples in each map."""
 
 
 class CascadeParams(Section):
     """Cascade Mask R-CNN (table 8); only read with the cascade heads."""
 
-    ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]  # per box stage: IoU of a correct box
-    proposals: Positive  # boxes per image that enter the first stage
-    samples: Positive  # how many of them are used in training
-    anchor_scale: Scale  # side of a level's anchors, in strides of the level
-    nms_iou: Fraction  # of boxes; a part's box can fill most of its whole's
-    theta_cover: Fraction  # builds the forest by coverage, since there is no ancestor head
+    ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]
+    """The IoU of a correct box, for each box stage."""
+    proposals: Positive
+    """Boxes per image that enter the first stage."""
+    samples: Positive
+    """How many of the proposals are used in training."""
+    anchor_scale: Scale
+    """Side of a level's anchors, in strides of the level."""
+    nms_iou: Fraction
+    """Boxes with a higher IoU are duplicates; a part's box can fill most of its whole's."""
+    theta_cover: Fraction
+    """As in phase 1: it builds the forest, since there is no ancestor head."""
 
 
 STRIDE = 32  # of the network's coarsest map, in pixels
@@ -50,16 +60,26 @@ def grid_side(num_queries: int) -> int:
 class ModelParams(Section):
     """Segmenter: ViT + ViT-Adapter + Mask2Former + ancestor head (paper 3.2), or Cascade Mask R-CNN (table 8)."""
 
-    head: Literal["mask2former", "cascade", "detectron2-cascade"]  # what finds the masks; the cascades are for table 8
-    image_size: Positive  # side of the square that the network sees, in pixels
-    hidden_dim: Positive  # C: channels of maps and queries
-    num_queries: Positive  # the most masks that the network can propose; with `grid`: 21 times a square number
-    queries: Literal["learned", "grid"]  # grid: sampled from the mask features at fixed positions
-    num_heads: Positive  # attention heads of both decoders
-    feedforward_dim: Positive  # hidden channels of a mask decoder layer; the pixel decoder's have half
-    pixel_decoder_layers: Positive  # layers in which the maps of several scales exchange what they know
-    decoder_layers: Positive  # layers in which queries look at the maps and at each other
-    recompute_blocks: bool  # recompute the ViT's activations in the backward pass: less memory, about 1/3 more time
+    head: Literal["mask2former", "cascade", "detectron2-cascade"]
+    """What finds the masks; the cascades are for table 8."""
+    image_size: Positive
+    """Side of the square that the network sees, in pixels."""
+    hidden_dim: Positive
+    """C: channels of maps and queries."""
+    num_queries: Positive
+    """The most masks that the network can propose; with `grid`: 21 times a square number."""
+    queries: Literal["learned", "grid"]
+    """Where queries come from; `grid`: sampled from the mask features at fixed positions."""
+    num_heads: Positive
+    """Attention heads of both decoders."""
+    feedforward_dim: Positive
+    """Hidden channels of a mask decoder layer; the pixel decoder's have half."""
+    pixel_decoder_layers: Positive
+    """Layers in which the maps of several scales exchange what they know."""
+    decoder_layers: Positive
+    """Layers in which queries look at the maps and at each other."""
+    recompute_blocks: bool
+    """Recompute the ViT's activations in the backward pass: less memory, about 1/3 more time."""
     adapter: AdapterParams
     cascade: CascadeParams
 
@@ -78,13 +98,23 @@ class ModelParams(Section):
 class LossParams(Section):
     """Loss of the mask2former head."""
 
-    class_weight: Amount  # of telling entities from nothing; also in matching
-    mask_weight: Amount  # of the masks' cross-entropy; also in matching
-    dice_weight: Amount  # of the masks' overlap (dice); also in matching
-    ancestor_weight: Amount  # of which mask is an ancestor of which
-    no_object_weight: Amount  # in the class part, of a query without an entity; one with an entity weighs 1
-    num_points: Count  # points at which masks are compared; 0: every cell of the mask map
-    oversample_ratio: Annotated[float, Field(ge=1)]  # candidates per point; the most uncertain are chosen
-    importance_fraction: Fraction  # share of the points that is chosen so; the others are random
-    deep_supervision: bool  # predictions before and between the decoder's layers count, too
-    matched_only: bool  # ancestor loss on matched queries only, not on all N x N
+    class_weight: Amount
+    """Weight of telling entities from nothing, also in matching."""
+    mask_weight: Amount
+    """Weight of the masks' cross-entropy, also in matching."""
+    dice_weight: Amount
+    """Weight of the masks' overlap (dice), also in matching."""
+    ancestor_weight: Amount
+    """Weight of which mask is an ancestor of which."""
+    no_object_weight: Amount
+    """Weight of a query without an entity in the class part; one with an entity weighs 1."""
+    num_points: Count
+    """Points at which masks are compared; 0: every cell of the mask map."""
+    oversample_ratio: Annotated[float, Field(ge=1)]
+    """Candidates per point; the most uncertain are chosen."""
+    importance_fraction: Fraction
+    """Share of the points that is chosen so; the others are random."""
+    deep_supervision: bool
+    """Whether predictions before and between the decoder's layers count, too."""
+    matched_only: bool
+    """Compute the ancestor loss on matched queries only, not on all N x N."""

@@ -14,6 +14,9 @@ Scale = Annotated[float, Field(gt=0)]
 
 
 class Section(BaseModel):
-    """A part of a file of numbers. A mistake in it is found when it is read, before anything is computed."""
+    """A part of a file of numbers. A mistake in it is found when it is read, before anything is computed.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    The string below a field is its description: in the schema, in the documentation and for `sohes params --explain`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)

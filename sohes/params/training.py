@@ -12,12 +12,18 @@ from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Secti
 class AugmentParams(Section):
     """The strong view; the weak one flips and resizes only."""
 
-    scale_min: Scale  # large-scale jitter: the smallest factor on the fitted size
-    scale_max: Scale  # the largest factor
-    colour_jitter: Fraction  # strength of changes of brightness, contrast, saturation and hue
-    greyscale: Fraction  # probability of an image without colours
-    blur: Fraction  # probability of a blurred image
-    copy_paste: Fraction  # probability that an entity of another image is pasted in
+    scale_min: Scale
+    """Large-scale jitter: the smallest factor on the fitted size."""
+    scale_max: Scale
+    """Large-scale jitter: the largest factor."""
+    colour_jitter: Fraction
+    """Strength of changes of brightness, contrast, saturation and hue."""
+    greyscale: Fraction
+    """Probability of an image without colours."""
+    blur: Fraction
+    """Probability of a blurred image."""
+    copy_paste: Fraction
+    """Probability that an entity of another image is pasted in."""
 
     @model_validator(mode="after")
     def _in_order(self) -> AugmentParams:
@@ -27,23 +33,29 @@ class AugmentParams(Section):
 
 
 class RateParams(Section):
-    """Of the optimizer."""
+    """How fast a training learns."""
 
-    learning_rate: Amount  # the highest one, after the warm-up; from there it falls along a cosine
-    weight_decay: Amount  # of weight matrices; biases, norms and embeddings have none
-    warmup_steps: Count  # steps in which the learning rate rises to its peak
-    clip_norm: Amount  # longer gradients are shortened to this norm; 0: not at all
-    amp: bool  # bf16 autocast, on a GPU and on a CPU with bf16 instructions; others compute in float32
+    learning_rate: Amount
+    """The highest rate, after the warm-up; from there it falls along a cosine."""
+    weight_decay: Amount
+    """Decay of weight matrices; biases, norms and embeddings have none."""
+    warmup_steps: Count
+    """Steps in which the learning rate rises to its peak."""
+    clip_norm: Amount
+    """Longer gradients are shortened to this norm; 0: not at all."""
+    amp: bool
+    """Compute in bf16 autocast, on a GPU and on a CPU with bf16 instructions; others compute in float32."""
 
 
 class OptimParams(RateParams):
-    """Of the optimizer, Adan."""
+    """The optimizer, Adan."""
 
-    backbone_lr_scale: Amount  # factor on the ViT's rate; 0: the ViT is frozen, only what stands around it learns
+    backbone_lr_scale: Amount
+    """Factor on the ViT's rate; 0: the ViT is frozen, only what stands around it learns."""
 
 
 class ProbeOptimParams(RateParams):
-    """Of the optimizer, Adan; the ViT is frozen."""
+    """The optimizer, Adan, where the ViT is frozen."""
 
     backbone_lr_scale: ClassVar[float] = 0.0
 
@@ -51,16 +63,24 @@ class ProbeOptimParams(RateParams):
 class TrainingParams(Section):
     """What phases 2 and 3 share."""
 
-    steps: Positive  # steps of training
-    batch_size: Positive  # images per step, over all processes; phase 3: in each of its two branches
-    accumulate: Positive  # parts that each step's batch is split into, to need less memory
-    max_targets: Positive  # the most masks of an image that a step learns from, taken across all sizes
+    steps: Positive
+    """Steps of training."""
+    batch_size: Positive
+    """Images per step, over all processes; phase 3: in each of its two branches."""
+    accumulate: Positive
+    """Parts that each step's batch is split into, to need less memory."""
+    max_targets: Positive
+    """The most masks of an image that a step learns from, taken across all sizes."""
     optim: OptimParams
     augment: AugmentParams
-    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
-    compile: bool  # compile the network by torch.compile: faster steps on a GPU after minutes of compiling
-    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
-    validate_every: Count  # steps from one validation to the next; 0: never. Needs annotated evaluation images
+    workers: Count
+    """Processes that read photographs ahead; 0: none, the training reads them itself."""
+    compile: bool
+    """Compile the network by torch.compile: faster steps on a GPU after minutes of compiling."""
+    checkpoint_every: Positive
+    """Steps from one checkpoint, where training can resume, to the next."""
+    validate_every: Count
+    """Steps from one validation to the next, which needs annotated evaluation images; 0: never."""
 
     @model_validator(mode="after")
     def _parts_are_whole_images(self) -> TrainingParams:
@@ -72,8 +92,10 @@ class TrainingParams(Section):
 class InstructParams(TrainingParams):
     """Phase 2 (paper 3.2)."""
 
-    start: str | None  # a trained model whose weights it begins with, where they fit: `small`, or a file; null: none
-    ema: Fraction  # momentum of the averaged weights that are saved; 0: save those of the last step
+    start: str | None
+    """A trained model whose weights it begins with, where they fit: `small`, or a file; null: none."""
+    ema: Fraction
+    """Momentum of the averaged weights that are saved; 0: save those of the last step."""
 
 
 WindowSide = Annotated[float, Field(ge=0.1, le=1)]
@@ -82,24 +104,37 @@ WindowSide = Annotated[float, Field(ge=0.1, le=1)]
 class TilesParams(Section):
     """A closer look at smaller windows of each image (`sohes.masks.windows`); not in the paper."""
 
-    levels: tuple[WindowSide, ...]  # sides of the windows, as shares of the image's; [] or [1.0]: only the whole image
-    overlap: Annotated[float, Field(ge=0, le=0.5)]  # of a window's side: what neighbours share, at least
-    score_factor: Fraction  # on scores of the first level below 1; squared on the second, and so on
+    levels: tuple[WindowSide, ...]
+    """Sides of the windows, as shares of the image's; [] or [1.0]: only the whole image."""
+    overlap: Annotated[float, Field(ge=0, le=0.5)]
+    """Share of a window's side that neighbours have in common, at least."""
+    score_factor: Fraction
+    """Factor on scores of the first level below 1; squared on the second, and so on."""
 
 
 class CorrectParams(TrainingParams):
     """Phase 3 (paper 3.3)."""
 
-    teacher_momentum: Fraction  # share of its weights that the teacher keeps in a step; the rest is the student's
-    theta_score_small: Fraction  # score that the smallest of the teacher's masks need
-    theta_score_large: Fraction  # score that its largest masks need
-    gamma: Amount  # how steeply the needed score rises with a mask's share of the image
-    nms_iou: Fraction  # the teacher's masks with a higher IoU are duplicates, of which one stays
-    theta_cover: Fraction  # a mask of the teacher is part of another if more than this share of it is covered
-    parent_crops: Count  # crops of the teacher's largest masks to predict again; 0: none, as in the paper
-    parent_min_fraction: Fraction  # share of the image; smaller masks are not cropped
-    child_cover: Fraction  # of a mask found in a crop: how much must lie inside the cropped mask
-    tiles: TilesParams  # the teacher's closer look
+    teacher_momentum: Fraction
+    """Share of its weights that the teacher keeps in a step; the rest is the student's."""
+    theta_score_small: Fraction
+    """Score that the smallest of the teacher's masks need."""
+    theta_score_large: Fraction
+    """Score that the largest of the teacher's masks need."""
+    gamma: Amount
+    """How steeply the needed score rises with a mask's share of the image."""
+    nms_iou: Fraction
+    """The teacher's masks with a higher IoU are duplicates, of which one stays."""
+    theta_cover: Fraction
+    """A mask of the teacher is part of another if more than this share of it is covered."""
+    parent_crops: Count
+    """Crops of the teacher's largest masks to predict again; 0: none, as in the paper."""
+    parent_min_fraction: Fraction
+    """Masks that are a smaller share of the image are not cropped."""
+    child_cover: Fraction
+    """How much of a mask found in a crop must lie inside the cropped mask."""
+    tiles: TilesParams
+    """The teacher's closer look."""
 
 
 class DownstreamParams(Section):
@@ -108,11 +143,18 @@ class DownstreamParams(Section):
     validate_every: ClassVar[int] = 0  # a probe is scored once, at the end
     compile: ClassVar[bool] = False  # torchvision's detector branches on values
 
-    image_size: Positive  # side of the square that the probe sees, in pixels
-    detection_dim: Positive  # channels of RetinaNet's maps
-    steps: Positive  # steps of training, for each probe
-    batch_size: Positive  # images per step, over all processes
-    accumulate: Positive  # parts that each step's batch is split into, to need less memory
+    image_size: Positive
+    """Side of the square that the probe sees, in pixels."""
+    detection_dim: Positive
+    """Channels of RetinaNet's maps."""
+    steps: Positive
+    """Steps of training, for each probe."""
+    batch_size: Positive
+    """Images per step, over all processes."""
+    accumulate: Positive
+    """Parts that each step's batch is split into, to need less memory."""
     optim: ProbeOptimParams
-    workers: Count  # processes that read photographs ahead; 0: none, the training reads them itself
-    checkpoint_every: Positive  # steps from one checkpoint, where training can resume, to the next
+    workers: Count
+    """Processes that read photographs ahead; 0: none, the training reads them itself."""
+    checkpoint_every: Positive
+    """Steps from one checkpoint, where training can resume, to the next."""

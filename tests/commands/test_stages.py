@@ -15,6 +15,7 @@ import yaml
 
 from sohes.commands import stages
 from sohes.errors import SohesError, TemporaryError
+from sohes.params import load_params
 from sohes.pipeline import STAGES
 from sohes.project import Project
 
@@ -87,8 +88,6 @@ def test_code_that_is_edited_while_a_stage_runs_fails_it(folder, monkeypatch):
 
 
 def test_weights_outside_of_the_project_are_inputs_too(repository, tmp_path, monkeypatch):
-    from sohes.params import load_params
-
     values = load_params(repository / "params.yaml")
     explore = values.explore.model_copy(update={"refiner": "crm"})
     values = values.model_copy(update={"explore": explore})
@@ -97,6 +96,63 @@ def test_weights_outside_of_the_project_are_inputs_too(repository, tmp_path, mon
     (tmp_path / "crm").touch()
     assert list(stages.named_inputs("explore", values)) == [tmp_path / "crm"]
     assert list(stages.named_inputs("backbone", values)) == [Path(values.backbone.source)]
+
+
+# ---------------------------------------------------------------- --set
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_stage_runs_as_if_the_file_had_what_is_set(stage, folder, monkeypatch):
+    seen = []
+
+    def run(params, root, *, unchanged, **options) -> None:
+        seen.append(params)
+        edited = yaml.safe_load((folder / "params.yaml").read_text()) | {"seed": 5}
+        (folder / "params.yaml").write_text(yaml.safe_dump(edited))
+        unchanged()  # what is set counts, whatever the file says of it meanwhile
+        (folder / "params.yaml").write_text(yaml.safe_dump(edited | {"report": {"pictures": 1}}))
+        if "report" in STAGES[stage].sections:
+            with pytest.raises(TemporaryError, match=r"report in params\.yaml changed"):
+                unchanged()
+        (folder / "params.yaml").write_text(yaml.safe_dump(edited))
+
+    monkeypatch.setattr(stages, "code_of", lambda *_, **__: [])
+    monkeypatch.setattr(importlib.import_module(f"sohes.stages.{stage}"), "run", run)
+    values = yaml.safe_load(Path("params.yaml").read_text())
+    values["seed"], values["explore"]["theta_merge"] = 7, [0.5, 0.25]
+    Path("written.yaml").write_text(yaml.safe_dump(values))
+    getattr(stages, stage)(settings=["seed=7", "explore.theta_merge=[0.5, 0.25]"])
+    assert seen == [load_params(Path("written.yaml"))]
+    assert Project(folder).cost(stage).read_text() != "{}"
+
+
+def test_under_dvc_which_records_the_file_nothing_may_be_set(folder, monkeypatch):
+    monkeypatch.setenv("DVC_ROOT", str(folder))
+    with pytest.raises(SohesError, match=r"DVC records what params\.yaml says, not --set: .*dvc exp run --set-param"):
+        stages.pull(settings=["seed=7"])
+
+
+def test_labels_made_with_set_are_those_of_a_file_with_that_value(tmp_path, monkeypatch, tiny_params, capsys):
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+    made = {}
+    for name, settings in (("set", ["explore.theta_cover=0.6", "explore.nms_iou=0.8"]), ("written", [])):
+        folder = tmp_path / name
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        if not settings:
+            tiny_params["explore"] |= {"theta_cover": 0.6, "nms_iou": 0.8}
+        Path("params.yaml").write_text(yaml.safe_dump(tiny_params))
+        stages.pull()
+        stages.explore(settings=settings, shards=range(1))
+        capsys.readouterr()
+        stages.shards("explore", settings=settings)
+        assert capsys.readouterr().out == "1\n"
+        stages.explore(settings=settings)
+        labels = sorted(Project(folder).pseudo_labels.iterdir())
+        made[name] = {file.name: file.read_bytes() for file in labels}
+    assert made["set"] == made["written"]
+    assert len(made["set"]) > 2
+    assert yaml.safe_load(made["set"]["manifest.json"])["params"]["theta_cover"] == 0.6
 
 
 # ---------------------------------------------------------------- in earnest

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 
 from sohes.data.scenes.render import render_scene
-from sohes.project import TEMPLATE
+from sohes.project import TEMPLATE, Project
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def test_the_wheel_holds_what_a_project_begins_with(wheel, repository):
             assert archive.read(f"sohes/template/{name}") == (repository / name).read_bytes()
         (metadata,) = (archive.read(name).decode() for name in names if name.endswith(".dist-info/METADATA"))
     files = [TEMPLATE.params, TEMPLATE.graph, TEMPLATE.git_ignores, TEMPLATE.dvc_ignores, TEMPLATE.packs]
-    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template]
+    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template, TEMPLATE.schema]
     for folder in (TEMPLATE.profiles, TEMPLATE.ablations, TEMPLATE.launch_profiles):
         found = list(folder.glob("*.yaml"))
         assert len(found) >= 3
@@ -126,9 +126,11 @@ def test_the_wheel_holds_what_a_project_begins_with(wheel, repository):
 def test_commands_work_far_from_the_checkout(installed, tmp_path, photos):
     assert "explore" in installed("-m", "sohes", "--help", cwd=tmp_path)
     assert installed("-m", "sohes", "--version", cwd=tmp_path).startswith("sohes ")
+    assert "  In demo, " in installed("-m", "sohes", "params", "--explain", "explore.refiner", cwd=tmp_path)
     installed("-m", "sohes", "segment", "--explore", photos / "0.png", "--out", "masks", cwd=tmp_path)
     assert (tmp_path / "masks/0.json").exists()
     assert "made a project here: " in installed("-m", "sohes", "init", "--images", "photos", cwd=tmp_path)
+    assert installed("-m", "sohes", "params", "--schema", cwd=tmp_path) == Project(tmp_path).schema.read_text()
     assert "This machine can run params.yaml" in installed("-m", "sohes", "doctor", cwd=tmp_path)
     load = "import sohes; print('masks', len(sohes.load().segment('photos/0.png')))"
     assert int(installed("-c", load, cwd=tmp_path).split()[-1]) > 0
