@@ -18,6 +18,7 @@ from sohes.errors import is_installed
 from sohes.params import TRAINED_HERE, Params
 from sohes.pipeline import STAGES
 from sohes.project import Project
+from sohes.tracking.makers import name_makers
 from sohes.tracking.provenance import dvc_tags, git_tags
 from sohes.tracking.recorder import FileRecorder, MlflowRecorder, Recorder, flatten, log_params, set_tags
 from sohes.tracking.store import (
@@ -30,6 +31,7 @@ from sohes.tracking.store import (
     tracking_uri,
     without_secrets,
 )
+from sohes.work.cost import sign
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -63,6 +65,7 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     try:
         yield recorder
         status = "FINISHED"
+        sign(run_id)
     except BaseException as error:
         status = "KILLED" if _interrupted(error) else "FAILED"
         recorder.tags({"sohes.error": first_line(error)})
@@ -140,6 +143,7 @@ def _start(stage: str, params: Params, root: Path, resume_id: str | None) -> tup
         store = _Store.open(root)
         parent_id = _pipeline_run(store, params, root)
         _end_dead_runs(store, parent_id, stage)
+        name_makers(store.client, parent_id, stage, root)
         run_id = _resumable(store, resume_id, stage, values)
         if run_id is None:
             tags = {"sohes.kind": "stage", "sohes.stage": stage, "mlflow.parentRunId": parent_id}
