@@ -137,7 +137,7 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
     recorder.artifact(project.metrics("evaluate"))
     held_out = project.held_out.relative_to(root)
     recorder.dataset(held_out, digest_file(project.held_out_manifest), "evaluation")
-    recorder.overall(by_phase(rows), f"{tracking.title(params)}\n\n{phase_markdown(rows)}")
+    recorder.overall(by_phase(rows), phase_markdown(rows))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
     next(iter(works.values())).remove()

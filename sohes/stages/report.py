@@ -68,7 +68,7 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
         seconds = {f"cost/{stage}_seconds": cost["seconds"] for stage, cost in costs.items()}
         # Also the figures: this pipeline may have found those of `evaluate` ready.
         figures = tables.by_phase(rows) | {name: value for name, value in seconds.items() if value is not None}
-        recorder.overall(figures, f"{tracking.title(params)}\n\n{tables.phase_markdown(rows)}")
+        recorder.overall(figures, tables.phase_markdown(rows))
 
 
 def _read(project: Project) -> tuple[dict[str, Row], dict[str, Row]]:

@@ -51,8 +51,14 @@ def describe(client: MlflowClient, parent_id: str, note: str) -> None:
 
 
 def _links(made_by: Mapping[str, str], experiment: str) -> str:
-    links = [f"[{stage}](#/experiments/{experiment}/runs/{run_id})" for stage, run_id in made_by.items()]
+    links = [f"[{stage}]({page(experiment, run_id)})" for stage, run_id in made_by.items()]
     return _LINKS + ", ".join(links) if links else ""
+
+
+def page(experiment: str, run_id: str | None = None) -> str:
+    """The page of an experiment or a run, relative to the UI's address; without its query, pages for chatbots open."""
+    place = f"#/experiments/{experiment}" if run_id is None else f"#/experiments/{experiment}/runs/{run_id}"
+    return f"{place}?workflowType=machine_learning"
 
 
 def _parent(run: Run) -> str | None:

@@ -70,7 +70,8 @@ def test_a_pipeline_names_the_runs_of_what_it_found_ready(root, first, second):
     ready = {name: made[name] for name in ("pull", "explore")}
     assert made_by(second, root) == ready
     experiment = pipeline(second, root).info.experiment_id
-    links = [f"[{name}](#/experiments/{experiment}/runs/{run_id})" for name, run_id in ready.items()]
+    view = "?workflowType=machine_learning"
+    links = [f"[{name}](#/experiments/{experiment}/runs/{run_id}{view})" for name, run_id in ready.items()]
     assert pipeline(second, root).data.tags[NOTE] == f"Found ready, made by other runs: {', '.join(links)}"
     stage("evaluate", second, root)  # whose own run of `correct` is no other pipeline's
     assert made_by(second, root) == ready
