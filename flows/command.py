@@ -47,7 +47,7 @@ def exit_code(work: Callable[[], None]) -> int:
         if ended := [link for link in links if isinstance(link, SystemExit)]:  # whatever failed on the way out
             raise ended[0] from None
         error: Exception = raised
-        if any(isinstance(link, httpx.TransportError) for link in links):
+        if sentence_of(raised) is None and any(isinstance(link, httpx.TransportError) for link in links):
             error = TemporaryError(f"Prefect's server does not answer any more ({raised}): run the same command again")
         sentence = sentence_of(error)
         if sentence is None or os.environ.get("SOHES_DEBUG"):
@@ -75,10 +75,11 @@ def may_pass(task: Task, run: TaskRun, state: State) -> bool:
 
 
 def why(last_lines: tuple[str, ...]) -> str:
-    """The command's own sentence if it has one, else the last thing that was said before DVC's summary."""
+    """The command's own sentence if it has one, else the last thing that was said before DVC's summary, else that."""
     own = [line.removeprefix(SAYS) for line in last_lines if line.startswith(SAYS)]
-    said = [line for line in last_lines if line.strip() and not line.startswith("ERROR: failed to reproduce")]
-    return (own or said or ["it said nothing"])[-1]
+    words = [line for line in last_lines if line.strip()]
+    said = [line for line in words if not line.startswith("ERROR: failed to reproduce")]
+    return (own or said or words or ["it said nothing"])[-1]
 
 
 def _own_exit_code(outcome: Outcome) -> int:

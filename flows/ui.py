@@ -8,9 +8,10 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from flows.command import exit_code
@@ -18,7 +19,7 @@ from sohes.errors import SohesError
 from sohes.launch.group import end_group
 from sohes.launch.task import last_lines, log_file
 from sohes.project import Project
-from sohes.tracking import tracking_uri
+from sohes.tracking import experiment_page, tracking_uri
 from sohes.tracking.place import correct_paths
 
 HOST = "127.0.0.1"  # nothing here asks for a password
@@ -30,13 +31,17 @@ LOOK_EVERY = 0.5  # seconds
 
 @dataclass(frozen=True)
 class Server:
-    """A server to start: `python COMMAND` on a port of this machine, its output in a log."""
+    """A server to start: `python COMMAND` on a port of this machine, its output in a log.
+
+    page: asked for once the server answers; the page to begin with, relative to the address.
+    """
 
     name: str
     port: int
     command: Sequence[str]
     log: Path
     environment: dict[str, str] = field(default_factory=dict)
+    page: Callable[[], str] = str
 
     @property
     def address(self) -> str:
@@ -54,6 +59,7 @@ def servers(root: Path, mlflow_port: int, prefect_port: int) -> list[Server]:
             "MLflow", mlflow_port, mlflow, log_file(root, "mlflow"),
             # Its job runner is four more processes of 250 MB for features that nobody uses here.
             {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},
+            partial(experiment_page, root),
         ),
         Server(
             "Prefect", prefect_port, prefect, log_file(root, "prefect"),
@@ -82,7 +88,7 @@ def serve(wanted: Sequence[Server]) -> None:
                     if running[server.name].poll() is not None:
                         raise SohesError(_last_words(server))
                 for server in filter(_answers, list(silent)):
-                    print(f"{server.name:8} {server.address}", flush=True)
+                    print(f"{server.name:8} {server.address}/{server.page()}", flush=True)
                     silent.remove(server)
                     if not silent:
                         print("Ctrl-C ends both.", flush=True)

@@ -1,9 +1,11 @@
-"""What the first stages write, at once: a store of images, and all that a training needs."""
+"""What stages write, at once: a store of images, all that a training needs, all that the report needs."""
 
 from __future__ import annotations
 
 import io
 import itertools
+import json
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,11 +14,15 @@ import torch
 from PIL import Image
 
 from sohes import masks
-from sohes.backbone.vit import Backbone, save_backbone
+from sohes.backbone.vit import Backbone, build_backbone, save_backbone
 from sohes.data.store.labels import write_shard
 from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import check_rejected
+from sohes.params import Params
+from sohes.project import Project
+from sohes.stages import evaluate, explore, pull
 from sohes.structures import ImageRecord
+from sohes.work.cost import measured
 from sohes.work.publish import new_folder
 
 IMAGES = 8
@@ -67,3 +73,22 @@ def make_project(root: Path, *, labelled=range(IMAGES)) -> None:
     torch.manual_seed(0)
     shape = {"patch_size": 16, "embed_dim": 16, "depth": 1, "num_heads": 2, "img_size": 64}
     save_backbone(Backbone("vit_tiny_patch16_224", shape), root / "models/backbone.safetensors", {})
+
+
+def make_evaluated(root: Path, params: Params, model: Path) -> Project:
+    """A project in which everything but the report has run, with an untrained network for both trained phases."""
+    project = Project(root)
+    pull.run(params, root)
+    explore.run(params, root)
+    save_backbone(build_backbone(params.backbone), project.model("backbone"), {})
+    for phase in ("instruct", "correct"):
+        if project.model(phase) != model:
+            shutil.copy(model, project.model(phase))
+            shutil.copy(model.with_suffix(".json"), project.card(phase))
+        project.metrics(phase).parent.mkdir(exist_ok=True)
+        project.metrics(phase).write_text(json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
+    evaluate.run(params, root)
+    for stage in ("pull", "backbone", "explore", "instruct", "correct", "evaluate"):
+        with measured(stage, params, root):
+            pass
+    return project

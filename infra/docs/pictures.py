@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+import sohes
 from sohes.evaluate import examples, pictures, plots
 from sohes.evaluate.figures import read_details
 from sohes.explore.label_image import label_image
@@ -41,6 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     extract = make_extractor(params.explore, project.model("backbone"))
     drawn = {
         "result.webp": result(params, extract),
+        "gallery.webp": gallery(params, extract),
         "steps.webp": steps(photographs()["cup"], extract, params),
         "phases.webp": phases(project, params, count=3),
     }
@@ -64,6 +66,16 @@ def result(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
         for name in ("woman", "cat")
     ]
     return _stack([header(LEVELS, width=width), *rows])
+
+
+def gallery(params: Params, extract: Extract, *, width: int = 300) -> np.ndarray:
+    """Photographs, what phase 1 finds in them, and what the released model does."""
+    model, rows = sohes.load("small"), [header(("photograph", "phase 1", "the small model"), width=width)]
+    for photo in (photographs()[name] for name in ("cup", "cat")):
+        found = label_image(photo, extract, params.explore), model.segment(photo).found
+        drawn = [photo, *(pictures.overlay(photo, pictures.strongest(one)) for one in found)]
+        rows.append(pictures.side_by_side([pictures.of_width(panel, width) for panel in drawn], gap=GAP))
+    return _stack(rows)
 
 
 def levels(image_HW3: np.ndarray, found: MaskSet, *, width: int) -> np.ndarray:

@@ -43,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--out", type=Path, default=FOLDER)
     options = parser.parse_args(arguments)
     with chromium() as browser:
-        _write(options.out / "viewer.webp", viewer(browser, options.project))
+        write_webp(options.out / "viewer.webp", viewer(browser, options.project))
         with mlflow_ui(options.project) as address:
             for name, png in mlflow_pages(browser, address, options.project).items():
-                _write(options.out / name, png)
+                write_webp(options.out / name, png)
 
 
 def viewer(browser: Any, project: Path) -> bytes:
@@ -130,7 +130,8 @@ def _wait(address: str, server: subprocess.Popen) -> None:
     raise SohesError(f"MLflow did not answer at {address} within two minutes")
 
 
-def _write(path: Path, png: bytes) -> None:
+def write_webp(path: Path, png: bytes) -> None:
+    """A screenshot as a WebP of a tenth of its size."""
     buffer = io.BytesIO()
     Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=85, method=6)
     with atomic_path(path) as temporary:

@@ -70,5 +70,15 @@ def markdown(header: Sequence[str], body: Sequence[Sequence[str]]) -> str:
     return "\n".join([*lines, *("| " + " | ".join(row) + " |" for row in body)]) + "\n"
 
 
+def by_phase(rows: Mapping[str, Mapping[str, object]]) -> dict[str, float]:
+    """The rows' figures by `phase/column`, without what was not measured."""
+    return {
+        f"{phase}/{name}": value
+        for phase, row in rows.items()
+        for name, value in row.items()
+        if isinstance(value, float | int)
+    }
+
+
 def phase_markdown(rows: Mapping[str, Mapping[str, object]]) -> str:
     return markdown(["phase", *map(heading, COLUMNS)], phase_cells(rows))

@@ -18,7 +18,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, write_figures
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
-from sohes.evaluate.tables import phase_markdown
+from sohes.evaluate.tables import by_phase, phase_markdown
 from sohes.explore.regions import THRESHOLDS, region_counts
 from sohes.params import Params
 from sohes.pipeline import PHASES
@@ -129,8 +129,7 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         rows[phase] = _row(scores, work.facts())
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
-        figures = {**rows[phase], **hierarchy}
-        recorder.metrics({f"{phase}/{name}": v for name, v in figures.items() if _is_figure(v)})
+        recorder.metrics(by_phase({phase: {**rows[phase], **hierarchy}}))
     if UNTRAINED in rows:
         del rows[UNTRAINED]
         write_json(project.metrics("regions"), _regions(works["explore"].facts()))
@@ -138,8 +137,7 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
     recorder.artifact(project.metrics("evaluate"))
     held_out = project.held_out.relative_to(root)
     recorder.dataset(held_out, digest_file(project.held_out_manifest), "evaluation")
-    overall = {f"{phase}/{name}": v for phase, row in rows.items() for name, v in row.items() if _is_figure(v)}
-    recorder.overall(overall, f"{tracking.title(params)}\n\n{phase_markdown(rows)}")
+    recorder.overall(by_phase(rows), phase_markdown(rows))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
     next(iter(works.values())).remove()

@@ -66,7 +66,9 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             write_file(project.mosaic(kind), mosaic)
         recorder.artifact(project.report)
         seconds = {f"cost/{stage}_seconds": cost["seconds"] for stage, cost in costs.items()}
-        recorder.overall({name: value for name, value in seconds.items() if value is not None})
+        # Also the figures: this pipeline may have found those of `evaluate` ready.
+        figures = tables.by_phase(rows) | {name: value for name, value in seconds.items() if value is not None}
+        recorder.overall(figures, tables.phase_markdown(rows))
 
 
 def _read(project: Project) -> tuple[dict[str, Row], dict[str, Row]]:

@@ -5,10 +5,10 @@ nothing at all. Where MLflow is not installed, figures go to files.
 """
 
 from sohes.tracking.recorder import Recorder, flatten
-from sohes.tracking.runs import EXPERIMENT, pipeline_id, pipeline_url, stage_run, title
+from sohes.tracking.runs import EXPERIMENT, experiment_page, pipeline_id, pipeline_url, stage_run, title
 from sohes.tracking.store import has_store, store_errors, tracking_client, tracking_uri
 
 __all__ = [
-    "EXPERIMENT", "Recorder", "flatten", "has_store", "pipeline_id", "pipeline_url", "stage_run",
+    "EXPERIMENT", "Recorder", "experiment_page", "flatten", "has_store", "pipeline_id", "pipeline_url", "stage_run",
     "store_errors", "title", "tracking_client", "tracking_uri",
 ]  # fmt: skip

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sohes.params import Params
+from sohes.tracking.makers import describe
 from sohes.tracking.store import first_line, without_secrets
 
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
-NOTE = "mlflow.note.content"  # the tag that the UI shows as a run's description
 _PARAMS_PER_CALL = 100  # MLflow's limit for one batch
 _DIGEST = 36  # and for the digest of a data set
 
@@ -72,7 +72,7 @@ class MlflowRecorder(Recorder):
     def overall(self, values: Mapping[str, float], note: str = "") -> None:
         self._metrics(self._parent_id, values)
         if note:
-            self.send(lambda: set_tags(self._client, self._parent_id, {NOTE: note}))
+            self.send(lambda: describe(self._client, self._parent_id, note))
 
     def dataset(self, folder: Path, digest: str, context: str) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

@@ -18,11 +18,13 @@ from sohes.errors import is_installed
 from sohes.params import TRAINED_HERE, Params
 from sohes.pipeline import STAGES
 from sohes.project import Project
+from sohes.tracking.makers import name_makers, page
 from sohes.tracking.provenance import dvc_tags, git_tags
 from sohes.tracking.recorder import FileRecorder, MlflowRecorder, Recorder, flatten, log_params, set_tags
 from sohes.tracking.store import (
     experiment_id,
     first_line,
+    has_store,
     is_on,
     locked,
     store_errors,
@@ -30,6 +32,7 @@ from sohes.tracking.store import (
     tracking_uri,
     without_secrets,
 )
+from sohes.work.cost import sign
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -63,6 +66,7 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     try:
         yield recorder
         status = "FINISHED"
+        sign(run_id)
     except BaseException as error:
         status = "KILLED" if _interrupted(error) else "FAILED"
         recorder.tags({"sohes.error": first_line(error)})
@@ -88,7 +92,16 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
         return None
     uri = tracking_uri(root)
     ui = without_secrets(uri).rstrip("/") if uri.startswith("http") else local_ui
-    return f"{ui}/#/experiments/{store.experiment_id}/runs/{parent.info.run_id}"
+    return f"{ui}/{page(store.experiment_id, parent.info.run_id)}"
+
+
+def experiment_page(root: Path) -> str:
+    """The page of all pipelines' runs, relative to the UI's address; empty if there is none yet."""
+    if not has_store(root):
+        return ""
+    with store_errors(tracking_uri(root), reading=True):
+        found = tracking_client(root).get_experiment_by_name(EXPERIMENT)
+    return page(found.experiment_id) if found is not None else ""
 
 
 def pipeline_id(params: Params) -> str:
@@ -140,6 +153,7 @@ def _start(stage: str, params: Params, root: Path, resume_id: str | None) -> tup
         store = _Store.open(root)
         parent_id = _pipeline_run(store, params, root)
         _end_dead_runs(store, parent_id, stage)
+        name_makers(store.client, parent_id, stage, root)
         run_id = _resumable(store, resume_id, stage, values)
         if run_id is None:
             tags = {"sohes.kind": "stage", "sohes.stage": stage, "mlflow.parentRunId": parent_id}
@@ -158,7 +172,7 @@ def _pipeline_run(store: _Store, params: Params, root: Path) -> str:
     if found is not None:
         return found.info.run_id
     tags = {"sohes.kind": "pipeline", "sohes.pipeline": name.replace("'", ""), **git_tags(root)}
-    titled = f"{title(params)} ({name})"
+    titled = f"{name}: {title(params)}"  # what differs first: the UI cuts long names
     run_id = store.client.create_run(store.experiment_id, tags=tags, run_name=titled).info.run_id
     log_params(store.client, run_id, flatten(params.model_dump(mode="json")))
     return run_id

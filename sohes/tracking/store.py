@@ -81,7 +81,7 @@ def experiment_id(client: MlflowClient, name: str, root: Path, tags: dict[str, s
             client.delete_experiment(found.experiment_id)
         elif found is not None:
             return found.experiment_id
-        tags = {**(tags or {}), "mlflow.experimentKind": "custom_model_development"}  # opens on runs and not on traces
+        tags = {**(tags or {}), "mlflow.experimentKind": "custom_model_development"}  # not a chatbot
         is_server = tracking_uri(root).startswith("http")  # it has a place for artifacts of its own
         files = None if is_server else Project(root).lasting.artifacts.resolve().as_uri()
         return client.create_experiment(name, artifact_location=files, tags=tags)

@@ -30,7 +30,7 @@ export class Tree {
     row.className = "row";
     row.dataset.mask = i;
     row.id = `mask-${i}`;
-    row.style.setProperty("--depth", Math.min(depth, 8));
+    row.style.setProperty("--depth", Math.min(depth, 6));
     row.setAttribute("role", "treeitem");
     row.setAttribute("aria-level", depth + 1);
     row.setAttribute("aria-selected", "false");

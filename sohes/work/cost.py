@@ -10,7 +10,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
+from typing import Any
 
 from sohes.params import Params
 from sohes.pipeline import STAGES
@@ -23,6 +25,7 @@ ADDED, LARGEST = ("seconds", "processor_seconds"), ("memory_gib", "gpu_memory_gi
 _KIB_PER_UNIT = 1 / 1024 if sys.platform == "darwin" else 1  # ru_maxrss is bytes on macOS, KiB elsewhere
 
 Cost = dict[str, float | None]
+_signed: ContextVar[dict[str, str]] = ContextVar("signed")  # of the stage that is being measured
 
 
 @contextmanager
@@ -34,6 +37,7 @@ def measured(
     A whole stage that ends well adds up all attempts with the same params and options in `metrics/cost/<stage>.json`:
     seconds on the clock and of processors; of memory, in GiB, the most of any. memory_gib: the larger of a process and
     its largest child. gpu_memory_gib: the most that torch held on one GPU; None if it used none.
+    made_by: what the block has told `sign`, if anything.
     Of processes that train together only the first is measured.
     """
     if os.environ.get("RANK", "0") != "0":
@@ -43,6 +47,8 @@ def measured(
     folder = Project(root).state("cost") / stage
     record = folder / f"{uuid.uuid4().hex}.json"
     clock, processors = time.perf_counter(), _processor_seconds()
+    signed: dict[str, str] = {}
+    before = _signed.set(signed)
 
     def write() -> None:
         cost: Cost = {
@@ -60,13 +66,30 @@ def measured(
         with suppress(OSError):  # the error itself is what the user has to see
             write()
         raise
+    finally:
+        _signed.reset(before)
     write()
     if whole:
-        _add_up(folder, made_of, Project(root).cost(stage))
+        _add_up(folder, made_of, Project(root).cost(stage), signed)
+
+
+def sign(run_id: str) -> None:
+    """Note which run makes the stage that is being measured; nothing is noted outside of one."""
+    if (signed := _signed.get(None)) is not None:
+        signed["made_by"] = run_id
 
 
 def read_costs(root: Path) -> dict[str, Cost]:
     """The costs of the stages that have been measured, in the pipeline's order."""
+    return {stage: {key: found[key] for key in (*ADDED, *LARGEST)} for stage, found in _read(root).items()}
+
+
+def makers(root: Path) -> dict[str, str]:
+    """Which run made what lies there of each stage, as far as it has signed."""
+    return {stage: found["made_by"] for stage, found in _read(root).items() if "made_by" in found}
+
+
+def _read(root: Path) -> dict[str, dict[str, Any]]:
     files = {stage: Project(root).cost(stage) for stage in STAGES}
     needs = (*ADDED, *LARGEST)
     return {
@@ -83,12 +106,12 @@ def total(costs: Sequence[Cost]) -> Cost:
     return sums | {name: round(max(measured[name]), 3) if measured[name] else None for name in LARGEST}
 
 
-def _add_up(folder: Path, made_of: str, out: Path) -> None:
+def _add_up(folder: Path, made_of: str, out: Path, signed: Mapping[str, str]) -> None:
     """Write the total of the records of the same params and options, then remove them."""
     remedy = "remove it and run the same command again"
     records = {path: read_json(path, remedy, needs=["made_of", "cost"]) for path in folder.glob("[!.]*.json")}
     own = {path: record["cost"] for path, record in records.items() if record["made_of"] == made_of}
-    write_json(out, total(list(own.values())))
+    write_json(out, {**total(list(own.values())), **signed})
     for path in own:
         path.unlink()
 

@@ -38,6 +38,15 @@ def test_a_server_that_is_gone_is_a_sentence_and_whoever_is_asked_to_end_ends(ca
     said = capsys.readouterr().err
     assert said.startswith("sohes: Prefect's server does not answer any more (connection refused): run the same")
 
+    def never_there() -> None:
+        try:
+            raise httpx.ConnectError("connection refused")
+        except httpx.ConnectError as error:
+            raise TemporaryError("Prefect does not answer: start that server") from error
+
+    assert exit_code(never_there) == 75
+    assert capsys.readouterr().err == "sohes: Prefect does not answer: start that server\n"
+
     def ended_together() -> None:
         try:
             raise SystemExit(143)
@@ -63,6 +72,8 @@ def test_the_options():
 def test_why_prefers_the_stages_own_words_to_dvcs():
     assert why(("Running stage 'pull':", SENTENCE, f"{DVC} 1")) == "no such folder: x"
     assert why(("Traceback", "ZeroDivisionError", "", f"{DVC} 1")) == "ZeroDivisionError"
+    missing = "ERROR: failed to reproduce 'report': [Errno 2] No such file or directory: 'metrics/x.json'"
+    assert why((missing, "")) == missing
     assert why(()) == "it said nothing"
 
 

@@ -7,18 +7,23 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from contextlib import closing
+from functools import partial
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 import torch
 import yaml
-from packing import make_project
-from prefect.client.orchestration import get_client
+from packing import make_evaluated, make_project
+from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import end_group, processes_with, until
 
 import flows.deploy
+from sohes.params import Params
 from sohes.project import Project
 from sohes.tracking import tracking_uri
 
@@ -42,33 +47,83 @@ def training(project: Path, tiny_params: dict, repository: Path) -> Path:
     """A project whose only stage trains for hours, and saves its state only when it is asked to stop."""
     make_project(project)
     tiny_params["instruct"] |= {"steps": 100_000, "checkpoint_every": 100_000, "workers": 1}
-    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    return only(project, repository, "instruct", tiny_params)
+
+
+@pytest.fixture
+def reporting(project: Path, tiny_params: dict, tiny_model: Path, repository: Path, monkeypatch) -> Path:
+    """A project whose only stage writes the report, for which it needs an hour."""
+    monkeypatch.setenv("SOHES_WORKERS", "1")
+    make_evaluated(project, Params.model_validate(tiny_params), tiny_model)
+    (project / "sitecustomize.py").write_text(SLOW_REPORT)
+    return only(project, repository, "report", tiny_params)
+
+
+SLOW_REPORT = """
+import sys
+
+if sys.orig_argv[-1] == "report":
+    import time
+
+    import jinja2
+
+    jinja2.Template.render = lambda *_, **__: time.sleep(3600)
+"""
+
+
+def only(project: Path, repository: Path, stage: str, params: dict) -> Path:
+    """The project with one stage, and with what the flow needs."""
+    (project / "params.yaml").write_text(yaml.safe_dump(params))
     stages = yaml.safe_load((project / "dvc.yaml").read_text())["stages"]
-    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {"instruct": stages["instruct"]}}))
-    (project / "prefect.yaml").write_text((repository / "prefect.yaml").read_text())
-    (project / "flows").symlink_to(repository / "flows")
+    (project / "dvc.yaml").write_text(yaml.safe_dump({"stages": {stage: stages[stage]}}))
+    for name in ("prefect.yaml", "flows"):
+        (project / name).symlink_to(repository / name)
     return project
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_the_documented_lines_run_a_pipeline_and_cancelling_it_in_training_loses_nothing(server, training, repository):
+    cancel_the_documented_run(server, training, repository, "instruct", when=partial(recorded, training, "metrics"))
+    assert "stopped on request after step" in (training / ".sohes/logs/instruct.log").read_text()
+    # The state of the last step waits for the next run, and nothing else of the stage is there.
+    assert torch.load(training / ".sohes/instruct/state.pt", weights_only=True)["step"] >= 10
+    assert not list((training / "models").glob("instruct*"))
+    assert not list(training.rglob("models/.*.*")) + list(training.rglob("metrics/.*.*"))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_cancelling_a_report_leaves_none(server, reporting, repository):
+    before = {path for path in reporting.rglob("*") if ".sohes" not in path.parts}
+    begun = partial(recorded, reporting, "tags", "key = 'sohes.process'")
+    cancel_the_documented_run(server, reporting, repository, "report", when=begun)
+    assert not list(reporting.glob("reports/*")) + list(reporting.rglob("metrics/**/.*.*"))
+    assert not Project(reporting).cost("report").exists()
+    assert before <= set(reporting.rglob("*"))
+
+
+def cancel_the_documented_run(
+    server: dict[str, str], root: Path, repository: Path, stage: str, *, when: Callable[[], bool]
+) -> None:
+    """Start the project's one stage as documented and cancel it: nobody is left, and MLflow and DVC know."""
     lines = documented(repository)
     for wanted in ("python -m flows.deploy --name", "prefect worker start --pool", "prefect deployment run"):
         assert wanted in lines
     lines = lines.replace("http://127.0.0.1:4200/api", server["PREFECT_API_URL"])  # not a port that may be in use
-    environment = {**server, "PYTHONPATH": str(training), "SOHES_TRACKING": "on", "SOHES_WORKERS": "1"}
+    environment = {**server, "PYTHONPATH": str(root), "SOHES_TRACKING": "on", "SOHES_WORKERS": "1"}
     del environment["PREFECT_API_URL"]  # the lines set it
     script = ["bash", "-euc", lines + "wait"]
-    with (training / "told.txt").open("wb") as told:
+    with (root / "told.txt").open("wb") as told:
         shell = subprocess.Popen(
-            script, cwd=training, env=environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True
+            script, cwd=root, env=environment, stdout=told, stderr=subprocess.STDOUT, start_new_session=True
         )
     try:
         with get_client(sync_client=True) as client:
-            until(lambda: client.read_flow_runs(), f"nothing runs: {training / 'told.txt'}", shell)
-            (run,) = client.read_flow_runs()
-            until(lambda: steps_recorded(training) or client.read_flow_run(run.id).state.is_final(), "no step", shell)
+            before = {run.id for run in client.read_flow_runs()}
+            until(lambda: new_runs(client, before), f"nothing runs: {root / 'told.txt'}", shell)
+            (run,) = new_runs(client, before)
+            until(lambda: when() or client.read_flow_run(run.id).state.is_final(), "it does not begin", shell)
             assert not client.read_flow_run(run.id).state.is_final(), client.read_flow_run(run.id).state.message
             cancel = [sys.executable, "-m", "prefect", "flow-run", "cancel", str(run.id)]
             subprocess.run(cancel, env=server, check=True)
@@ -76,23 +131,22 @@ def test_the_documented_lines_run_a_pipeline_and_cancelling_it_in_training_loses
             assert client.read_flow_run(run.id).state.is_cancelled()
             assert [pool.name for pool in client.read_work_pools()] == ["sohes"]
             assert len(client.read_automations_by_name("sohes-dead-runs")) == 1
-        assert not processes_with(f"PYTHONPATH={training}", "instruct")
+        assert not processes_with(f"PYTHONPATH={root}", stage)
     finally:
         end_group(shell, signal.SIGINT)
-        for pid in processes_with(f"PYTHONPATH={training}"):  # none, unless the run did not end
+        for pid in processes_with(f"PYTHONPATH={root}"):  # none, unless the run did not end
             os.kill(pid, signal.SIGKILL)
-    assert "stopped on request after step" in (training / ".sohes/logs/instruct.log").read_text()
-    # The state of the last step waits for the next run, and nothing else of the stage is there.
-    assert torch.load(training / ".sohes/instruct/state.pt", weights_only=True)["step"] >= 10
-    assert not list((training / "models").glob("instruct*"))
-    assert not list(training.rglob("models/.*.*")) + list(training.rglob("metrics/.*.*"))
-    assert statuses(training) == {"instruct": "KILLED", "pipeline": "KILLED"}
+    assert statuses(root) == {stage: "KILLED", "pipeline": "KILLED"}
     # DVC has recorded nothing and is free to go on.
-    assert not (training / "dvc.lock").exists()
+    assert not (root / "dvc.lock").exists()
     status = subprocess.run(
-        [sys.executable, "-m", "dvc", "status", "--json"], cwd=training, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "dvc", "status", "--json"], cwd=root, capture_output=True, text=True, check=True
     )
-    assert list(json.loads(status.stdout)) == ["instruct"]
+    assert list(json.loads(status.stdout)) == [stage]
+
+
+def new_runs(client: SyncPrefectClient, before: set[UUID]) -> list[FlowRun]:
+    return [run for run in client.read_flow_runs() if run.id not in before]
 
 
 def records(root: Path) -> list:
@@ -103,11 +157,11 @@ def records(root: Path) -> list:
     return list(client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]))
 
 
-def steps_recorded(root: Path) -> bool:
-    """Whether MLflow has any losses. Not by its client, which would help to make the tables."""
+def recorded(root: Path, table: str, condition: str = "true") -> bool:
+    """Whether MLflow has such a row. Not by its client, which would help to make the tables."""
     try:
         with closing(sqlite3.connect(f"file:{Project(root).database}?mode=ro", uri=True)) as database:
-            return database.execute("SELECT 1 FROM metrics LIMIT 1").fetchone() is not None
+            return database.execute(f"SELECT 1 FROM {table} WHERE {condition} LIMIT 1").fetchone() is not None
     except sqlite3.OperationalError:  # there is no such file or table yet
         return False
 

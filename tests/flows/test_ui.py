@@ -101,7 +101,8 @@ def test_the_pages_work_and_neither_they_nor_the_servers_ask_anybody_outside(
     assert complaints == ""
     first, *others = said.splitlines()
     assert first == f"Starting (logs: {tmp_path}/.sohes/logs)"
-    assert sorted(others) == ["Ctrl-C ends both.", f"MLflow   {mlflow}", f"Prefect  {prefect}"]
+    runs = "#/experiments/1?workflowType=machine_learning"
+    assert sorted(others) == ["Ctrl-C ends both.", f"MLflow   {mlflow}/{runs}", f"Prefect  {prefect}/"]
     assert not any(answers(address) for address in (mlflow, prefect))
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packing import make_evaluated
 
-from sohes.backbone.vit import build_backbone, save_backbone
 from sohes.bench.viewer import chromium
 from sohes.data.store.decode import decode_image
 from sohes.errors import SohesError
@@ -15,8 +15,7 @@ from sohes.evaluate import examples
 from sohes.evaluate.figures import read_details
 from sohes.params import Params
 from sohes.project import Project
-from sohes.stages import evaluate, explore, pull, report
-from sohes.work.cost import measured
+from sohes.stages import report
 
 
 def look_at_the_switch(project: Project, params: Params) -> None:
@@ -59,31 +58,12 @@ def test_a_model_is_as_label_free_as_its_labels_and_its_backbone(
     assert report._label_free(Params.model_validate(tiny_params), tmp_path) == words
 
 
-def evaluated(root: Path, params: Params, model: Path) -> Project:
-    """A project in which everything but the report has run, with an untrained network for both trained phases."""
-    project = Project(root)
-    pull.run(params, root)
-    explore.run(params, root)
-    save_backbone(build_backbone(params.backbone), project.model("backbone"), {})
-    for phase in ("instruct", "correct"):
-        if project.model(phase) != model:
-            shutil.copy(model, project.model(phase))
-            shutil.copy(model.with_suffix(".json"), project.card(phase))
-        project.metrics(phase).parent.mkdir(exist_ok=True)
-        project.metrics(phase).write_text(json.dumps([{"step": 1, "loss": 2.0}, {"step": 2, "loss": 1.0}]))
-    evaluate.run(params, root)
-    for stage in ("pull", "explore", "evaluate"):
-        with measured(stage, params, root):
-            pass
-    return project
-
-
 def test_the_page_is_made_of_what_dvc_watches_and_of_recorded_figures(
     tiny_params, tiny_model, tmp_path, tmp_path_factory, repository, monkeypatch
 ):
     monkeypatch.setenv("SOHES_WORKERS", "1")
     params = Params.model_validate(tiny_params)
-    project = evaluated(tmp_path, params, tiny_model)
+    project = make_evaluated(tmp_path, params, tiny_model)
     regions = json.loads(project.metrics("regions").read_text())
     assert regions["images"] == 4  # all that are held out, in one shard or several
     assert len(regions["thresholds"]) == len(regions["regions_per_image"])

@@ -146,10 +146,11 @@ def test_stages_of_one_pipeline_share_a_parent_that_the_environment_may_name(roo
             pass
     named = runs(root)
     (parent,) = named["nights shift"]
-    assert parent.info.run_name == "scenes, vit_tiny_patch16_224, train, seed 0 (night's shift)"
+    assert parent.info.run_name == "night's shift: scenes, vit_tiny_patch16_224, train, seed 0"
     assert {named[s][0].data.tags["mlflow.parentRunId"] for s in ("pull", "explore")} == {parent.info.run_id}
     url = tracking.pipeline_url(params, root, local_ui="http://127.0.0.1:5000")
-    assert url == f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}"
+    view = "?workflowType=machine_learning"
+    assert url == f"http://127.0.0.1:5000/#/experiments/{parent.info.experiment_id}/runs/{parent.info.run_id}{view}"
 
 
 def test_two_stages_started_at_once_make_one_parent(root, params):

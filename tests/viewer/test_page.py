@@ -255,6 +255,30 @@ def test_the_tree_shows_parents_before_their_parts_and_selects(open_page):
     assert np.array_equal(lit(page), drawn(PART))
 
 
+def test_a_part_of_any_depth_and_number_has_one_line_and_its_figures_stand_in_columns(open_page):
+    few, depth = 110, 12
+    drawn = np.zeros((few + depth, SIZE, SIZE), bool)
+    drawn[np.arange(few), SIZE - 1, np.arange(few) % SIZE] = True
+    for k in range(depth):
+        drawn[few + k, k : 90 - k, k : 90 - k] = True
+    parents = np.r_[np.full(few, -1), -1, few + np.arange(depth - 1)]
+    with serving(
+        Lone(masks.mask_set(drawn, scores=np.linspace(0.5, 0.9, len(drawn)), parents=parents)), title="t"
+    ) as url:
+        page = open_page(url)
+        sizes = page.evaluate(
+            """[...document.querySelectorAll(".row")].slice(0, 12).map((row) => {
+              const [name, area, score] = row.children;
+              const edges = [area, score].map((cell) => cell.getBoundingClientRect().right);
+              return [name.textContent, name.scrollWidth - name.clientWidth, row.clientHeight, ...edges];
+            })"""
+        )
+    names, cut, *boxes = zip(*sizes, strict=True)
+    assert names[-1] == f"subpart {few + depth}"
+    assert max(cut) <= 0
+    assert all(len(set(same)) == 1 for same in boxes)
+
+
 def test_the_keyboard_walks_the_forest_and_turns_the_pages(open_page):
     page = open_page()
     walk = {
