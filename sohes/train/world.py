@@ -12,7 +12,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor, distributed
 
-from sohes.errors import TemporaryError
+from sohes.errors import LOST, TemporaryError
 
 # How long a process waits for another that says nothing: longer than compiling a network or writing a checkpoint takes.
 PATIENCE = timedelta(minutes=10)
@@ -77,9 +77,9 @@ def join_world() -> Iterator[World]:
         if not _is_of_the_others(error):
             raise
         raise TemporaryError(
-            f"process {rank} of the {size} that train together lost another, which was killed, failed or said nothing "
-            f"for {PATIENCE.total_seconds():.0f} seconds: see what the others say, and run the same command again, which "
-            "continues from the last checkpoint"
+            f"process {rank} of the {size} that train together {LOST}, which was killed, failed or said nothing "
+            f"for {PATIENCE.total_seconds():.0f} seconds: see what the others say, and run the same command again, "
+            "which continues from the last checkpoint"
         ) from error
     finally:
         if distributed.is_initialized():
