@@ -155,6 +155,7 @@ def driver(tmp_path_factory, repository):
     values["model"] |= {"decoder_layers": 1, "adapter": {"interactions": 1, "stem_dim": 8, "num_heads": 2, "points": 2}}
     for phase in ("instruct", "correct"):
         values[phase] |= few
+    values["correct"]["optim"]["backbone_lr_scale"] = 0  # frozen
     values["backbone"] |= {"embed_dim": 16, "depth": 1, "num_heads": 2, "image_size": 32}
     values["backbone"]["dino"] |= {**few, "image_size": 32, "warmup_steps": 1, "prototypes": 16}
     values["backbone"]["distill"] |= {**few, "image_size": 32, "warmup_steps": 1}
