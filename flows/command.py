@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import httpx
 
-from sohes.errors import SohesError, TemporaryError, chain, exit_code_of, print_any_name, sentence_of
+from sohes.errors import LOST, SohesError, TemporaryError, chain, exit_code_of, print_any_name, sentence_of
 from sohes.launch import Outcome
 from sohes.work.ended import clean_up_when_ended
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 SAYS = "sohes: "  # before the one sentence of every command that fails
 WRONG_USAGE = 2
+_NAMED = re.compile(r"exited with (-?\d+)$|^  exitcode +: (-?\d+) ")  # by DVC; by torchrun
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
@@ -75,14 +76,21 @@ def may_pass(task: Task, run: TaskRun, state: State) -> bool:
 
 
 def why(last_lines: tuple[str, ...]) -> str:
-    """The command's own sentence if it has one, else the last thing that was said before DVC's summary, else that."""
+    """The command's own sentence if it has one, else the last thing that was said before DVC's summary, else that.
+
+    Of processes that train together, the sentence of the one that failed counts, not of those that missed it.
+    """
     own = [line.removeprefix(SAYS) for line in last_lines if line.startswith(SAYS)]
-    words = [line for line in last_lines if line.strip()]
+    own.sort(key=lambda line: LOST not in line)
+    words = [line for line in last_lines if line.strip(" =-")]
     said = [line for line in words if not line.startswith("ERROR: failed to reproduce")]
-    return (own or said or words or ["it said nothing"])[-1]
+    return (own or said or words or ["it said nothing"])[-1].strip()
 
 
 def _own_exit_code(outcome: Outcome) -> int:
-    """Of the command, also where DVC has run it and ends with a code of its own."""
-    named = [match for line in outcome.last_lines if (match := re.search(r"exited with (-?\d+)$", line))]
-    return int(named[-1][1]) if named else outcome.exit_code
+    """Of the command, also where DVC or torchrun has run it and ends with a code of its own.
+
+    torchrun names first those that failed later, and at the end the one that failed first.
+    """
+    named = [match for line in outcome.last_lines if (match := _NAMED.search(line))]
+    return int(named[-1][1] or named[-1][2]) if named else outcome.exit_code

@@ -56,6 +56,8 @@ def _lacking(package: str) -> str:
     return f"this needs the package {package}, which is not installed: `pip install 'sohes[{EXTRAS[package]}]'`"
 
 
+LOST = "lost another"  # in the sentence of a process that trains with others, one of which ended
+
 TEMPORARY = 75  # exit code after a TemporaryError, as in sysexits.h
 
 

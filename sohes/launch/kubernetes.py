@@ -10,22 +10,21 @@ import contextlib
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch.indexed import commands_file, read_commands, write_commands
+from sohes.launch.kubernetes_api import NEVER_STARTS, Cluster, State
 from sohes.launch.ledger import Ledger
 from sohes.launch.manifests import job_name, render_job, render_service
 from sohes.launch.profile import KubernetesProfile, Resources
 from sohes.launch.task import LAST_LINES, Launch, Outcome, Task, log_file, pause, with_python
-from sohes.work.pool import from_ranges
 
 FAILED = 1
 OVERLAP = 30  # seconds of log that are read twice, for lines that the node writes late
-PATIENCE = 10  # requests in a row that may fail before we give up
-INDEX = "batch.kubernetes.io/job-completion-index"  # a pod's label
+LOOK_AT_PODS = 60  # seconds between two looks at what keeps pods from starting
+GIVE_UP = 300  # seconds that none of a job's pods may start for one of these reasons
 
 
 def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesProfile) -> list[Outcome]:
@@ -33,7 +32,8 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
 
     Many tasks are the indexes of one Job, `at_once` of which run at the same time, and each poll is one request. The
     log of a single task reaches the file and `on_line` while it runs, that of one of many when it has ended. An
-    interruption deletes the Job; after kill -9 the next call finds it. SohesError if the API server refuses.
+    interruption deletes the Job; after kill -9 the next call finds it. SohesError if the API server refuses or no pod
+    can start; TemporaryError, and the Job goes on, if it does not answer.
     """
     if len(tasks) > 1 and launch.kind == "train":
         raise ValueError(f"a job trains one network (got {len(tasks)} tasks)")
@@ -42,6 +42,7 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
     places = _announced(tasks, launch, ledger, cluster, profile)
     outcomes: dict[str, Outcome] = {}
     logs: dict[str, Log] = {}
+    hindered = Hindered(cluster, launch.on_line)
     began = time.monotonic()
     try:
         for task in tasks:
@@ -62,9 +63,11 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
                     launch.on_progress(len(outcomes), len(tasks))
             if not logs:
                 break
+            hindered.look({places[name][0]: states[places[name][0]] for name in logs})
             time.sleep(pause(time.monotonic() - began, profile.poll_seconds))
+    except TemporaryError:
+        raise  # the ledger stays, and the next call finds the jobs
     except BaseException:
-        # If the API no longer answers, the ledger stays, and the next call finds the job.
         with contextlib.suppress(SohesError):
             _forget(ledger, cluster, launch.root)
         raise
@@ -174,104 +177,32 @@ class Log:
         return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
 
 
-# ---------------------------------------------------------------- the API
+class Hindered:
+    """What keeps the pods of jobs from starting: said once, and an error if it lasts and does not pass by itself."""
 
+    def __init__(self, cluster: Cluster, say: Callable[[str], None]) -> None:
+        self._cluster, self._say = cluster, say
+        self._since: dict[tuple[str, str], float] = {}  # by job and reason
+        self._looked_at = time.monotonic()
 
-@dataclass(frozen=True)
-class State:
-    """Of a job: None while it runs, an empty string when it is done, or why it failed; and the indexes that ended."""
+    def look(self, states: Mapping[str, State]) -> None:
+        """At jobs that are not done, now and then. SohesError if a pod's image or its settings are wrong.
 
-    job: str | None
-    done: frozenset[int] = frozenset()
-    failed: frozenset[int] = frozenset()
-
-    def of(self, index: int | None) -> str | None:
-        """The same of one of its indexes; of the whole job for None."""
-        if index is None or index not in self.done | self.failed:
-            return self.job
-        return "" if index in self.done else "Failed"
-
-
-class Cluster:
-    """The few calls that the launcher needs, in one namespace. Configured as kubectl is, or from inside a pod."""
-
-    def __init__(self, profile: KubernetesProfile) -> None:
-        import kubernetes
-        from urllib3.exceptions import HTTPError
-
-        self._namespace = profile.namespace
-        self._errors = (kubernetes.client.ApiException, OSError, HTTPError)
-        try:
-            try:
-                kubernetes.config.load_incluster_config()
-            except kubernetes.config.ConfigException:
-                kubernetes.config.load_kube_config()
-        except (kubernetes.config.ConfigException, OSError) as error:
-            raise SohesError(f"no Kubernetes cluster is configured ({error}): set KUBECONFIG") from None
-        self._batch, self._core = kubernetes.client.BatchV1Api(), kubernetes.client.CoreV1Api()
-
-    def create(self, manifests: list[dict[str, Any]]) -> None:
-        """Create what does not exist yet; after a restart of the caller some of it does."""
-        for manifest in manifests:
-            make = (
-                self._batch.create_namespaced_job if manifest["kind"] == "Job" else self._core.create_namespaced_service
-            )
-            self._call(make, self._namespace, manifest, known=409)
-
-    def state(self, name: str) -> State:
-        """How far a job is."""
-        job = self._call(self._batch.read_namespaced_job_status, name, self._namespace, known=404)
-        if job is None:
-            return State("NotFound")
-        done, failed = (
-            frozenset(from_ranges(text or "")) for text in (job.status.completed_indexes, job.status.failed_indexes)
-        )
-        for condition in job.status.conditions or ():
-            if condition.status == "True" and condition.type in ("Complete", "Failed"):
-                end = "" if condition.type == "Complete" else f"{condition.reason}: {condition.message}"
-                return State(end, done, failed)
-        return State(None, done, failed)
-
-    def pods(self, name: str, index: int | None = None) -> list[str]:
-        """The pods of a job or of an index of it, oldest first; pods of the same second by the number of their node."""
-        selector = f"job-name={name}" if index is None else f"job-name={name},{INDEX}={index}"
-        found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=selector).items
-
-        def place(pod: Any) -> tuple[str, int, str]:
-            meta = pod.metadata
-            index = int((meta.labels or {}).get(INDEX, "0"))
-            return str(meta.creation_timestamp or ""), index, meta.name
-
-        return [pod.metadata.name for pod in sorted(found, key=place)]
-
-    def log(self, pod: str, since_seconds: int | None) -> str | None:
-        """Lines that begin with their time; None if there is no log yet."""
-        options = {} if since_seconds is None else {"since_seconds": since_seconds}
-        read = self._core.read_namespaced_pod_log
-        return self._call(read, pod, self._namespace, timestamps=True, known=(400, 404), **options)
-
-    def delete(self, name: str) -> None:
-        """Delete the job with its pods, and the service that names its nodes."""
-        for remove in (self._batch.delete_namespaced_job, self._core.delete_namespaced_service):
-            self._call(remove, name, self._namespace, propagation_policy="Background", known=404)
-
-    def _call(
-        self, function: Callable[..., Any], *arguments: Any, known: int | tuple[int, ...] = (), **options: Any
-    ) -> Any:
-        """One answer of the API server, retried while it is overloaded or down; None for a status that is `known`."""
-        for attempt in range(1, PATIENCE + 1):
-            try:
-                return function(*arguments, **options, _request_timeout=30)
-            except self._errors as error:
-                status = getattr(error, "status", None) or 0
-                if status in ((known,) if isinstance(known, int) else known):
-                    return None
-                temporary = status == 0 or status == 429 or status >= 500
-                if not temporary or attempt == PATIENCE:
-                    reason = getattr(error, "reason", None) or type(error).__name__
-                    kind = TemporaryError if temporary else SohesError
-                    raise kind(
-                        f"the Kubernetes API refuses ({status} {reason}): fix infra/launch or its rights"
-                    ) from None
-                time.sleep(min(0.2 * 2**attempt, 10))
-        raise AssertionError
+        Pods without a node or a quota wait: others make room for them.
+        """
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_AT_PODS:
+            return
+        self._looked_at, before, self._since = now, self._since, {}
+        for job, state in states.items():
+            if state.ready and state.ready == state.active:
+                continue
+            for reason, message in self._cluster.hindrances(job).items():
+                since = self._since[job, reason] = before.get((job, reason), now)
+                if (job, reason) not in before:
+                    self._say(f"job {job} waits: {reason}: {message}")
+                if reason in NEVER_STARTS and not state.ready and now - since >= GIVE_UP:
+                    raise SohesError(
+                        f"no pod of job {job} can start ({reason}: {message}): correct the image, the secrets or the "
+                        "volumes in infra/launch, and run the same command again"
+                    )

@@ -144,7 +144,8 @@ def random_points(count: int, *, device: torch.device, generator: torch.Generato
 
     The losses do not depend on their order; in this one a CPU samples twice as fast.
     """
-    points = torch.rand(count, 2, device=generator.device if generator else device, generator=generator).to(device)
+    points = torch.rand(count, 2, device=generator.device if generator else device, generator=generator)
+    points = points.to(device, non_blocking=True)
     return points[((points[:, 1] * 256).floor() + points[:, 0]).argsort()]
 
 

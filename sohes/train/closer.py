@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes import masks
+from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.windows import Box, cut_sides
 from sohes.params import CorrectParams
@@ -36,7 +37,7 @@ class Found:
     of_window_M: np.ndarray
 
     def __getitem__(self, kept_M: np.ndarray) -> Found:
-        return Found(self.masks_MSS[torch.from_numpy(kept_M).to(self.masks_MSS.device)], self.of_window_M[kept_M])
+        return Found(self.masks_MSS[copied_to(self.masks_MSS.device, kept_M)], self.of_window_M[kept_M])
 
 
 @torch.no_grad()
@@ -64,7 +65,7 @@ def find(
     kept = [min(params.max_targets, int(np.count_nonzero(of_one))) for of_one in scores]
     query = np.concatenate([np.argsort(-of_one, kind="stable")[:n] for of_one, n in zip(scores, kept, strict=True)])
     of_window = np.repeat(np.arange(len(kept)), kept)
-    index = torch.from_numpy(of_window * scores.shape[1] + query).to(logits_WQhw.device)
+    index = copied_to(logits_WQhw.device, of_window * scores.shape[1] + query)
     chosen = logits_WQhw.flatten(0, 1)[index].split(kept)
     boxes = (window.box for window in tiles.windows)
     placed = [_place(*one, size) for one in zip(chosen, boxes, tiles.contents, strict=True)]
@@ -81,9 +82,7 @@ def _scores(
     cuts_Whw: np.ndarray,
 ) -> np.ndarray:
     """(W, Q) float64 scores, 0 for a mask that is cut off or that the teacher is not sure of."""
-    shown_W1P, cuts_W1P = (
-        torch.from_numpy(cells).flatten(1)[:, None].to(logits_WQhw.device) for cells in (shown_Whw, cuts_Whw)
-    )
+    shown_W1P, cuts_W1P = (copied_to(logits_WQhw.device, cells).flatten(1)[:, None] for cells in (shown_Whw, cuts_Whw))
     logits_WQP = logits_WQhw.flatten(2)
     inside_WQP = (logits_WQP > 0) & shown_W1P
     scores_WQ, cells_WQ = scores_and_cells(class_logits_WQ2, logits_WQP, inside_WQP.float())
@@ -131,19 +130,19 @@ def joined(lesson: Lesson, found: Found, weak: View, params: CorrectParams, *, r
     """
     together, known = torch.cat([lesson.masks_KSS, found.masks_MSS]), len(lesson.parents_K)
     step = -(-together.shape[-1] // _COUNTED)
-    shared_NN = shared_cells(together[:, step // 2 :: step, step // 2 :: step].flatten(1).float())
+    shared_NN = shared_cells([together[:, step // 2 :: step, step // 2 :: step].flatten(1).float()])[0]
     iou_NN = masks.iou_from_intersections(shared_NN)
     visible = np.flatnonzero(np.diagonal(shared_NN) > 0)
     new = visible[visible >= known]
     new = new[iou_NN[new, :known].max(1, initial=0) <= params.nms_iou]
     kept = np.concatenate([np.arange(known), np.sort(masks.nms_from_iou(iou_NN, new, nms_iou=params.nms_iou))])
-    areas = together[torch.from_numpy(kept).to(together.device)].sum((1, 2)).cpu().numpy()
+    areas = together[copied_to(together.device, kept)].sum((1, 2)).cpu().numpy()
     chosen = augment.sample_across_scales(areas, params.max_targets, rng=rng)
     kept, areas = kept[chosen], areas[chosen]
     ancestors = forest.ancestors_from_intersections(shared_NN[np.ix_(kept, kept)], theta_cover=params.theta_cover)
     y0, x0, y1, x1 = weak.window
     return Lesson(
-        together[torch.from_numpy(kept).to(together.device)],
+        together[copied_to(together.device, kept)],
         forest.parents_from_ancestors(ancestors, areas),
         areas / ((y1 - y0) * (x1 - x0)),
     )

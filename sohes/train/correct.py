@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from sohes.structures import Targets
 from sohes.train import augment
 from sohes.train.closer import with_tiles
 from sohes.train.dataset import Pair, PairBatch
-from sohes.train.lesson import Lesson, teach
+from sohes.train.lesson import Lesson, teach, to_host
 from sohes.train.loop import Learner
 from sohes.train.objective import losses_of, part_of
 from sohes.train.parent_crops import with_children
@@ -22,22 +24,35 @@ from sohes.train.parent_crops import with_children
 SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # COCO's, pixels of the photograph
 
 
-def into_strong_view(lesson: Lesson, pair: Pair) -> Targets:
-    """The student's targets: the teacher's masks in the strong view, underneath what was pasted there."""
+def into_strong_views(lessons: Sequence[Lesson], pairs: Sequence[Pair]) -> tuple[Targets, ...]:
+    """The student's targets: the teacher's masks in the strong views, underneath what was pasted there.
+
+    A GPU waits once.
+    """
+    views = [_moved(*one) for one in zip(lessons, pairs, strict=True)]
+    areas = to_host([torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]) for moved, visible, _ in views], np.int64)
+    found = []
+    for lesson, pair, (_, visible, pasted), (before, after) in zip(lessons, pairs, views, areas, strict=True):
+        shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
+        kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
+        above = pair.strong.parents_N
+        below = np.where(above >= 0, above + len(kept), -1)
+        parents = np.concatenate([forest.relink(lesson.parents_K, kept), below])
+        device = visible.device
+        targets = torch.cat([visible[copied_to(device, kept)], pasted])
+        found.append(Targets(targets, copied_to(device, forest.forest_ancestors(parents))))
+    return tuple(found)
+
+
+def _moved(lesson: Lesson, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
+    """The teacher's masks in the strong view, what can be seen of them, and the masks that were pasted."""
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
     seen_rows, seen_columns = (copied_to(device, index) for index in (from_y, from_x))
     moved[:, rows, columns] = lesson.masks_KSS.index_select(1, seen_rows).index_select(2, seen_columns)
     pasted = copied_to(device, pair.strong.masks_NHW)
-    visible = moved & ~pasted.any(0) if len(pasted) else moved
-    before, after = torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]).cpu().numpy()
-    shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
-    kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
-    above = pair.strong.parents_N
-    parents = np.concatenate([forest.relink(lesson.parents_K, kept), np.where(above >= 0, above + len(kept), -1)])
-    targets = torch.cat([visible[copied_to(device, kept)], pasted])
-    return Targets(targets, copied_to(device, forest.forest_ancestors(parents)))
+    return moved, moved & ~pasted.any(0) if len(pasted) else moved, pasted
 
 
 class Correction(Learner[Network]):
@@ -57,7 +72,7 @@ class Correction(Learner[Network]):
 
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         lessons = self._lessons(batch, generator)
-        taught = tuple(into_strong_view(lesson, pair) for lesson, pair in zip(lessons, batch.pairs, strict=True))
+        taught = into_strong_views(lessons, batch.pairs)
         given, own = (batch.initial.images_B3HW, batch.initial.targets), (batch.strong_B3HW, taught)
         initial, teacher = losses_of(self.network, [given, own], self.loss, generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
@@ -71,18 +86,18 @@ class Correction(Learner[Network]):
         output = self.average(batch.weak_B3HW)
         tiles = batch.tiles_U3SS()
         in_tiles = None if tiles is None else self.average(tiles)
+        rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
+        views = [pair.weak for pair in batch.pairs]
+        lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, self.params, rngs=rngs)
         seen = 0
-        lessons = []
-        for b, pair in enumerate(batch.pairs):
-            rng = np.random.default_rng((generator.initial_seed(), b))
-            classes, logits = output.class_logits_BQ2[b], output.mask_logits_BQhw[b]
-            lesson = teach(classes, logits, pair.weak, self.params, rng=rng)
+        for b, (pair, rng) in enumerate(zip(batch.pairs, rngs, strict=True)):
             if in_tiles is not None:
                 own = slice(seen, seen := seen + len(pair.tiles.windows))
-                lesson = with_tiles(lesson, pair.tiles, part_of(in_tiles, own), pair.weak, self.params, rng=rng)
+                lessons[b] = with_tiles(lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, self.params, rng=rng)
             if self.params.parent_crops:
-                lesson = with_children(lesson, batch.weak_B3HW[b], pair.weak, self.average, self.params, rng=rng)
-            lessons.append(lesson)
+                lessons[b] = with_children(
+                    lessons[b], batch.weak_B3HW[b], pair.weak, self.average, self.params, rng=rng
+                )
         return lessons
 
 

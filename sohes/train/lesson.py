@@ -1,7 +1,8 @@
-"""What the teacher of phase 3 finds in one weak view: its confident masks and their forest (paper 3.3)."""
+"""What the teacher of phase 3 finds in weak views: its confident masks and their forest (paper 3.3)."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,6 +12,7 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.backbone.precision import full_precision
+from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.params import CorrectParams
 from sohes.train import augment
@@ -34,34 +36,54 @@ class Lesson:
 
 @torch.no_grad()
 def teach(
-    class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View, params: CorrectParams, *, rng: np.random.Generator
-) -> Lesson:
-    """The teacher's confident masks of one weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
+    class_logits_BQ2: Tensor,
+    mask_logits_BQhw: Tensor,
+    weak: Sequence[View],
+    params: CorrectParams,
+    *,
+    rngs: Sequence[np.random.Generator],
+) -> list[Lesson]:
+    """The teacher's confident masks of each weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
 
     Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are computed
-    on the mask map; only the masks that are kept, at most `max_targets`, are enlarged to the square's size.
+    on the mask map; only the masks that are kept, at most `max_targets`, are enlarged to the square's size. A GPU waits
+    twice, however many views there are.
     """
-    size, (h, w) = weak.canvas_hw[0], mask_logits_Qhw.shape[1:]
+    size = weak[0].canvas_hw[0]
+    looks = [_look(*one) for one in zip(class_logits_BQ2, mask_logits_BQhw, weak, strict=True)]
+    figures_B2Q = torch.stack([figures_2Q for figures_2Q, _ in looks]).cpu().numpy()
+    sure = [np.flatnonzero(is_sure(scores, fractions, params)) for scores, fractions in figures_B2Q]
+    device = mask_logits_BQhw.device
+    shared = shared_cells(
+        [inside_QP[copied_to(device, sure_K)] for (_, inside_QP), sure_K in zip(looks, sure, strict=True)]
+    )
+    lessons = []
+    for logits_Qhw, view, (scores, fractions), sure_K, shared_KK, rng in zip(
+        mask_logits_BQhw, weak, figures_B2Q, sure, shared, rngs, strict=True
+    ):
+        by_score = np.argsort(-scores[sure_K], kind="stable")
+        kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
+        kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
+        kept_KK = shared_KK[np.ix_(kept, kept)]
+        ancestors_KK = forest.ancestors_from_intersections(kept_KK, theta_cover=params.theta_cover)
+        masks_KSS = _grow(logits_Qhw[copied_to(device, sure_K[kept])], size)
+        bottom, right = view.window[2:]
+        masks_KSS[:, bottom:] = False
+        masks_KSS[:, :, right:] = False
+        parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(kept_KK))
+        lessons.append(Lesson(masks_KSS, parents_K, fractions[sure_K[kept]]))
+    return lessons
+
+
+def _look(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View) -> tuple[Tensor, Tensor]:
+    """(2, Q) float64 scores and fractions of the view, and (Q, P) float32, 1 inside the mask, of its cells."""
+    h, w = mask_logits_Qhw.shape[1:]
     bottom, right = weak.window[2:]
-    rows, columns = max(1, round(bottom * h / size)), max(1, round(right * w / size))
+    rows, columns = (max(1, round(end * cells / weak.canvas_hw[0])) for end, cells in ((bottom, h), (right, w)))
     logits_QP = mask_logits_Qhw[:, :rows, :columns].flatten(1).float()
     inside_QP = (logits_QP > 0).float()
     scores_Q, cells_Q = scores_and_cells(class_logits_Q2, logits_QP, inside_QP)
-    scores, fractions = torch.stack([scores_Q, cells_Q / (rows * columns)]).double().cpu().numpy()
-    sure = np.flatnonzero(is_sure(scores, fractions, params))
-    inside_KP = inside_QP[torch.from_numpy(sure).to(inside_QP.device, non_blocking=True)]
-    shared_KK = shared_cells(inside_KP)
-    by_score = np.argsort(-scores[sure], kind="stable")
-    kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
-    kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
-    shared_KK = shared_KK[np.ix_(kept, kept)]
-    ancestors_KK = forest.ancestors_from_intersections(shared_KK, theta_cover=params.theta_cover)
-    chosen = torch.from_numpy(sure[kept]).to(mask_logits_Qhw.device, non_blocking=True)
-    masks_KSS = _grow(mask_logits_Qhw[chosen], size)
-    masks_KSS[:, bottom:] = False
-    masks_KSS[:, :, right:] = False
-    parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(shared_KK))
-    return Lesson(masks_KSS, parents_K, fractions[sure[kept]])
+    return torch.stack([scores_Q, cells_Q / (rows * columns)]).double(), inside_QP
 
 
 def scores_and_cells(class_logits_Q2: Tensor, logits_QP: Tensor, inside_QP: Tensor) -> tuple[Tensor, Tensor]:
@@ -85,10 +107,21 @@ def is_sure(scores: np.ndarray, fractions: np.ndarray, params: CorrectParams) ->
     return (scores > wanted) & (fractions > 0)
 
 
-def shared_cells(inside_KP: Tensor) -> np.ndarray:
-    """(K, K) int64: the cells that each pair of masks shares, from float32 zeros and ones."""
-    with full_precision(inside_KP.device):  # counts are exact in float32 below 2^24, in bfloat16 below 2^8
-        return (inside_KP @ inside_KP.T).cpu().numpy().astype(np.int64)
+def shared_cells(inside: Sequence[Tensor]) -> list[np.ndarray]:
+    """(K, K) int64 of each (K, P): the cells that each pair of masks shares, from float32 zeros and ones.
+
+    A GPU waits once.
+    """
+    with full_precision(inside[0].device):  # counts are exact in float32 below 2^24, in bfloat16 below 2^8
+        counted = [inside_KP @ inside_KP.T for inside_KP in inside]
+    return to_host(counted, np.int64)
+
+
+def to_host(tensors: Sequence[Tensor], dtype: type) -> list[np.ndarray]:
+    """The tensors as arrays, in one copy for which a GPU waits."""
+    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy().astype(dtype)
+    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
+    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _grow(logits_Khw: Tensor, size: int) -> Tensor:

@@ -67,7 +67,9 @@ def normalised(squares: Sequence[np.ndarray], mean: Sequence[float], std: Sequen
 def normalised_tensor(squares_BSS3: torch.Tensor, mean: Sequence[float], std: Sequence[float]) -> torch.Tensor:
     """The same from a uint8 tensor, on its device."""
     images, device = squares_BSS3.permute(0, 3, 1, 2).float(), squares_BSS3.device
-    scaled_mean, scaled_std = (255 * torch.tensor(part, device=device).view(3, 1, 1) for part in (mean, std))
+    scaled_mean, scaled_std = (
+        255 * torch.tensor(part).view(3, 1, 1).to(device, non_blocking=True) for part in (mean, std)
+    )
     return images.sub_(scaled_mean).div_(scaled_std).contiguous()
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from sohes.losses.criterion import copied_to
 from sohes.masks.windows import Box, Window
 from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
@@ -41,21 +42,22 @@ def with_children(
     chosen = wide[np.argsort(-lesson.area_fractions_K[wide], kind="stable")][: params.parent_crops]
     if not len(chosen):
         return lesson
-    boxes = [_box(lesson.masks_KSS[k]) for k in chosen]
+    boxes = _boxes(lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen)])
     size = weak_3SS.shape[-1]
     crops = [weak_3SS[None, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes]
     output = teacher(torch.cat([F.interpolate(c, (size, size), mode="bilinear", align_corners=False) for c in crops]))
     seen = Tiles((), tuple(Window(box, 0) for box in boxes), ((size, size),) * len(boxes))
     found = find(output, seen, params, size=size, within=None)
-    parents_MSS = lesson.masks_KSS[torch.from_numpy(chosen[found.of_window_M]).to(lesson.masks_KSS.device)]
+    parents_MSS = lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen[found.of_window_M])]
     is_part = _lies_inside(found.masks_MSS, parents_MSS, child_cover=params.child_cover)
     return joined(lesson, found[np.flatnonzero(is_part)], weak, params, rng=rng)
 
 
-def _box(mask_SS: Tensor) -> Box:
-    """Half-open box (y0, x0, y1, x1) of a mask that is not empty."""
-    rows, columns = (torch.nonzero(mask_SS.any(axis)).flatten() for axis in (1, 0))
-    return int(rows[0]), int(columns[0]), int(rows[-1]) + 1, int(columns[-1]) + 1
+def _boxes(masks_KSS: Tensor) -> list[Box]:
+    """Half-open boxes (y0, x0, y1, x1) of masks that are not empty."""
+    filled = torch.stack([masks_KSS.any(2), masks_KSS.any(1)], 1).cpu().numpy()
+    spans = [[np.flatnonzero(line) for line in lines] for lines in filled]
+    return [(int(y[0]), int(x[0]), int(y[-1]) + 1, int(x[-1]) + 1) for y, x in spans]
 
 
 def _lies_inside(masks_MSS: Tensor, parents_MSS: Tensor, *, child_cover: float) -> np.ndarray:

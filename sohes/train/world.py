@@ -6,11 +6,16 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 
+from sohes.errors import LOST, TemporaryError
+
+# How long a process waits for another that says nothing: longer than compiling a network or writing a checkpoint takes.
+PATIENCE = timedelta(minutes=10)
 _ENVIRONMENT = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 T = TypeVar("T")
 
@@ -50,7 +55,10 @@ class World:
 
 @contextmanager
 def join_world() -> Iterator[World]:
-    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), until the block ends; alone without it."""
+    """The processes that torchrun started (NCCL on GPUs, gloo on CPUs), until the block ends; alone without it.
+
+    TemporaryError in those that are left if one of them has ended, or has been silent for as long as PATIENCE.
+    """
     rank, size, local = (int(os.environ.get(name, default)) for name, default in _ENVIRONMENT)
     device = torch.device("cuda", local) if torch.cuda.is_available() else torch.device("cpu")
     if device.type == "cuda":
@@ -58,13 +66,29 @@ def join_world() -> Iterator[World]:
     if size == 1:
         yield World(0, 1, device)
         return
-    distributed.init_process_group(
-        "nccl" if device.type == "cuda" else "gloo", device_id=device if device.type == "cuda" else None
-    )
     try:
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo",
+            device_id=device if device.type == "cuda" else None,
+            timeout=PATIENCE,
+        )
         yield World(rank, size, device)
+    except RuntimeError as error:
+        if not _is_of_the_others(error):
+            raise
+        raise TemporaryError(
+            f"process {rank} of the {size} that train together {LOST}, which was killed, failed or said nothing "
+            f"for {PATIENCE.total_seconds():.0f} seconds: see what the others say, and run the same command again, "
+            "which continues from the last checkpoint"
+        ) from error
     finally:
-        distributed.destroy_process_group()
+        if distributed.is_initialized():
+            distributed.destroy_process_group()
+
+
+def _is_of_the_others(error: RuntimeError) -> bool:
+    """Whether it came from the connection to the other processes; gloo's errors have no type of their own."""
+    return isinstance(error, distributed.DistError) or "gloo" in str(error)
 
 
 def is_first_process() -> bool:

@@ -75,6 +75,10 @@ def test_why_prefers_the_stages_own_words_to_dvcs():
     missing = "ERROR: failed to reproduce 'report': [Errno 2] No such file or directory: 'metrics/x.json'"
     assert why((missing, "")) == missing
     assert why(()) == "it said nothing"
+    lost = "sohes: process 1 of the 2 that train together lost another, which was killed: run it again"
+    assert why((SENTENCE, lost)) == why((lost, SENTENCE)) == "no such folder: x"
+    assert why((lost, "Traceback", "===")).startswith("process 1 of the 2")
+    assert why(("  traceback : Signal 9 (SIGKILL) received by PID 7", "=====")).startswith("traceback : Signal 9")
 
 
 @pytest.mark.parametrize(
@@ -88,6 +92,12 @@ def test_why_prefers_the_stages_own_words_to_dvcs():
         (255, ("sohes: interrupted", f"{DVC} 130"), True),  # by whoever ends jobs on that machine
         (-9, ("Running stage 'pull':",), True),
         (1, ("Traceback", "ZeroDivisionError"), True),
+        (
+            1,
+            (SENTENCE, "  exitcode  : 75 (pid: 8)", "Root Cause", "  exitcode  : 1 (pid: 9)", "=="),
+            False,
+        ),
+        (1, (SENTENCE, "  exitcode  : 1 (pid: 8)", "Root Cause", "  exitcode  : -9 (pid: 9)  (SIGKILL)", "=="), True),
         (1, ("Slurm says NODE_FAIL of job 7",), True),
         (1, (), True),
     ],

@@ -17,7 +17,7 @@ import pytest
 import yaml
 from processes import serving
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch import KubernetesProfile, Task, load_profile, run_tasks
 from sohes.launch.indexed import read_commands
 from sohes.launch.manifests import job_name, render_job, render_service
@@ -109,23 +109,33 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
     """A recorded API server: each Job is looked at `patience` times, then ends as `ends` says by a word in its name.
 
     Of an Indexed Job, as many indexes as are parallel end at each look after that; those in `broken` fail.
+    faults: what the next requests meet: a status, (status, headers, message), `silent` (nothing happens, and the
+    connection is closed) or `cut` (what was asked for happens, and the connection is closed). lost: pods whose node no
+    longer answers for their logs. pending: pods that do not start. events: of jobs. deleted_at: the look from which on
+    somebody has deleted the job.
     """
     state = SimpleNamespace(
         jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, broken=(), patience=2, lines={}, asked=[],
-        calls=0,
+        calls=0, lost=(), pending=[], events=[], deleted_at=10**9,
     )  # fmt: skip
 
     class Handler(BaseHTTPRequestHandler):
-        def answer(self, value: object, status: int = 200) -> None:
+        def answer(self, value: object, status: int = 200, **headers: str) -> None:
+            if self.fault == "cut":
+                self.close_connection = True
+                return
             data = value.encode() if isinstance(value, str) else json.dumps(value).encode()
             self.send_response(status)
             self.send_header("Content-Type", "text/plain" if isinstance(value, str) else "application/json")
             self.send_header("Content-Length", str(len(data)))
+            for name, text in headers.items():
+                self.send_header(name.replace("_", "-"), text)
             self.end_headers()
             self.wfile.write(data)
 
-        def trouble(self, status: int) -> None:
-            self.answer({"kind": "Status", "status": "Failure", "code": status, "reason": "Trouble"}, status)
+        def trouble(self, status: int, message: str = "", **headers: str) -> None:
+            body = {"kind": "Status", "status": "Failure", "code": status, "reason": "Trouble", "message": message}
+            self.answer(body, status, **headers)
 
         def handle_any(self) -> None:
             state.calls += 1
@@ -133,8 +143,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             body = json.loads(self.rfile.read(length) or b"{}") if length else {}
             path, _, query = self.path.partition("?")
             name = path.rstrip("/").removesuffix("/status").removesuffix("/log").rpartition("/")[2]
-            if state.faults:
-                return self.trouble(state.faults.pop(0))
+            self.fault = state.faults.pop(0) if state.faults else None
+            if self.fault == "silent":
+                self.close_connection = True
+                return None
+            if isinstance(self.fault, int):
+                return self.trouble(self.fault)
+            if isinstance(self.fault, tuple):
+                status, headers, message = self.fault
+                return self.trouble(status, message, **headers)
             if self.command == "POST":
                 made = body["metadata"]["name"]
                 if body["kind"] == "Job":
@@ -148,6 +165,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                     return self.trouble(404)
                 state.deleted.append(name)
                 return self.answer(state.jobs.pop(name))
+            if path.endswith("/events"):
+                return self.answer({"kind": "EventList", "items": state.events})
+            if path.endswith("/pods") and "Pending" in query:
+                return self.answer({"kind": "PodList", "items": state.pending})
             if path.endswith("/pods"):
                 job, _, index = query.partition("job-name%3D")[2].partition("&")[0].partition("%2C")
                 if index:
@@ -162,6 +183,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 return self.answer({"kind": "PodList", "items": [{"metadata": one} for one in made]})
             if path.endswith("/log"):
                 state.asked.append(query)
+                if name.rpartition("-")[2] in state.lost:
+                    return self.trouble(500, "dial tcp 10.0.0.7:10250: connect: no route to host")
                 job, _, pod = name.rpartition("-")
                 for known, first, lines in state.lines.get(name[:12], ()):
                     if known == pod:  # one line more at every look
@@ -170,6 +193,10 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             if name not in state.jobs:
                 return self.trouble(404)
             state.looks[name] = state.looks.get(name, 0) + 1
+            if state.looks[name] >= state.deleted_at:
+                state.deleted.append(name)
+                del state.jobs[name]
+                return self.trouble(404)
             spec = state.jobs[name]["spec"]
             if "backoffLimitPerIndex" in spec:
                 return self.answer(state.jobs[name] | {"status": self.indexes(spec, state.looks[name])})
@@ -378,3 +405,150 @@ def test_what_the_api_refuses_is_one_sentence(api, profile, tmp_path):
     api.faults = [403]
     with pytest.raises(SohesError, match="the Kubernetes API refuses"):
         run_tasks(tasks(1), kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
+
+
+# ---------------------------------------------------------------- faults of the cluster
+
+KINDS = pytest.mark.parametrize("count", [1, 3], ids=["a plain job", "an indexed job"])
+
+
+@pytest.fixture
+def slept(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """How long the launcher would have slept; it does not."""
+    seconds: list[float] = []
+    monkeypatch.setattr("sohes.launch.kubernetes.time.sleep", seconds.append)
+    return seconds
+
+
+def run(count: int, profile: KubernetesProfile, root: Path, heard: list[str] | None = None):
+    hear = (lambda line: None) if heard is None else heard.append
+    kind = "whole" if count == 1 else "shard"
+    return run_tasks(tasks(count), kind=kind, group="explore", root=root, profile=quick(profile, root), on_line=hear)
+
+
+@KINDS
+@pytest.mark.parametrize(
+    "faults",
+    [
+        ["silent"] * 5 + [503, 503],  # it restarts
+        ["cut"],  # the job was made, though nobody heard so
+        [None, "cut", 410, 409, 408, 504, "cut"],
+    ],
+)
+def test_a_server_that_restarts_or_is_interrupted_is_asked_again(api, profile, tmp_path, slept, count, faults):
+    api.faults = list(faults)
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+    assert (len(api.created), api.jobs, api.faults) == (1, {}, [])
+
+
+@KINDS
+def test_a_server_that_wants_to_be_left_alone_is(api, profile, tmp_path, slept, count):
+    api.faults = [(429, {"Retry_After": "7"}, "too many requests"), None, (429, {"Retry_After": "9999"}, ""), 429]
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+    assert 7 in slept
+    assert max(slept) <= 60
+
+
+@KINDS
+def test_an_api_that_is_gone_leaves_the_jobs_to_the_next_caller(api, profile, tmp_path, slept, count):
+    api.patience = 5
+    api.faults = [None] + ["silent"] * 10
+    with pytest.raises(TemporaryError, match=r"does not answer as it should, 10 times in a row \(.+\): jobs that"):
+        run(count, profile, tmp_path)
+    assert len(api.jobs) == 1
+    api.faults = []
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+    assert (len(api.created), api.jobs) == (1, {})
+
+
+@KINDS
+def test_a_quota_of_jobs_is_named(api, profile, tmp_path, slept, count):
+    message = "jobs.batch is forbidden: exceeded quota: small, requested: count/jobs.batch=1, limited: 5"
+    api.faults = [(403, {}, message)]
+    with pytest.raises(SohesError) as error:
+        run(count, profile, tmp_path)
+    assert not isinstance(error.value, TemporaryError)
+    assert str(error.value).startswith(f"the Kubernetes API refuses (403 Forbidden: {message}): fix")
+
+
+@KINDS
+def test_a_job_that_somebody_deletes_fails_with_a_remedy_and_is_made_again(api, profile, tmp_path, slept, count):
+    api.patience, api.deleted_at = 5, 3
+    outcomes = run(count, profile, tmp_path)
+    assert {outcome.exit_code for outcome in outcomes} == {1}
+    assert "somebody deleted it: run the same command again" in outcomes[-1].last_lines[-1]
+    api.deleted_at = 10**9
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+    assert len(api.created) == 2
+
+
+def test_of_a_job_that_is_deleted_half_way_the_finished_indexes_count(api, profile, tmp_path, slept):
+    api.deleted_at = 4
+    there = quick(profile, tmp_path, at_once=1)
+    outcomes = run_tasks(tasks(3), kind="shard", group="g", root=tmp_path, profile=there)
+    assert [outcome.exit_code for outcome in outcomes] == [0, 1, 1]
+
+
+def pending(**status: object) -> dict:
+    return {"metadata": {"name": "p"}, "status": {"phase": "Pending", **status}}
+
+
+def waits_for(reason: str) -> dict:
+    waiting = {"reason": reason, "message": f"{reason} of sohes:0.1.0"}
+    image = {"name": "sohes", "image": "i", "imageID": "", "ready": False, "restartCount": 0}
+    return pending(containerStatuses=[image | {"state": {"waiting": waiting}}])
+
+
+@KINDS
+@pytest.mark.parametrize("reason", ["ImagePullBackOff", "CreateContainerConfigError"])
+def test_pods_that_can_never_start_end_the_job_with_a_sentence(
+    api, profile, tmp_path, slept, monkeypatch, count, reason
+):
+    monkeypatch.setattr("sohes.launch.kubernetes.LOOK_AT_PODS", 0)
+    monkeypatch.setattr("sohes.launch.kubernetes.GIVE_UP", 0.05)
+    api.patience, api.pending = 10**6, [waits_for(reason)]
+    heard: list[str] = []
+    with pytest.raises(SohesError, match=rf"no pod of job .* can start \({reason}: .*: correct the image, the secrets"):
+        run(count, profile, tmp_path, heard)
+    assert sum(reason in line for line in heard) == 1
+    assert api.jobs == {}
+
+
+@KINDS
+@pytest.mark.parametrize(
+    ("found", "word"),
+    [
+        ({"pending": [waits_for("ContainerCreating")]}, None),
+        ({"pending": [waits_for("ImagePullBackOff")]}, "ImagePullBackOff"),  # for less long than is given up at
+        (
+            {"pending": [pending(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                                              "message": "0/9 nodes are available: Insufficient nvidia.com/gpu"}])]},
+            "Insufficient nvidia.com/gpu",
+        ),
+        (
+            {"events": [{"metadata": {"name": "e"}, "involvedObject": {}, "reason": "FailedCreate",
+                         "message": "exceeded quota: pods=64"}]},
+            "exceeded quota: pods=64",
+        ),
+    ],
+)  # fmt: skip
+def test_pods_that_may_start_later_are_waited_for_and_the_reason_is_told_once(
+    api, profile, tmp_path, slept, monkeypatch, count, found, word
+):
+    monkeypatch.setattr("sohes.launch.kubernetes.LOOK_AT_PODS", 0)
+    vars(api).update(found, patience=5)
+    heard: list[str] = []
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path, heard)} == {0}
+    told = [line for line in heard if " waits: " in line]
+    assert len(told) == (word is not None)
+    assert all(word in line for line in told)
+
+
+def test_the_log_of_a_lost_node_does_not_end_a_job_that_goes_on_elsewhere(api, profile, tmp_path, slept):
+    """The node of pod a is lost; its job makes pod b."""
+    api.patience, api.lost = 5, ("a",)
+    api.lines = {"sohes-explor": [("a", 0, stamped(0, "never read")), ("b", 3, stamped(5, "again", "done"))]}
+    heard: list[str] = []
+    (outcome,) = run(1, profile, tmp_path, heard)
+    assert outcome.exit_code == 0
+    assert heard == ["again", "done"]

@@ -26,11 +26,11 @@ def test_a_task_runs_in_the_root_and_both_streams_reach_the_log_and_the_caller(t
 
 
 def test_a_failing_task_keeps_its_last_lines_and_the_log_keeps_all(tmp_path):
-    code = "print(*range(50), sep='\\n'); raise SystemExit(3)"
+    code = "print(*range(150), sep='\\n'); raise SystemExit(3)"
     outcome = run_task(python(code), task="explore", root=tmp_path, profile=PROFILE)
     assert outcome.exit_code == 3
-    assert outcome.last_lines == tuple(str(n) for n in range(50 - LAST_LINES, 50))
-    assert len(outcome.log.read_text().splitlines()) == 50
+    assert outcome.last_lines == tuple(str(n) for n in range(150 - LAST_LINES, 150))
+    assert len(outcome.log.read_text().splitlines()) == 150
 
 
 def test_the_log_of_an_earlier_attempt_stays(tmp_path):

@@ -124,13 +124,9 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
         learner = Correction(tiny.network(), params, tiny.loss).train()  # the teacher has no dropout
         taught[levels] = learner._lessons(batch, torch.Generator().manual_seed(0))
         assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])
-    alone = [
-        teach(output_classes, logits, pair.weak, params, rng=np.random.default_rng(0))
-        for output in [learner.average(batch.weak_B3HW)]
-        for output_classes, logits, pair in zip(
-            output.class_logits_BQ2, output.mask_logits_BQhw, batch.pairs, strict=True
-        )
-    ]
+    output = learner.average(batch.weak_B3HW)
+    views, rngs = [pair.weak for pair in batch.pairs], [np.random.default_rng(0) for _ in batch.pairs]
+    alone = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, params, rngs=rngs)
     assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
     counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}
     assert counts[(0.6,)] > counts[()] > 0

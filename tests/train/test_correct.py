@@ -4,7 +4,7 @@ import torch
 
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
-from sohes.train.correct import Correction, into_strong_view, teacher_masks_per_image
+from sohes.train.correct import Correction, into_strong_views, teacher_masks_per_image
 from sohes.train.dataset import Pair, PairDataset
 from sohes.train.lesson import Lesson
 from sohes.train.loop import train
@@ -36,7 +36,7 @@ def test_the_teachers_masks_land_where_the_labels_would(seed):
         Labelled(np.zeros((32, 32, 3), np.uint8), strong.apply_to_masks(on_image), np.array([-1, 0]))
     )
     lesson = Lesson(torch.from_numpy(weak.apply_to_masks(on_image)), np.array([-1, 0]), np.array([0.5, 0.1]))
-    targets = into_strong_view(lesson, pair_of(weak, strong))
+    (targets,) = into_strong_views([lesson], [pair_of(weak, strong)])
     assert np.array_equal(targets.masks_THW.numpy(), expected.masks_NHW)
     assert targets.ancestors_TT.sum() == (expected.parents_N >= 0).sum()
 
@@ -48,7 +48,7 @@ def test_what_was_pasted_covers_the_teachers_masks_and_brings_its_own_family():
     pasted = np.zeros((2, 32, 32), bool)
     pasted[0, :12, :12], pasted[1, 2:8, 2:8] = True, True
     lesson = Lesson(masks, np.array([-1, 0, 0]), np.array([1.0, 0.1, 0.1]))
-    targets = into_strong_view(lesson, pair_of(weak, weak, pasted, [-1, 0]))
+    (targets,) = into_strong_views([lesson], [pair_of(weak, weak, pasted, [-1, 0])])
     # the mask beneath is hidden; a root, its other child, the pasted root and its part remain
     assert targets.masks_THW.sum((1, 2)).tolist() == [32 * 32 - 144, 100, 144, 36]
     assert torch.argwhere(targets.ancestors_TT).tolist() == [[0, 1], [2, 3]]

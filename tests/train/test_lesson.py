@@ -25,7 +25,8 @@ def weak_view(height=32, width=32, flip=False):
 
 
 def lesson_of(params, logits, scores, view=None):
-    return teach(class_logits(*scores), logits, view or weak_view(), params, rng=np.random.default_rng(0))
+    views, rngs = [view or weak_view()], [np.random.default_rng(0)]
+    return teach(class_logits(*scores)[None], logits[None], views, params, rngs=rngs)[0]
 
 
 def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarchy(tiny):

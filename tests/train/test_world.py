@@ -17,6 +17,8 @@ import torch
 
 sys.path.insert(0, sys.argv[1])
 from conftest import MemoryRecorder, make_dataset, make_network, make_state, tiny_settings
+from sohes.train.correct import Correction
+from sohes.train.dataset import PairDataset
 from sohes.train.instruct import Instruction
 from sohes.train.loop import train
 from sohes.train.world import join_world
@@ -38,13 +40,20 @@ def teach(task, folder, world):
     if task == "calm":
         network.dropout = 0.0
         dataset.augment = params.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
+    section = params
     learner = Instruction(network, params, settings.loss)  # the first process's weights become everybody's
+    if task == "frozen pairs":
+        network.backbone.freeze = lambda: network.backbone.requires_grad_(False)
+        section = settings.correct.model_copy(
+            update={"optim": settings.correct.optim.model_copy(update={"backbone_lr_scale": 0.0})}
+        )
+        learner, dataset = Correction(network, section, settings.loss), make_dataset(PairDataset)
     state = make_state(folder / task)
     state.may_write = world.is_first
     code, history = 0, []
     try:
         history = train(
-            learner, dataset, params, title=task, seed=0, world=world, state=state, recorder=MemoryRecorder()
+            learner, dataset, section, title=task, seed=0, world=world, state=state, recorder=MemoryRecorder()
         )
     except SystemExit as end:
         code = end.code
@@ -55,7 +64,7 @@ folder = Path(sys.argv[2])
 with join_world() as world:
     assert (world.size, world.device.type) == (2, "cpu")
     assert world.gather("ab"[world.rank]) == ["a", "b"]
-    results = {task: teach(task, folder, world) for task in ("empty", "calm", "signal")}
+    results = {task: teach(task, folder, world) for task in ("empty", "calm", "frozen pairs", "signal")}
     torch.save(results, folder / f"{world.rank}.pt")
 """
 
@@ -89,6 +98,14 @@ def test_one_process_without_targets_trains_the_same_weights_as_the_other(both):
     assert same(first["learner"], second["learner"])
     assert first["history"] == second["history"]
     assert first["history"][-1]["loss"] > 0
+
+
+def test_phase_3_with_a_frozen_backbone_trains_the_same_weights_in_both(both, tiny):
+    first, second = (result["frozen pairs"]["learner"] for result in both.results)
+    assert same(first, second)
+    begun = {f"network.{name}": weight for name, weight in tiny.network(seed=0).state_dict().items()}
+    changed = {name.split(".")[1] for name, weight in begun.items() if not torch.equal(first[name], weight)}
+    assert changed == {"mask_weight", "class_weight", "ancestor_weight", "seen"}
 
 
 def test_two_processes_take_the_steps_of_one(both, tiny, tmp_path):

@@ -52,12 +52,9 @@ def _teacher(lab: Lab, learner: Correction, given: PairBatch, params: Params) ->
         start = time.monotonic()
         with torch.autocast(lab.device.type, torch.bfloat16, enabled=params.correct.optim.amp):
             output = learner.average(weak)
-            lessons = [
-                teach(classes, logits, pair.weak, learner.params, rng=np.random.default_rng(0))
-                for classes, logits, pair in zip(
-                    output.class_logits_BQ2, output.mask_logits_BQhw, given.pairs, strict=True
-                )
-            ]
+            views = [pair.weak for pair in given.pairs]
+            rngs = [np.random.default_rng(0) for _ in views]
+            lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, learner.params, rngs=rngs)
         lab.wait()
         spent.append(time.monotonic() - start)
     return min(spent), round(sum(len(lesson.parents_K) for lesson in lessons) / len(lessons), 1)
