@@ -77,7 +77,7 @@ def sentence_of(error: BaseException) -> str | None:
             return _lacking(link.name)
         if _mentions(link, _MEMORY):
             return (
-                f"there is not enough memory ({first_sentence(link)}): take "
+                f"there is not enough memory ({str(link).splitlines()[0] if str(link) else type(link).__name__}): take "
                 "fewer processes (SOHES_WORKERS), smaller images or a smaller batch, and run the same command again"
             )
         full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
