@@ -119,7 +119,7 @@ def shared_cells(inside: Sequence[Tensor]) -> list[np.ndarray]:
 
 def to_host(tensors: Sequence[Tensor], dtype: type) -> list[np.ndarray]:
     """The tensors as arrays, in one copy for which a GPU waits."""
-    flat = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy().astype(dtype)
+    flat: np.ndarray = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy().astype(dtype)
     parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
     return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
