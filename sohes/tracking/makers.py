@@ -38,7 +38,8 @@ def name_makers(client: MlflowClient, parent_id: str, stage: str, root: Path) ->
             client.delete_tag(parent_id, f"{MADE_BY}{made}")
     for made, run in others.items():
         client.set_tag(parent_id, f"{MADE_BY}{made}", run.info.run_id)
-        client.log_inputs(parent_id, run.inputs.dataset_inputs)
+        if run.inputs is not None:
+            client.log_inputs(parent_id, run.inputs.dataset_inputs)
     describe(client, parent_id, known.get(NOTE, "").partition(_LINKS)[0])
 
 
