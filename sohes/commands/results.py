@@ -39,6 +39,7 @@ from sohes.work.origin import Origin, code_of
 from sohes.work.pool import default_workers, plan_shards
 from sohes.work.sharded import ShardedWork
 
+LISTED = 12  # of the params that two projects differ in; more are only counted
 TITLES = {"explore": "phase 1, pseudo-labels", "instruct": "phase 2", "correct": "phase 3"}
 INTRODUCTION = """\
 # Results on photographs
@@ -196,7 +197,8 @@ def _facts(trained: Trained, first: Trained) -> str:
     ]
     if trained is not first:
         changed = sorted(_changes(first.params.model_dump(mode="json"), params.model_dump(mode="json")))
-        lines.append(f"- Its params differ from those of `{first.project.root}` in {', '.join(changed) or 'nothing'}.")
+        words = ", ".join(changed) if len(changed) <= LISTED else f"{len(changed)} keys"
+        lines.append(f"- Its params differ from those of `{first.project.root}` in {words or 'nothing'}.")
     return "\n".join(lines) + "\n"
 
 

@@ -104,7 +104,7 @@ def test_what_was_trained_on_is_not_scored(folder, root, tmp_path):
     assert "| phase 2 |" not in page
 
 
-def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path, tiny_params):
+def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path, tiny_params, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(folder / "models", other / "models")
     tiny_params["evaluate"] = {**tiny_params["evaluate"], "refiner": "none"}
@@ -113,6 +113,9 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     page = (tmp_path / "page.md").read_text()
     assert f"differ from those of `{folder}` in `evaluate.refiner: none`." in page
     assert "Unknown whether these photographs were used in training" in page
+    monkeypatch.setattr(results, "LISTED", 0)
+    results.results([f"coco={root}"], project=[folder, other], out=tmp_path / "page.md")
+    assert f"differ from those of `{folder}` in 1 keys." in (tmp_path / "page.md").read_text()
 
 
 def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_path):
