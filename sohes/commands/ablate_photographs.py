@@ -25,9 +25,9 @@ from sohes.evaluate.relations import relations_changed, relations_per_image, wit
 from sohes.evaluate.tables import markdown
 from sohes.explore import label_free
 from sohes.explore.calibrate import matched_thresholds
-from sohes.explore.local import Extract, square
+from sohes.explore.local import Extract, square, tree_of
 from sohes.explore.maps import make_extractor
-from sohes.explore.merge.tree import MergeTree, merge_tree
+from sohes.explore.merge.tree import MergeTree
 from sohes.explore.refine import require_refiner, what_it_lacks
 from sohes.params import ExploreParams, load_params
 from sohes.work.files import write_file
@@ -157,7 +157,7 @@ def _trees(extract: Extract, params: ExploreParams, where: tuple[str, Path, int]
     name, folder, images = where
     photographs = read_photographs(name, folder, min(images, CALIBRATED_ON))
     maps = chain.from_iterable(extract([square(image, params.image_size)]) for _, image in photographs)
-    return [merge_tree(features) for features in maps]
+    return [tree_of(features, params) for features in maps]
 
 
 # ---------------------------------------------------------------- tables

@@ -5,6 +5,7 @@ The paper's cosines are those of one backbone's tokens and mean nothing for anot
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Annotated
 
@@ -42,15 +43,16 @@ def calibrate(
     explore, project = load_params(params).explore, Project(params.parent)
     if explore.uses_backbone:
         require(project.model("backbone"), "backbone", "backbone")
-    trees = _trees(explore, project, images)
+    fitted = [k for k, one in enumerate(explore.maps) if one.features != "handmade" or not explore.uses_backbone]
+    trees = _trees(explore, fitted, project, images)
     with nullcontext() if dry_run else edited(params, params) as values:
-        for k, (of_map, found) in enumerate(zip(explore.maps, trees, strict=True)):
+        for k, of_map in enumerate(explore.maps):
             name = "explore.theta_merge" if k == 0 else f"explore.also[{k - 1}].theta_merge"
-            if explore.uses_backbone and of_map.features == "handmade":
+            if k not in fitted:
                 print(f"{name}: as it is, for colour alone has no backbone to fit")
                 continue
             try:
-                thetas = thresholds_for(_numbers(most, least, len(of_map.theta_merge)), found)
+                thetas = thresholds_for(_numbers(most, least, len(of_map.theta_merge)), trees[k])
             except ValueError as error:
                 raise SohesError(f"{name}: {error}: lower --most") from None
             print(f"{name}: {list(thetas)}")
@@ -62,17 +64,18 @@ def calibrate(
         print(f"wrote {params}: `sohes explore` labels with them")
 
 
-def _trees(explore: ExploreParams, project: Project, images: int) -> list[list[MergeTree]]:
-    """For each feature map, the trees of images that lie evenly among those pulled."""
+def _trees(explore: ExploreParams, fitted: Sequence[int], project: Project, images: int) -> dict[int, list[MergeTree]]:
+    """For each of the feature maps to fit, the trees of images that lie evenly among those pulled."""
     store = ImageStore(project.images)
     chosen = np.unique(np.linspace(0, len(store) - 1, images).astype(np.int64))
     extractors = map_extractors(make_extractor(explore, project.model("backbone")), explore)
-    trees: list[list[MergeTree]] = [[] for _ in explore.maps]
+    maps = explore.maps
+    trees: dict[int, list[MergeTree]] = {k: [] for k in fitted}
     for image_id in store.image_ids[chosen]:
         image = store.read(int(image_id))
-        for of_map, extract, found in zip(explore.maps, extractors, trees, strict=True):
-            (features,) = extract([square(image, of_map.image_size)])
-            found.append(tree_of(features, of_map))
+        for k in fitted:
+            (features,) = extractors[k]([square(image, maps[k].image_size)])
+            trees[k].append(tree_of(features, maps[k]))
     return trees
 
 
