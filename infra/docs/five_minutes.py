@@ -15,7 +15,6 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import urllib.parse
@@ -182,13 +181,13 @@ class Walk:
 
     @contextmanager
     def started(self, *command: str) -> Iterator[Iterator[str]]:
-        """What a Python command says, line by line, while it runs; it is ended as by Ctrl-C."""
+        """What a Python command says, line by line, while it runs; at the end it gets SIGTERM."""
         process = subprocess.Popen(
             [sys.executable, *command], cwd=self.root, env=self.environment, stdout=subprocess.PIPE, text=True
         )
         with ExitStack() as stack:
             stack.callback(process.wait, 60)
-            stack.callback(process.send_signal, signal.SIGINT)
+            stack.callback(process.terminate)  # Ctrl-C is ignored below a shell that started the walk in the background
             assert process.stdout is not None
             yield iter(process.stdout.readline, "")
 

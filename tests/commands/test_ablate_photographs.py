@@ -12,7 +12,7 @@ from sohes.backbone.vit import build_backbone, save_backbone
 from sohes.commands import ablate_photographs as photographs
 from sohes.errors import SohesError
 from sohes.explore.refine.network import RELEASES
-from sohes.params import Params
+from sohes.params import Params, load_params
 
 
 @pytest.fixture
@@ -63,11 +63,58 @@ def test_every_step_and_switch_has_its_row_on_the_page(shared_data, params, tmp_
 
 def test_the_baseline_has_its_row_though_another_sets_the_same(params, tmp_path, repository) -> None:
     explore = params.explore.model_copy(update={"refiner": "none"})
-    settings, _ = photographs._settings("handmade", explore, repository, tmp_path, ("coco_panoptic", tmp_path, 1))
-    assert settings[photographs.BASELINE][1].refiner == "none"
+    rows, baseline = photographs._rows_of(photographs.DEFAULT_TABLES, repository)
+    settings, _ = photographs._settings("handmade", rows, explore, tmp_path, baseline)
+    assert settings[baseline][1].refiner == "none"
     assert "local re-clustering" in settings
     assert "no refiner" not in settings
     assert len({id(extract) for extract, _ in settings.values()}) == 1
+
+
+MINE = """
+title: Maps
+source: this test
+phase: explore
+baseline: colour
+rows:
+  colour: {set: {}}
+  tokens: {set: {explore.features: tokens}}
+  both: {set: {explore.also: [{features: tokens}]}}
+"""
+
+
+def test_rows_of_another_table_change_the_params_as_they_are(
+    shared_data, params, tmp_path, capsys, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "params/ablations").mkdir(parents=True)
+    (tmp_path / "params/ablations/mine.yaml").write_text(MINE)
+    photographs.ablate_photographs(
+        [f"bsds500={shared_data / 'bsds500_val'}"],
+        params=Path("mine.yaml"),
+        images=1,
+        table=["mine"],
+        out=Path("page.md"),
+    )
+    (part,) = re.split("^(?=## )", capsys.readouterr().out, flags=re.MULTILINE)[1:]
+    assert part.startswith("## bsds500\n")
+    assert rows(part)[:4] == ["setting", "colour", "tokens", "both"]
+    found = [float(line.split("|")[6]) for line in part.splitlines()[4:7]]  # masks an image
+    assert found[2] > max(found[:2])  # both maps' masks
+    assert " --table mine`: the first 1 annotated" in Path("page.md").read_text()
+
+
+def test_the_table_of_feature_maps_fits_the_photographs_profile(repository) -> None:
+    explore = load_params(repository / "params/photographs.yaml").explore
+    rows, baseline = photographs._rows_of(["maps"], repository)
+    settings = {name: photographs.changed(explore, changes) for name, changes in rows.items()}
+    assert [name for name, params in settings.items() if params == explore] == [baseline]
+    by_map = {(one.features, one.block, one.theta_merge, one.nms_iou) for one in explore.maps[1:]}
+    for name in ("tokens of the fourth block from the end", "tokens of the last block"):  # as in the profile's `also`
+        one = settings[name]
+        assert (one.features, one.block, one.theta_merge, one.nms_iou) in by_map
+    colour, (*_, of_profile) = settings["colour, all regions looked at again"], explore.maps
+    assert colour.model_copy(update={"block": of_profile.block}) == of_profile
 
 
 def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
@@ -75,6 +122,8 @@ def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
         page(tmp_path, repository, "coco_panoptic")
     with pytest.raises(SohesError, match="no benchmark is called coca"):
         page(tmp_path, repository, "coca=.")
+    with pytest.raises(SohesError, match="every row of table-6b sets something"):
+        photographs._rows_of(["table-6b"], repository)
     with pytest.raises(SohesError, match=r"sets backbone.patch_size"):
         photographs.changed(params.explore, {"backbone.patch_size": 4})
     (tmp_path / "models/backbone.safetensors").unlink()
