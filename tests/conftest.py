@@ -6,7 +6,6 @@ import hashlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -18,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import yaml
-from processes import serving
+from processes import free_port, serving
 
 # Before torch and numba are imported: tests are tiny, and threads of theirs only fight over the cores.
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
@@ -141,10 +140,8 @@ def two_processes(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., lis
     def run(script: str, *arguments: object, timeout: float = 240) -> list[str]:
         path = tmp_path_factory.mktemp("torchrun") / "script.py"
         path.write_text(script)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = str(free.getsockname()[1])
-        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
+        port = free_port()
+        group = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
         processes = [
             subprocess.Popen(
                 [sys.executable, "-W", "error::RuntimeWarning", str(path), *map(str, arguments)],

@@ -15,15 +15,11 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import yaml
 
 from sohes import cli
-from sohes.bench.viewer import chromium, serving
 from sohes.commands.bench import Bench
 from sohes.data.imaging import encode_jpeg
-from sohes.errors import SohesError
 from sohes.params import Params
-from sohes.viewer.gallery import ProjectGallery, ResultGallery
 
 
 class _Loaded(HTMLParser):
@@ -92,34 +88,6 @@ def test_the_help_of_every_command_around_the_pipeline_fits_a_screen(repository)
         told = CliRunner().invoke(cli.app, ["bench", measurement.value, "--help"], env={"COLUMNS": "80"}).output
         assert f"Example: sohes bench {measurement.value}" in told
         assert len(told.splitlines()) <= 40, measurement
-
-
-@pytest.mark.slow
-def test_the_readmes_commands_for_a_folder_of_photographs(repository, project, tiny_params):
-    """As written there, but with a small profile, in a copy, and with a folder that exists."""
-    from skimage import data, io
-
-    photos = project / "photos"
-    photos.mkdir()
-    for name, source in (("cat", "chelsea"), ("woman", "astronaut"), ("cup", "coffee"), ("rocket", "rocket")):
-        io.imsave(photos / f"{name}.jpg", getattr(data, source)()[::2, ::2], check_contrast=False)
-    tiny_params["pull"]["folder"]["eval_fraction"] = 0.5
-    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    commands = readme_commands(repository, "Your own photographs")
-    assert 2 <= len(commands) <= 5
-    for command in commands:
-        run_as_written(command.replace("~/photos", str(photos)), project, repository)
-    results = sorted((project / "masks").glob("*.json"))
-    assert "cat" in [path.stem for path in results]
-
-    try:
-        with chromium() as browser:
-            look(browser, (project / "reports/index.html").as_uri(), "h1")
-            for gallery in (ProjectGallery(project), ResultGallery(results)):
-                with serving(gallery, title="photos") as address:
-                    look(browser, address, "body[data-ready=yes] .panel")
-    except SohesError as error:
-        pytest.skip(f"all commands worked; what they made was not looked at: {error}")
 
 
 def test_the_python_examples_run_in_their_order(repository, tiny_model, tmp_path, monkeypatch, capsys):
@@ -234,8 +202,8 @@ def test_what_the_readme_names_in_backquotes_exists_or_is_made(repository):
 
 
 def test_a_page_links_to_the_documents_it_names(repository):
-    """In backquotes, the name of a page cannot be followed. The log is history, and two pages are made by commands."""
-    written = {"log.md", "results.md", "ablations.md"}
+    """In backquotes, the name of a page cannot be followed. The log is history, and commands make three pages."""
+    written = {"log.md", "results.md", "ablations.md", "ablations-maps.md"}
     pages = [page for page in repository.glob("docs/*.md") if page.name not in written]
     for page in (repository / "README.md", repository / "CONTRIBUTING.md", *pages):
         assert re.findall(r"`(?:docs/)?[\w-]+\.md`", page.read_text()) == [], page.name
@@ -269,35 +237,3 @@ def test_every_picture_is_small_and_shown(repository):
         assert f"pictures/{picture.name}" in text
     for shown in re.findall(r"!\[[^\]]+\]\((?:docs/)?(pictures/[^)]+)\)", text):
         assert (repository / "docs" / shown).exists(), shown
-
-
-def readme_commands(repository: Path, title: str) -> list[str]:
-    """The commands of the first code block below a heading, without comments, activation and viewer."""
-    block = (repository / "README.md").read_text().partition(f"## {title}\n")[2].partition("```bash\n")[2]
-    lines = [line.partition("  #")[0].strip() for line in block.partition("```")[0].splitlines()]
-    # The environment is already active, and the viewer runs until it is stopped: it is opened below.
-    return [line for line in lines if line and not line.startswith(("source ", "sohes view"))]
-
-
-def run_as_written(command: str, folder: Path, repository: Path) -> None:
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    # The copy has no flows; `python -m sohes` and the command `sohes` use the copy's code.
-    packages = f"{folder}{os.pathsep}{repository}"
-    environment = {**os.environ, "PATH": path, "PYTHONPATH": packages, "SOHES_WORKERS": "1"}
-    done = subprocess.run(command, shell=True, cwd=folder, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{command}:\n{done.stdout}\n{done.stderr}"
-
-
-def look(browser, address: str, wanted: str) -> None:
-    """Open a page at the width of a desktop and a phone: empty console, no other hosts, no overflow."""
-    for width in (1280, 390):
-        page, said, asked = browser.new_page(viewport={"width": width, "height": 800}), [], []
-        page.on("console", lambda message, said=said: said.append(message.text))
-        page.on("pageerror", lambda error, said=said: said.append(str(error)))
-        page.on("request", lambda request, asked=asked: asked.append(request.url))
-        page.goto(address)
-        page.wait_for_selector(wanted)
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        page.close()
-        assert said == []
-        assert not [url for url in asked if not url.startswith(("file:", "data:", "http://127.0.0.1:"))]

@@ -11,19 +11,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from processes import answers, processes_with, serving, until
+from processes import answers, free_port, processes_with, serving, until
 
 import flows
 from sohes import tracking
 from sohes.bench.viewer import chromium
 from sohes.errors import SohesError
 from sohes.params import load_params
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @pytest.fixture

@@ -1,6 +1,8 @@
 """A stage of the pipeline as an array on a real Slurm, with a job requeued and one cancelled on the way."""
 
 import os
+import re
+import subprocess
 import sys
 from pathlib import Path
 
@@ -68,6 +70,28 @@ def test_labels_are_the_same_bytes_after_a_requeue_and_a_cancelled_job(
     assert told[-1] == "explore: 1 shards to do"
     assert published(project) == published(undisturbed)
     assert is_fresh("explore", project)
+
+
+@pytest.mark.slurm
+@pytest.mark.filterwarnings("ignore::ResourceWarning")
+def test_an_array_by_hand(slurm, project, tiny_params, repository, monkeypatch):
+    """The line of docs/cluster.md, with as much of the node as the test's has, then the one of the script itself."""
+    (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    pull.run(Params.model_validate(tiny_params), project)
+    (project / ".venv").symlink_to(Path(sys.executable).parents[1])
+    monkeypatch.chdir(project)
+    for name, value in {"SOHES_TRACKING": "off", "SOHES_WORKERS": "1", "PYTHONPATH": str(project)}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    (line,) = re.findall(r"sbatch .*? explore\b(?!\))", (repository / "docs/cluster.md").read_text())
+    assert line in (repository / "infra/slurm/shards.sh").read_text()
+    small = line.replace("sbatch ", "sbatch --wait --cpus-per-task=1 --mem=1G --time=5 ")
+    done = subprocess.run(small, shell=True, capture_output=True, text=True, check=False, timeout=240)
+    said = "".join(path.read_text() for path in project.glob("slurm-*.out"))
+    assert done.returncode == 0, f"{done.stderr}\n{said}"
+    assert len(list(project.glob("slurm-*.out"))) == 2  # shards of 4 of 8 images
+    subprocess.run([sys.executable, "-m", "sohes", "explore"], check=True)
+    assert len(published(project)) >= 2
 
 
 def test_a_change_while_it_runs_is_noticed(project, tiny_params):

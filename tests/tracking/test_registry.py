@@ -3,7 +3,6 @@ import io
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ import urllib.request
 import numpy as np
 import pytest
 from PIL import Image
+from processes import free_port
 
 import sohes
 from sohes import tracking
@@ -200,9 +200,7 @@ def test_a_signature_and_an_example_are_kept(tiny_model, tiny_params, tmp_path):
 @pytest.mark.slow
 def test_mlflow_serves_it_on_loopback(tiny_model, tiny_params, tmp_path):
     save_pyfunc(tmp_path / "pyfunc", tiny_model, Params.model_validate(tiny_params))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", str(tmp_path / "pyfunc")]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     # What it starts in turn begins with `python`, and has to find the same package as this test.

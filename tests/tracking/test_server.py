@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from processes import free_port
 
 from sohes import tracking
 from sohes.params import Params, load_params
@@ -36,12 +37,6 @@ def find_postgres() -> Path | None:
     found = shutil.which("initdb")
     hidden = [str(path) for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")]
     return Path(found or max(hidden)).parent if found or hidden else None
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 @contextlib.contextmanager
