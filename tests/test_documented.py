@@ -180,7 +180,7 @@ def shown(command: str) -> str:
     """What a command line says; one of `sohes` runs in this process, which saves seconds of imports."""
     said = ""
     for part in command.split(" && ") if command.startswith("sohes ") else [command]:
-        if part.startswith("sohes "):
+        if part.startswith("sohes ") and "--debug" not in part:  # which stays in the environment
             words = [str(Path(word).expanduser()) if word[:1] == "~" else word for word in shlex.split(part)[1:]]
             result = CliRunner().invoke(cli.app, words)
             assert result.exit_code == 0, f"{command}:\n{result.output}\n{result.exception!r}"

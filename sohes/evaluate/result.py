@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -141,17 +143,23 @@ class Result:
         Returns the JSON's path, which is written last.
         """
         folder = Path(folder)
-        write_file(folder / f"{name}.photo.jpg", encode_jpeg(self.image))
         drawn = pictures.strongest(self.found)
         encode = encode_webp if picture_format == "webp" else encode_png
         longest = LONGEST if picture_format == "webp" else max(self.image.shape)
-        for kind, picture in (
-            ("overlay", pictures.overlay(*pictures.reduced(self.image, drawn, longest=longest))),
-            ("levels", pictures.contact_sheet(self.image, drawn)),
-        ):
+
+        def keep(kind: str, draw: Callable[[], np.ndarray]) -> None:
             for suffix in get_args(PictureFormat):
                 (folder / f"{name}.{kind}.{suffix}").unlink(missing_ok=True)
-            write_file(folder / f"{name}.{kind}.{picture_format}", encode(picture))
+            write_file(folder / f"{name}.{kind}.{picture_format}", encode(draw()))
+
+        with ThreadPoolExecutor(3) as threads:  # encoders leave Python to the others
+            jobs = [
+                threads.submit(lambda: write_file(folder / f"{name}.photo.jpg", encode_jpeg(self.image))),
+                threads.submit(keep, "levels", lambda: pictures.contact_sheet(self.image, drawn)),
+            ]
+            keep("overlay", lambda: pictures.overlay(*pictures.reduced(self.image, drawn, longest=longest)))
+            for job in jobs:
+                job.result()
         target = folder / f"{name}.json"
         write_file(target, json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
         return target
