@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from sohes.errors import SohesError, first_sentence, is_the_machines
 from sohes.params import ModelParams
 from sohes.structures import Logits
+from sohes.work.compiled import begin_loading
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -75,6 +76,7 @@ def _open(path: Path) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave cores to others
+    begin_loading()  # masks are decoded by compiled functions; onnxruntime builds the graph meanwhile
     try:
         return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime has a dozen types for a damaged file

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import numba
@@ -39,6 +40,11 @@ def kept_in() -> Path | None:
     """The folder of compiled functions; None if they are not kept."""
     path = _nothing.stats.cache_path
     return Path(path) if path else None
+
+
+def begin_loading() -> None:
+    """In a thread: whichever compiled function is called first waits half a second for numba's own machinery."""
+    Thread(target=_nothing).start()
 
 
 class _Announcer(event.Listener):
