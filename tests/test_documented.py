@@ -9,7 +9,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from processes import free_port
+from processes import answers, end_group, free_port
 from typer.testing import CliRunner
 
 from sohes import cli
@@ -220,10 +219,8 @@ def opened(command: str, browser) -> None:
     process = subprocess.Popen(command, shell=True, stdout=subprocess.PIPE, text=True, start_new_session=True)
     try:
         address = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
-        with urllib.request.urlopen(address.partition("#")[0]) as answer:
-            assert answer.status == 200
+        assert answers(address)
         look(browser, address, "body[data-ready=yes] .panel")
     finally:
-        os.killpg(process.pid, 15)
-        process.wait(30)
+        end_group(process)
         process.stdout.close()
