@@ -1,4 +1,4 @@
-# `make help` lists the targets. Needs Python 3.11 to 3.13, make and git; everything else goes into .venv.
+# `make help` lists the targets. Needs Python 3.11 to 3.14, make and git; everything else goes into .venv.
 
 # Without compiled bytecode MLflow takes a minute and a half to start instead of six seconds.
 unexport PYTHONDONTWRITEBYTECODE
@@ -44,10 +44,10 @@ clean:  ## Remove what the pipeline and the tools made, but not .venv and MLflow
 	rm -rf .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
 
 $(STAMP): pyproject.toml constraints.txt
-	@python=; for name in python3 python3.13 python3.12 python3.11; do \
-	  if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; then \
+	@python=; for name in python3 python3.14 python3.13 python3.12 python3.11; do \
+	  if $$name -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 14))' 2>/dev/null; then \
 	    python=$$name; break; fi; done; \
-	if [ -z "$$python" ]; then echo "make: found no Python 3.11, 3.12 or 3.13: install one of them" >&2; exit 1; fi; \
+	if [ -z "$$python" ]; then echo "make: found no Python 3.11 to 3.14: install one of them" >&2; exit 1; fi; \
 	[ -x .venv/bin/python ] || $$python -m venv .venv
 # uv takes half as long as pip, which is the fallback where uv is missing or cannot reach the index.
 	@if .venv/bin/python -m pip install --quiet uv && VIRTUAL_ENV="$(CURDIR)/.venv" .venv/bin/uv pip install \

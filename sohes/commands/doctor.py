@@ -29,7 +29,7 @@ from sohes.work.surroundings import cache_home, may_write, temporary_home
 if TYPE_CHECKING:  # it imports torch, which the functions below do when they need it
     from sohes.model.footprint import Footprint
 
-PYTHON = ((3, 11), (3, 13))
+PYTHON = ((3, 11), (3, 14))
 LEAST_DISK = 5 * 10**9  # bytes: a project's images, labels and models of the smallest profiles
 OWN_MEMORY = {"cuda": 1.0 * 10**9, "cpu": 1.5 * 10**9}  # bytes: CUDA's context; Python with its libraries
 
@@ -77,7 +77,7 @@ def _python() -> Finding:
     here = f"{platform.python_version()} in {sys.prefix}"
     if low <= sys.version_info[:2] <= high:
         return Finding("Python", State.ok, here)
-    return Finding("Python", State.broken, f"{here}: make a virtual environment with 3.11, 3.12 or 3.13")
+    return Finding("Python", State.broken, f"{here}: make a virtual environment with 3.11, 3.12, 3.13 or 3.14")
 
 
 def _torch(params: Params) -> Finding:

@@ -52,7 +52,8 @@ def answers(what: str, server: str, path: str, remedy: str, *, without: State = 
     try:
         urllib.request.urlopen(f"{server.rstrip('/')}{path}", timeout=TIMEOUT).close()
     except urllib.error.HTTPError as error:
-        fault = f"status {error.code}" if error.code >= 500 or error.code == 404 else ""
+        with error:  # it is the answer, too, and holds the connection
+            fault = f"status {error.code}" if error.code >= 500 or error.code == 404 else ""
     except (urllib.error.URLError, OSError, ValueError) as error:
         fault = str(getattr(error, "reason", error)) or type(error).__name__
     if fault:

@@ -12,6 +12,7 @@ import numpy as np
 from sohes import masks
 from sohes.data.imaging import fit
 from sohes.masks import forest
+from sohes.masks.stretch import encode_stretched, packed_at
 from sohes.structures import MaskSet
 
 LEVEL_NAMES = ("whole", "parts", "subparts")
@@ -77,11 +78,8 @@ def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.
     if image is image_HW3:
         return image_HW3, found
     height, width = image.shape[:2]
-    rows, columns = masks.nearest(found.height, height), masks.nearest(found.width, width)
-    rles: list[bytes] = []
-    for i in range(len(found)):  # one after the other: a thousand of a large photograph do not fit into memory
-        rles.extend(masks.encode(masks.sample(found, i, rows, columns)[None]))
-    return image, replace(found, height=height, width=width, rles=tuple(rles))
+    rles = encode_stretched(packed_at(found, (height, width)), (height, width))
+    return image, replace(found, height=height, width=width, rles=rles)
 
 
 def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:

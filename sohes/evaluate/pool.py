@@ -8,8 +8,8 @@ from dataclasses import replace
 import numpy as np
 
 from sohes import masks
-from sohes.evaluate.refine import packed_at
 from sohes.masks import forest, packed
+from sohes.masks.stretch import packed_at
 from sohes.structures import MaskSet
 
 

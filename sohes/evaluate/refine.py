@@ -15,7 +15,7 @@ from sohes.data.imaging import fit
 from sohes.explore.refine import make_refiner
 from sohes.masks import forest, packed
 from sohes.masks.packed import PackedMasks
-from sohes.masks.stretch import encode_stretched
+from sohes.masks.stretch import encode_stretched, packed_at
 from sohes.structures import MaskSet
 
 
@@ -61,18 +61,6 @@ def _refined(view_HW3: np.ndarray, before: PackedMasks, refiner: str, patches_N:
         order.append(np.flatnonzero(patches_N == patch))
         refined.append(make_refiner(refiner, patch=float(patch)).refine(view_HW3, before[order[-1]]))
     return packed.join(refined, size=before.size)[np.argsort(np.concatenate(order))]
-
-
-def packed_at(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
-    """The masks at `size`, each drawn within its box alone: hundreds of pictures would fill gigabytes."""
-    rows, columns = masks.nearest(found.height, size[0]), masks.nearest(found.width, size[1])
-    drawn = []
-    for i, (x, y, width, height) in enumerate(masks.boxes_xywh(found)):
-        top, bottom = np.searchsorted(rows, (y, y + height))
-        left, right = np.searchsorted(columns, (x, x + width))
-        mask = masks.sample(found, i, rows[top:bottom], columns[left:right])
-        drawn.append(packed.pack(mask[None], size=size, origin=(int(top), int(left))))
-    return packed.join(drawn, size=size)
 
 
 def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:

@@ -158,8 +158,9 @@ class Result:
                 threads.submit(keep, "levels", lambda: pictures.contact_sheet(self.image, drawn)),
             ]
             keep("overlay", lambda: pictures.overlay(*pictures.reduced(self.image, drawn, longest=longest)))
+            text = json.dumps(self.to_json(file_name or f"{name}.photo.jpg"))
             for job in jobs:
                 job.result()
         target = folder / f"{name}.json"
-        write_file(target, json.dumps(self.to_json(file_name or f"{name}.photo.jpg")))
+        write_file(target, text)
         return target

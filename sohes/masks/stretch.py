@@ -1,12 +1,25 @@
-"""Packed masks, stretched to another size straight into run lengths: they are never drawn at that size."""
+"""Masks at another size: from run lengths to packed ones, and back. None is ever drawn whole."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from sohes.masks.packed import PackedMasks
-from sohes.masks.rle import compressed
+from sohes.masks.packed import PackedMasks, join, pack
+from sohes.masks.rle import boxes_xywh, compressed, nearest, sample
+from sohes.structures import MaskSet
 from sohes.work.compiled import compiled
+
+
+def packed_at(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
+    """The masks at `size`, each drawn within its box alone: hundreds of pictures would fill gigabytes."""
+    rows, columns = nearest(found.height, size[0]), nearest(found.width, size[1])
+    drawn = []
+    for i, (x, y, width, height) in enumerate(boxes_xywh(found)):
+        top, bottom = np.searchsorted(rows, (y, y + height))
+        left, right = np.searchsorted(columns, (x, x + width))
+        mask = sample(found, i, rows[top:bottom], columns[left:right])
+        drawn.append(pack(mask[None], size=size, origin=(int(top), int(left))))
+    return join(drawn, size=size)
 
 
 def encode_stretched(masks: PackedMasks, size: tuple[int, int]) -> tuple[bytes, ...]:

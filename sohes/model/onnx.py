@@ -68,13 +68,17 @@ _AGAIN = "export one with `sohes export-model`"
 
 @cache
 def _open(path: Path) -> InferenceSession:
-    """Opened once, for its card and its network: building the graph takes a second."""
+    """Opened once, for its card and its network.
+
+    The graph runs as it was exported: to optimise the released model's takes 0.3 s, and saves 2 % of the 0.27 s a view.
+    """
     try:
         import onnxruntime
     except ImportError:
         raise SohesError(f"{path} needs the package onnxruntime: pip install onnxruntime") from None
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave cores to others
     begin_loading()  # masks are decoded by compiled functions; onnxruntime builds the graph meanwhile
     try:

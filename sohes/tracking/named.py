@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 from sohes.model.released import model_file
-from sohes.model.shared import fetch_shared, is_shared
 from sohes.tracking.registry import registered_model
 
 
@@ -18,4 +17,9 @@ def named_model(name: Path | str, root: Path) -> Path:
     text = str(name)
     if text.startswith("mlflow:"):
         return registered_model(text, root)
-    return fetch_shared(text) if is_shared(text) else model_file(name)
+    if "://" in text:
+        from sohes.model.shared import fetch_shared, is_shared  # brings what speaks HTTP
+
+        if is_shared(text):
+            return fetch_shared(text)
+    return model_file(name)

@@ -3,12 +3,27 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import answers, end_group, free_port, until
+
+
+@pytest.fixture
+def read_artifact(prefect_server: None) -> Callable[[str], str]:
+    """The data of the newest artifact with a key. Prefect's own `Artifact.get` leaves its connection open."""
+    from prefect.client.orchestration import get_client
+    from prefect.client.schemas.filters import ArtifactFilter, ArtifactFilterKey
+
+    def read(key: str) -> str:
+        with get_client(sync_client=True) as client:
+            found = client.read_latest_artifacts(artifact_filter=ArtifactFilter(key=ArtifactFilterKey(any_=[key])))
+        (newest,) = found
+        return str(newest.data)
+
+    return read
 
 
 @pytest.fixture(scope="module")

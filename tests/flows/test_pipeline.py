@@ -70,13 +70,6 @@ def run_flow(folder: Path):
         return state, {run.name: run for run in client.read_task_runs(flow_run_filter=flow_run)}
 
 
-def read_artifact(key: str):
-    """The data of the newest artifact with that key."""
-    from prefect.artifacts import Artifact
-
-    return Artifact.get(key).data
-
-
 @pytest.fixture
 def no_delay(monkeypatch):
     monkeypatch.setattr(flows.pipeline, "run_stage", flows.pipeline.run_stage.with_options(retry_delay_seconds=0))
@@ -133,7 +126,7 @@ class TestOnAServer:
         flows.pipeline.one_stage("first", small)
         assert elsewhere == ["first"]
 
-    def test_it_leaves_the_table_the_pictures_and_the_way_to_mlflow(self, small, monkeypatch):
+    def test_it_leaves_the_table_the_pictures_and_the_way_to_mlflow(self, small, monkeypatch, read_artifact):
         (small / "reports").mkdir()
         for kind in ("matched", "strongest"):
             Project(small).mosaic(kind).write_bytes(kind.encode())

@@ -12,6 +12,8 @@ from sohes.model.checkpoint import load_checkpoint, save_checkpoint
 from sohes.model.onnx import card_of, load_onnx
 from sohes.model.onnx_export import export_onnx
 
+FIGURES = {"coco": {"AR": 12.3}}
+
 
 @pytest.fixture
 def params_file(tiny_params, tmp_path):
@@ -29,40 +31,49 @@ def instructed(tiny_model, tmp_path):
     return tmp_path / "instruct.safetensors", network
 
 
-def test_halved_weights_come_back_exactly_in_single_precision(instructed, params_file, tmp_path):
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("released")
+
+
+@pytest.fixture
+def released(instructed, params_file, folder):
+    """The weights that `release` writes, made once: an ONNX file takes a quarter of a minute."""
+    out = folder / "small.safetensors"
+    if not out.exists():
+        (folder / "figures.json").write_text(json.dumps(FIGURES))
+        release(instructed[0], params=params_file, out=out, figures=folder / "figures.json")
+    return out
+
+
+def test_halved_weights_come_back_exactly_in_single_precision(instructed, released):
     model, network = instructed
-    release(model, params=params_file, out=tmp_path / "small.safetensors")
-    loaded, _ = load_checkpoint(tmp_path / "small.safetensors")
+    loaded, _ = load_checkpoint(released)
     before, after = network.state_dict(), loaded.state_dict()
     assert before.keys() == after.keys()
     for name, tensor in after.items():
         assert tensor.dtype == before[name].dtype
         assert torch.equal(tensor, before[name].half().to(tensor.dtype)), name
-    assert (tmp_path / "small.safetensors").stat().st_size < 0.6 * model.stat().st_size
+    assert released.stat().st_size < 0.6 * model.stat().st_size
 
 
-def test_an_onnx_file_takes_its_weights_from_the_other(instructed, params_file, tmp_path):
-    out = tmp_path / "small.safetensors"
-    release(instructed[0], params=params_file, out=out)
-    graph, alone = out.with_suffix(".onnx"), tmp_path / "alone.onnx"
-    export_onnx(out, alone)
+def test_an_onnx_file_takes_its_weights_from_the_other(instructed, released, tmp_path):
+    graph, alone = released.with_suffix(".onnx"), tmp_path / "alone.onnx"
+    export_onnx(released, alone)
     image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     (ours,), (theirs,) = (load_onnx(path).predict([image]) for path in (graph, alone))
     for name in ("class_Q2", "mask_Qhw", "ancestor_QQ"):
         np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
-    assert card_of(graph)["digest"] == json.loads(out.with_suffix(".json").read_text())["digest"]
+    assert card_of(graph)["digest"] == json.loads(released.with_suffix(".json").read_text())["digest"]
     assert graph.stat().st_size < 0.7 * alone.stat().st_size
     with pytest.raises(SohesError, match=r"alone.onnx was not made of .*instruct.safetensors"):
         share_weights(alone, instructed[0])  # these are not halved
 
 
-def test_the_card_says_what_it_is_and_how_it_was_made(instructed, params_file, tmp_path):
-    (tmp_path / "figures.json").write_text('{"coco": {"AR": 12.3}}')
-    out = tmp_path / "small.safetensors"
-    release(instructed[0], params=params_file, out=out, figures=tmp_path / "figures.json")
-    card = json.loads(out.with_suffix(".json").read_text())
+def test_the_card_says_what_it_is_and_how_it_was_made(released):
+    card = json.loads(released.with_suffix(".json").read_text())
     assert card.items() >= FACTS.items()
-    assert card["figures"] == {"coco": {"AR": 12.3}}
+    assert card["figures"] == FIGURES
     assert card["training"] == "phases 1 and 2, and no phase 3; 2 of 3 steps of phase 2, averaged"
     assert card["label_free"] is None
     assert card["evaluate"]["max_masks"] == 3

@@ -6,7 +6,7 @@ from drawings import blobs
 
 from sohes import masks
 from sohes.masks.packed import PackedMasks, pack
-from sohes.masks.stretch import encode_stretched
+from sohes.masks.stretch import encode_stretched, packed_at
 
 
 @pytest.fixture(params=[(40, 64), (37, 150), (70, 63), (5, 200)])
@@ -39,3 +39,12 @@ def test_noise_has_the_longest_run_lengths() -> None:
 def test_no_masks_are_no_run_lengths() -> None:
     nothing = PackedMasks((4, 5), np.zeros((0, 4), np.int64), np.zeros(0, np.uint64), np.zeros(0, np.int64))
     assert encode_stretched(nothing, (8, 10)) == ()
+
+
+@pytest.mark.parametrize("factor", [0.4, 0.99, 1, 1.5])
+def test_run_lengths_packed_at_another_size_are_the_nearest_pixels(drawn: np.ndarray, factor: float) -> None:
+    drawn[3] = False  # an empty mask stays one
+    size = (round(drawn.shape[1] * factor), round(drawn.shape[2] * factor))
+    rows, columns = masks.nearest(drawn.shape[1], size[0]), masks.nearest(drawn.shape[2], size[1])
+    packed = packed_at(masks.mask_set(drawn), size)
+    np.testing.assert_array_equal(packed.unpacked(), drawn[:, rows][:, :, columns])

@@ -234,7 +234,8 @@ def ask(address: str, body: dict, server: subprocess.Popen, log) -> dict:
             with urllib.request.urlopen(request, timeout=120) as answer:
                 return json.loads(answer.read())
         except urllib.error.HTTPError as error:
-            raise AssertionError(f"{error.read().decode()}\n{log.read_text()}") from None
+            with error:
+                raise AssertionError(f"{error.read().decode()}\n{log.read_text()}") from None
         except urllib.error.URLError:
             time.sleep(0.2)
     raise AssertionError(log.read_text())
