@@ -38,6 +38,8 @@ TRAINED_WITH = {"backbone": {"dino"}, "explore": {"peers"}, "loss": set(), "inst
 def release(model: Path, *, params: Path, out: Path, figures: Path | None = None) -> None:
     """Write `out`, its card, and an ONNX file that takes its weights from `out`.
 
+    model: of phase 2 or 3, or one written here earlier, whose card then says the same of its training.
+
     params: what trained it, and how it is meant to be used (`evaluate`).
 
     figures: a JSON file for the card's `figures`, null without one. SohesError for a missing or damaged file, and for
@@ -52,15 +54,16 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
     teacher = trained["backbone"].get("distill", {}).get("teacher", {})
     teacher["pretrained"] = Path(teacher.get("pretrained", "")).name  # where it lay does not matter
     phases = "phases 1 and 2, and no phase 3" if card["phase"] == "instruct" else "phases 1, 2 and 3"
+    steps = f"{card.get('steps', 'all')} of {values['instruct']['steps']} steps of phase 2, averaged"
     made: dict[str, Any] = {
         **FACTS,
-        "training": f"{phases}; {card.get('steps', 'all')} of {values['instruct']['steps']} steps of phase 2, averaged",
+        "training": card.get("training", f"{phases}; {steps}"),
         "params": trained,
         "evaluate": values["evaluate"],
         "figures": json.loads(figures.read_text("utf-8")) if figures else None,
         "label_free": card.get("label_free"),
         "phase": card["phase"],
-        "made_from": card["digest"],
+        "made_from": card.get("made_from", card["digest"]),
     }
     save_checkpoint(out, network, made)
     graph = out.with_suffix(SUFFIX)

@@ -80,6 +80,14 @@ def test_the_card_says_what_it_is_and_how_it_was_made(released):
     assert card["params"]["backbone"]["distill"]["teacher"]["pretrained"] == "teacher.safetensors"
 
 
+def test_a_released_model_gets_new_figures_and_keeps_what_is_said_of_its_training(released, params_file, tmp_path):
+    again = tmp_path / "small.safetensors"
+    release(released, params=params_file, out=again)
+    before, after = (json.loads(file.with_suffix(".json").read_text()) for file in (released, again))
+    assert after == before | {"figures": None}
+    assert again.read_bytes() == released.read_bytes()
+
+
 def test_weights_too_large_for_half_precision_are_refused(instructed, params_file, tmp_path):
     model, network = instructed
     with torch.no_grad():
