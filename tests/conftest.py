@@ -23,6 +23,8 @@ from processes import free_port, serving
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ.setdefault(_name, "1")
 os.environ.update(SOHES_TRACKING="off", DO_NOT_TRACK="1", HF_HUB_OFFLINE="1")
+for _name in ("AUTHOR", "COMMITTER"):  # tests commit, also where git knows nobody
+    os.environ |= {f"GIT_{_name}_NAME": "a", f"GIT_{_name}_EMAIL": "a@example.org"}
 for _name in (
     "MLFLOW_TRACKING_URI",
     "PREFECT_API_URL",

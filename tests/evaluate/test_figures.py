@@ -57,16 +57,15 @@ def test_a_file_that_is_old_or_damaged_names_the_stage_to_run_again(tmp_path, te
 def dvc_project(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """A repository of the real dvc.yaml and params.yaml, scored, and scored again since the last commit."""
     root = tmp_path_factory.mktemp("dvc")
-    git = ["git", "-c", "user.name=a", "-c", "user.email=a@b.c"]
     for name in ("dvc.yaml", "params.yaml"):
         shutil.copy(repository / name, root)
-    subprocess.run([*git, "init", "-q"], cwd=root, check=True)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     dvc(root, "init", "-q")
     write_figures(Project(root), *figures(33.123456789))
     for phase in ("instruct", "correct"):
         Project(root).metrics(phase).write_text(json.dumps([{"step": 10, "loss": 2.5}, {"step": 20, "loss": 1.5}]))
-    subprocess.run([*git, "add", "-A"], cwd=root, check=True)
-    subprocess.run([*git, "commit", "-qm", "x"], cwd=root, check=True)
+    subprocess.run(["git", "add", "-A"], cwd=root, check=True)
+    subprocess.run(["git", "commit", "-qm", "x"], cwd=root, check=True)
     write_figures(Project(root), *figures(34.123456789))
     return root
 

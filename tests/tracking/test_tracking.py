@@ -185,7 +185,7 @@ def test_the_run_of_a_stage_that_died_without_a_word_is_ended_by_the_next(root, 
 
 
 def test_a_run_knows_its_commit_and_under_dvc_the_digests_of_its_inputs(root, params, monkeypatch):
-    git = ["git", "-C", str(root), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    git = ["git", "-C", str(root)]
     graph = {"stages": {"explore": {"cmd": "x", "deps": ["data/images", "sohes/masks.py"]}}}
     lock = {
         "stages": {"pull": {"outs": [{"path": "data/images", "md5": "12ab.dir"}, {"path": "data/eval", "md5": "3"}]}}
