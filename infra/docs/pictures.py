@@ -6,7 +6,6 @@ The photographs come with scikit-image and are in the public domain; the scenes 
 from __future__ import annotations
 
 import argparse
-import io
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import sohes
+from sohes.data.imaging import encode_webp
 from sohes.evaluate import examples, pictures, plots
 from sohes.evaluate.figures import read_details
 from sohes.explore.label_image import label_image
@@ -173,9 +173,7 @@ def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _webp(image_HW3: np.ndarray) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(image_HW3).save(buffer, "WEBP", quality=82, method=6)
-    return buffer.getvalue()
+    return encode_webp(image_HW3, quality=82, method=6)
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -51,13 +51,18 @@ def test_rows_share_what_they_can_and_the_flow_computes_nothing_again(
     assert first.stderr.count("Running stage 'evaluate'") == 2
 
     shutil.rmtree(project / ".sohes/ablations")
+    again = sohes("ablate", "cover", cwd=project)
+    assert "Running stage" not in again.stderr
+    assert [line.endswith("(recorded before)") for line in again.stdout.splitlines()] == [True, False, True]
+    told = sohes("compare", "cover", cwd=project).stdout
+
     monkeypatch.setenv("SOHES_TRACKING", "on")
     monkeypatch.setenv("SOHES_CRM", "~/nowhere")
     assert ablations.main(["cover", "--root", str(project)]) == 0
     said = [record.getMessage() for record in caplog.records if record.name.startswith("prefect")]
     assert not any("Running stage" in line for line in said)
     assert sum(line.endswith("(recorded before)") for line in said) == 2
-    told = read_artifact("cover")
+    assert read_artifact("cover") in told
     (low,) = (line for line in told.splitlines() if line.startswith("| low |"))
     assert " 0.6 |" in low
     assert "CRM" not in told
