@@ -6,7 +6,6 @@ PROJECT is a folder in which `make demo` and then `sohes ablate table-2` have ru
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import socket
 import subprocess
@@ -19,11 +18,11 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from PIL import Image
-
 from flows.ui import servers, started
 from infra.docs.pictures import FOLDER, photographs
 from sohes.bench.viewer import chromium, serving
+from sohes.data.imaging import encode_webp
+from sohes.data.store.decode import decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.explore.label_image import label_image
@@ -132,11 +131,10 @@ def _wait(address: str, server: subprocess.Popen) -> None:
 
 def write_webp(path: Path, png: bytes) -> None:
     """A screenshot as a WebP of a tenth of its size."""
-    buffer = io.BytesIO()
-    Image.open(io.BytesIO(png)).convert("RGB").save(buffer, "WEBP", quality=85, method=6)
+    data = encode_webp(decode_image(png, max_megapixels=100, apply_exif=False), quality=85, method=6)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getvalue())
-    print(f"wrote {path} ({len(buffer.getvalue()) / 1000:.0f} kB)")
+        temporary.write_bytes(data)
+    print(f"wrote {path} ({len(data) / 1000:.0f} kB)")
 
 
 if __name__ == "__main__":

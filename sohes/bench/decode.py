@@ -77,7 +77,6 @@ def _plain(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ:
     order = torch.argsort(scores, descending=True).numpy()
     shared = masks.intersections(inside.numpy())
     kept = masks.nms_from_iou(masks.iou_from_intersections(shared), order, nms_iou=NMS_IOU)
-    probability = ancestor_logits_QQ.sigmoid().numpy()[kept][:, kept]
-    areas = shared.diagonal()[kept]
-    parents = forest.forest_from_probabilities(probability, areas, threshold=ANCESTOR_THRESHOLD)
+    said = ancestor_logits_QQ.sigmoid().numpy()[kept][:, kept] > ANCESTOR_THRESHOLD
+    parents = forest.forest_from_relation(said, shared.diagonal()[kept], scores.numpy()[kept])
     return masks.mask_set(inside.numpy()[kept], scores=scores.numpy()[kept], parents=parents, sources="bench")

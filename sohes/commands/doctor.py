@@ -77,7 +77,8 @@ def _python() -> Finding:
     here = f"{platform.python_version()} in {sys.prefix}"
     if low <= sys.version_info[:2] <= high:
         return Finding("Python", State.ok, here)
-    return Finding("Python", State.broken, f"{here}: make a virtual environment with 3.11, 3.12, 3.13 or 3.14")
+    first, last = (".".join(map(str, version)) for version in PYTHON)
+    return Finding("Python", State.broken, f"{here}: make a virtual environment with {first} to {last}")
 
 
 def _torch(params: Params) -> Finding:

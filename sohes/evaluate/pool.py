@@ -43,7 +43,7 @@ def pool(
     covered = forest.ancestors_from_intersections(packed.intersections(drawn[distinct]), theta_cover=theta_cover)
     said = forest.forest_ancestors(pooled.parents)
     related = np.where(of_window[:, None] == of_window, said, covered)
-    parents = forest.parents_from_ancestors(related & (areas[:, None] > areas), areas)
+    parents = forest.forest_from_relation(related, areas, pooled.scores)
     return replace(pooled, parents=parents), of_window
 
 

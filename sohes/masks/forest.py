@@ -88,24 +88,23 @@ def relink(parents_N: np.ndarray, kept_K: np.ndarray) -> np.ndarray:
     return relinked
 
 
-def forest_from_probabilities(probability_NN: np.ndarray, areas_N: np.ndarray, *, threshold: float) -> np.ndarray:
-    """(N,) parents from predicted ancestor probabilities (paper 3.2; ours where it is silent).
+def forest_from_relation(relation_NN: np.ndarray, areas_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
+    """(N,) parents from a predicted relation that need not be transitive (paper 3.2; ours where it is silent).
 
-    Edges i -> j with probability above `threshold` are kept where i is strictly larger than j; area then sorts
-    the relation topologically, and a cycle can only lie among equal areas, which no edge joins. The parent of j is
-    the ancestor with the most ancestors of its own (the deepest), the likelier one among equals.
+    Only a larger mask can be an ancestor; area then sorts the relation topologically. A forest cannot keep all of such
+    a relation. Each mask, larger ones first, gets that of its ancestors as its parent under which most of what the
+    relation says of it stays true: whatever lies above it counts its score, against it unless the relation names it.
+    So a good mask is rather kept as an ancestor than a doubtful one. Among equals, the smaller parent is taken.
     """
-    edges = (probability_NN > threshold) & (areas_N[:, None] > areas_N[None, :])
-    depth = np.zeros(len(areas_N), np.int64)
-    for j in np.argsort(-areas_N, kind="stable"):  # larger first: every ancestor's depth is known before it is used
-        above = np.flatnonzero(edges[:, j])
-        if len(above):
-            depth[j] = depth[above].max() + 1
+    named_NN = relation_NN & (areas_N[:, None] > areas_N[None, :])
+    # row i: the worth, to each mask, of having i and all that lies above it as ancestors
+    worth_NN = np.where(named_NN, 1.0, -1.0) * scores_N[:, None].astype(np.float64)
     parents = np.full(len(areas_N), -1, np.int64)
-    for j in range(len(areas_N)):
-        above = np.flatnonzero(edges[:, j])
+    for j in np.argsort(-areas_N, kind="stable"):
+        above = np.flatnonzero(named_NN[:, j])
         if len(above):
-            parents[j] = max(above, key=lambda i: (depth[i], probability_NN[i, j], -i))
+            parents[j] = above[np.lexsort((areas_N[above], -worth_NN[above, j]))[0]]
+            worth_NN[j] += worth_NN[parents[j]]
     return parents
 
 

@@ -63,8 +63,8 @@ def decode(
         covering_NN = forest.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
         parents = forest.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
     else:
-        probability_NN = sigmoid(logits.ancestor_QQ[np.ix_(best, best)])
-        parents = forest.forest_from_probabilities(probability_NN, areas, threshold=ancestor_threshold)
+        said_NN = sigmoid(logits.ancestor_QQ[np.ix_(best, best)]) > ancestor_threshold
+        parents = forest.forest_from_relation(said_NN, areas, scores_Q[best])
     return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_Q[best], parents, (source,) * len(best))
 
 

@@ -38,7 +38,10 @@ def test_across_windows_coverage_makes_ancestors_and_within_one_the_network_does
     whole = found_in((0, 0, 30, 30), (1, 1, 9, 9), scores=[0.9, 0.8])  # the network denies that the second is a part
     tile = found_in((2, 2, 20, 20), (4, 4, 8, 8), (3, 3, 9, 9), scores=[0.7, 0.6, 0.5], parents=[-1, 0, 0])
     pooled, _ = pool([whole, tile], [1, 1], **RULES)
-    assert pooled.parents.tolist() == [-1, -1, 0, 1, 1]  # the smallest ancestor, from whichever window
+    # the second covers the last two as well, but only below the third are they in the first, too
+    assert pooled.parents.tolist() == [-1, -1, 0, 2, 2]
+    whole = found_in((0, 0, 30, 30), (1, 1, 9, 9), scores=[0.9, 0.8], parents=[-1, 0])
+    assert pool([whole, tile], [1, 1], **RULES)[0].parents.tolist() == [-1, 0, 0, 1, 1]  # 0.8 is better than 0.7
 
 
 def test_a_part_whose_parent_was_a_duplicate_keeps_its_ancestors():
@@ -59,8 +62,8 @@ def test_what_is_pooled_is_a_forest_of_ever_larger_masks(size):
             mask[y0:y1, x0:x1] = True
         areas = shown.sum((1, 2))
         one = masks.mask_set(shown, scores=np.sort(rng.random(30))[::-1], sources="x")
-        probability = rng.random((30, 30))
-        windows.append(replace(one, parents=forest.forest_from_probabilities(probability, areas, threshold=0.8)))
+        said = rng.random((30, 30)) > 0.8
+        windows.append(replace(one, parents=forest.forest_from_relation(said, areas, one.scores)))
     pooled, _ = pool(windows, [1, 0.9, 0.9, 0.8], **{**RULES, "size": size, "nms_iou": 0.8})
     forest.forest_ancestors(pooled.parents)  # ValueError for a cycle
     areas, children = masks.areas(pooled), np.flatnonzero(pooled.parents >= 0)

@@ -107,26 +107,77 @@ def test_select_keeps_order_scores_and_sources() -> None:
     np.testing.assert_allclose(kept.scores, [0.3, 0.1])
 
 
-def probabilities(n: int, **edges: float) -> np.ndarray:
-    """`p01=0.9`: mask 0 is an ancestor of mask 1 with probability 0.9."""
-    matrix = np.zeros((n, n))
-    for edge, value in edges.items():
-        matrix[int(edge[1]), int(edge[2])] = value
-    return matrix
+def named(n: int, *pairs: tuple[int, int]) -> np.ndarray:
+    """`(0, 1)`: mask 0 is said to be an ancestor of mask 1."""
+    relation = np.zeros((n, n), bool)
+    for above, below in pairs:
+        relation[above, below] = True
+    return relation
 
 
-def test_forest_from_probabilities_takes_the_deepest_ancestor() -> None:
-    chain = probabilities(3, p01=0.9, p12=0.6, p02=0.99)
-    assert forest.forest_from_probabilities(chain, np.array([9, 5, 2]), threshold=0.5).tolist() == [-1, 0, 1]
-    assert forest.forest_from_probabilities(chain, np.array([9, 5, 2]), threshold=0.7).tolist() == [-1, 0, 0]
+def forest_of(relation: np.ndarray, areas: list[int], scores: list[float] | None = None) -> list[int]:
+    weights = np.ones(len(areas)) if scores is None else np.array(scores)
+    return forest.forest_from_relation(relation, np.array(areas), weights).tolist()
 
 
-def test_forest_from_probabilities_takes_the_likelier_of_equals() -> None:
-    rivals = probabilities(3, p02=0.6, p12=0.8)
-    assert forest.forest_from_probabilities(rivals, np.array([9, 8, 2]), threshold=0.5).tolist() == [-1, -1, 1]
+def test_a_forest_keeps_most_of_what_a_relation_says() -> None:
+    assert forest_of(named(3, (0, 1), (1, 2), (0, 2)), [9, 5, 2]) == [-1, 0, 1]
+    assert forest_of(named(3, (0, 1), (0, 2)), [9, 5, 2]) == [-1, 0, 0]
+    # mask 2, the smallest that is named for mask 3, is itself in nothing: below mask 1, mask 3 keeps mask 0, too
+    assert forest_of(named(4, (0, 1), (0, 3), (1, 3), (2, 3)), [9, 7, 5, 2]) == [-1, 0, -1, 1]
+    # below mask 1, mask 2 would come under mask 0, which it is not said to be in
+    assert forest_of(named(4, (0, 1), (1, 2), (3, 2)), [9, 5, 2, 4]) == [-1, 0, 3, -1]
 
 
-def test_forest_from_probabilities_has_no_cycles() -> None:
-    mutual = probabilities(3, p01=0.9, p10=0.95, p22=1.0)
-    assert forest.forest_from_probabilities(mutual, np.array([5, 9, 5]), threshold=0.5).tolist() == [1, -1, -1]
-    assert forest.forest_from_probabilities(mutual, np.array([5, 5, 5]), threshold=0.5).tolist() == [-1, -1, -1]
+def test_an_ancestor_counts_as_much_as_its_score() -> None:
+    rivals = named(3, (0, 2), (1, 2))
+    assert forest_of(rivals, [9, 8, 2], [0.9, 0.3, 0.5]) == [-1, -1, 0]
+    assert forest_of(rivals, [9, 8, 2], [0.3, 0.9, 0.5]) == [-1, -1, 1]
+    wrong = named(4, (0, 1), (1, 2), (3, 2))  # as above: mask 0 speaks against mask 1, if it is worth anything
+    assert forest_of(wrong, [9, 5, 2, 4], [0.1, 0.9, 0.5, 0.7]) == [-1, 0, 1, -1]
+    assert forest_of(wrong, [9, 5, 2, 4], [0.3, 0.9, 0.5, 0.7]) == [-1, 0, 3, -1]
+
+
+def test_of_equal_ancestors_the_smaller_one_is_the_parent() -> None:
+    assert forest_of(named(3, (0, 2), (1, 2)), [9, 8, 2]) == [-1, -1, 1]
+    assert forest_of(named(3, (0, 2), (1, 2)), [8, 9, 2]) == [-1, -1, 0]
+
+
+def test_a_relation_with_cycles_gives_a_forest() -> None:
+    mutual = named(3, (0, 1), (1, 0), (2, 2))
+    assert forest_of(mutual, [5, 9, 5]) == [1, -1, -1]
+    assert forest_of(mutual, [5, 5, 5]) == [-1, -1, -1]
+    assert forest_of(np.zeros((0, 0), bool), []) == []
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 1))
+def test_no_other_parent_keeps_more_of_the_relation(seed: int, density: float) -> None:
+    rng = np.random.default_rng(seed)
+    relation, areas, scores = rng.random((9, 9)) < density, rng.integers(1, 20, 9), rng.integers(1, 5, 9) / 4
+    parents = forest.forest_from_relation(relation, areas, scores)
+    larger = areas[:, None] > areas
+
+    def agreement(j: int, parent: int) -> float:
+        with_parent = parents.copy()
+        with_parent[j] = parent
+        above = forest.forest_ancestors(with_parent)[:, j]
+        return float(np.where(above, np.where(relation[:, j] & larger[:, j], scores, -scores), 0).sum())
+
+    for j, parent in enumerate(parents):
+        choices = np.flatnonzero(relation[:, j] & larger[:, j])
+        assert (parent < 0) == (len(choices) == 0)
+        assert all(agreement(j, parent) >= agreement(j, other) for other in choices)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32))
+def test_a_relation_that_is_a_forest_comes_back(seed: int) -> None:
+    found = nested_discs(12, 40, seed)
+    shared = intersections(found)
+    areas = np.diagonal(shared)
+    ancestors = forest.ancestors_from_intersections(shared, theta_cover=0.9)
+    parents = forest.parents_from_ancestors(ancestors, areas)
+    scores = np.random.default_rng(seed).random(12) + 0.01
+    again = forest.forest_from_relation(forest.forest_ancestors(parents), areas, scores)
+    np.testing.assert_array_equal(again, parents)
