@@ -80,7 +80,7 @@ def changed(section, **values):
 def network(params: Params, device: torch.device, **model: object) -> Network:
     """The segmenter of the params, with random weights that depend on nothing else."""
     torch.manual_seed(0)
-    return build(params.backbone, params.model.model_copy(update=model)).to(device)
+    return build(params.model_copy(update={"model": params.model.model_copy(update=model)})).to(device)
 
 
 @cache

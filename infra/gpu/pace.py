@@ -136,6 +136,6 @@ def fitting(params: Params, section, lab: Lab, *, share: float = 0.75) -> int:
     """The largest power of two of images at a time that the GPU should hold."""
     if lab.toy:
         return 2
-    one = training_footprint(params.backbone, params.model, params.loss, alone(section, 1))
+    one = training_footprint(params, alone(section, 1))
     room = share * torch.cuda.mem_get_info()[0] - one.state
     return 2 ** min(6, max(0, int(room // one.activations).bit_length() - 1))

@@ -46,7 +46,7 @@ def measure(params: Params, images: int, steps: int) -> dict[str, object]:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     phase = params.instruct
     torch.manual_seed(params.seed)
-    learner = Instruction(build(params.backbone, params.model), phase, params.loss).to(device)
+    learner = Instruction(build(params), phase, params.loss).to(device)
     learner.train()
     optimizer = learner.optimizer(phase)
     batch = example(images, size=params.model.image_size, targets=phase.max_targets).to(device)

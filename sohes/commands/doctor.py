@@ -146,9 +146,12 @@ def _training(params: Params, processes: int | None) -> Iterator[Finding]:
     device, room = _room()
     for name, phase in (("instruct", params.instruct), ("correct", params.correct)):
         try:
-            need = training_footprint(params.backbone, params.model, params.loss, phase, processes=count)
+            need = training_footprint(params, phase, processes=count)
         except ValueError as error:
             yield Finding(name, State.broken, f"{error}: change {name}.batch_size or accumulate, or --processes")
+            continue
+        except SohesError as error:  # of the model that phase 2 begins with
+            yield Finding(name, State.broken, f"instruct.start: {error}")
             continue
         recomputed = params.model.recompute_blocks
         yield judge(name, phase, need, device=device, room=room, processes=count, recomputed=recomputed)

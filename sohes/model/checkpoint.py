@@ -46,6 +46,27 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     SohesError if a file is missing, damaged, of another version, or not what the card says.
     """
     path = Path(path)
+    card, again = _read_card(path)
+    try:
+        model = build_network(_untrained(card), ModelParams.model_validate(card["model"]))
+    except ValidationError as error:
+        key = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise SohesError(f"{path.with_suffix('.json')} does not fit this program at model.{key}: {again}") from None
+    try:
+        model.load_state_dict(load_file(path))
+    except (RuntimeError, SafetensorError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
+    return model, card
+
+
+def backbone_like(path: Path) -> Backbone:
+    """A ViT as that of the segmenter in `path`, with random weights. SohesError as from `load_checkpoint`."""
+    return _untrained(_read_card(Path(path))[0])
+
+
+def _read_card(path: Path) -> tuple[dict[str, Any], str]:
+    """The card of a segmenter whose weights are what it says, and what to do if they turn out not to be."""
     # A model of the pipeline has its stage's name; one from elsewhere can only be copied again.
     stage = path.stem if path.stem in ("instruct", "correct") else None
     again = f"run `sohes {stage}` again" if stage else "copy the weights and the .json beside them once more"
@@ -60,26 +81,17 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     if not card_path.is_file():
         raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
     card = read_json(card_path, again, needs=["version", "backbone", "model", "digest"])
-    version, backbone, params, digest = card["version"], card["backbone"], card["model"], card["digest"]
-    try:
-        architecture, arguments = backbone["architecture"], backbone["arguments"]
-    except (KeyError, TypeError):
-        raise SohesError(f"{card_path} is damaged (its backbone lacks architecture or arguments): {again}") from None
-    if version != CARD_VERSION:
+    if not isinstance(card["backbone"], dict) or not {"architecture", "arguments"} <= set(card["backbone"]):
+        raise SohesError(f"{card_path} is damaged (its backbone lacks architecture or arguments): {again}")
+    if (version := card["version"]) != CARD_VERSION:
         raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")
-    if digest != digest_file(path):
+    if card["digest"] != digest_file(path):
         raise SohesError(f"{path} is not the file that its card describes: {again}")
-    try:
-        model = build_network(Backbone(architecture, arguments), ModelParams.model_validate(params))
-    except ValidationError as error:
-        key = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise SohesError(f"{card_path} does not fit this program at model.{key}: {again}") from None
-    try:
-        model.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
-    return model, card
+    return card, again
+
+
+def _untrained(card: Mapping[str, Any]) -> Backbone:
+    return Backbone(card["backbone"]["architecture"], card["backbone"]["arguments"])
 
 
 def begin_from(network: Network, path: Path) -> float:

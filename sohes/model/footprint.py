@@ -13,8 +13,10 @@ from torch.overrides import TorchFunctionMode
 
 from sohes.backbone.vit import Backbone
 from sohes.model.build import Network, build_network
+from sohes.model.checkpoint import backbone_like
 from sohes.model.network import Segmenter
-from sohes.params import BackboneParams, CorrectParams, InstructParams, LossParams, ModelParams
+from sohes.model.released import start_of
+from sohes.params import CorrectParams, InstructParams, LossParams, ModelParams, Params
 
 OPTIMIZER_FLOATS = 4  # Adan's per weight: three averages and the last gradient
 LOSS_FLOATS = 10  # of the criterion per sampled point of a matched mask: 7 kept for the backward pass, 3 on the way
@@ -40,28 +42,21 @@ class Footprint:
         return self.state + self.activations
 
 
-def training_footprint(
-    backbone: BackboneParams,
-    model: ModelParams,
-    loss: LossParams,
-    phase: InstructParams | CorrectParams,
-    *,
-    processes: int = 1,
-) -> Footprint:
+def training_footprint(params: Params, phase: InstructParams | CorrectParams, *, processes: int = 1) -> Footprint:
     """The peak of one of `processes` in a step of `phase`. ValueError if its part of the batch is not whole images."""
     parts = phase.accumulate * processes
     if phase.batch_size % parts:
         raise ValueError(f"{parts} equal parts of a batch must be whole images (got {phase.batch_size} images)")
     branches = 2 if isinstance(phase, CorrectParams) else 1
     images = phase.batch_size // parts * branches
-    if model.head == "detectron2-cascade":  # the same layers
-        model = model.model_copy(update={"head": "cascade"})
+    if params.model.head == "detectron2-cascade":  # the same layers
+        params = params.model_copy(update={"model": params.model.model_copy(update={"head": "cascade"})})
     with torch.device("meta"):
-        network = build(backbone, model)
+        network = build(params)
         if phase.optim.backbone_lr_scale == 0:
             network.backbone.freeze()
         per_image = activation_bytes(network, amp=phase.optim.amp)
-    per_image += _loss_bytes(model, loss, phase.max_targets)
+    per_image += _loss_bytes(params.model, params.loss, phase.max_targets)
     parameters = sum(p.numel() for p in network.parameters())
     averaged = isinstance(phase, CorrectParams) or phase.ema > 0
     learning = sum(p.numel() for p in network.parameters() if p.requires_grad)  # the others are kept once
@@ -79,10 +74,14 @@ def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
     return targets + 4 * LOSS_FLOATS * supervised * points * min(max_targets, model.num_queries)
 
 
-def build(backbone: BackboneParams, model: ModelParams) -> Network:
-    """The network of the params with the backbone that they describe, random weights."""
-    shape = {name: getattr(backbone, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
-    return build_network(Backbone(backbone.architecture, {**shape, "img_size": backbone.image_size}), model)
+def build(params: Params) -> Network:
+    """The network that phase 2 trains by the params, with random weights; nothing is read but the card of `start`."""
+    start = start_of(params.instruct)
+    if start is not None and params.instruct.backbone_of_start:
+        return build_network(backbone_like(start), params.model)
+    vit = params.backbone
+    shape = {name: getattr(vit, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
+    return build_network(Backbone(vit.architecture, {**shape, "img_size": vit.image_size}), params.model)
 
 
 def activation_bytes(network: Network, *, amp: bool) -> int:

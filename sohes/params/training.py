@@ -94,8 +94,16 @@ class InstructParams(TrainingParams):
 
     start: str | None
     """A trained model whose weights it begins with, where they fit: `small`, or a file; null: none."""
+    backbone_of_start: bool
+    """Train the ViT of `start`, too; the backbone of the params then only finds the pseudo-labels."""
     ema: Fraction
     """Momentum of the averaged weights that are saved; 0: save those of the last step."""
+
+    @model_validator(mode="after")
+    def _has_a_backbone(self) -> InstructParams:
+        if self.backbone_of_start and self.start is None:
+            raise ValueError("backbone_of_start needs a model: set start, too, to small or to a file")
+        return self
 
 
 WindowSide = Annotated[float, Field(ge=0.1, le=1)]

@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 from sohes import cli
 from sohes.commands import doctor
 from sohes.commands.doctor import State
-from sohes.model.footprint import Footprint
+from sohes.model.footprint import Footprint, training_footprint
 from sohes.params import Params, load_params
 from sohes.work.files import write_json
 
@@ -199,6 +199,19 @@ def test_processes_that_cut_an_image_are_a_finding(params, tmp_path):
     found = looked_at(params, tmp_path, processes=7)
     assert found["instruct"].state is State.broken
     assert "change instruct.batch_size" in found["instruct"].words
+
+
+def test_a_training_is_judged_by_the_vit_that_it_begins_with(params, repository, tmp_path):
+    def beginning_with(start):
+        section = params.instruct.model_copy(update={"start": start, "backbone_of_start": True})
+        return params.model_copy(update={"instruct": section, "model": released.model})
+
+    released = load_params(repository / "params/released.yaml")
+    assert training_footprint(beginning_with("small"), params.instruct).parameters == 8_655_704  # as its card says
+    found = looked_at(beginning_with("gone.safetensors"), tmp_path)
+    for phase in ("instruct", "correct"):
+        assert found[phase].state is State.broken
+        assert "instruct.start: no model at gone.safetensors: name a" in found[phase].words
 
 
 def test_a_head_whose_package_is_not_here_is_broken(params, tmp_path, monkeypatch):

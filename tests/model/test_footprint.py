@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).parents[2]
 def network(*, device="meta", **changes):
     params = load_params(REPOSITORY / "params.yaml")
     with torch.device(device):
-        return build(params.backbone, params.model.model_copy(update=changes))
+        return build(params.model_copy(update={"model": params.model.model_copy(update=changes)}))
 
 
 @pytest.mark.parametrize(
@@ -27,7 +27,7 @@ def test_every_profile_fits_the_machine_that_it_is_for(profile, processes, milli
     """Built on the meta device, parameters and activations counted."""
     params = load_params(REPOSITORY / profile)
     for phase in (params.instruct, params.correct):
-        need = training_footprint(params.backbone, params.model, params.loss, phase, processes=processes)
+        need = training_footprint(params, phase, processes=processes)
         assert millions[0] < need.parameters / 1e6 < millions[1]
         assert need.state >= 6 * 4 * need.parameters
         assert need.activations > 4 * need.images * (params.model.image_size // 4) ** 2 * params.model.num_queries
@@ -73,10 +73,7 @@ def test_a_frozen_vit_has_neither_optimizer_nor_average_and_keeps_less():
     params = load_params(REPOSITORY / "params.yaml")
     frozen = params.instruct.optim.model_copy(update={"backbone_lr_scale": 0.0})
     frozen_phase = params.instruct.model_copy(update={"optim": frozen})
-    need, plain = (
-        training_footprint(params.backbone, params.model, params.loss, phase)
-        for phase in (frozen_phase, params.instruct)
-    )
+    need, plain = (training_footprint(params, phase) for phase in (frozen_phase, params.instruct))
     vit = sum(p.numel() for p in network().backbone.parameters())
     assert need.parameters == plain.parameters
     assert plain.state - need.state == 4 * 6 * vit
@@ -92,11 +89,9 @@ def test_accumulation_and_processes_share_the_images():
     need = {}
     for accumulate, processes in ((1, 1), (2, 1), (2, 2)):
         phase = params.instruct.model_copy(update={"accumulate": accumulate, "batch_size": 8})
-        need[accumulate, processes] = training_footprint(
-            params.backbone, params.model, params.loss, phase, processes=processes
-        )
+        need[accumulate, processes] = training_footprint(params, phase, processes=processes)
     assert [n.images for n in need.values()] == [8, 4, 2]
     assert need[1, 1].activations == 4 * need[2, 2].activations
     assert need[1, 1].state == need[2, 2].state
     with pytest.raises(ValueError, match=r"3 equal parts .* \(got 8 images\)"):
-        training_footprint(params.backbone, params.model, params.loss, phase.model_copy(update={"accumulate": 3}))
+        training_footprint(params, phase.model_copy(update={"accumulate": 3}))

@@ -15,6 +15,7 @@ from packing import make_project
 from PIL import Image
 from safetensors.torch import load_file
 
+from sohes.backbone.vit import Backbone, save_backbone
 from sohes.commands import segment
 from sohes.errors import SohesError
 from sohes.evaluate.figures import read_rows
@@ -123,9 +124,36 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
     instruct.run(wider, tmp_path)
     share = int(capsys.readouterr().out.partition("instruct: ")[2].partition("%")[0])
     assert 50 < share < 100
+    with pytest.raises(ValueError, match="backbone_of_start needs a model: set start, too"):
+        type(params.instruct).model_validate(section | {"start": None, "backbone_of_start": True})
     absent = begun.instruct.model_copy(update={"start": "gone.safetensors"})
     with pytest.raises(SohesError, match=r"no model at .*gone\.safetensors"):
         instruct.run(begun.model_copy(update={"instruct": absent}), tmp_path)
+
+
+def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_path, repository, capsys):
+    """The pipeline's own, of another width, has found the pseudo-labels."""
+    make_project(tmp_path)
+    vit = Backbone("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3})
+    save_backbone(vit, tmp_path / "models/backbone.safetensors", {})
+    given = trained / "models/correct.safetensors"
+    params = tiny_params(repository, steps=1, checkpoint_every=1)
+
+    def run(*, keep: bool):
+        start = params.instruct.model_copy(update={"start": str(given), "backbone_of_start": keep})
+        instruct.run(params.model_copy(update={"instruct": start}), tmp_path)
+        made, _ = load_checkpoint(tmp_path / "models/instruct.safetensors")
+        return made.backbone.embed_dim, int(capsys.readouterr().out.partition("instruct: ")[2].partition("%")[0])
+
+    width = load_checkpoint(given)[0].backbone.embed_dim
+    assert width != 48
+    assert run(keep=True) == (width, 100)
+    own, share = run(keep=False)
+    assert own == 48
+    assert share < 100
+    digests = load_checkpoint(tmp_path / "models/instruct.safetensors")[1]["digests"]
+    assert digests["backbone"] == digest_file(tmp_path / "models/backbone.safetensors")
+    correct.run(params, tmp_path)
 
 
 @pytest.mark.parametrize(

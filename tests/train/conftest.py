@@ -120,7 +120,7 @@ def tiny_settings() -> SimpleNamespace:
         state=make_state,
         recorder=MemoryRecorder,
         world=World(0, 1, torch.device("cpu")),
-        instruct=InstructParams(start=None, ema=0.9, **SHARED),
+        instruct=InstructParams(start=None, backbone_of_start=False, ema=0.9, **SHARED),
         correct=CorrectParams(
             teacher_momentum=0.9, theta_score_small=0.3, theta_score_large=0.7, gamma=200, nms_iou=0.9,
             theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, tiles=NO_TILES, **SHARED,

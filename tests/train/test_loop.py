@@ -209,7 +209,8 @@ def segmenter():
     vit = {"patch_size": 16, "embed_dim": 16, "depth": 2, "num_heads": 2, "image_size": 32}
     sizes = {"image_size": 32, "hidden_dim": 16, "num_queries": 21, "num_heads": 2, "feedforward_dim": 32}
     torch.manual_seed(0)
-    return build(params.backbone.model_copy(update=vit), params.model.model_copy(update={**sizes, "decoder_layers": 1}))
+    model = params.model.model_copy(update={**sizes, "decoder_layers": 1})
+    return build(params.model_copy(update={"backbone": params.backbone.model_copy(update=vit), "model": model}))
 
 
 @pytest.mark.parametrize("phase", [Instruction, Correction])
