@@ -64,6 +64,7 @@ def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: 
         max_masks=1000,
         mask_threshold=0.5,
         nms_iou=NMS_IOU,
+        votes=False,
         ancestor_threshold=ANCESTOR_THRESHOLD,
         theta_cover=0.9,
         source="bench",

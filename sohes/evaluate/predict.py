@@ -74,6 +74,7 @@ def _found(
                 max_masks=params.max_masks,
                 mask_threshold=params.mask_threshold,
                 nms_iou=params.nms_iou,
+                votes=params.votes,
                 ancestor_threshold=params.ancestor_threshold,
                 theta_cover=model.params.cascade.theta_cover,
                 source=source,

@@ -26,6 +26,7 @@ def decode(
     max_masks: int,
     mask_threshold: float,
     nms_iou: float,
+    votes: bool,
     ancestor_threshold: float,
     theta_cover: float,
     source: str,
@@ -34,8 +35,9 @@ def decode(
     """The masks of one image, or of one window of it, at the image's size, best score first.
 
     A score is the class probability of an entity times the mean mask probability inside the mask (paper, appendix A).
-    A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map. Without ancestor logits
-    the forest comes from coverage above `theta_cover` (paper 3.1, step 4), also on the map's cells.
+    A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map; with `votes` the better
+    one gets the score of `counted`. Without ancestor logits the forest comes from coverage above `theta_cover` (paper
+    3.1, step 4), also on the map's cells.
 
     content_hw: the input pixels, from the upper left corner, that show the window; by default that is the whole image.
     A mask that touches a side of the window inside the image is dropped, for it is only a piece.
@@ -51,21 +53,36 @@ def decode(
     inside = masks_Qhw[candidates] > level
     uncut = ~touches_cut(inside, window, image_hw=image_hw)
     candidates, shared_NN = candidates[uncut], intersections(inside[uncut])
-    kept = nms_from_iou(iou_from_intersections(shared_NN), np.arange(len(candidates)), nms_iou=nms_iou)
-    best = candidates[kept[:max_masks]]
+    iou_NN, scores_K = iou_from_intersections(shared_NN), scores_Q[candidates]
+    kept = nms_from_iou(iou_NN, np.arange(len(candidates)), nms_iou=nms_iou)
+    scores_K = counted(iou_NN, scores_K, kept, nms_iou=nms_iou) if votes else scores_K[kept]
+    first = np.argsort(-scores_K, kind="stable")[:max_masks]
+    kept, scores_K = kept[first], scores_K[first]
+    best = candidates[kept]
 
     maps = (masks_Qhw[i] for i in best)
     rles, areas = encode_enlarged(maps, level, stride=STRIDE, content_hw=content_hw, image_hw=image_hw, window=window)
     drawn = np.flatnonzero(areas)  # a mask thinner than a pixel of a small image can miss every pixel's centre
-    best, areas = best[drawn], areas[drawn]
+    best, areas, scores_K = best[drawn], areas[drawn], scores_K[drawn]
     if logits.ancestor_QQ is None:
-        places = kept[:max_masks][drawn]
+        places = kept[drawn]
         covering_NN = forest.ancestors_from_intersections(shared_NN[np.ix_(places, places)], theta_cover=theta_cover)
         parents = forest.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
     else:
         said_NN = sigmoid(logits.ancestor_QQ[np.ix_(best, best)]) > ancestor_threshold
-        parents = forest.forest_from_relation(said_NN, areas, scores_Q[best])
-    return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_Q[best], parents, (source,) * len(best))
+        parents = forest.forest_from_relation(said_NN, areas, scores_K)
+    return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_K, parents, (source,) * len(best))
+
+
+def counted(iou_NN: np.ndarray, scores_N: np.ndarray, kept_K: np.ndarray, *, nms_iou: float) -> np.ndarray:
+    """(K,) scores of the kept masks by the votes for each: v / (1 + v), v being its score and those of its duplicates.
+
+    Ours: many queries find an entity, and few the same random piece. A duplicate has an IoU above `nms_iou`.
+    """
+    same_KN = iou_NN[kept_K] > nms_iou
+    same_KN[np.arange(len(kept_K)), kept_K] = True
+    votes_K = (same_KN * scores_N).sum(1)
+    return votes_K / (1 + votes_K)
 
 
 def _logit(probability: float) -> float:

@@ -17,6 +17,8 @@ class EvaluateParams(Section):
     """A pixel belongs to a mask above this probability."""
     nms_iou: Fraction
     """Masks with a higher IoU are duplicates, of which the best stays."""
+    votes: bool
+    """A mask counts the scores of its duplicates, too; not in the paper, where it keeps its own."""
     ancestor_threshold: Fraction
     """A mask is an ancestor of a smaller one above this probability."""
     refiner: Literal["none", "guided", "densecrf"]

@@ -16,6 +16,7 @@ RULES = EvaluateParams(
     max_masks=100,
     mask_threshold=0.5,
     nms_iou=0.9,
+    votes=False,
     ancestor_threshold=0.5,
     refiner="none",
     refine_size=64,

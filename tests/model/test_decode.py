@@ -12,6 +12,7 @@ RULES = {
     "max_masks": 1000,
     "mask_threshold": 0.5,
     "nms_iou": 0.9,
+    "votes": False,
     "ancestor_threshold": 0.5,
     "theta_cover": 0.9,
     "source": "instruct",
@@ -44,6 +45,7 @@ def smooth_logits(count, side, seed=0):
 LEFT = "##.. ##.. ##.. ##.."
 TOP_LEFT = "##.. ##.. .... ...."
 RIGHT = "...# ...# ...# ...#"
+BOTTOM_RIGHT = ".... .... ...# ...#"
 NOTHING = ".... .... .... ...."
 
 
@@ -66,6 +68,30 @@ def test_a_duplicate_falls_to_the_better_one():
         entities(0.6, 0.7, 0.8), drawn(LEFT, LEFT, TOP_LEFT), None, content_hw=(16, 16), image_hw=(8, 8), **RULES
     )
     np.testing.assert_allclose(found.scores, np.array([0.8, 0.7]) * torch.tensor(6.0).sigmoid().item(), rtol=1e-6)
+
+
+def test_with_votes_a_mask_counts_the_scores_of_its_duplicates():
+    ancestors = torch.full((4, 4), -5.0)
+    ancestors[1, 3] = 5  # the right half's part of it is none of the left half's
+    given = entities(0.5, 0.7, 0.6, 0.65), drawn(LEFT, RIGHT, LEFT, BOTTOM_RIGHT), ancestors
+    sizes = {"content_hw": (16, 16), "image_hw": (16, 16)}
+    found = decode(*given, **sizes, **RULES | {"votes": True})
+    votes = np.array([0.6 + 0.5, 0.7, 0.65]) * torch.tensor(6.0).sigmoid().item()
+    np.testing.assert_allclose(found.scores, votes / (1 + votes), rtol=1e-6)
+    shown = masks.decode(found)
+    assert shown[0, :, :8].all()
+    assert shown[1, :, 15].all()
+    assert not shown[2, 0].any()
+    assert found.parents.tolist() == [-1, -1, 1]
+    assert masks.decode(decode(*given, **sizes, **RULES))[0, :, 15].all()  # without votes, the right half comes first
+    (best,) = masks.decode(decode(*given, **sizes, **RULES | {"votes": True, "max_masks": 1}))
+    np.testing.assert_array_equal(best, shown[0])
+
+
+def test_where_nothing_is_a_duplicate_a_vote_is_a_masks_own():
+    scores, iou = np.array([0.9, 0.5]), np.ones((2, 2))
+    found = decoding.counted(iou, scores, np.array([0, 1]), nms_iou=1.0)
+    np.testing.assert_allclose(found, [0.9 / 1.9, 0.5 / 1.5])
 
 
 def test_the_cap_counts_what_is_left_after_duplicates():

@@ -31,6 +31,7 @@ RULES = EvaluateParams(
     max_masks=100,
     mask_threshold=0.5,
     nms_iou=0.9,
+    votes=False,
     ancestor_threshold=0.5,
     refiner="none",
     refine_size=64,
@@ -69,7 +70,7 @@ def ceiling(scene) -> MaskSet:
         F.binary_cross_entropy_with_logits(enlarged, wanted, reduction="sum").backward()
         optimizer.step()
     sure = torch.tensor([[9.0, 0.0]]).expand(len(logits), -1)
-    rules = RULES.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "ancestor_threshold"})
+    rules = RULES.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold"})
     sizes = {"content_hw": (SIZE, SIZE), "image_hw": (SIZE, SIZE)}
     given = Logits(sure.numpy(), logits.detach().numpy(), None)
     return decode(given, **sizes, theta_cover=0.9, source="ceiling", **rules)

@@ -89,7 +89,9 @@ def _after(lab: Lab, params: Params) -> Row:
 
 
 def _decode(classes, logits, ancestors, side: int, params: Params):
-    options = params.evaluate.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "ancestor_threshold"})
+    options = params.evaluate.model_dump(
+        include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold"}
+    )
     sizes = {"content_hw": (side, side), "image_hw": (side, side)}
     arrays = Logits(*(part.cpu().numpy() for part in (classes, logits, ancestors)))
     return decode(arrays, **sizes, **options, theta_cover=0.9, source="check")
