@@ -17,7 +17,7 @@ from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint, save_checkpoint
 from sohes.model.onnx import SUFFIX
 from sohes.model.onnx_export import export_onnx
-from sohes.model.released import FOLDER, NAME
+from sohes.model.released import FOLDER, NAME, model_file
 from sohes.params import load_params
 
 FACTS = {
@@ -40,7 +40,8 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
 
     model: of phase 2 or 3, or one written here earlier, whose card then says the same of its training.
 
-    params: what trained it, and how it is meant to be used (`evaluate`).
+    params: what made the backbone and the labels, and how the model is meant to be used (`evaluate`). What trained it
+    says its own card, as far as it does.
 
     figures: a JSON file for the card's `figures`, null without one. SohesError for a missing or damaged file, and for
     weights that are too large for half precision.
@@ -50,14 +51,13 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
     if not all(tensor.isfinite().all() for tensor in network.state_dict().values()):
         raise SohesError(f"{model} has weights above {torch.finfo(torch.half).max}: it cannot be halved")
     values = load_params(params).model_dump(mode="json")
+    values |= {key: of_card for key, of_card in card.get("params", {}).items() if key in TRAINED_WITH}
     trained = {key: {k: v for k, v in values[key].items() if k not in left} for key, left in TRAINED_WITH.items()}
     teacher = trained["backbone"].get("distill", {}).get("teacher", {})
     teacher["pretrained"] = Path(teacher.get("pretrained", "")).name  # where it lay does not matter
-    phases = "phases 1 and 2, and no phase 3" if card["phase"] == "instruct" else "phases 1, 2 and 3"
-    steps = f"{card.get('steps', 'all')} of {values['instruct']['steps']} steps of phase 2, averaged"
     made: dict[str, Any] = {
         **FACTS,
-        "training": card.get("training", f"{phases}; {steps}"),
+        "training": card.get("training") or _in_words(card, values["instruct"]),
         "params": trained,
         "evaluate": values["evaluate"],
         "figures": json.loads(figures.read_text("utf-8")) if figures else None,
@@ -69,6 +69,21 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
     graph = out.with_suffix(SUFFIX)
     export_onnx(out, graph)
     share_weights(graph, out)
+
+
+def _in_words(card: dict[str, Any], instruct: dict[str, Any]) -> str:
+    """What trained a model, and what it began with. SohesError if that model is no longer the same."""
+    phases = "phases 1 and 2, and no phase 3" if card["phase"] == "instruct" else "phases 1, 2 and 3"
+    words = f"{phases}; {card.get('steps', instruct['steps'])} of {instruct['steps']} steps of phase 2, averaged"
+    if instruct["start"] is None:
+        return words
+    start = model_file(instruct["start"])
+    before = load_checkpoint(start)[1]
+    if card["digests"]["start"] != before["digest"]:
+        raise SohesError(f"{start} is not the model that the training began with: put that one back first")
+    return (
+        f"{words}; begun with {start.stem}: {before.get('training') or _in_words(before, before['params']['instruct'])}"
+    )
 
 
 def main() -> None:

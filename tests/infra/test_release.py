@@ -88,6 +88,24 @@ def test_a_released_model_gets_new_figures_and_keeps_what_is_said_of_its_trainin
     assert again.read_bytes() == released.read_bytes()
 
 
+def test_the_card_of_a_model_that_began_with_another_names_both(instructed, released, params_file, tmp_path):
+    model, network = instructed
+    section = json.loads(released.with_suffix(".json").read_text())["params"]["instruct"]
+    after = section | {"start": str(released), "steps": 9}
+    digest = json.loads(released.with_suffix(".json").read_text())["digest"]
+    made = {"phase": "instruct", "params": {"instruct": after}, "digests": {"start": digest}}
+    save_checkpoint(model, network, made)
+    release(model, params=params_file, out=tmp_path / "longer.safetensors")
+    card = json.loads((tmp_path / "longer.json").read_text())
+    ways = "phases 1 and 2, and no phase 3; {} steps of phase 2, averaged"
+    assert card["training"] == ways.format("9 of 9") + "; begun with small: " + ways.format("2 of 3")
+    assert card["params"]["instruct"] == after  # the model's own card knows better than the file
+
+    save_checkpoint(model, network, made | {"digests": {"start": "sha256:0"}})
+    with pytest.raises(SohesError, match=r"small\.safetensors is not the model that the training began with"):
+        release(model, params=params_file, out=tmp_path / "again.safetensors")
+
+
 def test_weights_too_large_for_half_precision_are_refused(instructed, params_file, tmp_path):
     model, network = instructed
     with torch.no_grad():
