@@ -211,6 +211,7 @@ def _network(trained: Trained) -> str:
     card = read_json(trained.project.card(last), f"run `sohes {last}` again", needs=["parameters", "model"])
     learned = ", ".join(
         f"{section.steps} steps of {section.batch_size} images in {TITLES[phase]}"
+        + (f", begun with `{section.start}`" if getattr(section, "start", None) else "")
         for phase in trained.phases[1:]
         for section in [getattr(trained.params, phase)]
     )

@@ -113,9 +113,14 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     page = (tmp_path / "page.md").read_text()
     assert f"differ from those of `{folder}` in `evaluate.refiner: none`." in page
     assert "Unknown whether these photographs were used in training" in page
+    assert "begun with" not in page
+    tiny_params["instruct"] = {**tiny_params["instruct"], "start": "small"}
+    (other / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     monkeypatch.setattr(results, "LISTED", 0)
     results.results([f"coco={root}"], project=[folder, other], out=tmp_path / "page.md")
-    assert f"differ from those of `{folder}` in 1 keys." in (tmp_path / "page.md").read_text()
+    page = (tmp_path / "page.md").read_text()
+    assert f"differ from those of `{folder}` in 2 keys." in page
+    assert "images in phase 2, begun with `small`, " in page
 
 
 def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_path):
