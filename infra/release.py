@@ -40,8 +40,8 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
 
     model: of phase 2 or 3, or one written here earlier, whose card then says the same of its training.
 
-    params: what made the backbone and the labels, and how the model is meant to be used (`evaluate`). What trained it
-    says its own card, as far as it does.
+    params: what made the labels and the ViT, and how the model is meant to be used (`evaluate`). Where the model's own
+    card says what trained it, that counts.
 
     figures: a JSON file for the card's `figures`, null without one. SohesError for a missing or damaged file, and for
     weights that are too large for half precision.
@@ -55,6 +55,8 @@ def release(model: Path, *, params: Path, out: Path, figures: Path | None = None
     trained = {key: {k: v for k, v in values[key].items() if k not in left} for key, left in TRAINED_WITH.items()}
     teacher = trained["backbone"].get("distill", {}).get("teacher", {})
     teacher["pretrained"] = Path(teacher.get("pretrained", "")).name  # where it lay does not matter
+    start = values["instruct"]["start"]
+    trained["instruct"]["start"] = start and Path(start).name
     made: dict[str, Any] = {
         **FACTS,
         "training": card.get("training") or _in_words(card, values["instruct"]),
@@ -79,11 +81,11 @@ def _in_words(card: dict[str, Any], instruct: dict[str, Any]) -> str:
         return words
     start = model_file(instruct["start"])
     before = load_checkpoint(start)[1]
-    if card["digests"]["start"] != before["digest"]:
+    if card.get("digests", {}).get("start") != before["digest"]:
         raise SohesError(f"{start} is not the model that the training began with: put that one back first")
-    return (
-        f"{words}; begun with {start.stem}: {before.get('training') or _in_words(before, before['params']['instruct'])}"
-    )
+    of_stage = before.get("params", {}).get("instruct")  # a card of phase 3 does not tell of phase 2
+    earlier = before.get("training") or (_in_words(before, of_stage) if of_stage else "phases 1, 2 and 3")
+    return f"{words}; begun with {start.stem}: {earlier}"
 
 
 def main() -> None:

@@ -4,6 +4,7 @@ import pytest
 import yaml
 
 from sohes.errors import SohesError
+from sohes.model.footprint import build
 from sohes.params import load_params, load_params_anywhere
 from sohes.params.model import grid_side
 from sohes.project import TEMPLATE
@@ -68,6 +69,19 @@ def test_numbers_that_do_not_fit_together_are_found_before_anything_is_computed(
     with pytest.raises(SohesError, match=sentence) as caught:
         load_params(changed(tmp_path, change))
     assert len(str(caught.value)) < len(str(tmp_path)) + 160  # it names the numbers, not the whole section
+
+
+def test_a_network_on_another_models_vit_need_not_fit_the_backbone(tmp_path):
+    def begin_with_small(p):
+        p["model"].update(image_size=416)  # 416 is no multiple of the demo's patches
+        p["backbone"].update(patch_size=12, image_size=192)
+        p["instruct"].update(start="small", backbone_of_start=True)
+
+    params = load_params(changed(tmp_path, begin_with_small))
+    build(params)
+    model = params.model.model_copy(update={"image_size": 200})
+    with pytest.raises(SohesError, match=r"multiple of 32 and of backbone.patch_size 16 \(got 200\), as the ViT here"):
+        build(params.model_copy(update={"model": model}))
 
 
 @pytest.mark.parametrize(("num_queries", "g"), [(21, 1), (84, 2), (189, 3), (336, 4)])

@@ -19,6 +19,7 @@ from sohes.commands.findings import Finding, State, answers, listens, verdict
 from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError, is_installed
 from sohes.explore.refine import what_it_lacks
+from sohes.model.released import start_of
 from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
 from sohes.project import Project, dvc_settings, read_json, require_git
 from sohes.tracking import tracking_uri
@@ -144,14 +145,17 @@ def _training(params: Params, processes: int | None) -> Iterator[Finding]:
 
     count = processes or max(1, torch.cuda.device_count() if torch.cuda.is_available() else 1)
     device, room = _room()
+    start = start_of(params.instruct)
+    if start is not None and not start.is_file():
+        yield Finding("start", State.broken, f"no model at {start}: set instruct.start to another, or to null")
     for name, phase in (("instruct", params.instruct), ("correct", params.correct)):
         try:
             need = training_footprint(params, phase, processes=count)
         except ValueError as error:
             yield Finding(name, State.broken, f"{error}: change {name}.batch_size or accumulate, or --processes")
             continue
-        except SohesError as error:  # of the model that phase 2 begins with
-            yield Finding(name, State.broken, f"instruct.start: {error}")
+        except SohesError as error:  # a model that phase 2 begins with, or a ViT that does not carry the network
+            yield Finding(name, State.broken, str(error))
             continue
         recomputed = params.model.recompute_blocks
         yield judge(name, phase, need, device=device, room=room, processes=count, recomputed=recomputed)

@@ -41,7 +41,7 @@ def downstream(
     from sohes.train.world import join_world
 
     values, root = load_params(params), Path.cwd()
-    backbones = find_backbones(root)
+    backbones = find_backbones(values, root)
     tasks = open_tasks(values, semantic=semantic, detection=detection)
     origin = Origin(
         "downstream",

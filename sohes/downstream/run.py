@@ -22,6 +22,7 @@ from sohes.downstream.sets.examples import ClassSet
 from sohes.downstream.training import ExampleDataset, Probing
 from sohes.errors import SohesError
 from sohes.model.checkpoint import load_checkpoint
+from sohes.model.released import vit_of_start
 from sohes.params import Params
 from sohes.project import Project, read_json, require
 from sohes.train.loop import Recorder, train
@@ -83,9 +84,10 @@ def open_tasks(params: Params, *, semantic: str | None = None, detection: str | 
     return tasks
 
 
-def find_backbones(root: Path) -> dict[str, Path]:
+def find_backbones(params: Params, root: Path) -> dict[str, Path]:
     """The files that hold the ViT `before` and `after`. SohesError if one is missing."""
-    return {which: require(Project(root).model(name), "model", name) for which, name in BACKBONES.items()}
+    found = {which: require(Project(root).model(name), "model", name) for which, name in BACKBONES.items()}
+    return found | {"before": vit_of_start(params.instruct) or found["before"]}
 
 
 def measure(
@@ -114,7 +116,8 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
     result = folder / f"{name}-{depends}.json"
     if result.exists():
         return read_json(result, "remove it and run the same command again", needs=["figure"])["figure"]
-    backbone = load_backbone(path) if which == "before" else load_checkpoint(path)[0].backbone
+    bare = path == Project(root).model("backbone")
+    backbone = load_backbone(path) if bare else load_checkpoint(path)[0].backbone
     torch.manual_seed(params.seed)  # both backbones get the same adapter and head
     network = _probe(task, backbone, params)
     dataset = ExampleDataset(

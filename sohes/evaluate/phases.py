@@ -13,6 +13,7 @@ import numpy as np
 from sohes.data.store.labels import write_shard
 from sohes.evaluate.figures import UNTRAINED
 from sohes.explore.refine import weights_digest
+from sohes.model.released import vit_of_start
 from sohes.params import Params
 from sohes.project import Project, require
 from sohes.structures import ImageRecord, MaskSet
@@ -44,8 +45,11 @@ def _model_digest(phase: str, params: Params, root: Path) -> str:
     if phase in ("instruct", "correct"):
         return digest_file(require(project.model(phase), "model", phase))
     backbone = require(project.model("backbone"), "backbone", "backbone")
-    model = params.model.model_dump_json() if phase == UNTRAINED else ""
-    return f"{digest_file(backbone)} {params.seed} {model}"
+    if phase == UNTRAINED:
+        return (
+            f"{digest_file(vit_of_start(params.instruct) or backbone)} {params.seed} {params.model.model_dump_json()}"
+        )
+    return f"{digest_file(backbone)} {params.seed} "
 
 
 def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | None = None) -> Predictor:
@@ -64,11 +68,11 @@ def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | Non
     from sohes.evaluate.predict import segment_images
 
     if phase == UNTRAINED:
-        from sohes.backbone.vit import load_backbone
         from sohes.model.build import Network, build_network
+        from sohes.model.checkpoint import first_vit
 
         torch.manual_seed(params.seed)
-        model: Network = build_network(load_backbone(backbone), params.model)
+        model: Network = build_network(first_vit(vit_of_start(params.instruct), backbone), params.model)
     else:
         from sohes.model.checkpoint import load_checkpoint
 

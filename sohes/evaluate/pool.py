@@ -26,8 +26,8 @@ def pool(
 
     found: each window's masks, all in the image's frame. factors: what their scores are multiplied by.
     Masks are compared at `size` (height, width), which bounds time and memory: one with an IoU above `nms_iou` with a
-    better one is dropped. Masks of one window keep their relation; across windows, a mask is the ancestor of a smaller
-    one if it covers more than `theta_cover` of it (paper 3.1, step 4).
+    better one is dropped. Within a window its own forest says what is related; across windows, a mask is an ancestor of
+    a smaller one if it covers more than `theta_cover` of it (paper 3.1, step 4). The new forest keeps most of both.
     """
     of_window = np.repeat(np.arange(len(found)), [len(one) for one in found])
     if len(found) == 1:

@@ -91,10 +91,11 @@ def relink(parents_N: np.ndarray, kept_K: np.ndarray) -> np.ndarray:
 def forest_from_relation(relation_NN: np.ndarray, areas_N: np.ndarray, scores_N: np.ndarray) -> np.ndarray:
     """(N,) parents from a predicted relation that need not be transitive (paper 3.2; ours where it is silent).
 
-    Only a larger mask can be an ancestor; area then sorts the relation topologically. A forest cannot keep all of such
-    a relation. Each mask, larger ones first, gets that of its ancestors as its parent under which most of what the
-    relation says of it stays true: whatever lies above it counts its score, against it unless the relation names it.
-    So a good mask is rather kept as an ancestor than a doubtful one. Among equals, the smaller parent is taken.
+    Only a strictly larger mask can be an ancestor; area then sorts the relation topologically, and it has no cycles. A
+    forest cannot keep all of such a relation. Each mask with an ancestor, larger ones first, gets the one as its parent
+    under which most of what the relation says of it stays true: whatever then lies above it counts its score, against
+    it unless the relation names it. So a good mask is rather kept as an ancestor than a doubtful one. Among equals, the
+    smaller parent is taken.
     """
     named_NN = relation_NN & (areas_N[:, None] > areas_N[None, :])
     # row i: the worth, to each mask, of having i and all that lies above it as ancestors

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeAlias
 
+from sohes.errors import SohesError
 from sohes.model.cascade import CascadeSegmenter
 from sohes.model.cascade_heads import TorchvisionCascade
 from sohes.model.network import Segmenter
@@ -16,7 +17,14 @@ Network: TypeAlias = Segmenter | CascadeSegmenter
 
 
 def build_network(backbone: Backbone, params: ModelParams) -> Network:
-    """A network with random heads. SohesError if its head needs a package that is not installed."""
+    """A network with random heads.
+
+    SohesError if it does not fit the ViT, or if its head needs a package that is not installed.
+    """
+    try:
+        params.check_fits(embed_dim=backbone.embed_dim, depth=backbone.depth, patch_size=backbone.patch_size)
+    except ValueError as error:
+        raise SohesError(f"{error}, as the ViT here has") from None
     if params.head == "mask2former":
         return Segmenter(backbone, params)
     if params.head == "cascade":

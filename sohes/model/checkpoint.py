@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
-from sohes.backbone.vit import Backbone
+from sohes.backbone.vit import Backbone, load_backbone
 from sohes.errors import SohesError
 from sohes.model.build import Network, build_network
 from sohes.params import ModelParams
@@ -60,8 +60,13 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     return model, card
 
 
-def backbone_like(path: Path) -> Backbone:
-    """A ViT as that of the segmenter in `path`, with random weights. SohesError as from `load_checkpoint`."""
+def first_vit(of_start: Path | None, backbone: Path) -> Backbone:
+    """The ViT that phase 2 begins with: that of a segmenter (`vit_of_start`), or the pipeline's."""
+    return load_backbone(backbone) if of_start is None else load_checkpoint(of_start)[0].backbone
+
+
+def untrained_vit(path: Path) -> Backbone:
+    """A ViT like that of the segmenter in `path`, with random weights. SohesError as from `load_checkpoint`."""
     return _untrained(_read_card(Path(path))[0])
 
 

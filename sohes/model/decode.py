@@ -53,9 +53,9 @@ def decode(
     inside = masks_Qhw[candidates] > level
     uncut = ~touches_cut(inside, window, image_hw=image_hw)
     candidates, shared_NN = candidates[uncut], intersections(inside[uncut])
-    iou_NN, scores_K = iou_from_intersections(shared_NN), scores_Q[candidates]
+    iou_NN, scores_N = iou_from_intersections(shared_NN), scores_Q[candidates]
     kept = nms_from_iou(iou_NN, np.arange(len(candidates)), nms_iou=nms_iou)
-    scores_K = counted(iou_NN, scores_K, kept, nms_iou=nms_iou) if votes else scores_K[kept]
+    scores_K = counted(iou_NN, scores_N, kept, nms_iou=nms_iou) if votes else scores_N[kept]
     first = np.argsort(-scores_K, kind="stable")[:max_masks]
     kept, scores_K = kept[first], scores_K[first]
     best = candidates[kept]

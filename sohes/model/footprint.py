@@ -13,9 +13,9 @@ from torch.overrides import TorchFunctionMode
 
 from sohes.backbone.vit import Backbone
 from sohes.model.build import Network, build_network
-from sohes.model.checkpoint import backbone_like
+from sohes.model.checkpoint import untrained_vit
 from sohes.model.network import Segmenter
-from sohes.model.released import start_of
+from sohes.model.released import vit_of_start
 from sohes.params import CorrectParams, InstructParams, LossParams, ModelParams, Params
 
 OPTIMIZER_FLOATS = 4  # Adan's per weight: three averages and the last gradient
@@ -75,10 +75,9 @@ def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
 
 
 def build(params: Params) -> Network:
-    """The network that phase 2 trains by the params, with random weights; nothing is read but the card of `start`."""
-    start = start_of(params.instruct)
-    if start is not None and params.instruct.backbone_of_start:
-        return build_network(backbone_like(start), params.model)
+    """The network that phase 2 trains by the params, with random weights. SohesError if it cannot be built."""
+    if (start := vit_of_start(params.instruct)) is not None:
+        return build_network(untrained_vit(start), params.model)
     vit = params.backbone
     shape = {name: getattr(vit, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}
     return build_network(Backbone(vit.architecture, {**shape, "img_size": vit.image_size}), params.model)

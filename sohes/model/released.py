@@ -44,6 +44,11 @@ def start_of(params: InstructParams) -> Path | None:
     return None if params.start is None else model_file(params.start)
 
 
+def vit_of_start(params: InstructParams) -> Path | None:
+    """The file of the model whose ViT phase 2 trains; None: it trains the pipeline's backbone."""
+    return start_of(params) if params.backbone_of_start else None
+
+
 def read_card(model: Path) -> dict[str, Any]:
     """The card beside a model's file, or in an ONNX file; empty if there is none that can be read, for loading says so.
 

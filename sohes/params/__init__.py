@@ -17,7 +17,7 @@ from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, Dist
 from sohes.params.evaluate import EvaluateParams, ReportParams
 from sohes.params.explore import ExploreParams
 from sohes.params.keys import set_keys
-from sohes.params.model import STRIDE, AdapterParams, CascadeParams, LossParams, ModelParams
+from sohes.params.model import AdapterParams, CascadeParams, LossParams, ModelParams
 from sohes.params.pull import PullParams, ScenesParams
 from sohes.params.section import Count, Positive, Section
 from sohes.params.training import (
@@ -81,20 +81,9 @@ class Params(Section):
 
     @model_validator(mode="after")
     def _network_fits_the_backbone(self) -> Params:
-        vit, adapter, size = self.backbone, self.model.adapter, self.model.image_size
-        if vit.embed_dim // 2 % adapter.num_heads:
-            raise ValueError(
-                f"model.adapter.num_heads {adapter.num_heads} must divide half of backbone.embed_dim {vit.embed_dim}"
-            )
-        if adapter.interactions > vit.depth:
-            raise ValueError(
-                f"model.adapter.interactions {adapter.interactions} must not exceed backbone.depth {vit.depth}"
-            )
-        if size % vit.patch_size or size % STRIDE:
-            raise ValueError(
-                f"model.image_size must be a multiple of {STRIDE} and of backbone.patch_size {vit.patch_size} "
-                f"(got {size})"
-            )
+        vit = self.backbone
+        if not self.instruct.backbone_of_start:  # that ViT is only known when its card is read
+            self.model.check_fits(embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size)
         return self
 
 

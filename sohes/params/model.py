@@ -94,6 +94,22 @@ class ModelParams(Section):
                 grid_side(self.num_queries)
         return self
 
+    def check_fits(self, *, embed_dim: int, depth: int, patch_size: int) -> None:
+        """ValueError if a ViT of this shape cannot carry the network."""
+        adapter, size = self.adapter, self.image_size
+        if embed_dim // 2 % adapter.num_heads:
+            raise ValueError(
+                f"model.adapter.num_heads {adapter.num_heads} must divide half of backbone.embed_dim {embed_dim}"
+            )
+        if adapter.interactions > depth:
+            raise ValueError(
+                f"model.adapter.interactions {adapter.interactions} must not exceed backbone.depth {depth}"
+            )
+        if size % patch_size or size % STRIDE:
+            raise ValueError(
+                f"model.image_size must be a multiple of {STRIDE} and of backbone.patch_size {patch_size} (got {size})"
+            )
+
 
 class LossParams(Section):
     """Loss of the mask2former head."""

@@ -8,11 +8,10 @@ from pathlib import Path
 import torch
 
 from sohes import tracking
-from sohes.backbone.vit import load_backbone
 from sohes.evaluate.validation import validator
 from sohes.model.build import build_network
-from sohes.model.checkpoint import backbone_like, begin_from
-from sohes.model.released import start_of
+from sohes.model.checkpoint import begin_from, first_vit
+from sohes.model.released import start_of, vit_of_start
 from sohes.params import Params
 from sohes.project import Project
 from sohes.train.dataset import LabelDataset, input_digests
@@ -31,13 +30,8 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     project, section = Project(root), params.instruct
     digests = input_digests(project, "backbone")
     torch.manual_seed(params.seed)
-    start = start_of(section)
-    if start is not None and section.backbone_of_start:
-        backbone = backbone_like(start)
-    else:
-        backbone = load_backbone(project.model("backbone"))
-    network = build_network(backbone, params.model)
-    if start is not None:
+    network = build_network(first_vit(vit_of_start(section), project.model("backbone")), params.model)
+    if (start := start_of(section)) is not None:
         taken = begin_from(network, start)
         digests["start"] = digest_file(start)
     with join_world() as world:

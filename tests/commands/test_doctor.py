@@ -208,10 +208,15 @@ def test_a_training_is_judged_by_the_vit_that_it_begins_with(params, repository,
 
     released = load_params(repository / "params/released.yaml")
     assert training_footprint(beginning_with("small"), params.instruct).parameters == 8_655_704  # as its card says
+    later = params.model_copy(update={"instruct": params.instruct.model_copy(update={"start": "gone.safetensors"})})
+    found = looked_at(later, tmp_path)  # with the ViT of the pipeline
+    assert (found["start"].state, found["instruct"].state) == (State.broken, State.ok)
+    assert found["start"].words == "no model at gone.safetensors: set instruct.start to another, or to null"
+    assert "start" not in looked_at(beginning_with("small"), tmp_path)
     found = looked_at(beginning_with("gone.safetensors"), tmp_path)
     for phase in ("instruct", "correct"):
         assert found[phase].state is State.broken
-        assert "instruct.start: no model at gone.safetensors: name a" in found[phase].words
+        assert "no model at gone.safetensors: name a" in found[phase].words
 
 
 def test_a_head_whose_package_is_not_here_is_broken(params, tmp_path, monkeypatch):

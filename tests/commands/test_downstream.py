@@ -57,6 +57,21 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, monkeypatch):
         downstream.downstream()
 
 
+def test_what_began_with_another_model_is_compared_with_its_vit(root, params, tiny_model):
+    """Not with the backbone that has found the pseudo-labels, here of another width."""
+    from sohes.backbone.vit import Backbone, save_backbone
+    from sohes.downstream.run import find_backbones
+
+    vit = Backbone("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3})
+    save_backbone(vit, root / "models/backbone.safetensors", {})
+    values = yaml.safe_load((root / "params.yaml").read_text())
+    values["instruct"] |= {"start": str(tiny_model), "backbone_of_start": True}
+    (root / "params.yaml").write_text(yaml.safe_dump(values))
+    assert find_backbones(params, root)["before"] == root / "models/backbone.safetensors"
+    downstream.downstream()
+    assert all(row["before"] == row["after"] for row in json.loads((root / "metrics/downstream.json").read_text()))
+
+
 def test_it_is_recorded_in_mlflow_with_the_params_that_it_reads(root, monkeypatch):
     from mlflow.tracking import MlflowClient
 

@@ -93,13 +93,22 @@ def test_the_card_of_a_model_that_began_with_another_names_both(instructed, rele
     section = json.loads(released.with_suffix(".json").read_text())["params"]["instruct"]
     after = section | {"start": str(released), "steps": 9}
     digest = json.loads(released.with_suffix(".json").read_text())["digest"]
-    made = {"phase": "instruct", "params": {"instruct": after}, "digests": {"start": digest}}
+    made: dict = {"phase": "instruct", "params": {"instruct": after}, "digests": {"start": digest}}
     save_checkpoint(model, network, made)
     release(model, params=params_file, out=tmp_path / "longer.safetensors")
     card = json.loads((tmp_path / "longer.json").read_text())
     ways = "phases 1 and 2, and no phase 3; {} steps of phase 2, averaged"
     assert card["training"] == ways.format("9 of 9") + "; begun with small: " + ways.format("2 of 3")
-    assert card["params"]["instruct"] == after  # the model's own card knows better than the file
+    # the model's own card knows better than the file
+    assert card["params"]["instruct"] == after | {"start": "small.safetensors"}
+
+    file = yaml.safe_load(params_file.read_text())
+    file["instruct"]["start"] = str(tmp_path / "longer.safetensors")
+    params_file.write_text(yaml.safe_dump(file))
+    save_checkpoint(model, network, {"phase": "correct", "digests": {"start": card["digest"]}})
+    release(model, params=params_file, out=tmp_path / "corrected.safetensors")
+    corrected = json.loads((tmp_path / "corrected.json").read_text())["training"]
+    assert corrected == f"phases 1, 2 and 3; 3 of 3 steps of phase 2, averaged; begun with longer: {card['training']}"
 
     save_checkpoint(model, network, made | {"digests": {"start": "sha256:0"}})
     with pytest.raises(SohesError, match=r"small\.safetensors is not the model that the training began with"):

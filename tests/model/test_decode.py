@@ -123,6 +123,21 @@ def test_ancestors_become_parents_in_the_order_of_the_scores():
     assert found.parents.tolist() == [1, -1, -1]
 
 
+def test_an_ancestor_needs_a_probability_above_the_threshold():
+    ancestors = torch.full((2, 2), -5.0)
+    ancestors[1, 0] = torch.tensor(0.3).logit()
+
+    def parents(threshold):
+        rules = RULES | {"ancestor_threshold": threshold}
+        drawn_two = drawn(TOP_LEFT, LEFT)
+        return decode(
+            entities(0.9, 0.8), drawn_two, ancestors, content_hw=(16, 16), image_hw=(16, 16), **rules
+        ).parents.tolist()
+
+    assert parents(0.29) == [1, -1]
+    assert parents(0.31) == [-1, -1]
+
+
 def test_without_an_ancestor_head_the_forest_is_by_coverage():
     found = decode(
         entities(0.9, 0.8, 0.7),

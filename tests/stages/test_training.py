@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from safetensors.torch import load_file
 from sohes.backbone.vit import Backbone, save_backbone
 from sohes.commands import segment
 from sohes.errors import SohesError
-from sohes.evaluate.figures import read_rows
+from sohes.evaluate.figures import UNTRAINED, read_rows
+from sohes.evaluate.phases import make_predictor
 from sohes.model.cascade import CascadeSegmenter
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
@@ -148,12 +150,18 @@ def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_
     width = load_checkpoint(given)[0].backbone.embed_dim
     assert width != 48
     assert run(keep=True) == (width, 100)
+    kept = params.instruct.model_copy(update={"start": str(given), "backbone_of_start": True})
+    untrained = partial(make_predictor, UNTRAINED, root=tmp_path)
+    assert untrained(params.model_copy(update={"instruct": kept})).args[0].backbone.embed_dim == width
+    assert untrained(params).args[0].backbone.embed_dim == 48
     own, share = run(keep=False)
     assert own == 48
     assert share < 100
     digests = load_checkpoint(tmp_path / "models/instruct.safetensors")[1]["digests"]
     assert digests["backbone"] == digest_file(tmp_path / "models/backbone.safetensors")
     correct.run(params, tmp_path)
+    after = load_checkpoint(tmp_path / "models/correct.safetensors")[1]["digests"]
+    assert after["start"] == digests["start"] == digest_file(given)
 
 
 @pytest.mark.parametrize(
