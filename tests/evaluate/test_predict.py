@@ -80,7 +80,7 @@ def test_a_network_end_to_end_on_images_of_odd_sizes(settings, tiny_model, refin
 def test_a_mask_cut_by_a_window_is_dropped_and_one_at_the_images_border_stays(settings):
     """The windows' inner sides lie at rows 38 and 58 and columns 51 and 77."""
     at_the_border, across = (0, 4, 12, 24), (20, 60, 80, 70)
-    rules = settings(0.6, nms_iou=0.4, refiner="none")
+    rules = settings(0.6, nms_iou=0.4, refiner="none", votes=False)
     (corner,) = segment_images(Bright(), [white(at_the_border)], rules, source="x")
     assert len(corner) == 1  # the whole image and the first window agree
     box = masks.bounding_boxes(masks.decode(corner))[0]
