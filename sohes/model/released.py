@@ -45,8 +45,14 @@ def start_of(params: InstructParams) -> Path | None:
 
 
 def vit_of_start(params: InstructParams) -> Path | None:
-    """The file of the model whose ViT phase 2 trains; None: it trains the pipeline's backbone."""
-    return start_of(params) if params.backbone_of_start else None
+    """The file of the model whose ViT phase 2 trains; None: it trains the pipeline's backbone.
+
+    SohesError if there is no such file.
+    """
+    start = start_of(params) if params.backbone_of_start else None
+    if start is not None and not start.is_file():
+        raise SohesError(f"no model at {start}, whose ViT phase 2 trains: set instruct.start to where it lies")
+    return start
 
 
 def read_card(model: Path) -> dict[str, Any]:

@@ -216,7 +216,7 @@ def test_a_training_is_judged_by_the_vit_that_it_begins_with(params, repository,
     found = looked_at(beginning_with("gone.safetensors"), tmp_path)
     for phase in ("instruct", "correct"):
         assert found[phase].state is State.broken
-        assert "no model at gone.safetensors: name a" in found[phase].words
+        assert "no model at gone.safetensors, whose ViT phase 2 trains: set instruct.start" in found[phase].words
 
 
 def test_a_head_whose_package_is_not_here_is_broken(params, tmp_path, monkeypatch):

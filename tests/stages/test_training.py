@@ -20,7 +20,7 @@ from sohes.backbone.vit import Backbone, save_backbone
 from sohes.commands import segment
 from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, read_rows
-from sohes.evaluate.phases import make_predictor
+from sohes.evaluate.phases import depends_on, make_predictor
 from sohes.model.cascade import CascadeSegmenter
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
@@ -154,6 +154,11 @@ def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_
     untrained = partial(make_predictor, UNTRAINED, root=tmp_path)
     assert untrained(params.model_copy(update={"instruct": kept})).args[0].backbone.embed_dim == width
     assert untrained(params).args[0].backbone.embed_dim == 48
+    gone = kept.model_copy(update={"start": "gone.safetensors"})
+    with pytest.raises(
+        SohesError, match=r"no model at gone\.safetensors, whose ViT phase 2 trains: set instruct.start"
+    ):
+        depends_on(UNTRAINED, params.model_copy(update={"instruct": gone}), tmp_path)
     own, share = run(keep=False)
     assert own == 48
     assert share < 100
