@@ -84,8 +84,12 @@ def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.
 
 def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:
     """Photograph, whole entities, parts, and all below them, side by side, with their names and numbers of masks:
-    (h + the caption, 4w + 3 gap, 3) uint8, h and w at most `longest`."""
+    (h + the caption, 4w + 3 gap, 3) uint8, h and w at most `longest`.
+
+    A mask of more than half of its parent is shown beside it: what is nearly the same makes no level of its own.
+    """
     image_HW3, found = reduced(image_HW3, found, longest=longest)
+    found = replace(found, parents=forest.larger_parents(found.parents, masks.areas(found), times=2))
     levels_N = forest.levels(found.parents)
     panels = [captioned(image_HW3, "photograph")]
     for level, name in enumerate(LEVEL_NAMES):

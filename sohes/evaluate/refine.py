@@ -50,7 +50,7 @@ def refine_masks(
     enlarged = encode_stretched(settled, (found.height, found.width))
     rles = tuple(new if same else old for new, old, same in zip(enlarged, found.rles, alike, strict=True))
     refined = replace(found, rles=rles)
-    refined = replace(refined, parents=_larger_parents(found.parents, masks.areas(refined)))
+    refined = replace(refined, parents=forest.larger_parents(found.parents, masks.areas(refined)))
     return forest.select(refined, packed.suppress(settled, nms_iou=nms_iou))
 
 
@@ -61,12 +61,3 @@ def _refined(view_HW3: np.ndarray, before: PackedMasks, refiner: str, patches_N:
         order.append(np.flatnonzero(patches_N == patch))
         refined.append(make_refiner(refiner, patch=float(patch)).refine(view_HW3, before[order[-1]]))
     return packed.join(refined, size=before.size)[np.argsort(np.concatenate(order))]
-
-
-def _larger_parents(parents_N: np.ndarray, areas_N: np.ndarray) -> np.ndarray:
-    """(N,) int64: the nearest larger ancestor of each mask, or -1."""
-    above = parents_N.copy()
-    for j in range(len(above)):
-        while above[j] >= 0 and areas_N[above[j]] <= areas_N[j]:
-            above[j] = parents_N[above[j]]
-    return above

@@ -109,6 +109,15 @@ def forest_from_relation(relation_NN: np.ndarray, areas_N: np.ndarray, scores_N:
     return parents
 
 
+def larger_parents(parents_N: np.ndarray, areas_N: np.ndarray, *, times: float = 1.0) -> np.ndarray:
+    """(N,) int64: the nearest ancestor of each mask that is more than `times` as large, or -1."""
+    above = parents_N.copy()
+    for j in range(len(above)):
+        while above[j] >= 0 and areas_N[above[j]] <= times * areas_N[j]:
+            above[j] = parents_N[above[j]]
+    return above
+
+
 def select(masks: MaskSet, kept_K: np.ndarray) -> MaskSet:
     """The masks `kept_K` in that order, relinked to their nearest kept ancestors."""
     return MaskSet(

@@ -27,7 +27,8 @@ def test_contact_sheet_has_four_panels():
 def test_the_last_panel_shows_whatever_lies_below_parts():
     nested = np.zeros((5, 64, 64), bool)
     for depth, mask in enumerate(nested):
-        mask[2 + depth : 60 - depth, 10 * depth + 2 : 60] = True
+        side = (60, 40, 26, 16, 10)[depth]
+        mask[:side, :side] = True
     found = masks.mask_set(nested, scores=np.ones(5), parents=np.arange(-1, 4))
     image = np.full((64, 64, 3), 100, np.uint8)
     sheet = pictures.contact_sheet(image, found, gap=2)[:64]
@@ -36,6 +37,21 @@ def test_the_last_panel_shows_whatever_lies_below_parts():
         np.testing.assert_array_equal(panel, mask)
     exact = pictures.overlay(image, found, level=2)
     assert (sheet[:, 198:] != exact).any()  # masks three and four are in it, too
+
+
+def test_a_mask_of_nearly_all_of_its_parent_is_shown_beside_it():
+    nested = np.zeros((3, 64, 64), bool)
+    for mask, side in zip(nested, (60, 50, 20), strict=True):
+        mask[:side, :side] = True
+    found = masks.mask_set(nested, scores=np.ones(3), parents=np.arange(-1, 2))
+    image = np.full((64, 64, 3), 100, np.uint8)
+    sheet = pictures.contact_sheet(image, found, gap=2)[:64]
+    whole, parts, below = (sheet[:, x : x + 64] for x in (66, 132, 198))
+    alone = pictures.overlay(image, found, level=0)
+    assert (whole != alone).any()  # the second one is there, too
+    np.testing.assert_array_equal(np.any(whole != image, axis=2), nested[0])
+    np.testing.assert_array_equal(np.any(parts != image, axis=2), nested[2])
+    assert (below == image).all()
 
 
 def test_strongest_keeps_the_ten_best_even_if_all_are_weak():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from sohes import masks
-from sohes.evaluate.refine import _larger_parents, refine_masks
+from sohes.evaluate.refine import refine_masks
 
 RULES = {"refiner": "guided", "outline_error": 8 / 96, "longest": 1024, "refine_min_iou": 0.5, "nms_iou": 0.9}
 
@@ -78,5 +78,3 @@ def test_a_parent_stays_larger_than_its_children():
     refined = refine_masks(image, found, **RULES)
     areas = masks.areas(refined)
     assert all(areas[parent] > areas[j] for j, parent in enumerate(refined.parents) if parent >= 0)
-    assert _larger_parents(np.array([-1, 0, 1]), np.array([50, 20, 30])).tolist() == [-1, 0, 0]
-    assert _larger_parents(np.array([-1, 0]), np.array([20, 20])).tolist() == [-1, -1]

@@ -97,6 +97,13 @@ def test_relink_skips_dropped_ancestors() -> None:
     assert forest.relink(parents, np.zeros(0, np.int64)).tolist() == []
 
 
+def test_the_nearest_larger_ancestor_is_the_parent() -> None:
+    assert forest.larger_parents(np.array([-1, 0, 1]), np.array([50, 20, 30])).tolist() == [-1, 0, 0]
+    assert forest.larger_parents(np.array([-1, 0]), np.array([20, 20])).tolist() == [-1, -1]
+    chain = np.array([-1, 0, 1, 2])
+    assert forest.larger_parents(chain, np.array([50, 40, 20, 5]), times=2).tolist() == [-1, -1, 0, 2]
+
+
 def test_select_keeps_order_scores_and_sources() -> None:
     found = mask_set(
         bars((0, 90), (10, 60), (20, 30)), scores=np.array([0.1, 0.2, 0.3]), parents=np.array([-1, 0, 1]), sources="abc"
