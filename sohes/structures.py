@@ -86,15 +86,20 @@ class Movable:
 def _each_tensor(value: Any, change: Callable[[Any], Any]) -> Any:
     if type(value) is tuple:
         return tuple(_each_tensor(part, change) for part in value)
-    if is_dataclass(value) and not isinstance(value, type):
+    if isinstance(value, Movable) or not hasattr(value, "pin_memory"):
+        if not is_dataclass(value) or isinstance(value, type):
+            return value
         parts = {f.name: _each_tensor(getattr(value, f.name), change) for f in fields(value)}
         return replace(value, **parts)
-    return change(value) if hasattr(value, "pin_memory") else value
+    return change(value)  # a tensor, or what becomes one
 
 
 @dataclass(frozen=True)
 class Targets(Movable):
-    """What one training image should give. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j."""
+    """What one training image should give. masks_THW: bool. ancestors_TT: bool, [i, j] = i is an ancestor of j.
+
+    From a loader the masks come as `sohes.train.bits.Bits`, which become a tensor when the batch is moved.
+    """
 
     masks_THW: Tensor
     ancestors_TT: Tensor

@@ -116,17 +116,18 @@ def _match_layers(
 ) -> _Matched:
     """Match every image in every layer; the costs travel to the CPU in one copy, so a GPU waits once a step."""
     num_queries = layers[0].class_logits_BQ2.shape[1]
+    class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # queries of all layers
+    weights = {
+        "class_weight": params.class_weight,
+        "mask_weight": params.mask_weight,
+        "dice_weight": params.dice_weight,
+    }
     costs = [
-        matching_cost(
-            layer.class_logits_BQ2[image],
-            logits_QP,
-            targets_TP,
-            class_weight=params.class_weight,
-            mask_weight=params.mask_weight,
-            dice_weight=params.dice_weight,
-        )
+        of_layer
         for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts)))
-        for layer, logits_QP in zip(layers, comparison.matching_logits(image).split(num_queries), strict=True)
+        for of_layer in matching_cost(
+            class_logits[image], comparison.matching_logits(image), targets_TP, **weights
+        ).split(num_queries)
     ]
     flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()  # the one time that a GPU waits
     blocks = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])

@@ -58,6 +58,15 @@ class View:
         bottom, right = self.canvas_hw
         return cv2.copyMakeBorder(seen, y0, bottom - y1, x0, right - x1, cv2.BORDER_CONSTANT, value=PADDING_RGB)
 
+    def shows(self, boxes_xywh_N4: np.ndarray) -> np.ndarray:
+        """(N,) bool: whether the view shows a part of each box of the image."""
+        _, _, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
+        if not len(from_y) or not len(from_x):
+            return np.zeros(len(boxes_xywh_N4), bool)
+        x0, y0, width, height = boxes_xywh_N4.T
+        left, right = sorted((from_x[0], from_x[-1]))  # a flip reads from right to left
+        return (x0 <= right) & (x0 + width > left) & (y0 <= from_y[-1]) & (y0 + height > from_y[0])
+
     def apply_to_masks(self, masks_NHW: np.ndarray) -> np.ndarray:
         """(N, S, S) bool masks in this view, from masks on the image."""
         return move_masks(masks_NHW, whole(self.height, self.width), self)

@@ -19,9 +19,10 @@ from sohes.errors import SohesError
 from sohes.masks import forest
 from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesParams
 from sohes.project import Project, require
-from sohes.structures import Batch, ImageRecord, Movable, Targets
+from sohes.structures import Batch, ImageRecord, MaskSet, Movable, Targets
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
+from sohes.train.bits import Bits
 from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor
 from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
 from sohes.work.files import digest_file
@@ -118,10 +119,9 @@ class LabelDataset(Dataset):
         """Sample k of the batch of `step`."""
         rng = np.random.default_rng((self.seed, _INITIAL, step, k))
         (record, image), skipped = _first(self._candidates(_INITIAL, step, k), self._read)
-        kept = augment.sample_across_scales(masks.areas(record.masks), self.max_targets, rng=rng)
-        chosen = forest.select(record.masks, kept)
         guest, skipped_guests = self._guest(rng)
         view = self._strong_geometry(image, rng)
+        chosen = self._chosen(record.masks, view, rng)
         shown = Labelled(view.apply_to_image(image), view.draw(chosen), chosen.parents)
         strong = augment.strong_view(shown, view, self.augment, rng=rng, guest=guest)
         return Sample(strong, record.image_id, skipped + skipped_guests)
@@ -140,6 +140,12 @@ class LabelDataset(Dataset):
         """The image of a position, and those that take its place, in turn, if it cannot be used."""
         order = from_epochs(step * self.batch_size + k, len(self), self.seed, _ORDER, stream)
         return (int(self.image_ids[i]) for i in order)
+
+    def _chosen(self, labels: MaskSet, view: View, rng: np.random.Generator) -> MaskSet:
+        """At most `max_targets` of the masks that the view shows: each that is left out is taught to be none."""
+        seen = np.flatnonzero(view.shows(masks.boxes_xywh(labels)))
+        kept = augment.sample_across_scales(masks.areas(labels)[seen], self.max_targets, rng=rng)
+        return forest.select(labels, seen[kept])
 
     def _strong_geometry(self, image_HW3: np.ndarray, rng: np.random.Generator) -> View:
         low, high = self.augment.scale_min, self.augment.scale_max
@@ -217,9 +223,9 @@ class PairDataset(LabelDataset):
 
 
 def targets_of(shown: Labelled) -> Targets:
-    """A labelled square as the target of the network."""
+    """A labelled square as the target of the network, its masks packed until it is moved to a device."""
     ancestors = forest.forest_ancestors(shown.parents_N)
-    return Targets(torch.from_numpy(shown.masks_NHW), torch.from_numpy(ancestors))
+    return Targets(Bits.of(shown.masks_NHW), torch.from_numpy(ancestors))  # type: ignore[arg-type]
 
 
 def _first(candidates: Iterator[int], read: Callable[[int], T]) -> tuple[T, tuple[str, ...]]:

@@ -72,6 +72,27 @@ def test_moving_from_view_to_view_equals_going_through_the_image(seed):
     assert np.array_equal(augment.move_masks(weak.apply_to_masks(masks), weak, strong), strong.apply_to_masks(masks))
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_view_shows_the_boxes_of_which_it_has_a_pixel(seed):
+    rng = np.random.default_rng(seed)
+    height, width = 24, 37
+    view = augment.strong_geometry(height, width, size=32, scale_min=1.0, scale_max=3.0, rng=rng)
+    masks, boxes = np.zeros((40, height, width), bool), []
+    for mask in masks:
+        y, x = rng.integers(height), rng.integers(width)
+        h, w = rng.integers(1, height - y + 1), rng.integers(1, width - x + 1)
+        mask[y : y + h, x : x + w] = True
+        boxes.append((x, y, w, h))
+    seen = view.shows(np.array(boxes, float))
+    assert seen.tolist() == view.apply_to_masks(masks).any((1, 2)).tolist()
+    assert 0 < seen.sum()
+
+
+def test_a_view_beside_the_image_shows_no_box():
+    view = View(8, 8, (8, 8), (40, 0), False, (16, 16))
+    assert view.shows(np.array([[0.0, 0, 8, 8]])).tolist() == [False]
+
+
 def test_the_weak_view_is_evaluations_letterbox():
     image = np.random.default_rng(0).integers(0, 256, (40, 30, 3), np.uint8)
     view = View(40, 30, (32, 24), (0, 0), False, (32, 32))

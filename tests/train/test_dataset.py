@@ -83,7 +83,7 @@ def test_samples_depend_on_their_position_and_the_seed_alone(project):
 def test_a_batch_has_normalised_images_and_their_forests(project):
     dataset = open_dataset(project, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
     samples = [dataset.sample_for(0, k) for k in range(4)]
-    batch = dataset.collate(samples).batch
+    batch = dataset.collate(samples).batch.to("cpu")
     assert batch.images_B3HW.shape == (4, 3, 64, 64)
     assert batch.images_B3HW.is_contiguous()
     red = samples[1].shown.image_HW3[5, 6, 0]
@@ -99,6 +99,16 @@ def test_at_most_max_targets_masks(project):
     quiet = AUGMENT.model_copy(update={"copy_paste": 0.0})
     dataset = open_dataset(project, max_targets=2, augment=quiet)
     assert max(len(dataset.sample_for(0, k).shown.masks_NHW) for k in range(4)) == 2
+
+
+def test_masks_that_the_view_does_not_show_take_no_ones_place(project):
+    quiet = AUGMENT.model_copy(update={"copy_paste": 0.0, "scale_min": 2.5, "scale_max": 2.5})
+    everything = open_dataset(project, augment=quiet)
+    few = open_dataset(project, max_targets=2, augment=quiet)
+    shown = [[len(dataset.sample_for(step, 0).shown.masks_NHW) for step in range(24)] for dataset in (everything, few)]
+    assert any(len(few.labels.record(i).masks) > 2 for i in few.image_ids)
+    assert shown[1] == [min(count, 2) for count in shown[0]]
+    assert max(shown[0]) >= 2
 
 
 def test_a_bad_record_is_named_and_the_next_one_takes_its_place(tmp_path):
@@ -155,7 +165,7 @@ def test_workers_load_the_same_batches(project, kind):
 
     def batches(workers):
         where = positions(start=0, steps=2, batch_size=4, accumulate=1, rank=0, world_size=1)
-        return [loaded.batch for loaded in load(dataset, where, workers=workers)]
+        return [loaded.batch.to("cpu") for loaded in load(dataset, where, workers=workers)]
 
     for here, there in zip(batches(0), batches(2), strict=True):
         if kind is PairDataset:
