@@ -4,8 +4,10 @@ import json
 import subprocess
 import sys
 import time
+import tomllib
 
 import pytest
+from packaging.requirements import Requirement
 
 from infra.gpu import check, worker
 
@@ -109,3 +111,16 @@ def test_the_figures_replace_what_stands_between_the_markers(repository, tmp_pat
     assert "| 8 workers | 3.5 | `a.py:3` 2 | yes |  |" in text
     assert "| 1 worker |  |  |  | 2 numbers |" in text
     assert check.BEGIN in (repository / "docs/performance.md").read_text()
+
+
+def test_every_package_of_the_base_install_is_on_the_machine_or_carried(repository):
+    """A check on a lent machine once ended at `import ruamel`, a dependency that was newer than the list."""
+    on_machine = {
+        "filelock", "jinja2", "llvmlite", "matplotlib", "numba", "numpy", "onnxruntime", "opencv-python-headless",
+        "packaging", "pillow", "pyarrow", "pyyaml", "rich", "safetensors", "scipy", "typer", "urllib3",
+    }  # fmt: skip
+    project = tomllib.loads((repository / "pyproject.toml").read_text())["project"]
+    needed = {Requirement(line).name for line in project["dependencies"]}
+    listed = (repository / "infra/gpu/requirements.txt").read_text().splitlines()
+    carried = {Requirement(line).name for line in listed if line and not line.startswith("#")}
+    assert needed - on_machine <= carried
