@@ -19,6 +19,7 @@ from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
+WINDOWS = "mask_decoder.queries.window."
 
 
 def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
@@ -102,11 +103,14 @@ def _untrained(card: Mapping[str, Any]) -> Backbone:
 def begin_from(network: Network, path: Path) -> float:
     """Take over the weights of a trained model that have the same name and shape; their share of the network's.
 
-    SohesError if there are none, or if the model cannot be loaded.
+    The windows of grid queries begin as in a new network if another bound was set on them. SohesError if there are no
+    such weights, or if the model cannot be loaded.
     """
     trained, _ = load_checkpoint(path)
     own = network.state_dict()
     fitting = {name: w for name, w in trained.state_dict().items() if name in own and own[name].shape == w.shape}
+    if trained.params.window_growth != network.params.window_growth:
+        fitting = {name: w for name, w in fitting.items() if not name.startswith(WINDOWS)}
     if not fitting:
         raise SohesError(f"no weight of {path} fits the network of `model` and `backbone`: set instruct.start to null")
     network.load_state_dict(fitting, strict=False)

@@ -49,9 +49,11 @@ class GridQueries(nn.Module):
     radius_Q: Tensor
     level_Q: Tensor
 
-    def __init__(self, num_queries: int, dim: int) -> None:
+    def __init__(self, num_queries: int, dim: int, *, window_growth: float) -> None:
+        """window_growth: how many times its first size a window may become, and how many times smaller."""
         super().__init__()
         g = grid_side(num_queries)
+        self.most = math.log(window_growth)
         places, radii, levels = [], [], []
         for level, n in enumerate(g * unit for unit in GRIDS):
             side = (torch.arange(n) + 0.5) / n
@@ -89,6 +91,15 @@ class GridQueries(nn.Module):
             self.project(sampled) + self.embedding, positions.expand(B, -1, -1), features, sampled * (self.gain / C)
         )
 
+    def _held(self, grow: Tensor) -> Tensor:
+        """Within the bounds, where a gradient still passes beyond them.
+
+        A query without a target learns nothing of masks, so nothing keeps its window: without a bound it opens to the
+        whole image, and a target that no query expects then finds none that is near.
+        """
+        held = grow.clamp(-self.most, self.most)
+        return grow + (held - grow).detach() if self.training else held
+
     def window_logits(self, queries_BKQC: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """(B, K, Q, h) and (B, K, Q, w) for the normed queries of K stages: their sum is about `bias` within a
         query's window and falls steadily outside."""
@@ -96,7 +107,7 @@ class GridQueries(nn.Module):
             shift, grow = self.window(queries_BKQC.float()).split(2, -1)
             radius_Q1 = self.radius_Q[:, None]
             centre = self.places_Q2 + radius_Q1 * shift
-            reach = radius_Q1 * grow.clamp(-4, 4).exp()
+            reach = radius_Q1 * self._held(grow).exp()
             falls = []
             for axis, cells in ((1, h), (0, w)):
                 place = (torch.arange(cells, device=self.places_Q2.device) + 0.5) / cells

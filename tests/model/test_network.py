@@ -24,6 +24,7 @@ def tiny_params(**changes):
         "hidden_dim": 32,
         "num_queries": 21,
         "queries": "grid",
+        "window_growth": 4,
         "num_heads": 2,
         "feedforward_dim": 48,
         "pixel_decoder_layers": 1,
