@@ -116,7 +116,7 @@ def _match_layers(
 ) -> _Matched:
     """Match every image in every layer; the costs travel to the CPU in one copy, so a GPU waits once a step."""
     num_queries = layers[0].class_logits_BQ2.shape[1]
-    class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # queries of all layers
+    class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # all layers at once, for a GPU's sake
     weights = {
         "class_weight": params.class_weight,
         "mask_weight": params.mask_weight,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
 WINDOWS = "mask_decoder.queries.window."
+BEFORE_THE_BOUND = {"window_growth": math.exp(4)}  # what cards say that are older than the key
 
 
 def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
@@ -49,7 +51,7 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     path = Path(path)
     card, again = _read_card(path)
     try:
-        model = build_network(_untrained(card), ModelParams.model_validate(card["model"]))
+        model = build_network(_untrained(card), ModelParams.model_validate(BEFORE_THE_BOUND | card["model"]))
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SohesError(f"{path.with_suffix('.json')} does not fit this program at model.{key}: {again}") from None

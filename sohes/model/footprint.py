@@ -69,7 +69,8 @@ def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
     targets = max_targets * model.image_size**2
     if model.head != "mask2former":
         return 5 * targets  # as bytes and as floats, of which the boxes' masks are cut out
-    targets *= 2  # one by one, and joined to be sampled
+    if loss.num_points:
+        targets *= 2  # one by one, and joined to be sampled
     supervised = model.decoder_layers + 1 if loss.deep_supervision else 1
     points = loss.num_points or (model.image_size // 4) ** 2
     return targets + 4 * LOSS_FLOATS * supervised * points * min(max_targets, model.num_queries)

@@ -9,7 +9,7 @@ few large entities and many small ones.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -40,6 +40,26 @@ class LearnedQueries(nn.Module):
     def forward(self, mask_features_BChw: Tensor) -> Start:
         B = len(mask_features_BChw)
         return Start(self.features.expand(B, -1, -1), self.positions.expand(B, -1, -1), mask_features_BChw, None)
+
+
+class Held(torch.autograd.Function):
+    """Clamped to [-most, most]. Beyond the bounds, only a gradient that leads back passes.
+
+    A query without a target learns nothing of masks, so nothing keeps its window: without a bound it opens to the whole
+    image, and a target that no query expects then finds none that is near.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, values: Tensor, most: float) -> Tensor:
+        ctx.save_for_backward(values)
+        ctx.most = most
+        return values.clamp(-most, most)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (values,), (grad,) = ctx.saved_tensors, grads
+        outward = ((values > ctx.most) & (grad < 0)) | ((values < -ctx.most) & (grad > 0))
+        return grad.masked_fill(outward, 0), None
 
 
 class GridQueries(nn.Module):
@@ -91,15 +111,6 @@ class GridQueries(nn.Module):
             self.project(sampled) + self.embedding, positions.expand(B, -1, -1), features, sampled * (self.gain / C)
         )
 
-    def _held(self, grow: Tensor) -> Tensor:
-        """Within the bounds, where a gradient still passes beyond them.
-
-        A query without a target learns nothing of masks, so nothing keeps its window: without a bound it opens to the
-        whole image, and a target that no query expects then finds none that is near.
-        """
-        held = grow.clamp(-self.most, self.most)
-        return grow + (held - grow).detach() if self.training else held
-
     def window_logits(self, queries_BKQC: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """(B, K, Q, h) and (B, K, Q, w) for the normed queries of K stages: their sum is about `bias` within a
         query's window and falls steadily outside."""
@@ -107,7 +118,8 @@ class GridQueries(nn.Module):
             shift, grow = self.window(queries_BKQC.float()).split(2, -1)
             radius_Q1 = self.radius_Q[:, None]
             centre = self.places_Q2 + radius_Q1 * shift
-            reach = radius_Q1 * self._held(grow).exp()
+            held = Held.apply(grow, self.most) if self.training else grow.clamp(-self.most, self.most)
+            reach = radius_Q1 * held.exp()
             falls = []
             for axis, cells in ((1, h), (0, w)):
                 place = (torch.arange(cells, device=self.places_Q2.device) + 0.5) / cells

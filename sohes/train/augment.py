@@ -59,7 +59,7 @@ class View:
         return cv2.copyMakeBorder(seen, y0, bottom - y1, x0, right - x1, cv2.BORDER_CONSTANT, value=PADDING_RGB)
 
     def shows(self, boxes_xywh_N4: np.ndarray) -> np.ndarray:
-        """(N,) bool: whether the view shows a part of each box of the image."""
+        """(N,) bool: for each box of the image, whether a part of it lies in what the view shows."""
         _, _, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
         if not len(from_y) or not len(from_x):
             return np.zeros(len(boxes_xywh_N4), bool)

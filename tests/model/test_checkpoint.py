@@ -63,6 +63,15 @@ def test_windows_are_not_taken_over_under_another_bound(segmenter, saved, growth
     assert kept == (growth != MODEL.window_growth)
 
 
+def test_a_card_from_before_the_bound_keeps_the_windows_that_it_had(saved):
+    path = saved.with_suffix(".json")
+    card = json.loads(path.read_text())
+    del card["model"]["window_growth"]
+    path.write_text(json.dumps(card))
+    loaded, _ = load_checkpoint(saved)
+    assert loaded.params.window_growth == pytest.approx(54.6, abs=0.01)
+
+
 def test_a_missing_file_names_the_stage_to_run(saved):
     saved.with_suffix(".json").unlink()
     with pytest.raises(

@@ -84,13 +84,21 @@ def test_no_window_grows_beyond_its_bound(training):
     assert narrowest == narrow == pytest.approx(once / 1.5, rel=0.1)
 
 
-def test_a_window_beyond_its_bound_can_come_back():
+@pytest.mark.parametrize("grow", [3.0, -3.0])
+def test_a_window_beyond_its_bound_can_come_back_and_goes_no_further(grow):
     queries = GridQueries(21, 4, window_growth=2).train()
     with torch.no_grad():
-        queries.window.bias.copy_(torch.tensor([0.0, 0.0, 3.0, 3.0]))
-    rows, columns = queries.window_logits(torch.zeros(1, 1, 21, 4), 8, 8)
-    (rows.sum() + columns.sum()).backward()
-    assert (queries.window.bias.grad[2:] > 0).all()  # a wider window has larger logits
+        queries.window.bias.copy_(torch.tensor([0.0, 0.0, grow, grow]))
+    slopes = []
+    for wanted in (1, -1):  # a wider window has larger logits
+        queries.zero_grad()
+        rows, columns = queries.window_logits(torch.zeros(1, 1, 21, 4), 8, 8)
+        (wanted * (rows.sum() + columns.sum())).backward()
+        slopes.append(queries.window.bias.grad[2:])
+    narrower, wider = slopes
+    back, on = (narrower, wider) if grow > 0 else (wider, narrower)
+    assert (back * grow > 0).all()  # a step against it leads to 0
+    assert (on == 0).all()
 
 
 def test_scaling_or_shifting_the_mask_features_changes_nothing():

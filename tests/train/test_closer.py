@@ -120,7 +120,7 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
         tiles = TILES.model_copy(update={"levels": levels})
         params = tiny.correct.model_copy(update={**sure, "tiles": tiles})
         dataset = tiny.dataset(PairDataset, tiles=tiles)
-        batch = dataset.collate([dataset[0, k] for k in range(4)]).batch
+        batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         learner = Correction(tiny.network(), params, tiny.loss).train()  # the teacher has no dropout
         taught[levels] = learner._lessons(batch, torch.Generator().manual_seed(0))
         assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])

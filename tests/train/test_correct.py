@@ -59,7 +59,7 @@ def test_what_was_pasted_covers_the_teachers_masks_and_brings_its_own_family():
 
 def test_both_branches_count_alike(tiny):
     dataset = tiny.dataset(PairDataset)
-    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
     learner = Correction(tiny.network(), tiny.correct, tiny.loss)
     losses = learner(batch, torch.Generator().manual_seed(0))
     assert losses["loss"].item() == pytest.approx((losses["initial_labels"] + losses["teacher_labels"]).item())

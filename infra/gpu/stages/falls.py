@@ -48,7 +48,10 @@ def run(lab: Lab) -> Rows:
     """A row a device, float32, and one of both."""
     values = load_params(ROOT / "params.yaml")
     shape = {"image_size": SIDE, "num_queries": 84, "decoder_layers": 2}
-    params = values.model_copy(update={"model": values.model.model_copy(update=shape)})
+    everywhere = {"num_points": 0}  # every cell: devices draw other points from the same seed
+    params = values.model_copy(
+        update={"model": values.model.model_copy(update=shape), "loss": values.loss.model_copy(update=everywhere)}
+    )
     steps = 6 if lab.toy else STEPS
     curves = {device: _curve(params, torch.device(device), steps) for device in dict.fromkeys(("cpu", lab.device.type))}
     for device, curve in curves.items():
