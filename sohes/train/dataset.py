@@ -142,7 +142,7 @@ class LabelDataset(Dataset):
         return (int(self.image_ids[i]) for i in order)
 
     def _chosen(self, labels: MaskSet, view: View, rng: np.random.Generator) -> MaskSet:
-        """At most `max_targets` of the masks whose box the view shows. One that is left out is taught to be no entity."""
+        """At most `max_targets` of the masks whose box the view shows. What is left out counts as no entity."""
         seen = np.flatnonzero(view.shows(masks.boxes_xywh(labels)))
         kept = augment.sample_across_scales(masks.areas(labels)[seen], self.max_targets, rng=rng)
         return forest.select(labels, seen[kept])
