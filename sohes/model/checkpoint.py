@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,6 @@ from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
-WINDOWS = "mask_decoder.queries.window."
-BEFORE_THE_BOUND = {"window_growth": math.exp(4)}  # what cards say that are older than the key
 
 
 def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
@@ -51,7 +48,7 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     path = Path(path)
     card, again = _read_card(path)
     try:
-        model = build_network(_untrained(card), ModelParams.model_validate(BEFORE_THE_BOUND | card["model"]))
+        model = build_network(_untrained(card), ModelParams.model_validate(card["model"]))
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SohesError(f"{path.with_suffix('.json')} does not fit this program at model.{key}: {again}") from None
@@ -105,14 +102,11 @@ def _untrained(card: Mapping[str, Any]) -> Backbone:
 def begin_from(network: Network, path: Path) -> float:
     """Take over the weights of a trained model that have the same name and shape; their share of the network's.
 
-    The windows of grid queries begin as in a new network if another bound was set on them. SohesError if there are no
-    such weights, or if the model cannot be loaded.
+    SohesError if there are none, or if the model cannot be loaded.
     """
     trained, _ = load_checkpoint(path)
     own = network.state_dict()
     fitting = {name: w for name, w in trained.state_dict().items() if name in own and own[name].shape == w.shape}
-    if trained.params.window_growth != network.params.window_growth:
-        fitting = {name: w for name, w in fitting.items() if not name.startswith(WINDOWS)}
     if not fitting:
         raise SohesError(f"no weight of {path} fits the network of `model` and `backbone`: set instruct.start to null")
     network.load_state_dict(fitting, strict=False)

@@ -70,17 +70,13 @@ class MaskDecoder(nn.Module):
         *,
         num_queries: int,
         queries: str,
-        window_growth: float,
         num_heads: int,
         feedforward_dim: int,
         layers: int,
     ) -> None:
         super().__init__()
         self.queries: GridQueries | LearnedQueries
-        if queries == "grid":
-            self.queries = GridQueries(num_queries, dim, window_growth=window_growth)
-        else:
-            self.queries = LearnedQueries(num_queries, dim)
+        self.queries = GridQueries(num_queries, dim) if queries == "grid" else LearnedQueries(num_queries, dim)
         self.level_embedding = nn.Parameter(torch.randn(3, dim))
         self.layers = nn.ModuleList(
             DecoderLayer(dim, num_heads=num_heads, feedforward_dim=feedforward_dim) for _ in range(layers)

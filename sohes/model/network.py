@@ -73,7 +73,6 @@ class Segmenter(AdaptedNetwork):
             dim,
             num_queries=params.num_queries,
             queries=params.queries,
-            window_growth=params.window_growth,
             num_heads=heads,
             feedforward_dim=params.feedforward_dim,
             layers=params.decoder_layers,

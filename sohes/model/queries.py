@@ -9,7 +9,7 @@ few large entities and many small ones.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,26 +42,6 @@ class LearnedQueries(nn.Module):
         return Start(self.features.expand(B, -1, -1), self.positions.expand(B, -1, -1), mask_features_BChw, None)
 
 
-class Held(torch.autograd.Function):
-    """Clamped to [-most, most]. Beyond the bounds, only a gradient that leads back passes.
-
-    A query without a target learns nothing of masks, so nothing keeps its window: without a bound it opens to the whole
-    image, and a target that no query expects then finds none that is near.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, values: Tensor, most: float) -> Tensor:
-        ctx.save_for_backward(values)
-        ctx.most = most
-        return values.clamp(-most, most)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
-        (values,), (grad,) = ctx.saved_tensors, grads
-        outward = ((values > ctx.most) & (grad < 0)) | ((values < -ctx.most) & (grad > 0))
-        return grad.masked_fill(outward, 0), None
-
-
 class GridQueries(nn.Module):
     """Features sampled from the mask features at fixed places; positions are the places' sine embeddings."""
 
@@ -69,11 +49,9 @@ class GridQueries(nn.Module):
     radius_Q: Tensor
     level_Q: Tensor
 
-    def __init__(self, num_queries: int, dim: int, *, window_growth: float) -> None:
-        """window_growth: how many times its first size a window may become, and how many times smaller."""
+    def __init__(self, num_queries: int, dim: int) -> None:
         super().__init__()
         g = grid_side(num_queries)
-        self.most = math.log(window_growth)
         places, radii, levels = [], [], []
         for level, n in enumerate(g * unit for unit in GRIDS):
             side = (torch.arange(n) + 0.5) / n
@@ -118,8 +96,7 @@ class GridQueries(nn.Module):
             shift, grow = self.window(queries_BKQC.float()).split(2, -1)
             radius_Q1 = self.radius_Q[:, None]
             centre = self.places_Q2 + radius_Q1 * shift
-            held = Held.apply(grow, self.most) if self.training else grow.clamp(-self.most, self.most)
-            reach = radius_Q1 * held.exp()
+            reach = radius_Q1 * grow.clamp(-4, 4).exp()
             falls = []
             for axis, cells in ((1, h), (0, w)):
                 place = (torch.arange(cells, device=self.places_Q2.device) + 0.5) / cells

@@ -70,8 +70,6 @@ class ModelParams(Section):
     """The most masks that the network can propose; with `grid`: 21 times a square number."""
     queries: Literal["learned", "grid"]
     """Where queries come from; `grid`: sampled from the mask features at fixed positions."""
-    window_growth: Annotated[float, Field(ge=1, le=1000)]
-    """With `grid`: how many times its first size a query's window may become, and how many times smaller."""
     num_heads: Positive
     """Attention heads of both decoders."""
     feedforward_dim: Positive

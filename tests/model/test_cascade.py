@@ -31,7 +31,6 @@ RULES = EvaluateParams(
 def cascade_params(**changes):
     params = {
         "head": "cascade", "image_size": SIZE, "hidden_dim": 16, "num_queries": 20, "queries": "learned",
-        "window_growth": 4,
         "num_heads": 2, "feedforward_dim": 32, "pixel_decoder_layers": 1, "decoder_layers": 1,
         "recompute_blocks": False, "adapter": {"interactions": 1, "stem_dim": 8, "num_heads": 2, "points": 2},
         "cascade": {"ious": [0.5, 0.6, 0.7], "proposals": 60, "samples": 32, "anchor_scale": 4, "nms_iou": 0.7,

@@ -7,12 +7,12 @@ import torch
 
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
-from sohes.model.checkpoint import begin_from, load_checkpoint, save_checkpoint
+from sohes.model.checkpoint import load_checkpoint, save_checkpoint
 from sohes.model.network import Segmenter
 from sohes.params import AdapterParams, CascadeParams, ModelParams
 
 MODEL = ModelParams(
-    image_size=64, hidden_dim=16, num_queries=21, queries="grid", window_growth=4, num_heads=2, feedforward_dim=32,
+    image_size=64, hidden_dim=16, num_queries=21, queries="grid", num_heads=2, feedforward_dim=32,
     pixel_decoder_layers=1, decoder_layers=1, adapter=AdapterParams(interactions=1, stem_dim=8, num_heads=2, points=2),
     recompute_blocks=False, head="mask2former",
     cascade=CascadeParams(ious=(0.5,), proposals=10, samples=8, anchor_scale=4, nms_iou=0.7, theta_cover=0.9),
@@ -48,28 +48,6 @@ def test_the_same_weights_give_the_same_bytes(segmenter, saved, tmp_path):
     save_checkpoint(tmp_path / "again.safetensors", segmenter, {})
     assert (tmp_path / "again.safetensors").read_bytes() == saved.read_bytes()
     assert saved.stat().st_mode == saved.with_suffix(".json").stat().st_mode  # whoever reads the card reads the weights
-
-
-@pytest.mark.parametrize("growth", [4, 8])
-def test_windows_are_not_taken_over_under_another_bound(segmenter, saved, growth):
-    network = Segmenter(segmenter.backbone, MODEL.model_copy(update={"window_growth": growth}))
-    first = network.mask_decoder.queries.window.weight.detach().clone().fill_(0.5)
-    with torch.no_grad():
-        network.mask_decoder.queries.window.weight.copy_(first)
-    taken = begin_from(network, saved)
-    assert taken > 0.9
-    assert torch.equal(network.mask_decoder.class_head.weight, segmenter.mask_decoder.class_head.weight)
-    kept = torch.equal(network.mask_decoder.queries.window.weight, first)
-    assert kept == (growth != MODEL.window_growth)
-
-
-def test_a_card_from_before_the_bound_keeps_the_windows_that_it_had(saved):
-    path = saved.with_suffix(".json")
-    card = json.loads(path.read_text())
-    del card["model"]["window_growth"]
-    path.write_text(json.dumps(card))
-    loaded, _ = load_checkpoint(saved)
-    assert loaded.params.window_growth == pytest.approx(54.6, abs=0.01)
 
 
 def test_a_missing_file_names_the_stage_to_run(saved):

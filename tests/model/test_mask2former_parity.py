@@ -109,9 +109,7 @@ def test_same_weights_give_the_same_numbers(size):
     pixel, transformer, classes = build_reference()
     ours_pixel = PixelDecoder(IN_DIM, DIM, num_heads=HEADS, feedforward_dim=40, layers=2)
     ours_pixel.load_state_dict(pixel_weights(pixel, 2))
-    ours = MaskDecoder(
-        DIM, num_queries=QUERIES, queries="learned", window_growth=4, num_heads=HEADS, feedforward_dim=48, layers=4
-    )
+    ours = MaskDecoder(DIM, num_queries=QUERIES, queries="learned", num_heads=HEADS, feedforward_dim=48, layers=4)
     missing, unexpected = ours.load_state_dict(decoder_weights(transformer, classes, 4), strict=False)
     assert set(missing) == {"ancestor_head.ancestor.weight", "ancestor_head.descendant.weight"}
     assert not unexpected
@@ -140,9 +138,7 @@ def test_the_gradients_agree_as_well():
     pixel, transformer, _ = build_reference(pixel_layers=1, decoder_layers=3)
     ours_pixel = PixelDecoder(IN_DIM, DIM, num_heads=HEADS, feedforward_dim=40, layers=1)
     ours_pixel.load_state_dict(pixel_weights(pixel, 1))
-    ours = MaskDecoder(
-        DIM, num_queries=QUERIES, queries="learned", window_growth=4, num_heads=HEADS, feedforward_dim=48, layers=3
-    )
+    ours = MaskDecoder(DIM, num_queries=QUERIES, queries="learned", num_heads=HEADS, feedforward_dim=48, layers=3)
     ours.load_state_dict(decoder_weights(transformer, torch.nn.Linear(DIM, 2), 3), strict=False)
     maps = [torch.randn(1, IN_DIM, 64 // s, 64 // s, requires_grad=True) for s in (4, 8, 16, 32)]
 

@@ -24,7 +24,6 @@ def tiny_params(**changes):
         "hidden_dim": 32,
         "num_queries": 21,
         "queries": "grid",
-        "window_growth": 4,
         "num_heads": 2,
         "feedforward_dim": 48,
         "pixel_decoder_layers": 1,

@@ -33,7 +33,7 @@ def tiny_params(repository: Path, **section) -> Params:
     """The demo's params, made small: a network of some ten thousand weights on 64 x 64 pixels."""
     values = load_params(repository / "params.yaml").model_dump(mode="json")
     values["model"] |= {
-        "image_size": 64, "hidden_dim": 16, "num_queries": 21, "queries": "grid", "window_growth": 4, "num_heads": 2,
+        "image_size": 64, "hidden_dim": 16, "num_queries": 21, "queries": "grid", "num_heads": 2,
         "feedforward_dim": 32, "pixel_decoder_layers": 1, "decoder_layers": 1, "recompute_blocks": False,
         "adapter": {"interactions": 1, "stem_dim": 8, "num_heads": 2, "points": 2},
     }  # fmt: skip

@@ -49,7 +49,6 @@ def network() -> Segmenter:
     params = ModelParams.model_validate(
         {
             "image_size": SIZE, "hidden_dim": 64, "num_queries": 84, "queries": "grid", "num_heads": 4,
-            "window_growth": 4,
             "feedforward_dim": 128, "pixel_decoder_layers": 1, "decoder_layers": 2, "recompute_blocks": False,
             "adapter": {"interactions": 1, "stem_dim": 32, "num_heads": 4, "points": 4}, "head": "mask2former",
             "cascade": {"ious": [0.5], "proposals": 10, "samples": 8, "anchor_scale": 4, "nms_iou": 0.7,
