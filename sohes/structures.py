@@ -86,12 +86,12 @@ class Movable:
 def _each_tensor(value: Any, change: Callable[[Any], Any]) -> Any:
     if type(value) is tuple:
         return tuple(_each_tensor(part, change) for part in value)
-    if isinstance(value, Movable) or not hasattr(value, "pin_memory"):
-        if not is_dataclass(value) or isinstance(value, type):
-            return value
+    if hasattr(value, "pin_memory") and not isinstance(value, Movable):  # a tensor, or what becomes one
+        return change(value)
+    if is_dataclass(value) and not isinstance(value, type):
         parts = {f.name: _each_tensor(getattr(value, f.name), change) for f in fields(value)}
         return replace(value, **parts)
-    return change(value)  # a tensor, or what becomes one
+    return value
 
 
 @dataclass(frozen=True)
