@@ -42,6 +42,7 @@ def bench_loss(reference: bool = False) -> dict[str, str | float]:
 def _measure_ours() -> Cost:
     params = LossParams(
         class_weight=2,
+        matching_class_weight=2,
         mask_weight=5,
         dice_weight=5,
         ancestor_weight=1,

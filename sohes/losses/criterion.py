@@ -118,7 +118,7 @@ def _match_layers(
     num_queries = layers[0].class_logits_BQ2.shape[1]
     class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # all layers at once, for a GPU's sake
     weights = {
-        "class_weight": params.class_weight,
+        "class_weight": params.matching_class_weight,
         "mask_weight": params.mask_weight,
         "dice_weight": params.dice_weight,
     }

@@ -115,7 +115,9 @@ class LossParams(Section):
     """Loss of the mask2former head."""
 
     class_weight: Amount
-    """Weight of telling entities from nothing, also in matching."""
+    """Weight of telling entities from nothing."""
+    matching_class_weight: Amount
+    """Its weight in matching; 0: queries and targets are matched by their masks alone."""
     mask_weight: Amount
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount

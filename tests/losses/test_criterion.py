@@ -21,6 +21,7 @@ from sohes.structures import ModelOutput, Targets
 
 PARAMS = LossParams(
     class_weight=2,
+    matching_class_weight=2,
     mask_weight=5,
     dice_weight=5,
     ancestor_weight=1,
@@ -140,6 +141,21 @@ def test_each_layer_is_matched_on_its_own():
     certain = torch.tensor([[[40.0, 0], [40, 0]]])
     last = ModelOutput(certain, logits.flip(1), None, (ModelOutput(certain, logits, None),))
     assert criterion(last, (Targets(halves, torch.zeros(2, 2, dtype=torch.bool)),), PARAMS)["loss"] < 1e-4
+
+
+@pytest.mark.parametrize(("weight", "winner"), [(0, 0), (2, 1)])
+def test_the_class_head_has_a_say_in_matching_only_by_its_weight_there(weight, winner):
+    half = torch.zeros(1, 8, 8, dtype=torch.bool)
+    half[:, :, :4] = True
+    drawn = half[:, 2::4, 2::4].float() * 2 - 1
+    better, likelier = drawn * 3, drawn * 2
+    classes = torch.tensor([[[-5.0, 5.0], [5.0, -5.0]]])
+    output = ModelOutput(classes, torch.stack([better, likelier], 1), None)
+    params = PARAMS.model_copy(update={"matching_class_weight": weight})
+    losses = criterion(output, (Targets(half, torch.zeros(1, 1, dtype=torch.bool)),), params)
+    wrong = 2 * 10 * (1 if winner == 0 else 0)  # of both queries, the matched one among them
+    assert losses["class"].item() == pytest.approx(wrong, abs=1e-3)
+    assert losses["mask"].item() == pytest.approx(5 * math.log1p(math.exp(-3 if winner == 0 else -2)), rel=1e-4)
 
 
 def test_deep_supervision_sums_the_layers():

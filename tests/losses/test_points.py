@@ -17,6 +17,7 @@ from sohes.structures import MaskFactors
 
 PARAMS = LossParams(
     class_weight=2,
+    matching_class_weight=2,
     mask_weight=5,
     dice_weight=5,
     ancestor_weight=1,

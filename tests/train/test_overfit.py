@@ -21,8 +21,9 @@ from sohes.train.optim import make_optimizer, rate_factor, set_rate
 
 SIZE, IMAGES, STEPS = 64, 8, 500
 LOSS = LossParams(
-    class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1, no_object_weight=0.1, num_points=1024,
-    oversample_ratio=3, importance_fraction=0.75, deep_supervision=True, matched_only=False,
+    class_weight=2, matching_class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1,
+    no_object_weight=0.1, num_points=1024, oversample_ratio=3, importance_fraction=0.75,
+    deep_supervision=True, matched_only=False,
 )  # fmt: skip
 OPTIM = OptimParams(
     learning_rate=0.003, backbone_lr_scale=1.0, weight_decay=0.0, warmup_steps=20, clip_norm=1.0, amp=False
