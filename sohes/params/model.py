@@ -117,7 +117,7 @@ class LossParams(Section):
     class_weight: Amount
     """Weight of telling entities from nothing."""
     matching_class_weight: Amount
-    """Its weight in matching; 0: queries and targets are matched by their masks alone."""
+    """Weight of the class head in matching, `class_weight` in Mask2Former; 0: queries are matched by their masks alone."""
     mask_weight: Amount
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount

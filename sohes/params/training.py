@@ -128,9 +128,9 @@ class CorrectParams(TrainingParams):
     theta_score_small: Fraction
     """Score that the smallest of the teacher's masks need."""
     theta_score_large: Fraction
-    """Score that the largest of the teacher's masks need."""
+    """Score that the largest of the teacher's masks need; more than the smallest in the paper, less if they score lower."""
     gamma: Amount
-    """How steeply the needed score rises with a mask's share of the image."""
+    """How steeply the needed score changes with a mask's share of the image."""
     nms_iou: Fraction
     """The teacher's masks with a higher IoU are duplicates, of which one stays."""
     theta_cover: Fraction

@@ -144,7 +144,7 @@ def test_each_layer_is_matched_on_its_own():
 
 
 @pytest.mark.parametrize(("weight", "winner"), [(0, 0), (2, 1)])
-def test_the_class_head_has_a_say_in_matching_only_by_its_weight_there(weight, winner):
+def test_matching_heeds_the_class_head_by_matching_class_weight_alone(weight, winner):
     half = torch.zeros(1, 8, 8, dtype=torch.bool)
     half[:, :, :4] = True
     drawn = half[:, 2::4, 2::4].float() * 2 - 1
@@ -153,8 +153,8 @@ def test_the_class_head_has_a_say_in_matching_only_by_its_weight_there(weight, w
     output = ModelOutput(classes, torch.stack([better, likelier], 1), None)
     params = PARAMS.model_copy(update={"matching_class_weight": weight})
     losses = criterion(output, (Targets(half, torch.zeros(1, 1, dtype=torch.bool)),), params)
-    wrong = 2 * 10 * (1 if winner == 0 else 0)  # of both queries, the matched one among them
-    assert losses["class"].item() == pytest.approx(wrong, abs=1e-3)
+    class_part = 2 * 10 if winner == 0 else 0  # class_weight x cross-entropy: both queries are then told wrongly, or none
+    assert losses["class"].item() == pytest.approx(class_part, abs=1e-3)
     assert losses["mask"].item() == pytest.approx(5 * math.log1p(math.exp(-3 if winner == 0 else -2)), rel=1e-4)
 
 

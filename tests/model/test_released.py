@@ -39,6 +39,16 @@ def test_its_card_is_complete_and_names_no_place():
     assert (evaluate.nms_iou, evaluate.tiles.levels) == (0.8, (0.6,))
 
 
+def test_the_pages_tell_the_figures_of_its_card(repository):
+    coco, bsds = (read_card(SMALL)["figures"][name] for name in ("coco_panoptic", "bsds500"))
+    with_interval = ["{} ({} to {})".format(*of_one["AR"]) for of_one in (coco, bsds)]
+    sizes = [str(coco[f"AR_{size}"][0]) for size in "SML"]
+    row = " | ".join(["`small`", with_interval[0], *sizes, with_interval[1]])
+    assert f"| {row} |" in (repository / "docs/released-model.md").read_text()
+    assert f"| released model | {coco['AR'][0]} |" in (repository / "docs/faq.md").read_text()
+    assert f"The released model, a third of the size, reaches {coco['AR'][0]} " in (repository / "README.md").read_text()
+
+
 def test_without_a_gpu_its_onnx_file_finds_the_same_without_torch(monkeypatch):
     """Its graph has the digest of the weights that it was made of: release it again if this fails."""
     graph = FOLDER / f"{NAME}.onnx"
@@ -51,6 +61,7 @@ def test_without_a_gpu_its_onnx_file_finds_the_same_without_torch(monkeypatch):
     of_torch = sohes.load("small")
     assert not isinstance(of_torch.network, OnnxSegmenter)
     (ours,), (theirs,) = (model.network.predict([photo]) for model in (of_graph, of_torch.to("cpu")))
+    # as probabilities: of sure queries the logits are large, and float32 has no third decimal of them
     chances = [sigmoid(logits.class_Q2[:, 0] - logits.class_Q2[:, 1]) for logits in (ours, theirs)]
     np.testing.assert_allclose(*chances, atol=1e-3)
     inside = [logits.mask_Qhw > 0 for logits in (ours, theirs)]

@@ -48,6 +48,12 @@ def test_small_masks_pass_with_a_lower_score_and_a_fixed_threshold_drops_them(ti
     assert lesson_of(fixed, logits, scores).area_fractions_K == pytest.approx([1600 / 4096])
 
 
+def test_a_falling_threshold_drops_the_small_mask_that_scores_higher(tiny):
+    logits = logits_of((0, 0, 40, 40), (50, 50, 52, 52), size=64, strength=8)
+    falling = tiny.correct.model_copy(update={"theta_score_small": 0.75, "theta_score_large": 0.52, "gamma": 40})
+    assert lesson_of(falling, logits, [0.6, 0.7]).area_fractions_K == pytest.approx([1600 / 4096])
+
+
 def test_nothing_is_found_in_the_padding(tiny):
     lesson = lesson_of(tiny.correct, logits_of((2, 0, 8, 8), (4, 0, 8, 8)), [0.9, 0.9], weak_view(16, 32))
     assert len(lesson.parents_K) == 1  # the second lies in the padding altogether
