@@ -117,7 +117,7 @@ class LossParams(Section):
     class_weight: Amount
     """Weight of telling entities from nothing."""
     matching_class_weight: Amount
-    """Weight of the class head in matching, `class_weight` in Mask2Former; 0: queries are matched by their masks alone."""
+    """Weight of the class head in matching, `class_weight` in Mask2Former; 0: only masks count there."""
     mask_weight: Amount
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount

@@ -128,7 +128,7 @@ class CorrectParams(TrainingParams):
     theta_score_small: Fraction
     """Score that the smallest of the teacher's masks need."""
     theta_score_large: Fraction
-    """Score that the largest of the teacher's masks need; more than the smallest in the paper, less if they score lower."""
+    """Score that the largest of the teacher's masks need; in the paper more than the smallest need."""
     gamma: Amount
     """How steeply the needed score changes with a mask's share of the image."""
     nms_iou: Fraction

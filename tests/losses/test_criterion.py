@@ -153,7 +153,7 @@ def test_matching_heeds_the_class_head_by_matching_class_weight_alone(weight, wi
     output = ModelOutput(classes, torch.stack([better, likelier], 1), None)
     params = PARAMS.model_copy(update={"matching_class_weight": weight})
     losses = criterion(output, (Targets(half, torch.zeros(1, 1, dtype=torch.bool)),), params)
-    class_part = 2 * 10 if winner == 0 else 0  # class_weight x cross-entropy: both queries are then told wrongly, or none
+    class_part = 2 * 10 if winner == 0 else 0  # class_weight x cross-entropy: both queries are told wrongly, or none
     assert losses["class"].item() == pytest.approx(class_part, abs=1e-3)
     assert losses["mask"].item() == pytest.approx(5 * math.log1p(math.exp(-3 if winner == 0 else -2)), rel=1e-4)
 

@@ -46,7 +46,7 @@ def test_the_pages_tell_the_figures_of_its_card(repository):
     row = " | ".join(["`small`", with_interval[0], *sizes, with_interval[1]])
     assert f"| {row} |" in (repository / "docs/released-model.md").read_text()
     assert f"| released model | {coco['AR'][0]} |" in (repository / "docs/faq.md").read_text()
-    assert f"The released model, a third of the size, reaches {coco['AR'][0]} " in (repository / "README.md").read_text()
+    assert f"released model, a third of the size, reaches {coco['AR'][0]} " in (repository / "README.md").read_text()
 
 
 def test_without_a_gpu_its_onnx_file_finds_the_same_without_torch(monkeypatch):

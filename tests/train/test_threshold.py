@@ -16,7 +16,8 @@ def test_the_threshold_rises_from_small_to_large_masks():
 
 
 def test_it_falls_where_large_masks_need_less():
-    wanted = theta_score(np.array([0.0, 0.001, 0.01, 0.1, 1.0]), theta_score_small=0.75, theta_score_large=0.52, gamma=40)
+    areas = np.array([0.0, 0.001, 0.01, 0.1, 1.0])
+    wanted = theta_score(areas, theta_score_small=0.75, theta_score_large=0.52, gamma=40)
     assert wanted[0] == pytest.approx(0.75)
     assert wanted[-1] == pytest.approx(0.52)
     assert (np.diff(wanted) < 0).all()
