@@ -61,9 +61,9 @@ def test_without_a_gpu_its_onnx_file_finds_the_same_without_torch(monkeypatch):
     of_torch = sohes.load("small")
     assert not isinstance(of_torch.network, OnnxSegmenter)
     (ours,), (theirs,) = (model.network.predict([photo]) for model in (of_graph, of_torch.to("cpu")))
-    # as probabilities: of sure queries the logits are large, and float32 has no third decimal of them
+    # logits depend on the number of torch's threads by 0.001 (docs/log.md); of a probability that is a fourth at most
     chances = [sigmoid(logits.class_Q2[:, 0] - logits.class_Q2[:, 1]) for logits in (ours, theirs)]
-    np.testing.assert_allclose(*chances, atol=1e-3)
+    np.testing.assert_allclose(*chances, atol=5e-4)
     inside = [logits.mask_Qhw > 0 for logits in (ours, theirs)]
     iou = (inside[0] & inside[1]).sum((1, 2)) / np.maximum((inside[0] | inside[1]).sum((1, 2)), 1)
     assert np.quantile(iou, 0.01) > 0.99
