@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets, pairs_among
 from sohes.losses.mask_loss import dice, mask_bce
-from sohes.losses.matcher import assign_all, matching_cost
+from sohes.losses.matcher import assign_all, matching_cost, resemblance
 from sohes.losses.points import Comparison, compare
 from sohes.params import LossParams
 from sohes.structures import MaskFactors, ModelOutput, Targets
@@ -33,11 +33,19 @@ class _Pairs:
 
 @dataclass(frozen=True)
 class _Matched:
-    """What is matched: by image, counted among the queries of all layers and the targets of the batch; and by layer."""
+    """Which queries learn which targets, over L layers, B images and Q queries.
+
+    queries, targets: the learners of each image and what they learn, counted among the queries of all layers and the
+    targets of the batch.  share_M: what each learner counts in the mask losses, so that those of a target count 1
+    together.  of_layers: the pairs of the assignment, which is one query for each target.
+    """
 
     queries: Sequence[Tensor]
     targets: Sequence[Tensor]
+    share_M: Tensor
     of_layers: Sequence[_Pairs]
+    entity_LBQ: Tensor
+    class_weight_LBQ: Tensor
 
 
 def criterion(
@@ -64,14 +72,13 @@ def criterion(
         points = comparison.pairs(matched.queries, matched.targets)
         parts: dict[str, list[Tensor]] = {
             "class": [],
-            "mask": [mask_bce(*points, num_masks)],
-            "dice": [dice(*points, num_masks)],
+            "mask": [mask_bce(*points, num_masks, matched.share_M)],
+            "dice": [dice(*points, num_masks, matched.share_M)],
             "ancestor": [],
         }
-        for layer, pairs in zip(layers, matched.of_layers, strict=True):
-            parts["class"].append(
-                class_loss(layer.class_logits_BQ2.float(), pairs.images_M, pairs.queries_M, params.no_object_weight)
-            )
+        classes = matched.entity_LBQ, matched.class_weight_LBQ
+        for layer, pairs, *of_layer in zip(layers, matched.of_layers, *classes, strict=True):
+            parts["class"].append(class_loss(layer.class_logits_BQ2.float(), *of_layer))
             if layer.ancestor_logits_BQQ is not None:
                 parts["ancestor"].append(
                     _ancestors(layer.ancestor_logits_BQQ.float(), targets, pairs, matched_only=params.matched_only)
@@ -88,12 +95,9 @@ def criterion(
     return {"loss": loss, **{name: value.detach() for name, value in summands.items()}}
 
 
-def class_loss(class_logits_BQ2: Tensor, images_M: Tensor, queries_M: Tensor, no_object_weight: float) -> Tensor:
-    """Two-way cross-entropy: matched queries are entities (label 0), all others weigh `no_object_weight`."""
-    labels_BQ = torch.ones(class_logits_BQ2.shape[:2], dtype=torch.int64, device=class_logits_BQ2.device)
-    labels_BQ.index_put_((images_M, queries_M), labels_BQ.new_zeros(()))  # for a plain 0 a GPU would wait
-    entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), labels_BQ, reduction="none")
-    weight_BQ = torch.where(labels_BQ == 0, 1.0, no_object_weight)
+def class_loss(class_logits_BQ2: Tensor, entity_BQ: Tensor, weight_BQ: Tensor) -> Tensor:
+    """Weighted two-way cross-entropy: entities have label 0, all other queries label 1."""
+    entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), (~entity_BQ).long(), reduction="none")
     # the floor matters if nothing is matched and no_object_weight is 0
     return (entropy_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-8)
 
@@ -116,32 +120,77 @@ def _match_layers(
 ) -> _Matched:
     """Match every image in every layer; the costs travel to the CPU in one copy, so a GPU waits once a step."""
     num_queries = layers[0].class_logits_BQ2.shape[1]
+    shape = len(counts), len(layers), num_queries
     class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # all layers at once, for a GPU's sake
     weights = {
         "class_weight": params.matching_class_weight,
         "mask_weight": params.mask_weight,
         "dice_weight": params.dice_weight,
     }
-    costs = [
-        of_layer
-        for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts)))
-        for of_layer in matching_cost(
-            class_logits[image], comparison.matching_logits(image), targets_TP, **weights
-        ).split(num_queries)
-    ]
-    flat = torch.cat([cost.flatten() for cost in costs]).cpu().numpy()  # the one time that a GPU waits
-    blocks = np.split(flat, np.cumsum([cost.numel() for cost in costs])[:-1])
+    costs, likeness = [], []
+    for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts))):
+        logits = comparison.matching_logits(image)
+        costs += matching_cost(class_logits[image], logits, targets_TP, **weights).split(num_queries)
+        if params.queries_per_target > 1:
+            likeness += resemblance(logits, targets_TP)
+    values = torch.cat([of_one.flatten() for of_one in (*costs, *likeness)]).cpu().numpy()  # here alone a GPU waits
+    *blocks, likeness = np.split(values, np.cumsum([cost.numel() for cost in costs]))
     assigned = assign_all([block.reshape(cost.shape) for block, cost in zip(blocks, costs, strict=True)])
     per_image = [len(queries) for queries, _ in assigned[:: len(layers)]]  # the same in every layer
     lengths = np.repeat(per_image, len(layers))
     image, layer = (np.repeat(index, lengths) for index in divmod(np.arange(len(assigned)), len(layers)))
     query, target = (np.concatenate(column) for column in zip(*assigned, strict=True))
-    among_all = np.stack([layer * num_queries + query, np.cumsum([0, *counts])[image] + target])
+    before = np.cumsum([0, *counts])  # targets of earlier images
+    learners = np.stack([image, layer, query, before[image] + target])
+    weight = np.full(shape, params.no_object_weight, np.float32)
+    if params.queries_per_target > 1:
+        near = _resembling(likeness.reshape(len(counts), 2, -1), before, learners, shape, params.near_dice)
+        weight[tuple(near[:3])] = 0
+        also = near[:, _place_in_group(near[3] * len(layers) + near[1]) < params.queries_per_target - 1]
+        learners = np.concatenate([learners, also], 1)
+        learners = learners[:, np.argsort(learners[0], kind="stable")]
+    entity = np.zeros(shape, bool)
+    entity[tuple(learners[:3])] = True
+    weight[entity] = 1
+    group = learners[3] * len(layers) + learners[1]
+    share = (1 / np.bincount(group)[group]).astype(np.float32)
+
+    device = layers[0].class_logits_BQ2.device
+    among_all = copied_to(device, np.stack([learners[1] * num_queries + learners[2], learners[3]]))
+    of_images = [index.split(np.bincount(learners[0], minlength=len(counts)).tolist()) for index in among_all]
     within = np.stack([image, query, target])[:, np.argsort(layer, kind="stable")]
-    moved = copied_to(layers[0].class_logits_BQ2.device, np.concatenate([among_all, within]))
-    of_images = [index.split([len(layers) * count for count in per_image]) for index in moved[:2]]
-    of_layers = moved[2:].reshape(3, len(layers), sum(per_image)).unbind(1)
-    return _Matched(of_images[0], of_images[1], [_Pairs(tuple(per_image), *pairs) for pairs in of_layers])
+    of_layers = copied_to(device, within).reshape(3, len(layers), sum(per_image)).unbind(1)
+    return _Matched(
+        *of_images,
+        copied_to(device, share),
+        [_Pairs(tuple(per_image), *pairs) for pairs in of_layers],
+        copied_to(device, entity).transpose(0, 1),
+        copied_to(device, weight).transpose(0, 1),
+    )
+
+
+def _resembling(
+    likeness: np.ndarray, before: np.ndarray, matched: np.ndarray, shape: tuple[int, int, int], near_dice: float
+) -> np.ndarray:
+    """(4, N) image, layer, query and target of the queries that are like a target but not matched, the nearest first.
+
+    likeness: (B, 2, L * Q) as from `resemblance`.  before: the targets of earlier images.  matched: such columns.
+    """
+    dice, target = (part.reshape(shape) for part in likeness.swapaxes(0, 1))
+    near = dice >= near_dice
+    near[tuple(matched[:3])] = False
+    image, layer, query = np.nonzero(near)
+    columns = np.stack([image, layer, query, before[image] + target[near].astype(np.int64)])
+    return columns[:, np.argsort(-dice[near], kind="stable")]
+
+
+def _place_in_group(group: np.ndarray) -> np.ndarray:
+    """How many earlier elements are of the same group."""
+    order = np.argsort(group, kind="stable")
+    _, first, length = np.unique(group[order], return_index=True, return_counts=True)
+    place = np.empty(len(group), np.int64)
+    place[order] = np.arange(len(group)) - np.repeat(first, length)
+    return place
 
 
 def copied_to(device: torch.device, array: np.ndarray) -> Tensor:

@@ -41,6 +41,23 @@ def matching_cost(
     return mask_weight * bce_QT + dice_weight * dice_QT - class_weight * entity_Q1
 
 
+@torch.no_grad()
+def resemblance(mask_points_QP: Tensor, target_points_TP: Tensor) -> tuple[Tensor, Tensor]:
+    """(Q,) float32 and (Q,) int64: the Dice coefficient 2 |p t| / (|p| + |t|) of each mask with the target that it is
+    most like, and which one that is; Dice is 0 where there is no target, or none at any point.
+
+    mask_points_QP, target_points_TP: as in `matching_cost`.
+    """
+    if not len(target_points_TP):
+        return mask_points_QP.new_zeros(len(mask_points_QP)), mask_points_QP.new_zeros(len(mask_points_QP)).long()
+    probability, target = mask_points_QP.float().sigmoid(), target_points_TP.float()
+    area_T = target.sum(1)
+    total_QT = probability.sum(1)[:, None] + area_T[None, :]
+    dice_QT = 2 * (target @ probability.T).T / torch.where(area_T > 0, total_QT, torch.inf)
+    best = dice_QT.max(1)
+    return best.values, best.indices
+
+
 def _softplus_sum(logits_QP: Tensor, probability_QP: Tensor) -> Tensor:
     """(Q,) sum of softplus(x) = max(x, 0) - log max(p, 1 - p), given p = sigmoid(x).
 

@@ -73,7 +73,9 @@ def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
         targets *= 2  # one by one, and joined to be sampled
     supervised = model.decoder_layers + 1 if loss.deep_supervision else 1
     points = loss.num_points or (model.image_size // 4) ** 2
-    return targets + 4 * LOSS_FLOATS * supervised * points * min(max_targets, model.num_queries)
+    return targets + 4 * LOSS_FLOATS * supervised * points * min(
+        max_targets * loss.queries_per_target, model.num_queries
+    )
 
 
 def build(params: Params) -> Network:

@@ -122,6 +122,10 @@ class LossParams(Section):
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount
     """Weight of the masks' overlap (dice), also in matching."""
+    queries_per_target: Annotated[int, Field(ge=1)]
+    """Queries that learn a target: the matched one and, if more than 1, others whose masks resemble it most."""
+    near_dice: Fraction
+    """Dice from which a mask resembles a target: its query is not told that it is nothing. Not read for 1 query."""
     ancestor_weight: Amount
     """Weight of which mask is an ancestor of which."""
     no_object_weight: Amount

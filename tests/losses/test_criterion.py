@@ -22,6 +22,8 @@ from sohes.structures import ModelOutput, Targets
 PARAMS = LossParams(
     class_weight=2,
     matching_class_weight=2,
+    queries_per_target=1,
+    near_dice=0.7,
     mask_weight=5,
     dice_weight=5,
     ancestor_weight=1,
@@ -77,12 +79,12 @@ def test_one_query_one_target_by_hand():
 
 
 def test_class_loss_by_hand():
-    # query 0 is matched; both are undecided: (1 * ln 2 + 0.1 * ln 2) / 1.1
-    zero = torch.zeros(1, dtype=torch.int64)
-    assert class_loss(torch.zeros(1, 2, 2), zero, zero, 0.1).item() == pytest.approx(math.log(2))
+    # query 0 is an entity; both are undecided: (1 * ln 2 + 0.1 * ln 2) / 1.1
+    first, weight = torch.tensor([[True, False]]), torch.tensor([[1, 0.1]])
+    assert class_loss(torch.zeros(1, 2, 2), first, weight).item() == pytest.approx(math.log(2))
     sure = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0]]])
     expected = (-math.log(0.75) + 0.1 * math.log(2)) / 1.1
-    assert class_loss(sure, zero, zero, 0.1).item() == pytest.approx(expected, rel=1e-6)
+    assert class_loss(sure, first, weight).item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("params", [PARAMS, SAMPLED], ids=["cells", "points"])
@@ -156,6 +158,67 @@ def test_matching_heeds_the_class_head_by_matching_class_weight_alone(weight, wi
     class_part = 2 * 10 if winner == 0 else 0  # class_weight x cross-entropy: both queries are told wrongly, or none
     assert losses["class"].item() == pytest.approx(class_part, abs=1e-3)
     assert losses["mask"].item() == pytest.approx(5 * math.log1p(math.exp(-3 if winner == 0 else -2)), rel=1e-4)
+
+
+def several_alike(wanted: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
+    """The losses for one target, and what five queries learn: the first two and the last draw it, ever better."""
+    half = torch.zeros(1, 8, 8, dtype=torch.bool)
+    half[:, :, :4] = True
+    drawn = half[:, 2::4, 2::4].float() * 2 - 1
+    masks = torch.stack([drawn * 2, drawn * 3, -drawn * 9, torch.zeros_like(drawn), drawn * 4], 1).requires_grad_()
+    classes = torch.zeros(1, 5, 2, requires_grad=True)
+    params = PARAMS.model_copy(update={"queries_per_target": wanted})
+    losses = criterion(ModelOutput(classes, masks, None), (Targets(half, torch.zeros(1, 1, dtype=torch.bool)),), params)
+    losses["loss"].backward()
+    return losses, classes.grad[0, :, 0].sign().int(), masks.grad.abs().sum((0, 2, 3)) > 0
+
+
+@pytest.mark.parametrize(
+    ("wanted", "told", "learning"),
+    [
+        (1, [1, 1, 1, 1, -1], [4]),  # Mask2Former's matching: all but one are told that they are nothing
+        (2, [0, -1, 1, 1, -1], [1, 4]),  # the other one that is alike is told nothing
+        (3, [-1, -1, 1, 1, -1], [0, 1, 4]),
+        (9, [-1, -1, 1, 1, -1], [0, 1, 4]),  # there are no more
+    ],
+)
+def test_queries_that_resemble_a_target_learn_it_too(wanted, told, learning):
+    losses, classes, masks = several_alike(wanted)
+    assert classes.tolist() == told
+    assert masks.nonzero()[:, 0].tolist() == learning
+    logits = {0: 2, 1: 3, 4: 4}
+    mean = sum(math.log1p(math.exp(-logits[query])) for query in learning) / len(learning)
+    assert losses["mask"].item() == pytest.approx(5 * mean, rel=1e-5)
+    assert losses["class"].item() == pytest.approx(2 * math.log(2), rel=1e-5)
+
+
+@pytest.mark.parametrize("params", [PARAMS, SAMPLED], ids=["cells", "points"])
+def test_several_queries_for_each_of_many_targets(params):
+    # Three images: three times the same mask, none at all, and one which nothing is like.
+    output, layers = make_output(batch=3, queries=11, layers=2), 2
+    half = torch.zeros(1, 32, 32, dtype=torch.bool)
+    half[:, :, :16] = True
+    targets = (Targets(half, torch.zeros(1, 1).bool()), make_targets(0)[0], Targets(~half, torch.zeros(1, 1).bool()))
+    like = half[:, 2::4, 2::4].float() * 40 - 20
+    with torch.no_grad():
+        for layer in (*output.auxiliary, output):
+            layer.mask_logits_BQhw[0, [2, 5, 7]] = like
+            layer.mask_logits_BQhw[2] = -20
+    params = params.model_copy(update={"queries_per_target": 2})
+    counts = [1, 0, 1]
+    every = (*output.auxiliary, output)
+    comparison = compare(criterion_module._of_all(every), [t.masks_THW for t in targets], params)
+    matched = criterion_module._match_layers(every, counts, comparison, params)
+    assert [len(queries) for queries in matched.queries] == [2 * layers, 0, layers]
+    assert set((matched.queries[0] % 11).tolist()) <= {2, 5, 7}
+    assert [of_image.tolist() for of_image in matched.targets] == [[0] * 4, [], [1] * 2]
+    assert matched.share_M.tolist() == [0.5] * 4 + [1] * 2
+    assert matched.entity_LBQ.sum(2).tolist() == [[2, 0, 1]] * layers
+    weights = [[sorted(set(row.tolist())) for row in layer] for layer in matched.class_weight_LBQ]
+    some = torch.tensor(0.1).item()
+    assert weights == [[[0, some, 1], [some], [some, 1]]] * layers
+    criterion(output, targets, params)["loss"].backward()
+    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves(output))
 
 
 def test_deep_supervision_sums_the_layers():

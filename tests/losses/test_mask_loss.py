@@ -34,6 +34,14 @@ def test_dice_is_zero_for_the_mask_itself_and_near_one_for_its_complement():
 
 
 @pytest.mark.parametrize("loss", [mask_bce, dice])
+def test_a_mask_counts_its_weight(loss):
+    logits, targets = torch.randn(2, 8), torch.rand(2, 8)
+    first, second = (loss(logits[i : i + 1], targets[i : i + 1], num_masks=4) for i in range(2))
+    torch.testing.assert_close(loss(logits, targets, 4, torch.tensor([0.5, 0])), first / 2)
+    torch.testing.assert_close(loss(logits, targets, 4, torch.tensor([1, 3.0])), first + 3 * second)
+
+
+@pytest.mark.parametrize("loss", [mask_bce, dice])
 def test_no_matched_mask_costs_exactly_zero_and_keeps_the_gradient_path(loss):
     head = torch.randn(4, 6, requires_grad=True)
     value = loss(head[:0], torch.zeros(0, 6), num_masks=1)

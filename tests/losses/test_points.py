@@ -18,6 +18,8 @@ from sohes.structures import MaskFactors
 PARAMS = LossParams(
     class_weight=2,
     matching_class_weight=2,
+    queries_per_target=1,
+    near_dice=0.7,
     mask_weight=5,
     dice_weight=5,
     ancestor_weight=1,

@@ -126,7 +126,8 @@ def tiny_settings() -> SimpleNamespace:
             theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, tiles=NO_TILES, **SHARED,
         ),
         loss=LossParams(
-            class_weight=2, matching_class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1,
+            class_weight=2, matching_class_weight=2, queries_per_target=1, near_dice=0.7,
+            mask_weight=5, dice_weight=5, ancestor_weight=1,
             no_object_weight=0.1, num_points=0, oversample_ratio=3, importance_fraction=0.75,
             deep_supervision=True, matched_only=False,
         ),

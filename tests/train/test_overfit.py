@@ -21,7 +21,8 @@ from sohes.train.optim import make_optimizer, rate_factor, set_rate
 
 SIZE, IMAGES, STEPS = 64, 8, 500
 LOSS = LossParams(
-    class_weight=2, matching_class_weight=2, mask_weight=5, dice_weight=5, ancestor_weight=1,
+    class_weight=2, matching_class_weight=2, queries_per_target=1, near_dice=0.7,
+    mask_weight=5, dice_weight=5, ancestor_weight=1,
     no_object_weight=0.1, num_points=1024, oversample_ratio=3, importance_fraction=0.75,
     deep_supervision=True, matched_only=False,
 )  # fmt: skip
