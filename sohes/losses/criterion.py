@@ -17,35 +17,25 @@ from sohes.losses.points import Comparison, compare
 from sohes.params import LossParams
 from sohes.structures import MaskFactors, ModelOutput, Targets
 
+ENTITY, NOTHING, UNTOLD = 0, 1, -100  # what the class head is told of a query
 
-@dataclass(frozen=True)
-class _Pairs:
-    """One layer's M matched pairs over the batch: query and target count within their image.
-
-    per_image: how many of them each image has.
-    """
-
-    per_image: tuple[int, ...]
-    images_M: Tensor
-    queries_M: Tensor
-    targets_M: Tensor
+Pairs = Sequence[tuple[Tensor, Tensor]]  # of each image, queries and the targets that they learn
 
 
 @dataclass(frozen=True)
-class _Matched:
-    """Which queries learn which targets, over L layers, B images and Q queries.
+class _Learners:
+    """The M queries of L layers and B images that learn a target.
 
-    queries, targets: the learners of each image and what they learn, counted among the queries of all layers and the
-    targets of the batch.  share_M: what each learner counts in the mask losses, so that those of a target count 1
-    together.  of_layers: the pairs of the assignment, which is one query for each target.
+    queries, targets: by image, counted among the queries of all layers and the targets of the batch.
+    size_M: how many queries of its layer learn the same target.  of_layers: the pairs again, counted within the image.
+    labels_LBQ: ENTITY for those who learn, UNTOLD for others that resemble a target, NOTHING for the rest.
     """
 
     queries: Sequence[Tensor]
     targets: Sequence[Tensor]
-    share_M: Tensor
-    of_layers: Sequence[_Pairs]
-    entity_LBQ: Tensor
-    class_weight_LBQ: Tensor
+    size_M: Tensor
+    of_layers: Sequence[Pairs]
+    labels_LBQ: Tensor
 
 
 def criterion(
@@ -68,17 +58,17 @@ def criterion(
         comparison = compare(_of_all(layers), [target.masks_THW for target in targets], params, generator)
         counts = [len(target.masks_THW) for target in targets]
         num_masks = _mean_over_processes(sum(counts), output.class_logits_BQ2.device).clamp(min=1)
-        matched = _match_layers(layers, counts, comparison, params)
-        points = comparison.pairs(matched.queries, matched.targets)
+        learners = _match_layers(layers, counts, comparison, params)
+        points = comparison.pairs(learners.queries, learners.targets)
+        share_M = 1 / learners.size_M
         parts: dict[str, list[Tensor]] = {
             "class": [],
-            "mask": [mask_bce(*points, num_masks, matched.share_M)],
-            "dice": [dice(*points, num_masks, matched.share_M)],
+            "mask": [mask_bce(*points, num_masks, share_M)],
+            "dice": [dice(*points, num_masks, share_M)],
             "ancestor": [],
         }
-        classes = matched.entity_LBQ, matched.class_weight_LBQ
-        for layer, pairs, *of_layer in zip(layers, matched.of_layers, *classes, strict=True):
-            parts["class"].append(class_loss(layer.class_logits_BQ2.float(), *of_layer))
+        for layer, labels_BQ, pairs in zip(layers, learners.labels_LBQ, learners.of_layers, strict=True):
+            parts["class"].append(class_loss(layer.class_logits_BQ2.float(), labels_BQ, params.no_object_weight))
             if layer.ancestor_logits_BQQ is not None:
                 parts["ancestor"].append(
                     _ancestors(layer.ancestor_logits_BQQ.float(), targets, pairs, matched_only=params.matched_only)
@@ -95,9 +85,10 @@ def criterion(
     return {"loss": loss, **{name: value.detach() for name, value in summands.items()}}
 
 
-def class_loss(class_logits_BQ2: Tensor, entity_BQ: Tensor, weight_BQ: Tensor) -> Tensor:
-    """Weighted two-way cross-entropy: entities have label 0, all other queries label 1."""
-    entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), (~entity_BQ).long(), reduction="none")
+def class_loss(class_logits_BQ2: Tensor, labels_BQ: Tensor, no_object_weight: float) -> Tensor:
+    """Two-way cross-entropy of queries that are an ENTITY or NOTHING; the latter weigh `no_object_weight`."""
+    entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), labels_BQ, ignore_index=UNTOLD, reduction="none")
+    weight_BQ = torch.where(labels_BQ == ENTITY, 1.0, no_object_weight) * (labels_BQ != UNTOLD)
     # the floor matters if nothing is matched and no_object_weight is 0
     return (entropy_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-8)
 
@@ -117,8 +108,11 @@ def _of_all(layers: Sequence[ModelOutput]) -> MaskFactors:
 @torch.no_grad()
 def _match_layers(
     layers: Sequence[ModelOutput], counts: Sequence[int], comparison: Comparison, params: LossParams
-) -> _Matched:
-    """Match every image in every layer; the costs travel to the CPU in one copy, so a GPU waits once a step."""
+) -> _Learners:
+    """Match every image in every layer, and find who else resembles a target.
+
+    What the CPU must know travels to it in one copy, so a GPU waits once a step.
+    """
     num_queries = layers[0].class_logits_BQ2.shape[1]
     shape = len(counts), len(layers), num_queries
     class_logits = torch.cat([layer.class_logits_BQ2 for layer in layers], 1)  # all layers at once, for a GPU's sake
@@ -127,70 +121,58 @@ def _match_layers(
         "mask_weight": params.mask_weight,
         "dice_weight": params.dice_weight,
     }
-    costs, likeness = [], []
+    costs, alike = [], []
     for image, targets_TP in enumerate(comparison.matching_TP.split(list(counts))):
         logits = comparison.matching_logits(image)
         costs += matching_cost(class_logits[image], logits, targets_TP, **weights).split(num_queries)
         if params.queries_per_target > 1:
-            likeness += resemblance(logits, targets_TP)
-    values = torch.cat([of_one.flatten() for of_one in (*costs, *likeness)]).cpu().numpy()  # here alone a GPU waits
-    *blocks, likeness = np.split(values, np.cumsum([cost.numel() for cost in costs]))
+            alike.append(resemblance(logits, targets_TP))
+    flat = torch.cat([values.flatten() for values in (*costs, *alike)]).cpu().numpy()  # the one time that a GPU waits
+    *blocks, alike_B2LQ = np.split(flat, np.cumsum([cost.numel() for cost in costs]))
     assigned = assign_all([block.reshape(cost.shape) for block, cost in zip(blocks, costs, strict=True)])
-    per_image = [len(queries) for queries, _ in assigned[:: len(layers)]]  # the same in every layer
-    lengths = np.repeat(per_image, len(layers))
-    image, layer = (np.repeat(index, lengths) for index in divmod(np.arange(len(assigned)), len(layers)))
-    query, target = (np.concatenate(column) for column in zip(*assigned, strict=True))
-    before = np.cumsum([0, *counts])  # targets of earlier images
-    learners = np.stack([image, layer, query, before[image] + target])
-    weight = np.full(shape, params.no_object_weight, np.float32)
+    block = np.repeat(np.arange(len(assigned)), [len(queries) for queries, _ in assigned])
+    learners_4M = np.stack([*divmod(block, len(layers)), *(np.concatenate(c) for c in zip(*assigned, strict=True))])
+    labels_BLQ = np.full(shape, NOTHING)
     if params.queries_per_target > 1:
-        near = _resembling(likeness.reshape(len(counts), 2, -1), before, learners, shape, params.near_dice)
-        weight[tuple(near[:3])] = 0
-        also = near[:, _place_in_group(near[3] * len(layers) + near[1]) < params.queries_per_target - 1]
-        learners = np.concatenate([learners, also], 1)
-        learners = learners[:, np.argsort(learners[0], kind="stable")]
-    entity = np.zeros(shape, bool)
-    entity[tuple(learners[:3])] = True
-    weight[entity] = 1
-    group = learners[3] * len(layers) + learners[1]
-    share = (1 / np.bincount(group)[group]).astype(np.float32)
+        dice_BLQ, target_BLQ = alike_B2LQ.reshape(len(counts), 2, *shape[1:]).swapaxes(0, 1)
+        near_BLQ = dice_BLQ >= params.near_dice
+        near_BLQ[tuple(learners_4M[:3])] = False  # matched already
+        labels_BLQ[near_BLQ] = UNTOLD
+        near_4N = np.stack([*np.nonzero(near_BLQ), target_BLQ[near_BLQ].astype(np.int64)])
+        near_4N = near_4N[:, _first_of_each(near_4N[[0, 1, 3]], dice_BLQ[near_BLQ], params.queries_per_target - 1)]
+        learners_4M = np.concatenate([learners_4M, near_4N], 1)
+    labels_BLQ[tuple(learners_4M[:3])] = ENTITY
+    return _moved(learners_4M, labels_BLQ, counts, class_logits.device)
 
-    device = layers[0].class_logits_BQ2.device
-    among_all = copied_to(device, np.stack([learners[1] * num_queries + learners[2], learners[3]]))
-    of_images = [index.split(np.bincount(learners[0], minlength=len(counts)).tolist()) for index in among_all]
-    within = np.stack([image, query, target])[:, np.argsort(layer, kind="stable")]
-    of_layers = copied_to(device, within).reshape(3, len(layers), sum(per_image)).unbind(1)
-    return _Matched(
-        *of_images,
-        copied_to(device, share),
-        [_Pairs(tuple(per_image), *pairs) for pairs in of_layers],
-        copied_to(device, entity).transpose(0, 1),
-        copied_to(device, weight).transpose(0, 1),
+
+def _first_of_each(groups_KN: np.ndarray, dice_N: np.ndarray, count: int) -> np.ndarray:
+    """Places of the `count` with the highest Dice in each group, which is a column of `groups_KN`."""
+    order = np.lexsort((-dice_N, *groups_KN))
+    changes = (np.diff(groups_KN[:, order], axis=1, prepend=-1) != 0).any(0)
+    rank = np.arange(len(order)) - np.maximum.accumulate(np.arange(len(order)) * changes)
+    return order[rank < count]
+
+
+def _moved(learners_4M: np.ndarray, labels_BLQ: np.ndarray, counts: Sequence[int], device: torch.device) -> _Learners:
+    """learners_4M: image, layer, query, and target within the image. Everything moves in one copy."""
+    batch, num_layers, num_queries = labels_BLQ.shape
+    image, layer, query, target = learners_4M[:, np.lexsort(learners_4M[[1, 0]])]
+    among_all = layer * num_queries + query, np.cumsum([0, *counts])[image] + target
+    _, group, size = np.unique(among_all[1] * num_layers + layer, return_inverse=True, return_counts=True)
+    within = learners_4M[:, np.lexsort(learners_4M[:2])][2:]
+    rows = np.stack([*among_all, size[group], *within])
+    moved = copied_to(device, np.concatenate([rows.ravel(), labels_BLQ.swapaxes(0, 1).ravel()]))
+    queries, targets, size_M, *within_M = moved[: rows.size].view(rows.shape)
+    per_image = np.bincount(image, minlength=batch).tolist()
+    per_block = np.bincount(layer * batch + image, minlength=num_layers * batch).tolist()
+    blocks = list(zip(*(index_M.split(per_block) for index_M in within_M), strict=True))
+    return _Learners(
+        queries.split(per_image),
+        targets.split(per_image),
+        size_M,
+        [blocks[first : first + batch] for first in range(0, len(blocks), batch)],
+        moved[rows.size :].view(num_layers, batch, num_queries),
     )
-
-
-def _resembling(
-    likeness: np.ndarray, before: np.ndarray, matched: np.ndarray, shape: tuple[int, int, int], near_dice: float
-) -> np.ndarray:
-    """(4, N) image, layer, query and target of the queries that are like a target but not matched, the nearest first.
-
-    likeness: (B, 2, L * Q) as from `resemblance`.  before: the targets of earlier images.  matched: such columns.
-    """
-    dice, target = (part.reshape(shape) for part in likeness.swapaxes(0, 1))
-    near = dice >= near_dice
-    near[tuple(matched[:3])] = False
-    image, layer, query = np.nonzero(near)
-    columns = np.stack([image, layer, query, before[image] + target[near].astype(np.int64)])
-    return columns[:, np.argsort(-dice[near], kind="stable")]
-
-
-def _place_in_group(group: np.ndarray) -> np.ndarray:
-    """How many earlier elements are of the same group."""
-    order = np.argsort(group, kind="stable")
-    _, first, length = np.unique(group[order], return_index=True, return_counts=True)
-    place = np.empty(len(group), np.int64)
-    place[order] = np.arange(len(group)) - np.repeat(first, length)
-    return place
 
 
 def copied_to(device: torch.device, array: np.ndarray) -> Tensor:
@@ -198,18 +180,17 @@ def copied_to(device: torch.device, array: np.ndarray) -> Tensor:
     return torch.from_numpy(array).to(device, non_blocking=True)
 
 
-def _ancestors(ancestor_logits_BQQ: Tensor, targets: Sequence[Targets], pairs: _Pairs, *, matched_only: bool) -> Tensor:
+def _ancestors(ancestor_logits_BQQ: Tensor, targets: Sequence[Targets], pairs: Pairs, *, matched_only: bool) -> Tensor:
     num_queries = ancestor_logits_BQQ.shape[1]
-    queries, chosen = (index_M.split(pairs.per_image) for index_M in (pairs.queries_M, pairs.targets_M))
     relation_BQQ = torch.stack(
         [
-            ancestor_targets(queries_M, targets_M, target.ancestors_TT, num_queries=num_queries)
-            for queries_M, targets_M, target in zip(queries, chosen, targets, strict=True)
+            ancestor_targets(*of_image, target.ancestors_TT, num_queries=num_queries)
+            for of_image, target in zip(pairs, targets, strict=True)
         ]
     )
     if not matched_only:
         return ancestor_loss(ancestor_logits_BQQ, relation_BQQ)
-    places = [pairs_among(queries_M, image, num_queries=num_queries) for image, queries_M in enumerate(queries)]
+    places = [pairs_among(queries_M, image, num_queries=num_queries) for image, (queries_M, _) in enumerate(pairs)]
     return ancestor_loss(ancestor_logits_BQQ, relation_BQQ, torch.cat(places))
 
 

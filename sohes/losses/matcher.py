@@ -42,20 +42,19 @@ def matching_cost(
 
 
 @torch.no_grad()
-def resemblance(mask_points_QP: Tensor, target_points_TP: Tensor) -> tuple[Tensor, Tensor]:
-    """(Q,) float32 and (Q,) int64: the Dice coefficient 2 |p t| / (|p| + |t|) of each mask with the target that it is
-    most like, and which one that is; Dice is 0 where there is no target, or none at any point.
+def resemblance(mask_points_QP: Tensor, target_points_TP: Tensor) -> Tensor:
+    """(2, Q) float32: the Dice of each mask with the target that it resembles most, and the number of that target.
 
     mask_points_QP, target_points_TP: as in `matching_cost`.
+    Dice is 2 p t / (p p + t t), which is 1 for p = t also where a target covers a part of a cell; with |p| + |t| a
+    small mask, most of whose cells lie at its edge, would never come near 1. Without a target it is 0.
     """
     if not len(target_points_TP):
-        return mask_points_QP.new_zeros(len(mask_points_QP)), mask_points_QP.new_zeros(len(mask_points_QP)).long()
+        return torch.zeros(2, len(mask_points_QP), device=mask_points_QP.device)
     probability, target = mask_points_QP.float().sigmoid(), target_points_TP.float()
-    area_T = target.sum(1)
-    total_QT = probability.sum(1)[:, None] + area_T[None, :]
-    dice_QT = 2 * (target @ probability.T).T / torch.where(area_T > 0, total_QT, torch.inf)
-    best = dice_QT.max(1)
-    return best.values, best.indices
+    total_QT = probability.square().sum(1)[:, None] + target.square().sum(1)[None, :]
+    dice_QT = 2 * (target @ probability.T).T / total_QT.clamp(min=1e-8)
+    return torch.stack([part.float() for part in dice_QT.max(1)])
 
 
 def _softplus_sum(logits_QP: Tensor, probability_QP: Tensor) -> Tensor:

@@ -30,9 +30,9 @@ class Comparison(Protocol):
         """(Q, P) logits of all masks of an image at the same points."""
 
     def pairs(self, queries: Sequence[Tensor], targets: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
-        """(M, P) logits, with their graph, and targets that the losses of M matched pairs see, image after image.
+        """(M, P) logits, with their graph, and targets that the losses of M pairs see, image after image.
 
-        queries: for each image those that are matched.  targets: theirs, counted over the whole batch.
+        queries: for each image those that learn a target.  targets: theirs, counted over the whole batch.
         """
 
 

@@ -19,7 +19,7 @@ from sohes.model.released import vit_of_start
 from sohes.params import CorrectParams, InstructParams, LossParams, ModelParams, Params
 
 OPTIMIZER_FLOATS = 4  # Adan's per weight: three averages and the last gradient
-LOSS_FLOATS = 10  # of the criterion per sampled point of a matched mask: 7 kept for the backward pass, 3 on the way
+LOSS_FLOATS = 10  # of the criterion per sampled point of a mask that learns: 7 kept for the backward pass, 3 on the way
 _BF16 = (F.linear, F.conv2d, F.conv_transpose2d, torch.matmul, Tensor.matmul, Tensor.__matmul__)
 _FLOAT32 = (F.layer_norm, F.group_norm, F.softmax, Tensor.softmax, F.softplus)
 

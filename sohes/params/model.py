@@ -118,18 +118,19 @@ class LossParams(Section):
     """Weight of telling entities from nothing."""
     matching_class_weight: Amount
     """Weight of the class head in matching, `class_weight` in Mask2Former; 0: only masks count there."""
+    queries_per_target: Annotated[int, Field(ge=1)]
+    """At most so many queries learn a target: the matched one, then those whose masks resemble it most."""
+    near_dice: Annotated[float, Field(gt=0, le=1)]
+    """From this Dice on a mask resembles a target, and its query is not told that it is nothing. Only read if
+    `queries_per_target` exceeds 1."""
     mask_weight: Amount
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount
     """Weight of the masks' overlap (dice), also in matching."""
-    queries_per_target: Annotated[int, Field(ge=1)]
-    """Queries that learn a target: the matched one and, if more than 1, others whose masks resemble it most."""
-    near_dice: Fraction
-    """Dice from which a mask resembles a target: its query is not told that it is nothing. Not read for 1 query."""
     ancestor_weight: Amount
     """Weight of which mask is an ancestor of which."""
     no_object_weight: Amount
-    """Weight of a query without an entity in the class part; one with an entity weighs 1."""
+    """Weight of a query that is told that it is nothing in the class part; one with an entity weighs 1."""
     num_points: Count
     """Points at which masks are compared; 0: every cell of the mask map."""
     oversample_ratio: Annotated[float, Field(ge=1)]

@@ -14,7 +14,8 @@ import torch
 from torch import multiprocessing
 
 from sohes.losses import criterion as criterion_module
-from sohes.losses.criterion import class_loss, criterion
+from sohes.losses.criterion import ENTITY, NOTHING, UNTOLD, class_loss, criterion
+from sohes.losses.matcher import assign, matching_cost, resemblance
 from sohes.losses.points import UncertainPoints, compare
 from sohes.params import LossParams
 from sohes.structures import ModelOutput, Targets
@@ -80,11 +81,14 @@ def test_one_query_one_target_by_hand():
 
 def test_class_loss_by_hand():
     # query 0 is an entity; both are undecided: (1 * ln 2 + 0.1 * ln 2) / 1.1
-    first, weight = torch.tensor([[True, False]]), torch.tensor([[1, 0.1]])
-    assert class_loss(torch.zeros(1, 2, 2), first, weight).item() == pytest.approx(math.log(2))
+    labels = torch.tensor([[ENTITY, NOTHING]])
+    assert class_loss(torch.zeros(1, 2, 2), labels, 0.1).item() == pytest.approx(math.log(2))
     sure = torch.tensor([[[math.log(3), 0.0], [0.0, 0.0]]])
     expected = (-math.log(0.75) + 0.1 * math.log(2)) / 1.1
-    assert class_loss(sure, first, weight).item() == pytest.approx(expected, rel=1e-6)
+    assert class_loss(sure, labels, 0.1).item() == pytest.approx(expected, rel=1e-6)
+    with_third = torch.cat([sure, torch.tensor([[[9.0, 0.0]]])], 1)
+    untold = class_loss(with_third, torch.tensor([[ENTITY, NOTHING, UNTOLD]]), 0.1)
+    assert untold.item() == pytest.approx(expected, rel=1e-6)
 
 
 @pytest.mark.parametrize("params", [PARAMS, SAMPLED], ids=["cells", "points"])
@@ -113,12 +117,16 @@ def test_perfect_predictions_cost_almost_nothing_and_stay_matched(params):
         assert losses["loss"] < 25
 
 
+@pytest.mark.parametrize("queries_per_target", [1, 3])
 @pytest.mark.parametrize("matched_only", [False, True])
 @pytest.mark.parametrize("params", [PARAMS, SAMPLED], ids=["cells", "points"])
-@pytest.mark.parametrize("counts", [(0, 0), (0, 3), (9, 1)], ids=["no target", "one empty image", "T > Q"])
-def test_awkward_counts_are_finite_and_reach_every_head(counts, params, matched_only):
+@pytest.mark.parametrize(
+    "counts", [(0, 0), (0, 3), (3, 0), (9, 1)], ids=["no target", "first empty", "last empty", "T > Q"]
+)
+def test_awkward_counts_are_finite_and_reach_every_head(counts, params, matched_only, queries_per_target):
     output = make_output()
-    params = params.model_copy(update={"matched_only": matched_only})
+    update = {"matched_only": matched_only, "queries_per_target": queries_per_target, "near_dice": 0.3}
+    params = params.model_copy(update=update)
     losses = criterion(output, make_targets(*counts), params)
     assert all(value.isfinite() for value in losses.values())
     losses["loss"].backward()
@@ -160,19 +168,6 @@ def test_matching_heeds_the_class_head_by_matching_class_weight_alone(weight, wi
     assert losses["mask"].item() == pytest.approx(5 * math.log1p(math.exp(-3 if winner == 0 else -2)), rel=1e-4)
 
 
-def several_alike(wanted: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
-    """The losses for one target, and what five queries learn: the first two and the last draw it, ever better."""
-    half = torch.zeros(1, 8, 8, dtype=torch.bool)
-    half[:, :, :4] = True
-    drawn = half[:, 2::4, 2::4].float() * 2 - 1
-    masks = torch.stack([drawn * 2, drawn * 3, -drawn * 9, torch.zeros_like(drawn), drawn * 4], 1).requires_grad_()
-    classes = torch.zeros(1, 5, 2, requires_grad=True)
-    params = PARAMS.model_copy(update={"queries_per_target": wanted})
-    losses = criterion(ModelOutput(classes, masks, None), (Targets(half, torch.zeros(1, 1, dtype=torch.bool)),), params)
-    losses["loss"].backward()
-    return losses, classes.grad[0, :, 0].sign().int(), masks.grad.abs().sum((0, 2, 3)) > 0
-
-
 @pytest.mark.parametrize(
     ("wanted", "told", "learning"),
     [
@@ -183,42 +178,65 @@ def several_alike(wanted: int) -> tuple[dict[str, torch.Tensor], torch.Tensor, t
     ],
 )
 def test_queries_that_resemble_a_target_learn_it_too(wanted, told, learning):
-    losses, classes, masks = several_alike(wanted)
-    assert classes.tolist() == told
-    assert masks.nonzero()[:, 0].tolist() == learning
-    logits = {0: 2, 1: 3, 4: 4}
-    mean = sum(math.log1p(math.exp(-logits[query])) for query in learning) / len(learning)
-    assert losses["mask"].item() == pytest.approx(5 * mean, rel=1e-5)
-    assert losses["class"].item() == pytest.approx(2 * math.log(2), rel=1e-5)
+    half = torch.zeros(1, 8, 8, dtype=torch.bool)
+    half[:, :, :4] = True
+    drawn = half[:, 2::4, 2::4].float() * 2 - 1
+    logits = {0: 2, 1: 3, 2: -9, 3: 0, 4: 4}  # ever better, but for the third and fourth
+    masks = torch.stack([drawn * logit for logit in logits.values()], 1).requires_grad_()
+    classes = torch.zeros(1, 5, 2, requires_grad=True)
+    params = PARAMS.model_copy(update={"queries_per_target": wanted})
+    none = torch.zeros(1, 1, dtype=torch.bool)
+    losses = criterion(ModelOutput(classes, masks, None), (Targets(half, none),), params)
+    losses["loss"].backward()
+    assert classes.grad[0, :, 0].sign().tolist() == told
+    assert masks.grad.abs().sum((0, 2, 3)).nonzero()[:, 0].tolist() == learning
+    bce = sum(math.log1p(math.exp(-logits[query])) for query in learning) / len(learning)
+    assert losses["mask"].item() == pytest.approx(5 * bce, rel=1e-5)
+    missed = [1 / (1 + math.exp(logits[query])) for query in learning]  # 1 - p, in all four cells, two of them covered
+    overlap = sum(1 - (4 * (1 - m) + 1) / (2 + 2 + 1) for m in missed) / len(learning)
+    assert losses["dice"].item() == pytest.approx(5 * overlap, rel=1e-5)
 
 
 @pytest.mark.parametrize("params", [PARAMS, SAMPLED], ids=["cells", "points"])
-def test_several_queries_for_each_of_many_targets(params):
-    # Three images: three times the same mask, none at all, and one which nothing is like.
-    output, layers = make_output(batch=3, queries=11, layers=2), 2
-    half = torch.zeros(1, 32, 32, dtype=torch.bool)
-    half[:, :, :16] = True
-    targets = (Targets(half, torch.zeros(1, 1).bool()), make_targets(0)[0], Targets(~half, torch.zeros(1, 1).bool()))
-    like = half[:, 2::4, 2::4].float() * 40 - 20
-    with torch.no_grad():
-        for layer in (*output.auxiliary, output):
-            layer.mask_logits_BQhw[0, [2, 5, 7]] = like
-            layer.mask_logits_BQhw[2] = -20
-    params = params.model_copy(update={"queries_per_target": 2})
-    counts = [1, 0, 1]
+@pytest.mark.parametrize(("wanted", "near"), [(2, 0.5), (3, 0.45), (4, 0.5)])
+def test_who_learns_is_what_plain_loops_find(wanted, near, params):
+    counts, queries, layers = (2, 0, 5, 9), 7, 3
+    output, targets = make_output(len(counts), queries, layers), make_targets(*counts)
+    params = params.model_copy(update={"queries_per_target": wanted, "near_dice": near})
     every = (*output.auxiliary, output)
-    comparison = compare(criterion_module._of_all(every), [t.masks_THW for t in targets], params)
-    matched = criterion_module._match_layers(every, counts, comparison, params)
-    assert [len(queries) for queries in matched.queries] == [2 * layers, 0, layers]
-    assert set((matched.queries[0] % 11).tolist()) <= {2, 5, 7}
-    assert [of_image.tolist() for of_image in matched.targets] == [[0] * 4, [], [1] * 2]
-    assert matched.share_M.tolist() == [0.5] * 4 + [1] * 2
-    assert matched.entity_LBQ.sum(2).tolist() == [[2, 0, 1]] * layers
-    weights = [[sorted(set(row.tolist())) for row in layer] for layer in matched.class_weight_LBQ]
-    some = torch.tensor(0.1).item()
-    assert weights == [[[0, some, 1], [some], [some, 1]]] * layers
-    criterion(output, targets, params)["loss"].backward()
-    assert all(leaf.grad is not None and leaf.grad.isfinite().all() for leaf in leaves(output))
+    comparison = compare(criterion_module._of_all(every), [target.masks_THW for target in targets], params)
+    found = criterion_module._match_layers(every, counts, comparison, params)
+    learned, shares, several = set(), {}, 0
+    for layer in range(layers):
+        for image, count in enumerate(counts):
+            target_TP = comparison.matching_TP[sum(counts[:image]) :][:count]
+            logits = comparison.matching_logits(image)[layer * queries :][:queries]
+            costs = {"class_weight": 2, "mask_weight": 5, "dice_weight": 5}
+            pairs = assign(matching_cost(every[layer].class_logits_BQ2[image], logits, target_TP, **costs).numpy())
+            matched = dict(zip(*(index.tolist() for index in pairs), strict=True))
+            dice, like = (row.tolist() for row in resemblance(logits, target_TP))
+            others = [query for query in range(queries) if query not in matched and dice[query] >= near]
+            for query in sorted(others, key=lambda query: -dice[query]):
+                if sum(target == like[query] for target in matched.values()) < wanted:
+                    matched[query] = int(like[query])
+                    several += 1
+            told = [ENTITY if q in matched else UNTOLD if q in others else NOTHING for q in range(queries)]
+            assert found.labels_LBQ[layer, image].tolist() == told
+            got = dict(zip(*(index.tolist() for index in found.of_layers[layer][image]), strict=True))
+            assert got == matched
+            for query, target in matched.items():
+                of_batch = sum(counts[:image]) + target
+                learned.add((image, layer * queries + query, of_batch))
+                shares[image, layer * queries + query] = list(matched.values()).count(target)
+    assert several > 5
+    rows = [(b, *pair) for b in range(len(counts)) for pair in zip(*_both(found, b), strict=True)]
+    assert len(rows) == len(learned)
+    assert set(rows) == learned
+    assert found.size_M.tolist() == [shares[image, query] for image, query, _ in rows]
+
+
+def _both(found, image: int) -> tuple[list[int], list[int]]:
+    return found.queries[image].tolist(), found.targets[image].tolist()
 
 
 def test_deep_supervision_sums_the_layers():
@@ -383,9 +401,8 @@ def test_matching_parity_with_transformers(monkeypatch, transformers_loss):
             [target.masks_THW.float() for target in targets],
             [torch.zeros(len(target.masks_THW), dtype=torch.int64) for target in targets],
         )
-    assert torch.equal(ours.queries_M, torch.cat([queries for queries, _ in theirs]))
-    assert torch.equal(ours.targets_M, torch.cat([chosen for _, chosen in theirs]))
-    assert ours.images_M.tolist() == [0] * 5 + [1] * 9
+    for mine, other in zip(ours, theirs, strict=True):
+        assert [index.tolist() for index in mine] == [index.tolist() for index in other]
 
 
 def _rank(rank: int, folder: str) -> None:

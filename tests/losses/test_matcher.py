@@ -77,16 +77,17 @@ def test_half_precision_logits_are_matched_in_float32():
 
 def test_resemblance_by_hand():
     target_TP = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 0.5], [0, 0, 0, 0]])
-    mask_QP = torch.tensor([[99.0, 99, -99, -99], [0, 0, 0, 0], [-99, -99, -99, 99], [-99, -99, -99, -99]])
+    mask_QP = torch.tensor([[99.0, 99, -99, -99], [0, 0, 0, 0], [-99, -99, -99, 99], [-99, -99, 99, 0]])
     dice_Q, target_Q = resemblance(mask_QP, target_TP)
-    # p = 1/2 everywhere: 2 * 1 / (2 + 2) with the first, 2 * 0.75 / (2 + 1.5) with the second
-    np.testing.assert_allclose(dice_Q, [1, 0.5, 2 * 0.5 / (1 + 1.5), 0], rtol=1e-6)
-    assert target_Q[:3].tolist() == [0, 0, 1]
+    # p = 1/2 everywhere: 2 * 1 / (1 + 2) with the first, 2 * 0.75 / (1 + 1.25) with the second
+    np.testing.assert_allclose(dice_Q, [1, 2 / 3, 2 * 0.5 / (1 + 1.25), 1], rtol=1e-6)
+    assert target_Q[[0, 2, 3]].tolist() == [0, 1, 1]
 
 
 def test_nothing_resembles_a_target_without_points():
-    """Neither a mask that is nowhere, nor one that has learned to be nowhere."""
     dice_Q, _ = resemblance(torch.full((2, 4), -200.0), torch.zeros(1, 4))
     assert dice_Q.tolist() == [0, 0]
-    dice_Q, target_Q = resemblance(torch.ones(2, 4), torch.zeros(0, 4))
-    assert (dice_Q.tolist(), target_Q.tolist()) == ([0, 0], [0, 0])
+
+
+def test_nothing_resembles_a_target_if_there_is_none():
+    assert resemblance(torch.ones(2, 4), torch.zeros(0, 4)).tolist() == [[0, 0], [0, 0]]

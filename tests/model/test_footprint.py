@@ -84,6 +84,17 @@ def test_a_frozen_vit_has_neither_optimizer_nor_average_and_keeps_less():
     assert 4 * vit_floats < kept < need.activations
 
 
+def test_more_queries_that_learn_a_target_need_more_up_to_all_of_them():
+    params = load_params(REPOSITORY / "params.yaml")
+    phase = params.instruct.model_copy(update={"max_targets": 10})
+    need = []
+    for wanted in (1, 2, 3, 10**6):
+        loss = params.loss.model_copy(update={"queries_per_target": wanted})
+        need.append(training_footprint(params.model_copy(update={"loss": loss}), phase).activations)
+    assert need[2] - need[1] == need[1] - need[0] > 0
+    assert need[3] - need[0] == (need[1] - need[0]) * (params.model.num_queries - 10) // 10
+
+
 def test_accumulation_and_processes_share_the_images():
     params = load_params(REPOSITORY / "params.yaml")
     need = {}
