@@ -121,8 +121,7 @@ class LossParams(Section):
     queries_per_target: Annotated[int, Field(ge=1)]
     """At most so many queries learn a target: the matched one, then those whose masks resemble it most."""
     near_dice: Annotated[float, Field(gt=0, le=1)]
-    """From this Dice on a mask resembles a target, and its query is not told that it is nothing. Only read if
-    `queries_per_target` exceeds 1."""
+    """From this Dice on a mask resembles a target: its query is not told that it is nothing. Not read with 1 query."""
     mask_weight: Amount
     """Weight of the masks' cross-entropy, also in matching."""
     dice_weight: Amount
