@@ -51,7 +51,8 @@ stage.run(Params.model_validate_json((root / 'params.json').read_text()), root)
 """
 NOTED = """
 from sohes.train.dataset import LabelDataset; sample_for = LabelDataset.sample_for
-def noted(dataset, at, k): (root / 'begun').write_text(str(at)); return sample_for(dataset, at, k)
+from sohes.work.files import write_file  # whole or not at all: the process is killed at any time
+def noted(dataset, at, k): write_file(root / 'begun', str(at)); return sample_for(dataset, at, k)
 LabelDataset.sample_for = noted
 """
 
