@@ -10,12 +10,14 @@ import cv2
 import numpy as np
 
 from sohes import masks
-from sohes.data.imaging import fit
-from sohes.masks import forest
+from sohes.data.imaging import fit, fitted_size
+from sohes.masks import forest, packed
 from sohes.masks.stretch import encode_stretched, packed_at
 from sohes.structures import MaskSet
 
 LEVEL_NAMES = ("whole", "parts", "subparts")
+_ALIKE = 0.6  # IoU
+_COMPARED = 512  # pixels of the longer side on which masks are compared
 _GOLDEN_RATIO = 0.618033988749895  # hues this far apart stay distinct however many are drawn
 
 
@@ -154,7 +156,12 @@ def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> M
 
 
 def places_of_strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> np.ndarray:
-    """(K,) int64, rising: the masks above `min_score`, the best `at_most` of them, or the ten best if fewer pass."""
+    """(K,) int64, rising: the masks above `min_score`, the best `at_most` of them, or the ten best if fewer pass.
+
+    One that looks like a stronger one, with an IoU above 0.6, is left out: recall wants both, the eye one.
+    """
     order = np.argsort(-found.scores, kind="stable")
-    passing = int((found.scores >= min_score).sum())
-    return np.sort(order[: min(at_most, max(10, passing))])
+    small = fitted_size(found.height, found.width, _COMPARED)
+    distinct = order[packed.suppress(packed_at(found, small)[order], nms_iou=_ALIKE)]
+    passing = int((found.scores[distinct] >= min_score).sum())
+    return np.sort(distinct[: min(at_most, max(10, passing))])

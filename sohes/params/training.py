@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -143,6 +143,12 @@ class CorrectParams(TrainingParams):
     """How much of a mask found in a crop must lie inside the cropped mask."""
     tiles: TilesParams
     """The teacher's closer look."""
+    refiner: Literal["none", "guided"]
+    """Moves the outlines of the teacher's masks to the photograph's edges, on the CPU; none, as in the paper."""
+    refine_min_iou: Fraction
+    """A mask whose IoU with its refined self is lower stays unrefined; not read with `none`."""
+    no_object_weight: Amount
+    """As `loss.no_object_weight`, where the teacher's masks are the labels; 0: it calls no query nothing."""
 
 
 class DownstreamParams(Section):

@@ -14,6 +14,7 @@ import numpy as np
 from sohes import masks
 from sohes.data.imaging import PADDING_RGB, letterbox_size
 from sohes.masks import forest
+from sohes.masks.windows import Box
 from sohes.params import AugmentParams
 from sohes.structures import MaskSet
 
@@ -60,12 +61,9 @@ class View:
 
     def shows(self, boxes_xywh_N4: np.ndarray) -> np.ndarray:
         """(N,) bool: for each box of the image, whether a part of it lies in what the view shows."""
-        _, _, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
-        if not len(from_y) or not len(from_x):
-            return np.zeros(len(boxes_xywh_N4), bool)
+        top, left, bottom, right = shared_box(whole(self.height, self.width), self)
         x0, y0, width, height = boxes_xywh_N4.T
-        left, right = sorted((from_x[0], from_x[-1]))  # a flip reads from right to left
-        return (x0 <= right) & (x0 + width > left) & (y0 <= from_y[-1]) & (y0 + height > from_y[0])
+        return (x0 < right) & (x0 + width > left) & (y0 < bottom) & (y0 + height > top)
 
     def apply_to_masks(self, masks_NHW: np.ndarray) -> np.ndarray:
         """(N, S, S) bool masks in this view, from masks on the image."""
@@ -112,6 +110,14 @@ def shared_rectangle(source: View, target: View) -> tuple[slice, slice, np.ndarr
     to_x, from_x = _axis(source, target, 1)
     rows, columns = (slice(int(to[0]), int(to[-1]) + 1) if len(to) else slice(0, 0) for to in (to_y, to_x))
     return rows, columns, from_y, from_x
+
+
+def shared_box(source: View, target: View) -> Box:
+    """The half-open box (y0, x0, y1, x1) of the source's pixels that the target shows; all zeros if there are none."""
+    _, _, from_y, from_x = shared_rectangle(source, target)
+    if not len(from_y) or not len(from_x):
+        return 0, 0, 0, 0
+    return int(from_y.min()), int(from_x.min()), int(from_y.max()) + 1, int(from_x.max()) + 1
 
 
 def _axis(source: View, target: View, axis: int) -> tuple[np.ndarray, np.ndarray]:

@@ -42,14 +42,21 @@ class Found:
 
 @torch.no_grad()
 def with_tiles(
-    lesson: Lesson, tiles: Tiles, output: ModelOutput, weak: View, params: CorrectParams, *, rng: np.random.Generator
+    lesson: Lesson,
+    tiles: Tiles,
+    output: ModelOutput,
+    weak: View,
+    shown: Box,
+    params: CorrectParams,
+    *,
+    rng: np.random.Generator,
 ) -> Lesson:
     """The lesson and what the teacher finds in the tiles, `output`, in one forest.
 
     A mask that touches a side of its window inside the photograph is left out.
     """
     found = find(output, tiles, params, size=weak.canvas_hw[0], within=weak.resized_hw)
-    return joined(lesson, found, weak, params, rng=rng)
+    return joined(lesson, found, weak, shown, params, rng=rng)
 
 
 def find(
@@ -123,26 +130,33 @@ def _place(logits_Khw: Tensor, box: Box, content_hw: tuple[int, int], size: int)
     return placed
 
 
-def joined(lesson: Lesson, found: Found, weak: View, params: CorrectParams, *, rng: np.random.Generator) -> Lesson:
+def joined(
+    lesson: Lesson, found: Found, weak: View, shown: Box, params: CorrectParams, *, rng: np.random.Generator
+) -> Lesson:
     """The lesson and the found masks that duplicate neither it nor a better one (IoU over `nms_iou`), in one forest.
 
-    None of the lesson's masks makes way for a found one, but `max_targets` still applies, across all scales.
+    None of the lesson's masks makes way for a found one, but `max_targets` still applies, across all scales, to the
+    masks that reach into `shown`, the part of the weak view that the student sees.
     """
     together, known = torch.cat([lesson.masks_KSS, found.masks_MSS]), len(lesson.parents_K)
     step = -(-together.shape[-1] // _COUNTED)
     shared_NN = shared_cells([together[:, step // 2 :: step, step // 2 :: step].flatten(1).float()])[0]
     iou_NN = masks.iou_from_intersections(shared_NN)
-    visible = np.flatnonzero(np.diagonal(shared_NN) > 0)
-    new = visible[visible >= known]
+    filled = np.flatnonzero(np.diagonal(shared_NN) > 0)
+    new = filled[filled >= known]
     new = new[iou_NN[new, :known].max(1, initial=0) <= params.nms_iou]
     kept = np.concatenate([np.arange(known), np.sort(masks.nms_from_iou(iou_NN, new, nms_iou=params.nms_iou))])
-    areas = together[copied_to(together.device, kept)].sum((1, 2)).cpu().numpy()
+    candidates = together[copied_to(together.device, kept)]
+    y0, x0, y1, x1 = shown
+    areas, seen = torch.stack([candidates.sum((1, 2)), candidates[:, y0:y1, x0:x1].sum((1, 2))]).cpu().numpy()
+    visible = np.flatnonzero(seen)
+    kept, areas = kept[visible], areas[visible]
     chosen = augment.sample_across_scales(areas, params.max_targets, rng=rng)
     kept, areas = kept[chosen], areas[chosen]
     ancestors = forest.ancestors_from_intersections(shared_NN[np.ix_(kept, kept)], theta_cover=params.theta_cover)
     y0, x0, y1, x1 = weak.window
     return Lesson(
-        together[copied_to(together.device, kept)],
+        candidates[copied_to(candidates.device, visible[chosen])],
         forest.parents_from_ancestors(ancestors, areas),
         areas / ((y1 - y0) * (x1 - x0)),
     )

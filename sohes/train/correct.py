@@ -19,6 +19,7 @@ from sohes.train.dataset import Pair, PairBatch
 from sohes.train.lesson import Lesson, teach, to_host
 from sohes.train.loop import Learner
 from sohes.train.objective import losses_of, part_of
+from sohes.train.outlines import refined
 from sohes.train.parent_crops import with_children
 
 SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # COCO's, pixels of the photograph
@@ -73,8 +74,9 @@ class Correction(Learner[Network]):
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         lessons = self._lessons(batch, generator)
         taught = into_strong_views(lessons, batch.pairs)
-        given, own = (batch.initial.images_B3HW, batch.initial.targets), (batch.strong_B3HW, taught)
-        initial, teacher = losses_of(self.network, [given, own], self.loss, generator)
+        of_own = self.loss.model_copy(update={"no_object_weight": self.params.no_object_weight})
+        given, own = (batch.initial.images_B3HW, batch.initial.targets, self.loss), (batch.strong_B3HW, taught, of_own)
+        initial, teacher = losses_of(self.network, [given, own], generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = teacher_masks_per_image(lessons, batch.pairs)
         kept = {name: initial["loss"].new_full((), count) for name, count in counts.items()}
@@ -88,21 +90,26 @@ class Correction(Learner[Network]):
         in_tiles = None if tiles is None else self.average(tiles)
         rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
         views = [pair.weak for pair in batch.pairs]
-        lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, self.params, rngs=rngs)
+        shown = [augment.shared_box(pair.weak, pair.strong_view) for pair in batch.pairs]
+        lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, self.params, rngs=rngs)
+        cell = batch.weak_B3HW.shape[-1] / output.mask_logits_BQhw.shape[-1]
         seen = 0
         for b, (pair, rng) in enumerate(zip(batch.pairs, rngs, strict=True)):
             if in_tiles is not None:
                 own = slice(seen, seen := seen + len(pair.tiles.windows))
-                lessons[b] = with_tiles(lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, self.params, rng=rng)
+                lessons[b] = with_tiles(
+                    lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, shown[b], self.params, rng=rng
+                )
             if self.params.parent_crops:
                 lessons[b] = with_children(
-                    lessons[b], batch.weak_B3HW[b], pair.weak, self.average, self.params, rng=rng
+                    lessons[b], batch.weak_B3HW[b], pair.weak, shown[b], self.average, self.params, rng=rng
                 )
+            lessons[b] = refined(lessons[b], pair.weak_HW3, pair.weak, self.params, cell=cell)
         return lessons
 
 
 def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> dict[str, float]:
-    """Confident masks of the teacher by their size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
+    """The teacher's masks that the student sees, by size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
     areas = [
         lesson.area_fractions_K * (pair.weak.height * pair.weak.width)
         for lesson, pair in zip(lessons, pairs, strict=True)

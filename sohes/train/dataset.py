@@ -205,7 +205,7 @@ class PairDataset(LabelDataset):
         guest, skipped_guests = self._guest(rng)
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
         pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
-        tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, self.tiles)
+        tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
         return Pair(weak.apply_to_image(image), weak, pasted, strong, record.image_id, skipped + skipped_guests, tiles)
 
     def collate(self, samples: Sequence[tuple[Sample, Pair]]) -> Loaded:  # type: ignore[override]

@@ -24,5 +24,5 @@ class Instruction(Learner[Network]):
         return min(self.ema, (1 + step) / (10 + step))
 
     def forward(self, batch: Batch, generator: torch.Generator) -> dict[str, Tensor]:
-        (losses,) = losses_of(self.network, [(batch.images_B3HW, batch.targets)], self.loss, generator)
+        (losses,) = losses_of(self.network, [(batch.images_B3HW, batch.targets, self.loss)], generator)
         return losses

@@ -1,7 +1,11 @@
-"""What the teacher of phase 3 finds in weak views: its confident masks and their forest (paper 3.3)."""
+"""What the teacher of phase 3 finds in weak views: its confident masks and their forest (paper 3.3).
+
+Of them, those that reach into what the student sees. That is a half-open box in pixels of the weak view, `shown`.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +18,7 @@ from sohes import masks
 from sohes.backbone.precision import full_precision
 from sohes.losses.criterion import copied_to
 from sohes.masks import forest
+from sohes.masks.windows import Box
 from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View
@@ -39,6 +44,7 @@ def teach(
     class_logits_BQ2: Tensor,
     mask_logits_BQhw: Tensor,
     weak: Sequence[View],
+    shown: Sequence[Box],
     params: CorrectParams,
     *,
     rngs: Sequence[np.random.Generator],
@@ -46,23 +52,24 @@ def teach(
     """The teacher's confident masks of each weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
 
     Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are computed
-    on the mask map; only the masks that are kept, at most `max_targets`, are enlarged to the square's size. A GPU waits
-    twice, however many views there are.
+    on the mask map; only the masks that are kept are enlarged to the square's size. Those are at most `max_targets` of
+    the masks that reach into `shown`, by their cells. A GPU waits twice, however many views there are.
     """
     size = weak[0].canvas_hw[0]
-    looks = [_look(*one) for one in zip(class_logits_BQ2, mask_logits_BQhw, weak, strict=True)]
-    figures_B2Q = torch.stack([figures_2Q for figures_2Q, _ in looks]).cpu().numpy()
-    sure = [np.flatnonzero(is_sure(scores, fractions, params)) for scores, fractions in figures_B2Q]
+    looks = [_look(*one) for one in zip(class_logits_BQ2, mask_logits_BQhw, weak, shown, strict=True)]
+    figures_B3Q = torch.stack([figures_3Q for figures_3Q, _ in looks]).cpu().numpy()
+    sure = [np.flatnonzero(is_sure(scores, fractions, params)) for scores, fractions, _ in figures_B3Q]
     device = mask_logits_BQhw.device
     shared = shared_cells(
         [inside_QP[copied_to(device, sure_K)] for (_, inside_QP), sure_K in zip(looks, sure, strict=True)]
     )
     lessons = []
-    for logits_Qhw, view, (scores, fractions), sure_K, shared_KK, rng in zip(
-        mask_logits_BQhw, weak, figures_B2Q, sure, shared, rngs, strict=True
+    for logits_Qhw, view, (scores, fractions, seen), sure_K, shared_KK, rng in zip(
+        mask_logits_BQhw, weak, figures_B3Q, sure, shared, rngs, strict=True
     ):
         by_score = np.argsort(-scores[sure_K], kind="stable")
         kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
+        kept = kept[seen[sure_K[kept]] > 0]
         kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
         kept_KK = shared_KK[np.ix_(kept, kept)]
         ancestors_KK = forest.ancestors_from_intersections(kept_KK, theta_cover=params.theta_cover)
@@ -75,15 +82,17 @@ def teach(
     return lessons
 
 
-def _look(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View) -> tuple[Tensor, Tensor]:
-    """(2, Q) float64 scores and fractions of the view, and (Q, P) float32, 1 inside the mask, of its cells."""
+def _look(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View, shown: Box) -> tuple[Tensor, Tensor]:
+    """(3, Q) float64 scores, fractions of the view and cells in `shown`; (Q, P) float32, 1 inside the mask."""
     h, w = mask_logits_Qhw.shape[1:]
     bottom, right = weak.window[2:]
     rows, columns = (max(1, round(end * cells / weak.canvas_hw[0])) for end, cells in ((bottom, h), (right, w)))
     logits_QP = mask_logits_Qhw[:, :rows, :columns].flatten(1).float()
     inside_QP = (logits_QP > 0).float()
     scores_Q, cells_Q = scores_and_cells(class_logits_Q2, logits_QP, inside_QP)
-    return torch.stack([scores_Q, cells_Q / (rows * columns)]).double(), inside_QP
+    y0, x0, y1, x1 = np.multiply(shown, np.tile((h, w), 2) / weak.canvas_hw[0])
+    seen_Q = inside_QP.view(-1, rows, columns)[:, int(y0) : math.ceil(y1), int(x0) : math.ceil(x1)].sum((1, 2))
+    return torch.stack([scores_Q, cells_Q / (rows * columns), seen_Q]).double(), inside_QP
 
 
 def scores_and_cells(class_logits_Q2: Tensor, logits_QP: Tensor, inside_QP: Tensor) -> tuple[Tensor, Tensor]:

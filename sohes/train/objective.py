@@ -13,21 +13,19 @@ from sohes.model.cascade import CascadeSegmenter
 from sohes.params import LossParams
 from sohes.structures import ModelOutput, Targets
 
-Branch = tuple[Tensor, Sequence[Targets]]  # images_B3HW and their targets
+Branch = tuple[Tensor, Sequence[Targets], LossParams]  # images_B3HW, their targets, and what weighs how much
 
 
-def losses_of(
-    network: Network, branches: Sequence[Branch], loss: LossParams, generator: torch.Generator
-) -> list[dict[str, Tensor]]:
+def losses_of(network: Network, branches: Sequence[Branch], generator: torch.Generator) -> list[dict[str, Tensor]]:
     """`loss` of each branch and its detached summands; the Mask2Former head takes all branches in one pass.
 
-    loss: weights of the Mask2Former head's summands; a cascade's all weigh the same.
+    A cascade's summands all weigh the same.
     """
     if isinstance(network, CascadeSegmenter):
-        return [network.losses(images, targets) for images, targets in branches]
-    output = network(torch.cat([images for images, _ in branches]) if len(branches) > 1 else branches[0][0])
+        return [network.losses(images, targets) for images, targets, _ in branches]
+    output = network(torch.cat([images for images, *_ in branches]) if len(branches) > 1 else branches[0][0])
     results, start = [], 0
-    for images, targets in branches:
+    for images, targets, loss in branches:
         stop = start + len(images)
         results.append(criterion(part_of(output, slice(start, stop)), targets, loss, generator=generator))
         start = stop

@@ -27,6 +27,7 @@ def with_children(
     lesson: Lesson,
     weak_3SS: Tensor,
     weak: View,
+    shown: Box,
     teacher: Callable[[Tensor], ModelOutput],
     params: CorrectParams,
     *,
@@ -36,7 +37,8 @@ def with_children(
 
     A mask found in a crop is added if at least `child_cover` of it lies in the mask that was cropped and it duplicates
     none (`closer.joined`).
-    weak_3SS: the normalised weak view. Only masks of `parent_min_fraction` of the image or more are cropped.
+    weak_3SS: the normalised weak view.  shown: the part of it that the student sees.
+    Only masks of `parent_min_fraction` of the image or more are cropped.
     """
     wide = np.flatnonzero(lesson.area_fractions_K >= params.parent_min_fraction)
     chosen = wide[np.argsort(-lesson.area_fractions_K[wide], kind="stable")][: params.parent_crops]
@@ -50,7 +52,7 @@ def with_children(
     found = find(output, seen, params, size=size, within=None)
     parents_MSS = lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen[found.of_window_M])]
     is_part = _lies_inside(found.masks_MSS, parents_MSS, child_cover=params.child_cover)
-    return joined(lesson, found[np.flatnonzero(is_part)], weak, params, rng=rng)
+    return joined(lesson, found[np.flatnonzero(is_part)], weak, shown, params, rng=rng)
 
 
 def _boxes(masks_KSS: Tensor) -> list[Box]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sohes.data.imaging import letterbox
-from sohes.masks.windows import Window, windows
+from sohes.masks.windows import Box, Window, windows
 from sohes.params import TilesParams
 from sohes.train.augment import View
 
@@ -28,9 +28,14 @@ class Tiles:
 NO_TILES = Tiles((), (), ())
 
 
-def cut_tiles(image_HW3: np.ndarray, weak: View, params: TilesParams) -> Tiles:
-    """The windows of `params`, without the whole image, of a photograph that `weak` flips and fits."""
-    seen = windows(weak.resized_hw, levels=params.levels, overlap=params.overlap)[1:]
+def cut_tiles(image_HW3: np.ndarray, weak: View, shown: Box, params: TilesParams) -> Tiles:
+    """The windows of `params`, without the whole image, of a photograph that `weak` flips and fits.
+
+    Only those that meet `shown`, the part of the weak view that the student sees.
+    """
+    top, left, bottom, right = shown
+    of_view = windows(weak.resized_hw, levels=params.levels, overlap=params.overlap)[1:]
+    seen = [w for w in of_view if w.box[0] < bottom and w.box[2] > top and w.box[1] < right and w.box[3] > left]
     flipped = image_HW3[:, ::-1] if weak.flip else image_HW3
     sides = np.array(image_HW3.shape[:2])
     cut = []

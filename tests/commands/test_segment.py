@@ -298,8 +298,9 @@ def test_the_command_ends_with_counts_and_where_to_look_though_one_photograph_is
 
 def test_the_tree_has_the_strongest_masks_below_their_nearest_shown_ancestors():
     drawn = np.zeros((14, 10, 20), bool)
+    drawn[0] = True
     for k, mask in enumerate(drawn):
-        mask[: 10 - k // 2, : 20 - k] = True
+        mask[:, k] = True
     scores = np.linspace(0.99, 0.5, 14)
     scores[[1, 3, 5]] = 0.1  # hidden: 3 and 1 lie between a part and its whole
     parents = np.array([-1, 0, 1, 2, 3, 0, 0, -1, 7, 7, 7, 7, 7, 7])

@@ -55,10 +55,22 @@ def test_a_mask_of_nearly_all_of_its_parent_is_shown_beside_it():
 
 
 def test_strongest_keeps_the_ten_best_even_if_all_are_weak():
-    weak = masks.mask_set(np.repeat(WHOLE_AND_PART[:1], 30, 0), scores=np.linspace(0, 0.3, 30))
+    apart = np.eye(30, dtype=bool).repeat(4, 1)[:, None].repeat(4, 1)
+    weak = masks.mask_set(apart, scores=np.linspace(0, 0.3, 30))
     kept = pictures.strongest(weak)
     assert len(kept) == 10
     assert np.isclose(kept.scores.min(), weak.scores[20])
+
+
+def test_of_masks_that_look_alike_only_the_strongest_is_drawn():
+    """Three of nearly one kind, of which the second scores best, and their part."""
+    drawn = np.zeros((4, 40, 2000), bool)
+    for mask, right in zip(drawn, (1000, 960, 900, 500), strict=True):
+        mask[:, :right] = True
+    found = masks.mask_set(drawn, scores=np.array([0.7, 0.9, 0.8, 0.6]), parents=np.array([-1, 0, 1, 2]))
+    assert pictures.places_of_strongest(found).tolist() == [1, 3]
+    assert pictures.strongest(found).parents.tolist() == [-1, 0]
+    assert pictures.places_of_strongest(masks.empty_mask_set(40, 2000)).tolist() == []
 
 
 def test_colours_are_distinct():

@@ -73,6 +73,18 @@ def test_moving_from_view_to_view_equals_going_through_the_image(seed):
 
 
 @pytest.mark.parametrize("seed", range(20))
+def test_the_shared_box_holds_what_moves_and_touches_it_on_all_sides(seed):
+    rng = np.random.default_rng(seed)
+    weak = augment.weak_view(20, 27, size=27, rng=rng)
+    strong = augment.strong_geometry(20, 27, size=54, scale_min=0.5, scale_max=3.0, rng=rng)
+    y0, x0, y1, x1 = augment.shared_box(weak, strong)
+    pixels = np.eye(27 * 27, dtype=bool).reshape(-1, 27, 27)
+    moved = augment.move_masks(pixels, weak, strong).any((1, 2)).reshape(27, 27)
+    assert moved[y0:y1, x0:x1].sum() == moved.sum() > 0
+    assert all(side.any() for side in (moved[y0], moved[y1 - 1], moved[:, x0], moved[:, x1 - 1]))
+
+
+@pytest.mark.parametrize("seed", range(20))
 def test_a_view_shows_the_boxes_of_which_it_has_a_pixel(seed):
     rng = np.random.default_rng(seed)
     height, width = 24, 37

@@ -6,7 +6,7 @@ from sohes.masks import forest
 from sohes.masks.windows import windows
 from sohes.params import TilesParams
 from sohes.structures import ModelOutput
-from sohes.train.augment import View
+from sohes.train.augment import View, shared_box
 from sohes.train.closer import find, with_tiles
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
@@ -16,6 +16,7 @@ from sohes.train.tiles import Tiles
 SIZE = 64
 TILES = TilesParams(levels=(0.5,), overlap=0.0, score_factor=0.9)
 WEAK = View(96, 192, (32, SIZE), (0, 0), False, (SIZE, SIZE))  # the lower half is padding
+WHOLE = (0, 0, 32, SIZE)
 SEEN = Tiles((), tuple(windows((32, SIZE), levels=[0.5], overlap=0.0)[1:]), ((32, SIZE),) * 4)
 
 
@@ -89,7 +90,7 @@ def test_the_factor_on_scores_and_the_threshold_decide(params):
 
 def test_tiles_add_small_masks_to_a_lesson_and_the_forest_holds_them(params):
     lesson = lesson_of((2, 2, 30, 30))
-    taught = with_tiles(lesson, SEEN, output_of([(4, 4, 6, 6)], [(4, 4, 7, 7)], [], []), WEAK, params,
+    taught = with_tiles(lesson, SEEN, output_of([(4, 4, 6, 6)], [(4, 4, 7, 7)], [], []), WEAK, WHOLE, params,
                         rng=np.random.default_rng(0))  # fmt: skip
     areas = taught.masks_KSS.sum((1, 2)).tolist()
     assert areas[0] == 28 * 28
@@ -104,13 +105,24 @@ def test_tiles_add_small_masks_to_a_lesson_and_the_forest_holds_them(params):
 def test_what_is_known_or_found_twice_is_taught_once(params):
     rng = np.random.default_rng(0)
     known = lesson_of((4, 8, 12, 16))
-    same = with_tiles(known, SEEN, output_of([(2, 4, 6, 8)], [], [], []), WEAK, params, rng=rng)
+    same = with_tiles(known, SEEN, output_of([(2, 4, 6, 8)], [], [], []), WEAK, WHOLE, params, rng=rng)
     assert torch.equal(same.masks_KSS, known.masks_KSS)
-    twice = with_tiles(lesson_of(), SEEN, output_of([(2, 4, 6, 8), (2, 4, 6, 8)], [], [], []), WEAK, params, rng=rng)
+    twice = with_tiles(
+        lesson_of(), SEEN, output_of([(2, 4, 6, 8), (2, 4, 6, 8)], [], [], []), WEAK, WHOLE, params, rng=rng
+    )
     assert len(twice.parents_K) == 1
     few = params.model_copy(update={"max_targets": 1})
     both = output_of([(2, 4, 6, 8)], [(1, 4, 6, 8)], [], [])
-    assert len(with_tiles(known, SEEN, both, WEAK, few, rng=rng).parents_K) == 1
+    assert len(with_tiles(known, SEEN, both, WEAK, WHOLE, few, rng=rng).parents_K) == 1
+
+
+def test_what_the_student_does_not_see_takes_no_place(params):
+    known, rng = lesson_of((4, 8, 12, 16)), np.random.default_rng(0)
+    four = output_of(*[[(2, 4, 6, 8)]] * 4)
+    two = params.model_copy(update={"max_targets": 2})
+    left = with_tiles(known, SEEN, four, WEAK, (0, 0, 32, 32), two, rng=rng)
+    assert sorted(box_of(mask) for mask in left.masks_KSS) == [[4, 8, 12, 16], [20, 8, 28, 16]]
+    assert len(with_tiles(known, SEEN, four, WEAK, WHOLE, params, rng=rng).parents_K) == 4  # one is known
 
 
 def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
@@ -126,7 +138,8 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
         assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])
     output = learner.average(batch.weak_B3HW)
     views, rngs = [pair.weak for pair in batch.pairs], [np.random.default_rng(0) for _ in batch.pairs]
-    alone = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, params, rngs=rngs)
+    shown = [shared_box(pair.weak, pair.strong_view) for pair in batch.pairs]
+    alone = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, params, rngs=rngs)
     assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
     counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}
     assert counts[(0.6,)] > counts[()] > 0

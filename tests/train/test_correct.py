@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from sohes.params import TilesParams
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
 from sohes.train.correct import Correction, into_strong_views, teacher_masks_per_image
@@ -65,6 +66,43 @@ def test_both_branches_count_alike(tiny):
     assert losses["loss"].item() == pytest.approx((losses["initial_labels"] + losses["teacher_labels"]).item())
     parts = sum(losses[name] for name in ("class", "mask", "dice", "ancestor"))
     assert losses["loss"].item() == pytest.approx(parts.item(), rel=1e-5)
+
+
+def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
+    """Without weight on it, a teacher who is sure of nothing says nothing of any query."""
+    dataset = tiny.dataset(PairDataset)
+    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+    loss = tiny.loss.model_copy(update={"matched_only": True})  # or else all queries learn that they are no ancestors
+    said = {}
+    for weight in (0.0, 0.1):
+        silent = {"theta_score_small": 1.0, "theta_score_large": 1.0, "no_object_weight": weight}
+        learner = Correction(tiny.network(), tiny.correct.model_copy(update=silent), loss)
+        said[weight] = learner(batch, torch.Generator().manual_seed(0))
+    assert said[0.0]["teacher_labels"].item() == 0 < said[0.1]["teacher_labels"].item()
+    assert said[0.0]["initial_labels"].item() == said[0.1]["initial_labels"].item() > 0
+
+
+def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, monkeypatch):
+    """What it does not show was dropped afterwards anyway."""
+    tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
+    all_are_sure = {"theta_score_small": 0.0, "theta_score_large": 0.0, "max_targets": 500, "tiles": tiles}
+    dataset = tiny.dataset(PairDataset, tiles=tiles)
+    dataset.augment = dataset.augment.model_copy(update={"scale_min": 1.5, "scale_max": 3.0})
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update=all_are_sure), tiny.loss).train()
+
+    def taught():
+        batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+        lessons = learner._lessons(batch, torch.Generator().manual_seed(0))
+        return sum(len(lesson.parents_K) for lesson in lessons), into_strong_views(lessons, batch.pairs)
+
+    fewer, seen = taught()
+    monkeypatch.setattr(augment, "shared_box", lambda weak, strong: (0, 0, *weak.canvas_hw))
+    more, every = taught()
+    assert fewer < more
+    for one, other in zip(seen, every, strict=True):
+        assert torch.equal(one.masks_THW, other.masks_THW)
+        assert torch.equal(one.ancestors_TT, other.ancestors_TT)
 
 
 def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tmp_path):

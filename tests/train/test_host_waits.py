@@ -174,8 +174,9 @@ def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, im
                 "lesson.to_host": 1,
             },
         ),
+        ({"refiner": "guided"}, {"outlines.refined": 1}),
     ],
-    ids=["tiles", "parent_crops"],
+    ids=["tiles", "parent_crops", "refiner"],
 )
 def test_a_closer_look_waits_a_few_times_for_each_image(tiny_params, tiny, closer, of_each_image):
     without = step(tiny_params, tiny, Correction, PairDataset, **ALL_ARE_SURE)

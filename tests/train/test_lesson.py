@@ -24,9 +24,9 @@ def weak_view(height=32, width=32, flip=False):
     return View(height, width, resized, (0, 0), flip, (32, 32))
 
 
-def lesson_of(params, logits, scores, view=None):
+def lesson_of(params, logits, scores, view=None, shown=(0, 0, 32, 32)):
     views, rngs = [view or weak_view()], [np.random.default_rng(0)]
-    return teach(class_logits(*scores)[None], logits[None], views, params, rngs=rngs)[0]
+    return teach(class_logits(*scores)[None], logits[None], views, [shown], params, rngs=rngs)[0]
 
 
 def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarchy(tiny):
@@ -72,6 +72,33 @@ def test_at_most_max_targets_masks_are_taught(tiny):
     boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
     lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.95] * 16)
     assert len(lesson.parents_K) == tiny.correct.max_targets == 10
+
+
+def test_only_what_the_student_sees_takes_a_place_among_the_targets(tiny):
+    """16 masks of a cell in 8 x 8, of which the strong view shows the upper left quarter."""
+    boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.95] * 16, shown=(0, 0, 16, 16))
+    assert len(lesson.parents_K) == 4
+    assert not lesson.masks_KSS[:, 16:].any()
+    assert not lesson.masks_KSS[:, :, 16:].any()
+
+
+@pytest.mark.parametrize(
+    ("shown", "count"),
+    [
+        ((0, 0, 32, 4), 0),
+        ((0, 0, 32, 5), 1),  # a cell of which the student sees a column
+        ((0, 27, 32, 32), 1),
+        ((0, 28, 32, 32), 0),
+        ((0, 4, 16, 28), 1),
+        ((0, 4, 7, 28), 0),
+        ((0, 0, 0, 0), 0),
+    ],
+)
+def test_a_mask_that_reaches_into_the_view_is_seen(tiny, shown, count):
+    """A mask in a view that is wider than high; a cell is four pixels."""
+    lesson = lesson_of(tiny.correct, logits_of((2, 1, 4, 7)), [0.95], weak_view(16, 32), shown)
+    assert len(lesson.parents_K) == count
 
 
 def test_autocast_does_not_round_the_cells_that_masks_share(tiny):

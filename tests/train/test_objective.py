@@ -24,9 +24,12 @@ def test_branches_go_through_the_network_once_and_each_has_its_own_loss(tiny):
     one = Targets(shown, torch.zeros(1, 1, dtype=torch.bool))
     none = Targets(shown[:0], torch.zeros(0, 0, dtype=torch.bool))
     first, second = torch.randn(2, 3, 32, 32), torch.randn(1, 3, 32, 32)
-    branches = [(first, [one, none]), (second, [one])]
-    found = losses_of(network, branches, tiny.loss, torch.Generator())
+    branches = [
+        (first, [one, none], tiny.loss),
+        (second, [one], tiny.loss.model_copy(update={"no_object_weight": 0.5})),
+    ]
+    found = losses_of(network, branches, torch.Generator())
     assert passes == [3]
-    for losses, (images, targets) in zip(found, branches, strict=True):
-        expected = criterion(network(images), targets, tiny.loss)
+    for losses, (images, targets, loss) in zip(found, branches, strict=True):
+        expected = criterion(network(images), targets, loss)
         assert float(losses["loss"].detach()) == pytest.approx(float(expected["loss"].detach()), rel=1e-5)

@@ -40,9 +40,9 @@ def params(tiny):
     return tiny.correct.model_copy(update={"parent_crops": 2, "parent_min_fraction": 0.1})
 
 
-def children_of(lesson, teacher, params, image=None):
+def children_of(lesson, teacher, params, image=None, shown=(0, 0, SIZE, SIZE)):
     image = torch.zeros(3, SIZE, SIZE) if image is None else image
-    return with_children(lesson, image, VIEW, teacher, params, rng=np.random.default_rng(0))
+    return with_children(lesson, image, VIEW, shown, teacher, params, rng=np.random.default_rng(0))
 
 
 def test_a_part_found_in_the_crop_lands_in_the_parent_and_has_it_as_parent(params):
@@ -92,6 +92,13 @@ def test_the_limit_of_targets_holds(params):
     few = params.model_copy(update={"max_targets": 2})
     boxes = [(y, x, y + 3, x + 3) for y in (0, 8) for x in (0, 8)]
     assert len(children_of(lesson_of((0, 0, 64, 64)), Teacher(*boxes), few).parents_K) == 2
+
+
+def test_a_part_that_the_student_does_not_see_is_not_taught(params):
+    boxes = (0, 0, 8, 8), (8, 8, 16, 16)
+    taught = children_of(lesson_of((16, 16, 48, 48)), Teacher(*boxes), params, shown=(0, 0, SIZE, 31))
+    assert len(taught.parents_K) == 2
+    assert not taught.masks_KSS[1, 32:].any()
 
 
 def test_the_switch_adds_to_what_the_learner_teaches(tiny):

@@ -105,4 +105,6 @@ def _assign(classes, logits, side: int) -> tuple[np.ndarray, np.ndarray]:
 
 def _lesson(classes, logits, side: int, params: Params):
     view = weak_view(side, side, size=side, rng=np.random.default_rng(0))
-    return teach(classes[None], logits[None], [view], params.correct, rngs=[np.random.default_rng(0)])[0]
+    return teach(
+        classes[None], logits[None], [view], [(0, 0, side, side)], params.correct, rngs=[np.random.default_rng(0)]
+    )[0]
