@@ -95,7 +95,7 @@ class Correction(Learner[Network]):
         cell = batch.weak_B3HW.shape[-1] / output.mask_logits_BQhw.shape[-1]
         seen = 0
         for b, (pair, rng) in enumerate(zip(batch.pairs, rngs, strict=True)):
-            if in_tiles is not None:
+            if in_tiles is not None and pair.tiles.windows:
                 own = slice(seen, seen := seen + len(pair.tiles.windows))
                 lessons[b] = with_tiles(
                     lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, shown[b], self.params, rng=rng

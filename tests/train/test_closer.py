@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,7 +13,7 @@ from sohes.train.closer import find, with_tiles
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
 from sohes.train.lesson import Lesson, teach
-from sohes.train.tiles import Tiles
+from sohes.train.tiles import NO_TILES, Tiles
 
 SIZE = 64
 TILES = TilesParams(levels=(0.5,), overlap=0.0, score_factor=0.9)
@@ -143,3 +145,20 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
     assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
     counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}
     assert counts[(0.6,)] > counts[()] > 0
+
+
+def test_a_pair_without_a_window_beside_one_with_some(tiny):
+    """As where the student's view shows nothing of the photograph."""
+    sure = {"theta_score_small": 0.0, "theta_score_large": 0.05, "max_targets": 40, "tiles": TILES}
+    dataset = tiny.dataset(PairDataset, tiles=TILES)
+    (first, blind), second = dataset[0, 0], dataset[0, 1]
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update=sure), tiny.loss).train()
+
+    def lessons(*samples):
+        return learner._lessons(dataset.collate(samples).batch.to("cpu"), torch.Generator().manual_seed(0))
+
+    mixed = lessons((first, replace(blind, tiles=NO_TILES)), second)
+    alone, with_windows = lessons((first, replace(blind, tiles=NO_TILES))), lessons((first, blind), second)
+    assert torch.equal(mixed[0].masks_KSS, alone[0].masks_KSS)
+    assert torch.equal(mixed[1].masks_KSS, with_windows[1].masks_KSS)
+    assert len(with_windows[0].parents_K) > len(mixed[0].parents_K) > 0
