@@ -43,10 +43,7 @@ def refine_masks(
     before = packed_at(found, view.shape[:2])
     patches_N = np.broadcast_to(outline_error * max(view.shape[:2]), len(found))
     after = _refined(view, before, refiner, patches_N)
-    alike = packed.resemble(after, before, min_iou=refine_min_iou)
-    moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
-    in_order = np.argsort(np.concatenate([moved, stayed]))
-    settled = packed.join([after[moved], before[stayed]], size=view.shape[:2])[in_order]
+    settled, alike = packed.settle(after, before, min_iou=refine_min_iou)
     enlarged = encode_stretched(settled, (found.height, found.width))
     rles = tuple(new if same else old for new, old, same in zip(enlarged, found.rles, alike, strict=True))
     refined = replace(found, rles=rles)

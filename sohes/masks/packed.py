@@ -196,6 +196,14 @@ def resemble(masks: PackedMasks, others: PackedMasks, *, min_iou: float) -> np.n
     return (shared > 0) & (shared >= min_iou * (areas(masks) + areas(others) - shared))
 
 
+def settle(masks: PackedMasks, others: PackedMasks, *, min_iou: float) -> tuple[PackedMasks, np.ndarray]:
+    """Mask i where it resembles mask i of the others, which stays where not; and (N,) bool: whether it does."""
+    alike = resemble(masks, others, min_iou=min_iou)
+    first, second = np.flatnonzero(alike), np.flatnonzero(~alike)
+    in_order = np.argsort(np.concatenate([first, second]))
+    return join([masks[first], others[second]], size=masks.size)[in_order], alike
+
+
 def intersections(masks: PackedMasks) -> np.ndarray:
     """(N, N) int64 pixels shared by each pair; the diagonal holds the areas."""
     return _intersections(masks.boxes_N4, masks.words, masks.first_N)

@@ -90,7 +90,7 @@ class Correction(Learner[Network]):
         in_tiles = None if tiles is None else self.average(tiles)
         rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
         views = [pair.weak for pair in batch.pairs]
-        shown = [augment.shared_box(pair.weak, pair.strong_view) for pair in batch.pairs]
+        shown = [pair.shown for pair in batch.pairs]
         lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, self.params, rngs=rngs)
         cell = batch.weak_B3HW.shape[-1] / output.mask_logits_BQhw.shape[-1]
         seen = 0

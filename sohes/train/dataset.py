@@ -17,6 +17,7 @@ from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.masks import forest
+from sohes.masks.windows import Box
 from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesParams
 from sohes.project import Project, require
 from sohes.structures import Batch, ImageRecord, MaskSet, Movable, Targets
@@ -57,6 +58,11 @@ class Pair:
     image_id: int
     skipped: tuple[str, ...]
     tiles: Tiles = NO_TILES
+
+    @property
+    def shown(self) -> Box:
+        """The part of the weak view that the strong one shows."""
+        return augment.shared_box(self.weak, self.strong_view)
 
 
 @dataclass(frozen=True)

@@ -26,9 +26,7 @@ def refined(lesson: Lesson, weak_HW3: np.ndarray, weak: View, params: CorrectPar
     coarse = lesson.masks_KSS.cpu().numpy()
     before = packed.pack(coarse[:, :height, :width], size=size)
     after = GuidedRefiner(cell).refine(weak_HW3[:height, :width], before)
-    alike = packed.resemble(after, before, min_iou=params.refine_min_iou)
-    moved, stayed = np.flatnonzero(alike), np.flatnonzero(~alike)
-    settled = packed.join([after[moved], before[stayed]], size=size)[np.argsort(np.concatenate([moved, stayed]))]
+    settled, _ = packed.settle(after, before, min_iou=params.refine_min_iou)
     settled = settled[packed.suppress(settled, nms_iou=params.nms_iou)]
     ancestors = forest.ancestors_from_intersections(packed.intersections(settled), theta_cover=params.theta_cover)
     areas = packed.areas(settled)

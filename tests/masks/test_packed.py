@@ -83,3 +83,13 @@ def test_suppression_is_greedy_nms_without_empty_masks(nms_iou: float) -> None:
     order = np.flatnonzero(drawn.any((1, 2)))
     expected = masks.nms_from_iou(iou, order, nms_iou=nms_iou)
     np.testing.assert_array_equal(packed.suppress(pack(drawn, size=(60, 90)), nms_iou=nms_iou), expected)
+
+
+@pytest.mark.parametrize("min_iou", [0.0, 0.5, 0.9, 1.0])
+def test_a_mask_that_changes_too_much_gives_way_to_the_other(drawn: np.ndarray, min_iou: float) -> None:
+    others = np.roll(drawn, 1, 1)
+    shared = (drawn & others).sum((1, 2))
+    same = (shared > 0) & (shared >= min_iou * (drawn | others).sum((1, 2)))
+    settled, alike = packed.settle(*(pack(some, size=drawn.shape[1:]) for some in (drawn, others)), min_iou=min_iou)
+    np.testing.assert_array_equal(alike, same)
+    np.testing.assert_array_equal(settled.unpacked(), np.where(same[:, None, None], drawn, others))

@@ -8,7 +8,7 @@ from sohes.masks import forest
 from sohes.masks.windows import windows
 from sohes.params import TilesParams
 from sohes.structures import ModelOutput
-from sohes.train.augment import View, shared_box
+from sohes.train.augment import View
 from sohes.train.closer import find, with_tiles
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
@@ -140,7 +140,7 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
         assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])
     output = learner.average(batch.weak_B3HW)
     views, rngs = [pair.weak for pair in batch.pairs], [np.random.default_rng(0) for _ in batch.pairs]
-    shown = [shared_box(pair.weak, pair.strong_view) for pair in batch.pairs]
+    shown = [pair.shown for pair in batch.pairs]
     alone = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, params, rngs=rngs)
     assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
     counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}

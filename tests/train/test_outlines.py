@@ -45,7 +45,7 @@ def test_an_outline_that_is_off_by_two_pixels_moves_to_the_edge(params):
 
 
 def test_nothing_grows_into_the_padding(params):
-    """Though the colour of the object goes on there."""
+    """Even where the object's colour continues below the photograph."""
     (true,) = drawn((40, 20, 68, 60))
     lesson = refined(lesson_of(drawn((42, 22, 64, 62)), [-1]), photograph(true), WEAK, params, cell=4.0)
     assert not lesson.masks_KSS[:, 64:].any()

@@ -11,7 +11,6 @@ from infra.gpu.lab import Lab, Rows, network
 from infra.gpu.pace import alone, fitting, host_waits, pace
 from infra.gpu.stages.loader import dataset
 from sohes.params import Params
-from sohes.train.augment import shared_box
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairBatch, PairDataset
 from sohes.train.lesson import teach
@@ -55,7 +54,7 @@ def _teacher(lab: Lab, learner: Correction, given: PairBatch, params: Params) ->
             output = learner.average(weak)
             views = [pair.weak for pair in given.pairs]
             rngs = [np.random.default_rng(0) for _ in views]
-            shown = [shared_box(pair.weak, pair.strong_view) for pair in given.pairs]
+            shown = [pair.shown for pair in given.pairs]
             lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, learner.params, rngs=rngs)
         lab.wait()
         spent.append(time.monotonic() - start)
