@@ -15,13 +15,15 @@ from sohes.bench.own_process import in_own_process
 from sohes.bench.places import place_tokens, places_image
 from sohes.data.imaging import fit
 from sohes.data.scenes.render import render_scene
-from sohes.explore.label_image import at_size, label_image, parents_by_coverage, refine
+from sohes.explore.label_image import at_size, label_image, refine
 from sohes.explore.label_image import without_duplicates as nms
 from sohes.explore.local import Extract, global_regions, local_regions, square
 from sohes.explore.maps import make_extractor
 from sohes.explore.merge.reference import reference_merge
 from sohes.explore.merge.tree import merge_tree
 from sohes.explore.refine import make_refiner
+from sohes.masks import packed
+from sohes.masks.forest import parents_by_coverage
 from sohes.params import BackboneParams, ExploreParams, load_params
 from sohes.structures import MaskSet
 
@@ -161,7 +163,7 @@ def label_in_steps(image_HW3: np.ndarray, extract: Extract, params: ExploreParam
     refiner = make_refiner(params.refiner, patch=max(size) / max(features.shape[:2]))
     refined = refine(refiner, view, distinct, refine_min_iou=params.refine_min_iou)
     lap("refine")
-    parents = parents_by_coverage(refined.masks, theta_cover=params.theta_cover)
+    parents = parents_by_coverage(packed.intersections(refined.masks), theta_cover=params.theta_cover)
     lap("hierarchy")
     found = at_size(refined, parents, image_hw)
     lap("pack")

@@ -6,8 +6,8 @@ import numpy as np
 
 from sohes.bench.cost import compared, cost_of
 from sohes.bench.own_process import in_own_process
-from sohes.explore.label_image import parents_by_coverage
-from sohes.masks.packed import pack
+from sohes.masks import packed
+from sohes.masks.forest import parents_by_coverage
 
 THETA_COVER = 0.9
 
@@ -76,4 +76,5 @@ def _measure(masks: int, size: int, repeats: int, reference: bool) -> dict[str, 
 
 
 def _parents(masks_NHW: np.ndarray) -> np.ndarray:
-    return parents_by_coverage(pack(masks_NHW, size=masks_NHW.shape[1:]), theta_cover=THETA_COVER)
+    packed_masks = packed.pack(masks_NHW, size=masks_NHW.shape[1:])
+    return parents_by_coverage(packed.intersections(packed_masks), theta_cover=THETA_COVER)

@@ -13,7 +13,7 @@ import numpy as np
 
 from sohes import masks
 from sohes.errors import SohesError
-from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
+from sohes.masks.forest import parents_by_coverage
 from sohes.structures import MaskSet
 from sohes.viewer.gallery import Gallery, Picture
 from sohes.viewer.server import make_server
@@ -116,9 +116,7 @@ def _ellipses(count: int, size: int) -> tuple[np.ndarray, dict[str, MaskSet]]:
         radius = size / 2 * random.random(2) ** 2 + 4
         centre = size * random.random(2)
         mask[:] = ((y - centre[0]) / radius[0]) ** 2 + ((x - centre[1]) / radius[1]) ** 2 <= 1
-    shared = masks.intersections(drawn)
-    ancestors = ancestors_from_intersections(shared, theta_cover=0.9)
-    parents = parents_from_ancestors(ancestors, np.diagonal(shared))
+    parents = parents_by_coverage(masks.intersections(drawn), theta_cover=0.9)
     found = masks.mask_set(drawn, scores=random.random(count), parents=parents)
     return random.integers(0, 256, (size, size, 3), np.uint8), {"masks": found}
 

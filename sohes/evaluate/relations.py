@@ -9,7 +9,7 @@ import numpy as np
 
 from sohes.errors import SohesError
 from sohes.masks import decode, intersections
-from sohes.masks.forest import ancestors_from_intersections, forest_ancestors, parents_from_ancestors
+from sohes.masks.forest import forest_ancestors, parents_by_coverage
 from sohes.structures import ImageRecord
 
 
@@ -34,8 +34,7 @@ def with_coverage(records: Iterable[ImageRecord], thetas: Sequence[float]) -> li
     for record in records:
         shared = intersections(decode(record.masks))
         for theta_cover, at_theta in zip(thetas, by_theta, strict=True):
-            ancestors = ancestors_from_intersections(shared, theta_cover=theta_cover)
-            parents = parents_from_ancestors(ancestors, shared.diagonal())
+            parents = parents_by_coverage(shared, theta_cover=theta_cover)
             at_theta.append(replace(record, masks=replace(record.masks, parents=parents)))
     return by_theta
 

@@ -13,8 +13,7 @@ from sohes.explore.maps import map_extractors
 from sohes.explore.peers import peer_candidates
 from sohes.explore.refine import Refiner, make_refiner
 from sohes.masks import packed
-from sohes.masks.forest import ancestors_from_intersections, parents_from_ancestors
-from sohes.masks.packed import PackedMasks
+from sohes.masks.forest import parents_by_coverage
 from sohes.masks.stretch import encode_stretched
 from sohes.params import ExploreParams
 from sohes.structures import MaskSet
@@ -38,7 +37,7 @@ def label_image(
         for one, of_map in zip(maps, map_extractors(extract, params), strict=True)
     ]
     pooled = without_duplicates(reduce(add, found), nms_iou=params.nms_iou) if len(found) > 1 else found[0]
-    parents = parents_by_coverage(pooled.masks, theta_cover=params.theta_cover)
+    parents = parents_by_coverage(packed.intersections(pooled.masks), theta_cover=params.theta_cover)
     return at_size(pooled, parents, image_HW3.shape[:2])
 
 
@@ -69,12 +68,6 @@ def refine(refiner: Refiner, view_HW3: np.ndarray, found: Candidates, *, refine_
     return Candidates(refined, found.sources, found.scores)[
         packed.resemble(refined, found.masks, min_iou=refine_min_iou)
     ]
-
-
-def parents_by_coverage(masks: PackedMasks, *, theta_cover: float) -> np.ndarray:
-    """Step 4: (N,) index of each mask's parent, -1 for a whole entity."""
-    shared = packed.intersections(masks)
-    return parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=theta_cover), np.diagonal(shared))
 
 
 def at_size(found: Candidates, parents_N: np.ndarray, size: tuple[int, int]) -> MaskSet:

@@ -46,6 +46,12 @@ def parents_from_ancestors(ancestors_NN: np.ndarray, areas_N: np.ndarray) -> np.
     return parents
 
 
+def parents_by_coverage(shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
+    """(N,) int64 parents from pixel intersections, -1 for a whole entity (paper 3.1, step 4)."""
+    ancestors_NN = ancestors_from_intersections(shared_NN, theta_cover=theta_cover)
+    return parents_from_ancestors(ancestors_NN, np.diagonal(shared_NN))
+
+
 def check_forest(parents_N: np.ndarray) -> None:
     """ValueError for a cycle or an index out of range."""
     n = len(parents_N)

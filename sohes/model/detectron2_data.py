@@ -109,8 +109,6 @@ def record_of(entry: Mapping[str, Any], instances: Any, *, theta_cover: float) -
         )
     seen = np.flatnonzero(dense_NHW.any((1, 2)))
     dense_NHW, scores_N = dense_NHW[seen], scores_N[seen]
-    shared_NN = masks.intersections(dense_NHW)
-    ancestors_NN = forest.ancestors_from_intersections(shared_NN, theta_cover=theta_cover)
-    parents = forest.parents_from_ancestors(ancestors_NN, np.diagonal(shared_NN))
+    parents = forest.parents_by_coverage(masks.intersections(dense_NHW), theta_cover=theta_cover)
     found = masks.mask_set(dense_NHW, scores=scores_N, parents=parents, sources="detectron2")
     return ImageRecord(int(entry["image_id"]), Path(entry["file_name"]).name, "", found)

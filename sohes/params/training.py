@@ -147,6 +147,8 @@ class CorrectParams(TrainingParams):
     """Moves the outlines of the teacher's masks to the photograph's edges, on the CPU; none, as in the paper."""
     refine_min_iou: Fraction
     """A mask whose IoU with its refined self is lower stays unrefined; not read with `none`."""
+    keep_labels: bool
+    """The teacher adds what a photograph's labels lack; false, as in the paper: its masks take their place."""
     no_object_weight: Amount
     """As `loss.no_object_weight`, where the teacher's masks are the labels; 0: it calls no query nothing."""
 

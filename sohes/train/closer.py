@@ -1,6 +1,6 @@
-"""What the teacher of phase 3 finds where it looks more closely, and how that joins a lesson (ours).
+"""What the teacher of phase 3 finds where it looks more closely, and how masks of two origins become one lesson (ours).
 
-The one mechanism behind `correct.tiles` and `correct.parent_crops`.
+The one mechanism behind `correct.tiles`, `correct.parent_crops` and `correct.keep_labels`.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def with_tiles(
     A mask that touches a side of its window inside the photograph is left out.
     """
     found = find(output, tiles, params, size=weak.canvas_hw[0], within=weak.resized_hw)
-    return joined(lesson, found, weak, shown, params, rng=rng)
+    return joined(lesson.masks_KSS, found.masks_MSS, weak, shown, params, rng=rng)
 
 
 def find(
@@ -131,14 +131,14 @@ def _place(logits_Khw: Tensor, box: Box, content_hw: tuple[int, int], size: int)
 
 
 def joined(
-    lesson: Lesson, found: Found, weak: View, shown: Box, params: CorrectParams, *, rng: np.random.Generator
+    known_KSS: Tensor, found_MSS: Tensor, weak: View, shown: Box, params: CorrectParams, *, rng: np.random.Generator
 ) -> Lesson:
-    """The lesson and the found masks that duplicate neither it nor a better one (IoU over `nms_iou`), in one forest.
+    """Known masks and those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
 
-    None of the lesson's masks makes way for a found one, but `max_targets` still applies, across all scales, to the
-    masks that reach into `shown`, the part of the weak view that the student sees.
+    No known mask makes way for a found one, but `max_targets` still applies, across all scales, to the masks that
+    reach into `shown`, the part of the weak view that the student sees.
     """
-    together, known = torch.cat([lesson.masks_KSS, found.masks_MSS]), len(lesson.parents_K)
+    together, known = torch.cat([known_KSS, found_MSS]), len(known_KSS)
     step = -(-together.shape[-1] // _COUNTED)
     shared_NN = shared_cells([together[:, step // 2 :: step, step // 2 :: step].flatten(1).float()])[0]
     iou_NN = masks.iou_from_intersections(shared_NN)

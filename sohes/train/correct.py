@@ -14,7 +14,7 @@ from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
 from sohes.train import augment
-from sohes.train.closer import with_tiles
+from sohes.train.closer import joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
 from sohes.train.lesson import Lesson, teach, to_host
 from sohes.train.loop import Learner
@@ -72,23 +72,23 @@ class Correction(Learner[Network]):
         return self.params.teacher_momentum
 
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        lessons = self._lessons(batch, generator)
-        taught = into_strong_views(lessons, batch.pairs)
+        rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
+        found = self._lessons(batch, rngs)
+        taught = into_strong_views(self._beside_labels(found, batch.pairs, rngs), batch.pairs)
         of_own = self.loss.model_copy(update={"no_object_weight": self.params.no_object_weight})
         given, own = (batch.initial.images_B3HW, batch.initial.targets, self.loss), (batch.strong_B3HW, taught, of_own)
         initial, teacher = losses_of(self.network, [given, own], generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
-        counts = teacher_masks_per_image(lessons, batch.pairs)
+        counts = teacher_masks_per_image(found, batch.pairs)
         kept = {name: initial["loss"].new_full((), count) for name, count in counts.items()}
         return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **kept}
 
     @torch.no_grad()
-    def _lessons(self, batch: PairBatch, generator: torch.Generator) -> list[Lesson]:
+    def _lessons(self, batch: PairBatch, rngs: Sequence[np.random.Generator]) -> list[Lesson]:
         assert self.average is not None
         output = self.average(batch.weak_B3HW)
         tiles = batch.tiles_U3SS()
         in_tiles = None if tiles is None else self.average(tiles)
-        rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
         views = [pair.weak for pair in batch.pairs]
         shown = [pair.shown for pair in batch.pairs]
         lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, self.params, rngs=rngs)
@@ -106,6 +106,17 @@ class Correction(Learner[Network]):
                 )
             lessons[b] = refined(lessons[b], pair.weak_HW3, pair.weak, self.params, cell=cell)
         return lessons
+
+    def _beside_labels(
+        self, found: list[Lesson], pairs: tuple[Pair, ...], rngs: Sequence[np.random.Generator]
+    ) -> list[Lesson]:
+        """Where labels stay (`keep_labels`): they, and what the teacher found that resembles none of them."""
+        if not self.params.keep_labels:
+            return found
+        return [
+            joined(pair.labels_LSS, lesson.masks_KSS, pair.weak, pair.shown, self.params, rng=rng)
+            for lesson, pair, rng in zip(found, pairs, rngs, strict=True)
+        ]
 
 
 def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> dict[str, float]:

@@ -48,13 +48,15 @@ class Sample:
 class Pair:
     """Phase 3's second branch: a weak view for the teacher and a strong one for the student, of one image.
 
-    strong: its masks are only those pasted from another image.  tiles: windows of the weak view for the teacher.
+    strong: its masks are only those pasted from another image.  labels_LSS: bool, the image's own in the weak view, of
+    those that the strong one shows, or none without `keep_labels`.  tiles: windows of the weak view for the teacher.
     """
 
     weak_HW3: np.ndarray
     weak: View
     strong: Labelled
     strong_view: View
+    labels_LSS: torch.Tensor
     image_id: int
     skipped: tuple[str, ...]
     tiles: Tiles = NO_TILES
@@ -89,7 +91,8 @@ class LabelDataset(Dataset):
 
     A record that cannot be used is named in the sample's `skipped` and the next one in the order takes its place;
     SohesError if none is left.
-    normalisation: mean and std of RGB in [0, 1], three numbers each.  tiles: what the teacher of phase 3 sees besides.
+    normalisation: mean and std of RGB in [0, 1], three numbers each.
+    tiles: what the teacher of phase 3 sees besides.  keep_labels: as in `CorrectParams`.
     """
 
     def __init__(
@@ -104,8 +107,9 @@ class LabelDataset(Dataset):
         batch_size: int,
         seed: int,
         tiles: TilesParams | None = None,
+        keep_labels: bool = False,
     ) -> None:
-        self.tiles = tiles
+        self.tiles, self.keep_labels = tiles, keep_labels
         self.images, self.labels = images, labels
         self.image_size, self.max_targets, self.augment = image_size, max_targets, augment
         self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
@@ -212,7 +216,17 @@ class PairDataset(LabelDataset):
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
         pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
-        return Pair(weak.apply_to_image(image), weak, pasted, strong, record.image_id, skipped + skipped_guests, tiles)
+        shown = strong.shows(masks.boxes_xywh(record.masks)) & self.keep_labels
+        return Pair(
+            weak.apply_to_image(image),
+            weak,
+            pasted,
+            strong,
+            Bits.of(weak.draw(forest.select(record.masks, np.flatnonzero(shown)))),  # type: ignore[arg-type]
+            record.image_id,
+            skipped + skipped_guests,
+            tiles,
+        )
 
     def collate(self, samples: Sequence[tuple[Sample, Pair]]) -> Loaded:  # type: ignore[override]
         initial, pairs = zip(*samples, strict=True)
@@ -259,6 +273,7 @@ def open_dataset(
 ) -> Kind:
     """The labelled training images of a project. SohesError if it has no images or no labels."""
     manifest, labels = _inputs(project)
+    taught = section if isinstance(section, CorrectParams) else None
     return kind(
         ImageStore(manifest.parent),
         LabelStore(labels),
@@ -268,7 +283,8 @@ def open_dataset(
         normalisation=normalisation,
         batch_size=section.batch_size,
         seed=seed,
-        tiles=section.tiles if isinstance(section, CorrectParams) else None,
+        tiles=taught and taught.tiles,
+        keep_labels=bool(taught and taught.keep_labels),
     )
 
 

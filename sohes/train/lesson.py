@@ -71,13 +71,11 @@ def teach(
         kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
         kept = kept[seen[sure_K[kept]] > 0]
         kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
-        kept_KK = shared_KK[np.ix_(kept, kept)]
-        ancestors_KK = forest.ancestors_from_intersections(kept_KK, theta_cover=params.theta_cover)
         masks_KSS = _grow(logits_Qhw[copied_to(device, sure_K[kept])], size)
         bottom, right = view.window[2:]
         masks_KSS[:, bottom:] = False
         masks_KSS[:, :, right:] = False
-        parents_K = forest.parents_from_ancestors(ancestors_KK, np.diagonal(kept_KK))
+        parents_K = forest.parents_by_coverage(shared_KK[np.ix_(kept, kept)], theta_cover=params.theta_cover)
         lessons.append(Lesson(masks_KSS, parents_K, fractions[sure_K[kept]]))
     return lessons
 

@@ -28,12 +28,10 @@ def refined(lesson: Lesson, weak_HW3: np.ndarray, weak: View, params: CorrectPar
     after = GuidedRefiner(cell).refine(weak_HW3[:height, :width], before)
     settled, _ = packed.settle(after, before, min_iou=params.refine_min_iou)
     settled = settled[packed.suppress(settled, nms_iou=params.nms_iou)]
-    ancestors = forest.ancestors_from_intersections(packed.intersections(settled), theta_cover=params.theta_cover)
-    areas = packed.areas(settled)
     drawn = np.zeros((len(settled), *coarse.shape[1:]), bool)
     drawn[:, :height, :width] = settled.unpacked()
     return Lesson(
         copied_to(lesson.masks_KSS.device, drawn),
-        forest.parents_from_ancestors(ancestors, areas),
-        areas / (height * width),
+        forest.parents_by_coverage(packed.intersections(settled), theta_cover=params.theta_cover),
+        packed.areas(settled) / (height * width),
     )

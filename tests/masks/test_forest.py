@@ -18,9 +18,7 @@ def bars(*spans: tuple[int, int], width: int = 100) -> np.ndarray:
 
 
 def parents_of(*spans: tuple[int, int], theta_cover: float = 0.9) -> list[int]:
-    shared = intersections(bars(*spans))
-    ancestors = forest.ancestors_from_intersections(shared, theta_cover=theta_cover)
-    return forest.parents_from_ancestors(ancestors, np.diagonal(shared)).tolist()
+    return forest.parents_by_coverage(intersections(bars(*spans)), theta_cover=theta_cover).tolist()
 
 
 def test_whole_part_and_subpart() -> None:
@@ -69,7 +67,7 @@ def test_ancestry_is_a_strict_order_and_the_forest_agrees(seed: int, theta_cover
     assert not ((ancestors.astype(int) @ ancestors > 0) & ~ancestors).any()
     above, below = np.nonzero(ancestors)
     assert (area[above] > area[below]).all()
-    parents = forest.parents_from_ancestors(ancestors, area)
+    parents = forest.parents_by_coverage(shared, theta_cover=theta_cover)
     np.testing.assert_array_equal(parents, boolean_parents(found, theta_cover=theta_cover))
     assert not (forest.forest_ancestors(parents) & ~ancestors).any()
 

@@ -136,7 +136,7 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
         dataset = tiny.dataset(PairDataset, tiles=tiles)
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         learner = Correction(tiny.network(), params, tiny.loss).train()  # the teacher has no dropout
-        taught[levels] = learner._lessons(batch, torch.Generator().manual_seed(0))
+        taught[levels] = learner._lessons(batch, [np.random.default_rng(b) for b in range(len(batch.pairs))])
         assert torch.isfinite(learner(batch, torch.Generator().manual_seed(0))["loss"])
     output = learner.average(batch.weak_B3HW)
     views, rngs = [pair.weak for pair in batch.pairs], [np.random.default_rng(0) for _ in batch.pairs]
@@ -155,7 +155,8 @@ def test_a_pair_without_a_window_beside_one_with_some(tiny):
     learner = Correction(tiny.network(), tiny.correct.model_copy(update=sure), tiny.loss).train()
 
     def lessons(*samples):
-        return learner._lessons(dataset.collate(samples).batch.to("cpu"), torch.Generator().manual_seed(0))
+        rngs = [np.random.default_rng(b) for b in range(len(samples))]
+        return learner._lessons(dataset.collate(samples).batch.to("cpu"), rngs)
 
     mixed = lessons((first, replace(blind, tiles=NO_TILES)), second)
     alone, with_windows = lessons((first, replace(blind, tiles=NO_TILES))), lessons((first, blind), second)

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
+from sohes.masks import forest
 from sohes.params import TilesParams
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
@@ -22,7 +25,9 @@ def weak_view(height=32, width=32, flip=False):
 def pair_of(weak, strong_view, pasted=None, parents=()):
     square = np.zeros((*strong_view.canvas_hw, 3), np.uint8)
     pasted = np.zeros((0, *strong_view.canvas_hw), bool) if pasted is None else pasted
-    return Pair(square, weak, Labelled(square, pasted, np.array(parents, np.int64)), strong_view, 1, ())
+    strong = Labelled(square, pasted, np.array(parents, np.int64))
+    no_labels = torch.zeros((0, *weak.canvas_hw), dtype=torch.bool)
+    return Pair(square, weak, strong, strong_view, no_labels, 1, ())
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -83,6 +88,45 @@ def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
     assert said[0.0]["initial_labels"].item() == said[0.1]["initial_labels"].item() > 0
 
 
+def test_labels_that_are_kept_are_what_a_silent_teacher_leaves(tiny):
+    """In the student's view they lie where phase 2 draws them, with the same family."""
+    dataset = tiny.dataset(PairDataset, keep_labels=True)
+    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+    silent = {"theta_score_small": 1.0, "theta_score_large": 1.0, "keep_labels": True}
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update=silent), tiny.loss)
+    rngs = [np.random.default_rng(b) for b in range(4)]
+    found = learner._lessons(batch, rngs)
+    assert not any(len(lesson.parents_K) for lesson in found)
+    taught = into_strong_views(learner._beside_labels(found, batch.pairs, rngs), batch.pairs)
+    for targets, pair in zip(taught, batch.pairs, strict=True):
+        labels = dataset.labels.record(pair.image_id).masks
+        drawn = augment.settle(Labelled(pair.strong.image_HW3, pair.strong_view.draw(labels), labels.parents))
+        assert len(drawn.masks_NHW)
+        assert np.array_equal(targets.masks_THW.numpy(), drawn.masks_NHW)
+        assert np.array_equal(targets.ancestors_TT.numpy(), forest.forest_ancestors(drawn.parents_N))
+
+
+def test_the_teacher_adds_to_labels_that_are_kept_what_resembles_none(tiny):
+    view = weak_view()
+    labels, found = torch.zeros(2, 32, 32, dtype=torch.bool), torch.zeros(3, 32, 32, dtype=torch.bool)
+    labels[0, :16], labels[1, 20:24, 20:24] = True, True
+    found[0, :17], found[1, 2:8, 2:8], found[2, 16:] = True, True, True  # the first label, a part of it, a whole
+    lesson = Lesson(found, np.array([-1, 0, -1]), np.array([0.53, 0.04, 0.5]))
+    pair = replace(pair_of(view, view), labels_LSS=labels)
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update={"keep_labels": True}), tiny.loss)
+    (both,) = learner._beside_labels([lesson], (pair,), [np.random.default_rng(0)])
+    assert torch.equal(both.masks_KSS, torch.cat([labels, found[1:]]))
+    assert both.parents_K.tolist() == [-1, 3, 0, -1]
+    learner.params = tiny.correct
+    assert learner._beside_labels([lesson], (pair,), [np.random.default_rng(0)]) == [lesson]
+
+
+def test_labels_travel_only_where_they_are_kept(tiny):
+    for keeps in (False, True):
+        assert bool(len(tiny.dataset(PairDataset, keep_labels=keeps)[0, 0][1].labels_LSS.packed_NB)) == keeps
+
+
 def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, monkeypatch):
     """What it does not show was dropped afterwards anyway."""
     tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
@@ -93,7 +137,7 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
 
     def taught():
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
-        lessons = learner._lessons(batch, torch.Generator().manual_seed(0))
+        lessons = learner._lessons(batch, [np.random.default_rng(b) for b in range(4)])
         return sum(len(lesson.parents_K) for lesson in lessons), into_strong_views(lessons, batch.pairs)
 
     fewer, seen = taught()
