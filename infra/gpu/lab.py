@@ -16,7 +16,7 @@ from sohes import masks
 from sohes.bench.decode import blob_logits
 from sohes.data.scenes.render import render_scene
 from sohes.data.sources.folder import list_photographs
-from sohes.masks.forest import ancestors_from_intersections, forest_ancestors, parents_from_ancestors
+from sohes.masks.forest import forest_ancestors, parents_by_coverage
 from sohes.model.build import Network
 from sohes.model.footprint import build
 from sohes.params import Params, load_params
@@ -87,8 +87,7 @@ def network(params: Params, device: torch.device, **model: object) -> Network:
 def blobs(side: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """(MASKS, side, side) bool blobs of all sizes, and the parents of their forest by coverage."""
     found = (blob_logits(MASKS, side, seed) > 0).numpy()
-    shared = masks.intersections(found)
-    return found, parents_from_ancestors(ancestors_from_intersections(shared, theta_cover=0.9), np.diagonal(shared))
+    return found, parents_by_coverage(masks.intersections(found), theta_cover=0.9)
 
 
 def batch(params: Params, count: int) -> Batch:

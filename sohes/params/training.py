@@ -132,9 +132,9 @@ class CorrectParams(TrainingParams):
     gamma: Amount
     """How steeply the needed score changes with a mask's share of the image."""
     nms_iou: Fraction
-    """The teacher's masks with a higher IoU are duplicates, of which one stays."""
+    """Of the teacher's masks, and labels that are kept, with a higher IoU one stays."""
     theta_cover: Fraction
-    """A mask of the teacher is part of another if more than this share of it is covered."""
+    """A mask that is taught is part of another if more than this share of it is covered."""
     parent_crops: Count
     """Crops of the teacher's largest masks to predict again; 0: none, as in the paper."""
     parent_min_fraction: Fraction
@@ -148,9 +148,9 @@ class CorrectParams(TrainingParams):
     refine_min_iou: Fraction
     """A mask whose IoU with its refined self is lower stays unrefined; not read with `none`."""
     keep_labels: bool
-    """The teacher adds what a photograph's labels lack; false, as in the paper: its masks take their place."""
+    """Labels stay, and the teacher adds what resembles none; false, as in the paper: only its masks are taught."""
     no_object_weight: Amount
-    """As `loss.no_object_weight`, where the teacher's masks are the labels; 0: it calls no query nothing."""
+    """As `loss.no_object_weight`, where the teacher's masks are taught; 0: it calls no query nothing."""
 
 
 class DownstreamParams(Section):

@@ -131,12 +131,20 @@ def _place(logits_Khw: Tensor, box: Box, content_hw: tuple[int, int], size: int)
 
 
 def joined(
-    known_KSS: Tensor, found_MSS: Tensor, weak: View, shown: Box, params: CorrectParams, *, rng: np.random.Generator
+    known_KSS: Tensor,
+    found_MSS: Tensor,
+    weak: View,
+    shown: Box,
+    params: CorrectParams,
+    *,
+    rng: np.random.Generator,
+    known_first: bool = False,
 ) -> Lesson:
     """Known masks and those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
 
-    No known mask makes way for a found one, but `max_targets` still applies, across all scales, to the masks that
+    No known mask makes way for its duplicate, but `max_targets` still applies, across all scales, to the masks that
     reach into `shown`, the part of the weak view that the student sees.
+    known_first: found masks only get the places that the known ones leave.
     """
     together, known = torch.cat([known_KSS, found_MSS]), len(known_KSS)
     step = -(-together.shape[-1] // _COUNTED)
@@ -151,12 +159,15 @@ def joined(
     areas, seen = torch.stack([candidates.sum((1, 2)), candidates[:, y0:y1, x0:x1].sum((1, 2))]).cpu().numpy()
     visible = np.flatnonzero(seen)
     kept, areas = kept[visible], areas[visible]
-    chosen = augment.sample_across_scales(areas, params.max_targets, rng=rng)
+    chosen = np.zeros(0, np.int64)
+    for group in (kept < known, kept >= known) if known_first else (kept >= 0,):
+        places = np.flatnonzero(group)
+        some = augment.sample_across_scales(areas[places], params.max_targets - len(chosen), rng=rng)
+        chosen = np.concatenate([chosen, places[some]])
     kept, areas = kept[chosen], areas[chosen]
-    ancestors = forest.ancestors_from_intersections(shared_NN[np.ix_(kept, kept)], theta_cover=params.theta_cover)
     y0, x0, y1, x1 = weak.window
     return Lesson(
         candidates[copied_to(candidates.device, visible[chosen])],
-        forest.parents_from_ancestors(ancestors, areas),
+        forest.parents_by_coverage(shared_NN[np.ix_(kept, kept)], theta_cover=params.theta_cover),
         areas / ((y1 - y0) * (x1 - x0)),
     )

@@ -26,7 +26,7 @@ SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # CO
 
 
 def into_strong_views(lessons: Sequence[Lesson], pairs: Sequence[Pair]) -> tuple[Targets, ...]:
-    """The student's targets: the teacher's masks in the strong views, underneath what was pasted there.
+    """The student's targets: the lessons' masks in the strong views, underneath what was pasted there.
 
     A GPU waits once.
     """
@@ -46,7 +46,7 @@ def into_strong_views(lessons: Sequence[Lesson], pairs: Sequence[Pair]) -> tuple
 
 
 def _moved(lesson: Lesson, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
-    """The teacher's masks in the strong view, what can be seen of them, and the masks that were pasted."""
+    """The lesson's masks in the strong view, what can be seen of them, and the masks that were pasted."""
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
@@ -59,7 +59,8 @@ def _moved(lesson: Lesson, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
 class Correction(Learner[Network]):
     """Student (`network`) and teacher (`average`), both clones of phase 2's model; the teacher is what is kept.
 
-    L = L_seg(student(strong(I1)), initial labels) + L_seg(student(strong(I2)), teacher(weak(I2))), equal weights.
+    L = L_seg(student(strong(I1)), initial labels) + L_seg(student(strong(I2)), teacher(weak(I2))), equal weights. With
+    `keep_labels`, I2 has its initial labels, too.
     """
 
     images_per_sample = 2
@@ -79,9 +80,11 @@ class Correction(Learner[Network]):
         given, own = (batch.initial.images_B3HW, batch.initial.targets, self.loss), (batch.strong_B3HW, taught, of_own)
         initial, teacher = losses_of(self.network, [given, own], generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
-        counts = teacher_masks_per_image(found, batch.pairs)
-        kept = {name: initial["loss"].new_full((), count) for name, count in counts.items()}
-        return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **kept}
+        counts = {
+            name: initial["loss"].new_full((), count)
+            for name, count in teacher_masks_per_image(found, batch.pairs).items()
+        }
+        return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **counts}
 
     @torch.no_grad()
     def _lessons(self, batch: PairBatch, rngs: Sequence[np.random.Generator]) -> list[Lesson]:
@@ -110,17 +113,23 @@ class Correction(Learner[Network]):
     def _beside_labels(
         self, found: list[Lesson], pairs: tuple[Pair, ...], rngs: Sequence[np.random.Generator]
     ) -> list[Lesson]:
-        """Where labels stay (`keep_labels`): they, and what the teacher found that resembles none of them."""
+        """With `keep_labels`: each pair's labels and, where there is room, found masks that resemble none of them.
+
+        They get a new forest, by coverage, since the labels' own says nothing of the teacher's masks.
+        """
         if not self.params.keep_labels:
             return found
         return [
-            joined(pair.labels_LSS, lesson.masks_KSS, pair.weak, pair.shown, self.params, rng=rng)
+            joined(pair.labels_LSS, lesson.masks_KSS, pair.weak, pair.shown, self.params, rng=rng, known_first=True)
             for lesson, pair, rng in zip(found, pairs, rngs, strict=True)
         ]
 
 
 def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> dict[str, float]:
-    """The teacher's masks that the student sees, by size in the photograph: `teacher_masks_S`, `_M`, `_L`."""
+    """The teacher's masks that the student sees, by size in the photograph: `teacher_masks_S`, `_M`, `_L`.
+
+    With `keep_labels` they are counted before they are compared with the labels.
+    """
     areas = [
         lesson.area_fractions_K * (pair.weak.height * pair.weak.width)
         for lesson, pair in zip(lessons, pairs, strict=True)

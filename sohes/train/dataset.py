@@ -48,8 +48,10 @@ class Sample:
 class Pair:
     """Phase 3's second branch: a weak view for the teacher and a strong one for the student, of one image.
 
-    strong: its masks are only those pasted from another image.  labels_LSS: bool, the image's own in the weak view, of
-    those that the strong one shows, or none without `keep_labels`.  tiles: windows of the weak view for the teacher.
+    strong: its masks are only those pasted from another image.  tiles: windows of the weak view for the teacher.
+    labels_LSS: bool, the image's own labels in the weak view, of those that the strong one shows; none without
+    `keep_labels`. Until the batch is moved they are `Bits`. What is a few pixels wide there loses its outline, but
+    only there can labels be compared with all that the teacher sees.
     """
 
     weak_HW3: np.ndarray
@@ -216,13 +218,13 @@ class PairDataset(LabelDataset):
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
         pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
-        shown = strong.shows(masks.boxes_xywh(record.masks)) & self.keep_labels
+        labels = self._chosen(record.masks, strong, rng) if self.keep_labels else masks.empty_mask_set(*image.shape[:2])
         return Pair(
             weak.apply_to_image(image),
             weak,
             pasted,
             strong,
-            Bits.of(weak.draw(forest.select(record.masks, np.flatnonzero(shown)))),  # type: ignore[arg-type]
+            Bits.of(weak.draw(labels)),  # type: ignore[arg-type]
             record.image_id,
             skipped + skipped_guests,
             tiles,
@@ -273,7 +275,7 @@ def open_dataset(
 ) -> Kind:
     """The labelled training images of a project. SohesError if it has no images or no labels."""
     manifest, labels = _inputs(project)
-    taught = section if isinstance(section, CorrectParams) else None
+    correct = section if isinstance(section, CorrectParams) else None
     return kind(
         ImageStore(manifest.parent),
         LabelStore(labels),
@@ -283,8 +285,8 @@ def open_dataset(
         normalisation=normalisation,
         batch_size=section.batch_size,
         seed=seed,
-        tiles=taught and taught.tiles,
-        keep_labels=bool(taught and taught.keep_labels),
+        tiles=correct.tiles if correct else None,
+        keep_labels=correct.keep_labels if correct else False,
     )
 
 

@@ -29,7 +29,7 @@ _UPSAMPLED_AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes
 
 @dataclass(frozen=True)
 class Lesson:
-    """A teacher's masks of one image in the weak view.
+    """What the student is to learn of one image: masks in the weak view.
 
     masks_KSS: bool, on the teacher's device.  parents_K: their forest.  area_fractions_K: of the image.
     """

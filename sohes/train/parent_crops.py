@@ -52,7 +52,7 @@ def with_children(
     found = find(output, seen, params, size=size, within=None)
     parents_MSS = lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen[found.of_window_M])]
     is_part = _lies_inside(found.masks_MSS, parents_MSS, child_cover=params.child_cover)
-    parts_MSS = found[np.flatnonzero(is_part)].masks_MSS
+    parts_MSS = found.masks_MSS[copied_to(found.masks_MSS.device, np.flatnonzero(is_part))]
     return joined(lesson.masks_KSS, parts_MSS, weak, shown, params, rng=rng)
 
 

@@ -26,6 +26,7 @@ from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params, load_params
 from sohes.project import Project
 from sohes.stages import correct, evaluate, instruct
+from sohes.train.dataset import PairDataset, open_dataset
 from sohes.work.files import digest_file
 
 
@@ -105,6 +106,19 @@ def test_the_stages_change_the_weights(trained):
     found = [tensors[next(n for n in tensors if n.endswith(name))] for tensors in (instructed, corrected)]
     assert not torch.equal(found[0], backbone[name])
     assert not torch.equal(found[0], found[1])
+
+
+def test_what_phase_3_asks_of_its_data_reaches_it(trained, repository):
+    section = tiny_params(repository).correct
+    tiles = section.tiles.model_copy(update={"levels": (0.6,)})
+    shape = {"image_size": 64, "normalisation": ((0.5,) * 3, (0.25,) * 3), "seed": 0}
+    plain, asked = (
+        open_dataset(PairDataset, Project(trained), section.model_copy(update=changes), **shape).pair_for(0, 0)
+        for changes in ({}, {"keep_labels": True, "tiles": tiles})
+    )
+    assert len(plain.labels_LSS.packed_NB) == len(plain.tiles.windows) == 0
+    assert len(asked.labels_LSS.packed_NB) > 0
+    assert len(asked.tiles.windows) > 0
 
 
 def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, capsys):

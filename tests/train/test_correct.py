@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from sohes import masks
 from sohes.masks import forest
 from sohes.params import TilesParams
 from sohes.train import augment
@@ -89,7 +90,7 @@ def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
 
 
 def test_labels_that_are_kept_are_what_a_silent_teacher_leaves(tiny):
-    """In the student's view they lie where phase 2 draws them, with the same family."""
+    """They lie where phase 2 draws them, since the weak view does not shrink the photograph, with the same family."""
     dataset = tiny.dataset(PairDataset, keep_labels=True)
     dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
     batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
@@ -122,9 +123,51 @@ def test_the_teacher_adds_to_labels_that_are_kept_what_resembles_none(tiny):
     assert learner._beside_labels([lesson], (pair,), [np.random.default_rng(0)]) == [lesson]
 
 
-def test_labels_travel_only_where_they_are_kept(tiny):
+@pytest.mark.parametrize("places", [1, 2, 3, 4])
+def test_the_teacher_gets_the_places_that_labels_leave(tiny, places):
+    view = weak_view()
+    squares = torch.zeros(4, 32, 32, dtype=torch.bool)
+    for square, (top, left) in zip(squares, [(0, 0), (0, 16), (16, 0), (16, 16)], strict=True):
+        square[top : top + 12, left : left + 12] = True
+    pair = replace(pair_of(view, view), labels_LSS=squares[:2])
+    lesson = Lesson(squares[2:], np.array([-1, -1]), np.array([0.14, 0.14]))
+    section = tiny.correct.model_copy(update={"keep_labels": True, "max_targets": places})
+    learner = Correction(tiny.network(), section, tiny.loss)
+    for seed in range(8):
+        (both,) = learner._beside_labels([lesson], (pair,), [np.random.default_rng(seed)])
+        taught = [bool((both.masks_KSS == square).all((1, 2)).any()) for square in squares]
+        assert sum(taught) == len(both.masks_KSS) == places
+        assert sum(taught[:2]) == min(places, 2)
+
+
+def test_the_student_learns_the_labels_that_are_kept(tiny):
+    silent = {"theta_score_small": 1.0, "theta_score_large": 1.0}
+    losses = {}
     for keeps in (False, True):
-        assert bool(len(tiny.dataset(PairDataset, keep_labels=keeps)[0, 0][1].labels_LSS.packed_NB)) == keeps
+        dataset = tiny.dataset(PairDataset, keep_labels=keeps)
+        dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+        batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+        section = tiny.correct.model_copy(update={**silent, "keep_labels": keeps})
+        losses[keeps] = Correction(tiny.network(), section, tiny.loss)(batch, torch.Generator().manual_seed(0))
+    assert losses[False]["mask"] < losses[True]["mask"]  # the second branch has no mask to learn, or the labels
+    assert losses[False]["initial_labels"] == losses[True]["initial_labels"]
+
+
+def test_labels_travel_only_where_they_are_kept_and_shown(tiny):
+    """At most `max_targets`, as in phase 2."""
+    counts = []
+    for places in (10, 1):
+        dataset = tiny.dataset(PairDataset, keep_labels=True)
+        dataset.augment = dataset.augment.model_copy(update={"scale_min": 2.5, "scale_max": 2.5})
+        dataset.max_targets = places
+        for k in range(4):
+            pair = dataset[0, k][1]
+            labels = dataset.labels.record(pair.image_id).masks
+            shown = int(pair.strong_view.shows(masks.boxes_xywh(labels)).sum())
+            assert len(pair.labels_LSS.packed_NB) == min(places, shown)
+            counts.append((shown, len(labels)))
+    assert any(0 < shown < all_of_them for shown, all_of_them in counts)
+    assert len(tiny.dataset(PairDataset)[0, 0][1].labels_LSS.packed_NB) == 0
 
 
 def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, monkeypatch):

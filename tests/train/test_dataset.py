@@ -161,7 +161,7 @@ def test_pairs_come_in_another_order_than_the_labelled_samples(project):
 
 @pytest.mark.parametrize("kind", [LabelDataset, PairDataset])
 def test_workers_load_the_same_batches(project, kind):
-    dataset = open_dataset(project, kind)
+    dataset = open_dataset(project, kind, keep_labels=True)
 
     def batches(workers):
         where = positions(start=0, steps=2, batch_size=4, accumulate=1, rank=0, world_size=1)
@@ -170,6 +170,8 @@ def test_workers_load_the_same_batches(project, kind):
     for here, there in zip(batches(0), batches(2), strict=True):
         if kind is PairDataset:
             assert torch.equal(here.strong_B3HW, there.strong_B3HW)
+            assert all(torch.equal(p.labels_LSS, q.labels_LSS) for p, q in zip(here.pairs, there.pairs, strict=True))
+            assert any(len(p.labels_LSS) for p in here.pairs)
             assert [p.strong_view for p in here.pairs] == [p.strong_view for p in there.pairs]
             here, there = here.initial, there.initial
         assert torch.equal(here.images_B3HW, there.images_B3HW)

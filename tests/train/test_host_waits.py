@@ -124,7 +124,8 @@ def step(tiny_params, tiny, learner_of, kind, *, num_points=0, frozen=False, ima
         chosen = chosen.model_copy(update={"optim": chosen.optim.model_copy(update={"backbone_lr_scale": 0.0})})
     learner = learner_of(network, chosen, params.loss).train()
     optimizer = learner.optimizer(chosen)
-    dataset = tiny.dataset(kind, batch_size=images, tiles=section.get("tiles"))
+    besides = {name: section[name] for name in ("tiles", "keep_labels") if name in section}
+    dataset = tiny.dataset(kind, batch_size=images, **besides)
     dataset.image_size = 64
     loaded = dataset.collate([dataset[0, k] for k in range(images)])
 
@@ -175,8 +176,9 @@ def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, im
             },
         ),
         ({"refiner": "guided"}, {"outlines.refined": 1}),
+        ({"keep_labels": True}, {"closer.joined": 1, "lesson.to_host": 1}),
     ],
-    ids=["tiles", "parent_crops", "refiner"],
+    ids=["tiles", "parent_crops", "refiner", "keep_labels"],
 )
 def test_a_closer_look_waits_a_few_times_for_each_image(tiny_params, tiny, closer, of_each_image):
     without = step(tiny_params, tiny, Correction, PairDataset, **ALL_ARE_SURE)

@@ -71,6 +71,8 @@ def dataset(lab: Lab, params: Params, kind: type[Kind] | None = None) -> Kind:
         normalisation=IMAGENET,
         batch_size=PART,
         seed=0,
+        tiles=params.correct.tiles,
+        keep_labels=params.correct.keep_labels,
     )
 
 
