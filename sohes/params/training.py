@@ -132,7 +132,7 @@ class CorrectParams(TrainingParams):
     gamma: Amount
     """How steeply the needed score changes with a mask's share of the image."""
     nms_iou: Fraction
-    """Of the teacher's masks, and labels that are kept, with a higher IoU one stays."""
+    """A mask of the teacher with a higher IoU to a better one, or to a label that is kept, is left out."""
     theta_cover: Fraction
     """A mask that is taught is part of another if more than this share of it is covered."""
     parent_crops: Count
