@@ -36,9 +36,6 @@ class Found:
     masks_MSS: Tensor
     of_window_M: np.ndarray
 
-    def __getitem__(self, kept_M: np.ndarray) -> Found:
-        return Found(self.masks_MSS[copied_to(self.masks_MSS.device, kept_M)], self.of_window_M[kept_M])
-
 
 @torch.no_grad()
 def with_tiles(
@@ -77,7 +74,7 @@ def find(
     boxes = (window.box for window in tiles.windows)
     placed = [_place(*one, size) for one in zip(chosen, boxes, tiles.contents, strict=True)]
     by_score = np.argsort(-scores[of_window, query], kind="stable")
-    return Found(torch.cat(placed), of_window)[by_score]
+    return Found(torch.cat(placed)[copied_to(logits_WQhw.device, by_score)], of_window[by_score])
 
 
 def _scores(
@@ -160,10 +157,9 @@ def joined(
     visible = np.flatnonzero(seen)
     kept, areas = kept[visible], areas[visible]
     chosen = np.zeros(0, np.int64)
-    for group in (kept < known, kept >= known) if known_first else (kept >= 0,):
-        places = np.flatnonzero(group)
-        some = augment.sample_across_scales(areas[places], params.max_targets - len(chosen), rng=rng)
-        chosen = np.concatenate([chosen, places[some]])
+    for group in np.split(np.arange(len(kept)), [np.count_nonzero(kept < known)] if known_first else []):
+        some = augment.sample_across_scales(areas[group], params.max_targets - len(chosen), rng=rng)
+        chosen = np.concatenate([chosen, group[some]])
     kept, areas = kept[chosen], areas[chosen]
     y0, x0, y1, x1 = weak.window
     return Lesson(
