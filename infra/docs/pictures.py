@@ -21,7 +21,7 @@ from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract, square
 from sohes.explore.maps import make_extractor
 from sohes.explore.merge.tree import merge_tree, regions_at_thresholds
-from sohes.params import Params, load_params
+from sohes.params import Params, load_params, profiles
 from sohes.project import Project
 from sohes.structures import MaskSet
 from sohes.train.threshold import theta_score
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for name, picture in drawn.items():
         _write(options.out / name, _webp(picture))
-    _write(options.out / "threshold.svg", threshold(params).encode())
+    _write(options.out / "threshold.svg", threshold(load_params(profiles()["paper"])).encode())
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -173,7 +173,7 @@ def _stack(rows: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _webp(image_HW3: np.ndarray) -> bytes:
-    return encode_webp(image_HW3, quality=82, method=6)
+    return encode_webp(image_HW3, quality=74, method=6)
 
 
 def _write(path: Path, content: bytes) -> None:
