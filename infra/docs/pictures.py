@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     }
     for name, picture in drawn.items():
         _write(options.out / name, _webp(picture))
-    _write(options.out / "threshold.svg", threshold(load_params(profiles()["paper"])).encode())
+    _write(options.out / "threshold.svg", threshold().encode())
 
 
 def photographs() -> dict[str, np.ndarray]:
@@ -126,9 +126,9 @@ def phases(project: Project, params: Params, *, count: int, width: int = 220) ->
     return _stack(rows)
 
 
-def threshold(params: Params) -> str:
-    """The score that a teacher's mask needs, plotted against its area, as SVG."""
-    correct = params.correct
+def threshold() -> str:
+    """The score that a teacher's mask needs in the paper, plotted against its area, as SVG."""
+    correct = load_params(profiles()["paper"]).correct
     areas = np.geomspace(1e-5, 1, 200)
     needed = theta_score(
         areas,
