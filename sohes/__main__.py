@@ -8,6 +8,7 @@ import os
 import sys
 
 from sohes.cli import main
+from sohes.work.memory import keep_freed_memory
 from sohes.work.surroundings import settle
 
 # Importing torch and timm makes a million long-lived objects. Python's default, a collection every 700 new objects,
@@ -25,6 +26,7 @@ def start() -> None:
     gc.set_threshold(OBJECTS_BETWEEN_COLLECTIONS)
     # Before torch is imported: threads that spin while they wait take up to a quarter more CPU time on a busy machine.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
     settle()
     code: int | str | None = 1  # for an exception that `main` lets through
     if not atexit._ncallbacks():  # the first to be registered is called last

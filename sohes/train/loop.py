@@ -7,6 +7,7 @@ nothing had happened, to the bit on a CPU.
 from __future__ import annotations
 
 import copy
+import inspect
 import math
 import resource
 import sys
@@ -124,7 +125,7 @@ def train(
     start, meter = _resume(learner, optimizer, state, world)
     if params.compile:
         learner.network.compile()  # in place: the names of the weights stay
-    parallel = DistributedDataParallel(learner, broadcast_buffers=False) if world.size > 1 else learner
+    parallel = _in_parallel(learner) if world.size > 1 else learner
     loaded = load(
         dataset,
         positions(
@@ -183,6 +184,13 @@ def train(
                     shown.say(f"{title}: stopped on request {done_of}; the same command continues from there")
                 sys.exit(exit_status(asked()))
     return meter.history
+
+
+def _in_parallel(learner: Learner) -> nn.Module:
+    """The learner, its gradients averaged over the processes; its buffers stay each process's own."""
+    known = inspect.signature(DistributedDataParallel).parameters
+    buffers = "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"  # before torch 2.15
+    return DistributedDataParallel(learner, **{buffers: False})  # type: ignore[arg-type]
 
 
 def _resume(

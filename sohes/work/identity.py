@@ -13,7 +13,7 @@ WITHOUT_EFFECT = frozenset(
     f"sohes{name}"
     for name in (
         "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.compiled", ".work.cost", ".work.files",
-        ".work.identity", ".work.origin", ".work.pool", ".work.sharded", ".work.surroundings",
+        ".work.identity", ".work.memory", ".work.origin", ".work.pool", ".work.sharded", ".work.surroundings",
     )
 )  # fmt: skip
 

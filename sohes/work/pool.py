@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from sohes.errors import SohesError, TemporaryError
+from sohes.work.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     import numpy as np
@@ -175,6 +176,7 @@ def _pool(workers: int) -> Iterator[tuple[ProcessPoolExecutor, Any, Any]]:
 def _start_worker(counter: Any, compiles: Any) -> None:
     global _images_done, _compiles
     _images_done, _compiles = counter, compiles
+    keep_freed_memory()
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches the whole group: end without a traceback each
     import cv2
 

@@ -93,6 +93,10 @@ def test_alone_without_torchrun(monkeypatch):
         world.wait()
 
 
+def test_torch_has_no_newer_name_for_what_it_is_told(both):
+    assert not any("deprecated" in words for words in both.said), both.said
+
+
 def test_one_process_without_targets_trains_the_same_weights_as_the_other(both):
     first, second = (result["empty"] for result in both.results)
     assert same(first["learner"], second["learner"])

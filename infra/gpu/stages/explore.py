@@ -22,6 +22,7 @@ from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract
 from sohes.explore.maps import make_extractor
 from sohes.params import BackboneParams, ExploreParams, load_params
+from sohes.work.memory import keep_freed_memory
 from sohes.work.pool import one_thread_each
 
 _ready: threading.Barrier  # of a worker's process
@@ -173,6 +174,7 @@ def _pool(lab: Lab, subject: Subject, workers: int) -> Row:
 def _enter(ready: threading.Barrier) -> None:
     global _ready
     _ready = ready
+    keep_freed_memory()  # as a worker does
     cv2.setNumThreads(1)
 
 
