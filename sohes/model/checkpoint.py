@@ -14,11 +14,13 @@ from safetensors.torch import save as serialise
 from sohes.backbone.vit import Backbone, load_backbone
 from sohes.errors import SohesError
 from sohes.model.build import Network, build_network
+from sohes.model.queries import GridQueries
 from sohes.params import ModelParams
 from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
 
 CARD_VERSION = 1
+GRID_EMBEDDING = "mask_decoder.queries.embedding"
 
 
 def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
@@ -102,11 +104,14 @@ def _untrained(card: Mapping[str, Any]) -> Backbone:
 def begin_from(network: Network, path: Path) -> float:
     """Take over the weights of a trained model that have the same name and shape; their share of the network's.
 
-    SohesError if there are none, or if the model cannot be loaded.
+    Embeddings of grid queries are fitted to the network's grids. SohesError if no weight fits, or if the model cannot
+    be loaded.
     """
     trained, _ = load_checkpoint(path)
-    own = network.state_dict()
-    fitting = {name: w for name, w in trained.state_dict().items() if name in own and own[name].shape == w.shape}
+    own, weights = network.state_dict(), trained.state_dict()
+    if GRID_EMBEDDING in weights and trained.params.queries == network.params.queries == "grid":
+        weights[GRID_EMBEDDING] = GridQueries.for_grids(weights[GRID_EMBEDDING], network.params.num_queries)
+    fitting = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
     if not fitting:
         raise SohesError(f"no weight of {path} fits the network of `model` and `backbone`: set instruct.start to null")
     network.load_state_dict(fitting, strict=False)

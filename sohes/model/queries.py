@@ -89,6 +89,18 @@ class GridQueries(nn.Module):
             self.project(sampled) + self.embedding, positions.expand(B, -1, -1), features, sampled * (self.gain / C)
         )
 
+    @staticmethod
+    def for_grids(embedding_QC: Tensor, num_queries: int) -> Tensor:
+        """Embeddings of `num_queries` queries, between those of the places around each: grids may grow finer (ours)."""
+        before, after = grid_side(len(embedding_QC)), grid_side(num_queries)
+        grids = embedding_QC.split([(before * unit) ** 2 for unit in GRIDS])
+        fitted = []
+        for unit, grid_PC in zip(GRIDS, grids, strict=True):
+            map_1Chw = grid_PC.T.reshape(1, -1, before * unit, before * unit)
+            size = (after * unit, after * unit)
+            fitted.append(F.interpolate(map_1Chw, size=size, mode="bilinear", align_corners=False)[0].flatten(1).T)
+        return torch.cat(fitted)
+
     def window_logits(self, queries_BKQC: Tensor, h: int, w: int) -> tuple[Tensor, Tensor]:
         """(B, K, Q, h) and (B, K, Q, w) for the normed queries of K stages: their sum is about `bias` within a
         query's window and falls steadily outside."""

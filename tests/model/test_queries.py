@@ -72,3 +72,18 @@ def test_scaling_or_shifting_the_mask_features_changes_nothing():
     first = model(pixels(painted())).auxiliary[0].mask_logits_BQhw
     again = model(pixels(5 * painted() - 40)).auxiliary[0].mask_logits_BQhw
     torch.testing.assert_close(first, again, atol=1e-3, rtol=1e-3)
+
+
+def test_embeddings_of_finer_grids_lie_between_those_around_them():
+    places = GridQueries(84, 32).places_Q2
+    finer = GridQueries(21 * 16, 32).places_Q2
+    fitted = GridQueries.for_grids(places.repeat(1, 16), 21 * 16)
+    assert fitted.shape == (21 * 16, 32)
+    for level in range(3):  # what grows steadily with the place still does, but for the rim
+        side = 4 << level
+        start = sum((4 << other) ** 2 for other in range(level))
+        within = torch.zeros(side, side, dtype=torch.bool)
+        within[1:-1, 1:-1] = True
+        mine = slice(start, start + side * side)
+        torch.testing.assert_close(fitted[mine, :2][within.flatten()], finer[mine][within.flatten()])
+    assert torch.equal(GridQueries.for_grids(places, 84), places)

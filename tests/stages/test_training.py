@@ -23,6 +23,7 @@ from sohes.evaluate.figures import UNTRAINED, read_rows
 from sohes.evaluate.phases import depends_on, make_predictor
 from sohes.model.cascade import CascadeSegmenter
 from sohes.model.checkpoint import load_checkpoint
+from sohes.model.queries import GridQueries
 from sohes.params import Params, load_params
 from sohes.project import Project
 from sohes.stages import correct, evaluate, instruct
@@ -141,6 +142,12 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
     instruct.run(wider, tmp_path)
     share = int(capsys.readouterr().out.partition("instruct: ")[2].partition("%")[0])
     assert 50 < share < 100
+    finer = begun.model_copy(update={"model": params.model.model_copy(update={"num_queries": 84})})
+    instruct.run(finer, tmp_path)
+    assert "100% of the weights begin as those of" in capsys.readouterr().out
+    name = "mask_decoder.queries.embedding"
+    made = load_file(tmp_path / "models/instruct.safetensors")[name]
+    torch.testing.assert_close(made, GridQueries.for_grids(expected[name], 84), rtol=0, atol=1e-5)
     with pytest.raises(ValueError, match="backbone_of_start needs a model: set start, too"):
         type(params.instruct).model_validate(section | {"start": None, "backbone_of_start": True})
     absent = begun.instruct.model_copy(update={"start": "gone.safetensors"})
