@@ -109,7 +109,7 @@ def begin_from(network: Network, path: Path) -> float:
     """
     trained, _ = load_checkpoint(path)
     own, weights = network.state_dict(), trained.state_dict()
-    if GRID_EMBEDDING in weights and trained.params.queries == network.params.queries == "grid":
+    if GRID_EMBEDDING in weights and GRID_EMBEDDING in own:
         weights[GRID_EMBEDDING] = GridQueries.for_grids(weights[GRID_EMBEDDING], network.params.num_queries)
     fitting = {name: w for name, w in weights.items() if name in own and own[name].shape == w.shape}
     if not fitting:

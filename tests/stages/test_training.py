@@ -16,13 +16,14 @@ from packing import make_project
 from PIL import Image
 from safetensors.torch import load_file
 
-from sohes.backbone.vit import Backbone, save_backbone
+from sohes.backbone.vit import Backbone, load_backbone, save_backbone
 from sohes.commands import segment
 from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, read_rows
 from sohes.evaluate.phases import depends_on, make_predictor
+from sohes.model.build import build_network
 from sohes.model.cascade import CascadeSegmenter
-from sohes.model.checkpoint import load_checkpoint
+from sohes.model.checkpoint import begin_from, load_checkpoint
 from sohes.model.queries import GridQueries
 from sohes.params import Params, load_params
 from sohes.project import Project
@@ -148,6 +149,10 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
     name = "mask_decoder.queries.embedding"
     made = load_file(tmp_path / "models/instruct.safetensors")[name]
     torch.testing.assert_close(made, GridQueries.for_grids(expected[name], 84), rtol=0, atol=1e-5)
+    for other in ({"head": "cascade", "num_queries": 12}, {"queries": "learned", "num_queries": 12}):  # without grids
+        vit = load_backbone(trained / "models/backbone.safetensors")
+        network = build_network(vit, params.model.model_copy(update=other))
+        assert 0 < begin_from(network, given) < 1
     with pytest.raises(ValueError, match="backbone_of_start needs a model: set start, too"):
         type(params.instruct).model_validate(section | {"start": None, "backbone_of_start": True})
     absent = begun.instruct.model_copy(update={"start": "gone.safetensors"})
