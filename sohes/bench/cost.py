@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TypeVar
+
+from sohes.work.memory import peak_bytes
 
 Outcome = TypeVar("Outcome")
 
@@ -52,14 +51,5 @@ def compared(ours: Cost, reference: Cost) -> dict[str, float]:
 
 
 def peak_gb() -> float:
-    """Peak memory of this process in 10^9 bytes.
-
-    From /proc where it exists, since a new process inherits the peak in rusage from the process that started it.
-    """
-    status = Path("/proc/self/status")
-    if status.exists():
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM"):
-                return int(line.split()[1]) * 1024 / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    """Peak memory of this process in 10^9 bytes."""
+    return peak_bytes() / 1e9

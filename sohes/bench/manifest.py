@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import resource
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from sohes.data.store.images import MANIFEST_SCHEMA, ImageStore
 from sohes.data.store.pack import ROWS_PER_BATCH, write_batches
 from sohes.project import MANIFEST
 from sohes.train.loading import from_epochs
+from sohes.work.memory import peak_bytes
 
 PER_TAR = 11_150  # images in a pack of SA-1B
 LOOKS = 2000
@@ -88,4 +87,4 @@ def _own_mb() -> float:
         resident, shared = map(int, Path("/proc/self/statm").read_text().split()[1:3])
         return (resident - shared) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except OSError:
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
+        return peak_bytes() / 2**20

@@ -68,6 +68,7 @@ class Correction(Learner[Network]):
     def __init__(self, network: Network, params: CorrectParams, loss: LossParams) -> None:
         super().__init__(network, averaged=True, frozen=params.optim.backbone_lr_scale == 0)
         self.params, self.loss = params, loss
+        self.own_loss = loss.model_copy(update={"no_object_weight": params.no_object_weight})  # the teacher's branch
 
     def momentum(self, step: int) -> float:
         return self.params.teacher_momentum
@@ -76,8 +77,10 @@ class Correction(Learner[Network]):
         rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
         found = self._lessons(batch, rngs)
         taught = into_strong_views(self._beside_labels(found, batch.pairs, rngs), batch.pairs)
-        of_own = self.loss.model_copy(update={"no_object_weight": self.params.no_object_weight})
-        given, own = (batch.initial.images_B3HW, batch.initial.targets, self.loss), (batch.strong_B3HW, taught, of_own)
+        given, own = (
+            (batch.initial.images_B3HW, batch.initial.targets, self.loss),
+            (batch.strong_B3HW, taught, self.own_loss),
+        )
         initial, teacher = losses_of(self.network, [given, own], generator)
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = {

@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import inspect
 import math
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +29,7 @@ from sohes.train.progress import Steps
 from sohes.train.state import ResumableState
 from sohes.train.stopping import asked_to_stop, exit_status
 from sohes.train.world import World
+from sohes.work.memory import peak_bytes
 
 LOG_EVERY = 10  # steps between records, which are means over them
 _STEP_SEED = 3  # apart from the data set's random streams
@@ -290,11 +290,8 @@ class Meter:
 
 
 def _machine(seconds_per_step: float, images_per_step: int, world: World) -> dict[str, float]:
-    if world.device.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(world.device) / 2**20
-    else:
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
-    return {"images_per_second": images_per_step / seconds_per_step, "peak_memory_mib": peak}
+    peak = torch.cuda.max_memory_allocated(world.device) if world.device.type == "cuda" else peak_bytes()
+    return {"images_per_second": images_per_step / seconds_per_step, "peak_memory_mib": peak / 2**20}
 
 
 def _stacked(values: Mapping[str, Tensor | float], world: World) -> Tensor:

@@ -19,10 +19,10 @@ from sohes.pipeline import STAGES
 from sohes.project import Project, read_json
 from sohes.work.files import write_json
 from sohes.work.identity import identity
+from sohes.work.memory import peak_bytes, peak_bytes_of_children
 
 EVERY = 10.0  # seconds between two updates of a record: what kill -9 can lose
 ADDED, LARGEST = ("seconds", "processor_seconds"), ("memory_gib", "gpu_memory_gib")
-_KIB_PER_UNIT = 1 / 1024 if sys.platform == "darwin" else 1  # ru_maxrss is bytes on macOS, KiB elsewhere
 
 Cost = dict[str, float | None]
 _signed: ContextVar[dict[str, str]] = ContextVar("signed")  # of the stage that is being measured
@@ -54,7 +54,7 @@ def measured(
         cost: Cost = {
             "seconds": time.perf_counter() - clock,
             "processor_seconds": _processor_seconds() - processors,
-            "memory_gib": max(usage.ru_maxrss for usage in _usages()) * _KIB_PER_UNIT / 2**20,
+            "memory_gib": max(peak_bytes(), peak_bytes_of_children()) / 2**30,
             "gpu_memory_gib": _gpu_memory_gib(),
         }
         write_json(record, {"made_of": made_of, "cost": cost})
@@ -143,13 +143,10 @@ def _repeatedly(work: Callable[[], None], seconds: float) -> Iterator[None]:
 # ---------------------------------------------------------------- measurements
 
 
-def _usages() -> list[resource.struct_rusage]:
-    return [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-
-
 def _processor_seconds() -> float:
     """Of this process and its children; the system itself counts a child only after its end."""
-    return sum(usage.ru_utime + usage.ru_stime for usage in _usages()) + _of_living_children()
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return sum(usage.ru_utime + usage.ru_stime for usage in usages) + _of_living_children()
 
 
 def _of_living_children() -> float:

@@ -1,14 +1,16 @@
-"""Freed memory is used again without the kernel, which is told by the pages that it has to bring."""
+"""The most that was held is this process's own; that freed memory is used again is told by the pages that come."""
 
 import os
+import resource
 import subprocess
 import sys
 from pathlib import Path
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 
-from sohes.work.memory import keep_freed_memory
+from sohes.work.memory import keep_freed_memory, peak_bytes, peak_bytes_of_children
 
 # A buffer like a training step's, made and freed again and again; its pages are counted from the second time on.
 WORK = """
@@ -16,7 +18,7 @@ import resource
 import numpy as np
 import sohes.__main__ as command
 from sohes.bench.own_process import in_own_process
-from sohes.work.memory import keep_freed_memory
+from sohes.work.memory import keep_freed_memory, peak_bytes, peak_bytes_of_children
 from sohes.work.pool import run_shards
 
 
@@ -73,3 +75,27 @@ def test_where_the_c_library_cannot_nothing_happens(monkeypatch):
     for error in (OSError, TypeError):
         monkeypatch.setattr("ctypes.CDLL", Mock(side_effect=error))
         assert keep_freed_memory() is False
+
+
+def test_the_peak_is_that_of_this_process_and_not_of_the_one_that_started_it():
+    """Linux gives a new process the peak of the old one, as `ru_maxrss` says."""
+    line = "from sohes.work.memory import peak_bytes; print(peak_bytes())"
+    np.ones(2**28, np.uint8)  # and freed again
+    assert peak_bytes() > 2**28
+    started = int(subprocess.run([sys.executable, "-c", line], capture_output=True, check=True).stdout)
+    assert 2**22 < started < 2**27
+
+
+def test_the_peak_of_a_child_that_has_ended():
+    subprocess.run([sys.executable, "-c", "b'1' * 2**28"], check=True)
+    assert peak_bytes_of_children() > 2**28
+
+
+@pytest.mark.parametrize("status", [None, "Name: python\nVmPeak: 12 kB\n"])
+def test_without_proc_the_systems_figure_is_taken(monkeypatch, tmp_path, status):
+    if status:
+        (tmp_path / "status").write_text(status)
+    monkeypatch.setattr("sohes.work.memory.Path", lambda path: tmp_path / Path(path).name)
+    assert peak_bytes() == resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (
+        1 if sys.platform == "darwin" else 2**10
+    )
