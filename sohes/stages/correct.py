@@ -39,7 +39,7 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             params,
             project,
             world,
-            digests={**digests, **{k: v for k, v in card["digests"].items() if k in ("backbone", "start")}},
+            digests={**digests, **{k: v for k, v in card.get("digests", {}).items() if k in ("backbone", "start")}},
             weights=f"the teacher: moving average of the student's weights, momentum {section.teacher_momentum}",
             unchanged=unchanged,
             open_run=partial(tracking.stage_run, "correct", params, root),

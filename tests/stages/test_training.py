@@ -23,7 +23,7 @@ from sohes.evaluate.figures import UNTRAINED, read_rows
 from sohes.evaluate.phases import depends_on, make_predictor
 from sohes.model.build import build_network
 from sohes.model.cascade import CascadeSegmenter
-from sohes.model.checkpoint import begin_from, load_checkpoint
+from sohes.model.checkpoint import begin_from, load_checkpoint, save_checkpoint
 from sohes.model.queries import GridQueries
 from sohes.params import Params, load_params
 from sohes.project import Project
@@ -194,6 +194,17 @@ def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_
     correct.run(params, tmp_path)
     after = load_checkpoint(tmp_path / "models/correct.safetensors")[1]["digests"]
     assert after["start"] == digests["start"] == digest_file(given)
+
+
+def test_phase_3_can_begin_with_a_model_from_elsewhere(trained, tmp_path, repository):
+    """Its card, as that of a released model, need not say what it has learned from."""
+    make_project(tmp_path)
+    model, card = load_checkpoint(trained / "models/instruct.safetensors")
+    del card["digests"]
+    save_checkpoint(tmp_path / "models/instruct.safetensors", model, card)
+    correct.run(tiny_params(repository, steps=1, checkpoint_every=1), tmp_path)
+    digests = load_checkpoint(tmp_path / "models/correct.safetensors")[1]["digests"]
+    assert digests["instruct"] == digest_file(tmp_path / "models/instruct.safetensors")
 
 
 @pytest.mark.parametrize(
