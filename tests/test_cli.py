@@ -319,7 +319,10 @@ def test_init_begins_with_a_profile_but_spares_numbers_of_ones_own(tmp_path, rep
     assert "numbers of your own: move it away" in done.stderr
     done = sohes("init", "--images", "photos", "--profile", "large", cwd=tmp_path)
     assert done.returncode == 1
-    assert "no profile large: name one of demo, " in done.stderr
+    assert "no profile large: name one of demo, one-gpu, paper, photographs" in done.stderr
+    done = sohes("init", "--images", "photos", "--profile", "released", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "on labels that the profile photographs makes" in done.stderr
     assert load_params(tmp_path / "params.yaml").seed == 7
 
 

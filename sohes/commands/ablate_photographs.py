@@ -117,8 +117,9 @@ def _rows_of(tables: Sequence[str], project: Path) -> tuple[dict[str, dict[str, 
 
 def _introduction(command: str, images: int, tables: Sequence[str], baseline: str) -> str:
     files = " and ".join(f"`params/ablations/{table}.yaml`" for table in tables)
+    named = "" if tables == DEFAULT_TABLES else f": {' and '.join(tables)}"
     page = (
-        "# Phase 1 on photographs\n\n"
+        f"# Phase 1 on photographs{named}\n\n"
         f"Made by `{command}`: the first {images} annotated photographs of each set, one process, one run per table."
         "\n\nAR is class-agnostic, up to 1,000 masks, in percent; seconds are CPU seconds per image, including "
         f"features. Differences in AR are from `{baseline}`, the unchanged params, with a 95 % interval (paired "

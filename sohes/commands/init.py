@@ -25,6 +25,7 @@ from sohes.project import TEMPLATE
 from sohes.work.files import write_file
 
 PHOTOGRAPHS = "photographs"  # the profile
+NO_PIPELINE = "released"  # the profile of a network whose labels another one makes
 # Of networks trained on so many photographs: average recall on 100 of COCO, and that of the pseudo-labels that each
 # learned from (docs/faq.md).
 MEASURED = {106: (13.7, 15.6), 949: (27.4, 25.5)}
@@ -126,7 +127,12 @@ def _profile(name: str, params: Path) -> Path:
     """The file of a profile. SohesError for an unknown one, or if `params` holds numbers that no profile has."""
     files = profiles()
     if name not in files:
-        raise SohesError(f"no profile {name}: name one of {', '.join(files)}")
+        raise SohesError(f"no profile {name}: name one of {', '.join(sorted(files.keys() - {NO_PIPELINE}))}")
+    if name == NO_PIPELINE:
+        raise SohesError(
+            f"the profile {name} trains a network on labels that the profile {PHOTOGRAPHS} makes: take that one, then "
+            "the commands of docs/released-model.md"
+        )
     known = {load_params(file).model_dump_json(exclude={"pull"}) for file in files.values()}
     if params.exists() and load_params(params).model_dump_json(exclude={"pull"}) not in known:
         raise SohesError(f"{params} has numbers of your own: move it away, or leave out --profile")

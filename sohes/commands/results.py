@@ -70,8 +70,13 @@ class Sample:
 
 @dataclass(frozen=True)
 class Trained:
-    """A project, its params, and which of its phases are done: the first needs a backbone, the others their models."""
+    """A project, its params, and which of its phases are done: the first needs a backbone, the others their models.
 
+    title: its heading.  name: what others call it.
+    """
+
+    title: str
+    name: str
     project: Project
     params: Params
     phases: tuple[str, ...]
@@ -79,7 +84,10 @@ class Trained:
 
 def results(
     benchmarks: Annotated[list[str], typer.Argument(help="NAME=DIR: a benchmark and where it is unpacked.")],
-    project: Annotated[list[Path] | None, typer.Option(help="Folder with params.yaml and models; repeatable.")] = None,
+    project: Annotated[
+        list[str] | None,
+        typer.Option(help="Folder with params.yaml and models, or its NAME=DIR on the page; repeatable."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The Markdown page to write.")] = HERE.reports / "results.md",
 ) -> None:
     """All phases on benchmarks of photographs, as one page.
@@ -88,8 +96,8 @@ def results(
 
     Example: sohes results coco_panoptic=~/coco pascal_part=~/pascal-part bsds500=~/BSR
     """
-    projects = project or [Path()]
-    opened = [_opened(Project(folder)) for folder in projects]
+    projects = project or ["."]
+    opened = [_opened(text) for text in projects]
     for trained in opened:
         for phase in trained.phases:
             depends_on(phase, trained.params, trained.project.root)  # what is missing is known before hours of work
@@ -98,13 +106,13 @@ def results(
     command = [
         "sohes results",
         *map(shlex.quote, benchmarks),
-        *(f"--project {shlex.quote(str(folder))}" for folder in projects),
+        *(f"--project {shlex.quote(text)}" for text in projects),
         f"--out {shlex.quote(str(out))}",
     ]
     caps = " or ".join(str(cap) for cap in sorted({t.params.evaluate.max_masks for t in opened}))
     parts = [INTRODUCTION.format(command=" \\\n  ".join(command), max_masks=caps)]
     for trained in opened:
-        parts += [f"## Project `{trained.project.root}`\n", _facts(trained, opened[0])]
+        parts += [f"## {trained.title}\n", _facts(trained, opened[0])]
         for sample in samples:
             seen = _trained_on(trained.project, sample)
             parts += [_heading(sample), _seen_words(seen, sample)]
@@ -120,9 +128,13 @@ def results(
 # ---------------------------------------------------------------- predict and score
 
 
-def _opened(project: Project) -> Trained:
+def _opened(text: str) -> Trained:
+    named = "=" in text and not Path(text).is_dir()
+    name, folder = name_and_folder(text) if named else ("", Path(text))
+    project = Project(folder)
     done = tuple(phase for phase in PHASES if phase == "explore" or project.model(phase).exists())
-    return Trained(project, load_params(project.params), done)
+    title = f"{name}: `{folder}`" if named else f"Project `{folder}`"
+    return Trained(title, name or f"`{folder}`", project, load_params(project.params), done)
 
 
 def _origin(trained: Trained, benchmarks: Sequence[str]) -> Origin:
@@ -198,7 +210,7 @@ def _facts(trained: Trained, first: Trained) -> str:
     if trained is not first:
         changed = sorted(_changes(first.params.model_dump(mode="json"), params.model_dump(mode="json")))
         words = ", ".join(changed) if len(changed) <= LISTED else f"{len(changed)} keys"
-        lines.append(f"- Its params differ from those of `{first.project.root}` in {words or 'nothing'}.")
+        lines.append(f"- Its params differ from those of {first.name} in {words or 'nothing'}.")
     return "\n".join(lines) + "\n"
 
 
@@ -220,7 +232,8 @@ def _network(trained: Trained) -> str:
 
 
 def _features(params: Params) -> str:
-    kind = f"features of {params.backbone.pretrained}" if params.explore.uses_backbone else "handmade features"
+    weights = Path(str(params.backbone.pretrained)).name  # of a file, wherever it lies
+    kind = f"features of {weights}" if params.explore.uses_backbone else "handmade features"
     return f"{kind} at {params.explore.image_size} pixels"
 
 

@@ -59,6 +59,10 @@ def segment(
             help="Also look at windows of this fraction of the sides; repeat for more; 1: none.",
         ),
     ] = None,
+    max_masks: Annotated[
+        int | None,
+        typer.Option(min=1, show_default="evaluate.max_masks", help="At most so many of a photograph, the best ones."),
+    ] = None,
     exif: Upright = True,
     picture_format: Annotated[PictureFormat, typer.Option("--format", help="png: large, without loss.")] = "webp",
     print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
@@ -69,7 +73,8 @@ def segment(
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
     chosen = choose(model, params, explore=explore)
-    options: dict[str, Any] = {"levels": tile or (), "apply_exif": exif, "picture_format": picture_format}
+    options: dict[str, Any] = {"levels": tile or (), "max_masks": max_masks, "apply_exif": exif}
+    options |= {"picture_format": picture_format}
     photographs = whole = parts = 0
     try:
         for file, result in run(photos, **chosen, **options, out=out, root=Path.cwd()):
@@ -127,6 +132,7 @@ def run(
     explore: ExploreParams | None,
     root: Path,
     levels: Sequence[float] = (),
+    max_masks: int | None = None,
     apply_exif: bool = True,
     picture_format: PictureFormat = "webp",
 ) -> Iterator[tuple[Path, Result]]:
@@ -135,6 +141,7 @@ def run(
     Yields each JSON file and what it holds, as soon as it is written.
     photos: files, folders, or patterns such as `trip/*.jpg`. model: its file.
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
+    max_masks: in place of `evaluate.max_masks`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
     A photograph that cannot be read, or whose results cannot be written, is reported and skipped; SohesError names
     them at the end. SohesError if there is nothing to read or no model, OSError if `out` cannot be written to.
@@ -144,11 +151,15 @@ def run(
         raise SohesError(f"no photographs in {', '.join(map(str, photos))}: name image files or a folder of them")
     if explore and levels:
         raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
+    if explore and max_masks is not None:
+        raise SohesError("phase 1 has no scores by which to choose masks: leave out --max-masks, or --explore")
     if not all(0 < level <= 1 for level in levels):  # nor NaN
         raise SohesError(f"a window's side is a fraction of the image's, above 0 and at most 1 (got {list(levels)})")
     if levels:
         tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
         evaluate = evaluate.model_copy(update={"tiles": tiles})
+    if max_masks is not None:
+        evaluate = evaluate.model_copy(update={"max_masks": max_masks})
     require_writable(out)
     names = dict(zip(files, output_names(files), strict=True))
     shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))

@@ -110,7 +110,7 @@ def load_params_anywhere(path: Path, changes: Mapping[str, Any] | None = None) -
 
 
 def profiles() -> dict[str, Path]:
-    """The files of params that come with the code, by the name that `sohes init --profile` takes."""
+    """The files of params that come with the code, by name."""
     return {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
 
 

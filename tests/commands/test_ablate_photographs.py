@@ -101,7 +101,9 @@ def test_rows_of_another_table_change_the_params_as_they_are(
     assert rows(part)[:4] == ["setting", "colour", "tokens", "both"]
     found = [float(line.split("|")[6]) for line in part.splitlines()[4:7]]  # masks an image
     assert found[2] > max(found[:2])  # both maps' masks
-    assert " --table mine`: the first 1 annotated" in Path("page.md").read_text()
+    page = Path("page.md").read_text()
+    assert page.startswith("# Phase 1 on photographs: mine\n")
+    assert " --table mine`: the first 1 annotated" in page
 
 
 def test_the_table_of_feature_maps_fits_the_photographs_profile(repository) -> None:

@@ -66,7 +66,7 @@ def train_on(photo: Path, home: Path) -> None:
 
 def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, monkeypatch):
     out = tmp_path / "docs/results.md"
-    results.results([f"coco={root}"], project=[folder], out=out)
+    results.results([f"coco={root}"], project=[str(folder)], out=out)
     page = out.read_text()
     assert f"sohes results \\\n  coco={root} \\\n  --project {folder} \\\n  --out {out}\n" in page
     assert "### coco: 3 photographs, 3 annotated entities" in page
@@ -84,7 +84,7 @@ def test_one_page_with_every_phase_and_what_it_gains(folder, root, tmp_path, mon
         raise AssertionError("what is predicted is predicted again")
 
     monkeypatch.setattr(results, "make_predictor", never)
-    results.results([f"coco={root}"], project=[folder], out=out)
+    results.results([f"coco={root}"], project=[str(folder)], out=out)
     assert out.read_text() == page
 
 
@@ -92,13 +92,13 @@ def test_shards_of_another_size_are_not_taken_over(folder, root, tmp_path, tiny_
     for images_per_shard in (2, 1):  # the second cut has one shard more
         tiny_params["evaluate"] = {**tiny_params["evaluate"], "images_per_shard": images_per_shard}
         (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-        results.results([f"coco={root}"], project=[folder], out=tmp_path / f"{images_per_shard}.md")
+        results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / f"{images_per_shard}.md")
     assert (tmp_path / "1.md").read_text().replace("1.md", "2.md") == (tmp_path / "2.md").read_text()
 
 
 def test_what_was_trained_on_is_not_scored(folder, root, tmp_path):
     train_on(root / "val2017/000000000002.png", folder)
-    results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+    results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert "**Not scored**: 1 of 3 photographs were used in training" in page
     assert "| phase 2 |" not in page
@@ -109,7 +109,7 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     shutil.copytree(folder / "models", other / "models")
     tiny_params["evaluate"] = {**tiny_params["evaluate"], "refiner": "none"}
     (other / "params.yaml").write_text(yaml.safe_dump(tiny_params))
-    results.results([f"coco={root}"], project=[folder, other], out=tmp_path / "page.md")
+    results.results([f"coco={root}"], project=[str(folder), str(other)], out=tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
     assert f"differ from those of `{folder}` in `evaluate.refiner: none`." in page
     assert "Unknown whether these photographs were used in training" in page
@@ -117,15 +117,17 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     tiny_params["instruct"] = {**tiny_params["instruct"], "start": "small"}
     (other / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     monkeypatch.setattr(results, "LISTED", 0)
-    results.results([f"coco={root}"], project=[folder, other], out=tmp_path / "page.md")
+    results.results([f"coco={root}"], project=[f"The demo={folder}", str(other)], out=tmp_path / "page.md")
     page = (tmp_path / "page.md").read_text()
-    assert f"differ from those of `{folder}` in 2 keys." in page
+    assert f"## The demo: `{folder}`\n" in page
+    assert f"## Project `{other}`\n" in page
+    assert "differ from those of The demo in 2 keys." in page
     assert "images in phase 2, begun with `small`, " in page
 
 
 def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_path):
     def titles() -> list[str]:
-        results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+        results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
         rows = [line for line in (tmp_path / "page.md").read_text().splitlines() if line.startswith("| ")]
         return [row.split("|")[1].strip() for row in rows[1:]]
 
@@ -139,12 +141,12 @@ def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_pa
 
 def test_what_is_missing_is_one_sentence(folder, root, tmp_path):
     with pytest.raises(SohesError, match="no benchmark is called kitti"):
-        results.results([f"kitti={root}"], project=[folder], out=tmp_path / "page.md")
+        results.results([f"kitti={root}"], project=[str(folder)], out=tmp_path / "page.md")
     with pytest.raises(SohesError, match=r"NAME=DIR, such as coco=~/coco \(got coco\)"):
-        results.results(["coco"], project=[folder], out=tmp_path / "page.md")
+        results.results(["coco"], project=[str(folder)], out=tmp_path / "page.md")
     (folder / "models/backbone.safetensors").unlink()
     with pytest.raises(SohesError, match="run `sohes backbone` first"):
-        results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+        results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
 
 
@@ -159,6 +161,6 @@ def test_a_page_on_what_changed_meanwhile_is_not_written(folder, root, tmp_path,
 
     monkeypatch.setattr(results, "evaluate_masks", change_meanwhile)
     with pytest.raises(SohesError, match=f"{place} changed while results ran"):
-        results.results([f"coco={root}"], project=[folder], out=tmp_path / "page.md")
+        results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
     assert not (folder / ".sohes/results").exists()

@@ -193,6 +193,19 @@ def test_a_closer_look_finds_more_and_phase_one_has_none(segment, photos):
         list(segment(photos / "one.png", levels=(0.6,), explore=True))
 
 
+def test_no_more_than_the_best_masks_and_phase_one_has_no_order(segment, photos):
+    def scores(**options):
+        (path,) = segment(photos / "one.png", **options)
+        return [annotation["score"] for annotation in json.loads(path.read_text())["annotations"]]
+
+    every, few = scores(), scores(max_masks=3)
+    assert len(every) > 3
+    assert 0 < len(few) <= 3
+    assert few == every[: len(few)]
+    with pytest.raises(SohesError, match="leave out --max-masks"):
+        list(segment(photos / "one.png", max_masks=3, explore=True))
+
+
 def outside(tmp_path, monkeypatch):
     """A fresh folder without a project, and a code that came without a template."""
     folder = tmp_path / "elsewhere"
