@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 from collections.abc import Mapping
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,18 @@ from sohes.project import Project, read_mapping
 from sohes.work.files import atomic_path
 
 HERE = Project(Path())  # paths as dvc.yaml has them
+# Params that name files: by path or address, and by path if there is such a file, else by name.
+PATHS = (
+    *(("pull.folder", key) for key in ("images", "annotations")),
+    *(("pull.archives", key) for key in ("images", "eval", "annotations", "digests")),
+    *(("pull.sa1b", key) for key in ("links", "packs", "digests")),
+    ("pull.s3", "digests"),
+)
+NAMES = (
+    ("backbone", "pretrained"),
+    ("backbone.distill.teacher", "pretrained"),
+    ("instruct", "start"),
+)
 
 
 def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str, Any], phase: Phase) -> Params:
@@ -29,7 +43,7 @@ def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str,
 
     Only the stages that the phase needs are in it: a row about pseudo-labels trains nothing.
     """
-    values = row_params(params, changes, Project(folder).params)
+    values = row_params(root, params, changes, Project(folder).params)
     graph = stages_for(stages(root), phase)
     # Relative, since the whole project may be copied or moved.
     cache = os.path.relpath(root.resolve() / ".dvc/cache", folder.resolve() / ".dvc")
@@ -48,21 +62,31 @@ def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str,
     return values
 
 
-def row_params(base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
+def row_params(root: Path, base: Path, changes: Mapping[str, Any], scratch: Path) -> Params:
     """The params file `base` with some dotted keys set, written to `scratch` and validated.
 
-    SohesError for a key that is not there. Paths in it are made absolute: a workspace lies elsewhere.
+    SohesError for a key that is not there. Paths of the project `root` are made absolute: a workspace lies elsewhere.
     """
     load_params(base)  # a file that is wrong by itself is not the table's fault
     values = read_mapping(base)
-    folder = values["pull"]["folder"]
-    for key in ("images", "annotations"):
-        if folder[key] is not None:
-            folder[key] = str((base.parent / Path(folder[key]).expanduser()).resolve())
+    for section, key in PATHS:
+        holder = reduce(getitem, section.split("."), values)
+        holder[key] = _absolute(holder[key], root)
+    for section, key in NAMES:
+        holder = reduce(getitem, section.split("."), values)
+        if holder[key] is not None and (root / holder[key]).is_file():
+            holder[key] = _absolute(holder[key], root)
     set_keys(values, changes, who="the table", file=base)
     with atomic_path(scratch) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_params(temporary)
+
+
+def _absolute(value: Any, root: Path) -> Any:
+    """A path, or a list of them, seen from anywhere; an address or null stays as it is."""
+    if isinstance(value, list):
+        return [_absolute(one, root) for one in value]
+    return value if value is None or "://" in value else str((root / Path(value).expanduser()).resolve())
 
 
 def stages_for(graph: Mapping[str, Any], phase: Phase) -> dict[str, Any]:

@@ -63,12 +63,35 @@ def test_an_error_names_the_key(tmp_path, change, sentence):
         (lambda p: p["model"]["adapter"].update(interactions=6), "interactions 6 must not exceed backbone.depth 4"),
         (lambda p: p["instruct"].update(accumulate=3), "instruct: accumulate 3 must divide batch_size 4"),
         (lambda p: p["correct"]["augment"].update(scale_min=2), "scale_min 2 must not exceed scale_max 1.4"),
+        (
+            lambda p: p["explore"].update(image_size=100),
+            "patch_size 8 must divide image_size 100 with features handmade",
+        ),
+        (lambda p: p["explore"].update(crop_size=60), "explore: patch_size 8 must divide crop_size 60"),
+        (
+            lambda p: p["explore"].update(also=[{"features": "tokens", "image_size": 196}]),
+            "explore: backbone.patch_size 16 must divide image_size 196 with features tokens",
+        ),
+        (
+            lambda p: p["explore"].update(also=[{"features": "fused", "crop_size": 60}]),
+            "patch_size 8 must divide crop_s",
+        ),
+        (
+            lambda p: (p["model"].update(head="cascade"), p["correct"].update(compile=True)),
+            "correct.compile is for model",
+        ),
+        (lambda p: p["model"]["cascade"].update(anchor_scale=0.2), "anchor_scale"),
     ],
 )
 def test_numbers_that_do_not_fit_together_are_found_before_anything_is_computed(tmp_path, change, sentence):
     with pytest.raises(SohesError, match=sentence) as caught:
         load_params(changed(tmp_path, change))
     assert len(str(caught.value)) < len(str(tmp_path)) + 160  # it names the numbers, not the whole section
+
+
+def test_crops_that_are_never_made_may_have_any_size(tmp_path):
+    quiet = {"crop_size": 60, "theta_small": 0.0, "recluster": "small"}
+    assert load_params(changed(tmp_path, lambda p: p["explore"].update(quiet))).explore.crop_size == 60
 
 
 def test_a_network_on_another_models_vit_need_not_fit_the_backbone(tmp_path):

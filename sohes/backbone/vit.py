@@ -55,8 +55,17 @@ class Backbone(nn.Module):
             self.vit = timm.create_model(architecture, pretrained=pretrained, **fixed, **arguments)
         except TypeError:  # a convolutional network takes no patch size
             self.vit = None
+        except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
+            if pretrained:  # and the weights cannot be had, which the caller has a remedy for
+                raise
+            raise SohesError(
+                f"timm {timm.__version__} cannot build {architecture} with {dict(arguments)} "
+                f"({first_sentence(error)}): name another architecture, or install the timm that knows it"
+            ) from None
         if not isinstance(self.vit, VisionTransformer | Eva):
             raise SohesError(f"{architecture} is not a plain ViT: name one of timm's vit_* or eva02_* models")
+        if getattr(self.vit, "rope", None) is not None and (width := self.embed_dim // self.num_heads) % 4:
+            raise SohesError(f"{architecture} turns its heads by their place: 4 must divide their width (got {width})")
         published: dict[str, Any] = self.vit.pretrained_cfg  # type: ignore[assignment]
         self.mean, self.std = tuple(published["mean"]), tuple(published["std"])
 
@@ -305,6 +314,8 @@ def load_backbone(path: Path) -> Backbone:
             raise SohesError(f"no backbone at {needed}: run `sohes backbone` first")
     card = read_json(card_path, "run `sohes backbone` again", needs=["version", "architecture", "arguments", "digest"])
     version, architecture, arguments = card["version"], card["architecture"], card["arguments"]
+    if not isinstance(arguments, dict):
+        raise SohesError(f"{card_path} is damaged (its arguments are {arguments}): run `sohes backbone` again")
     if version != CARD_VERSION:
         raise SohesError(f"{card_path} is of version {version}, not {CARD_VERSION}: run `sohes backbone` again")
     if card["digest"] != digest_file(path):

@@ -30,7 +30,7 @@ from sohes.explore.local import Extract, square, tree_of
 from sohes.explore.maps import backbone_taps, make_extractor
 from sohes.explore.merge.tree import MergeTree
 from sohes.explore.refine import require_refiner, what_it_lacks
-from sohes.params import ExploreParams, load_params
+from sohes.params import ExploreParams, load_params, validated
 from sohes.work.files import write_file
 from sohes.work.origin import Origin, code_of
 
@@ -178,7 +178,7 @@ def changed(base: ExploreParams, changes: Mapping[str, object]) -> ExploreParams
     if other:
         raise SohesError(f"the row sets {other[0]}, which is none of phase 1's params: leave it to `sohes ablate`")
     values = {key.removeprefix("explore."): value for key, value in changes.items()}
-    return ExploreParams.model_validate(base.model_dump() | values)
+    return validated(ExploreParams, base.model_dump() | values, f"the row that sets {', '.join(changes)}")
 
 
 def _trees(extract: Extract, params: ExploreParams, where: tuple[str, Path, int]) -> list[MergeTree]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -40,7 +41,7 @@ def calibrate(
     """
     if most <= least:
         raise SohesError(f"regions grow fewer: --most must be above --least (got {most} and {least})")
-    explore, project = load_params(params).explore, Project(params.parent)
+    explore, project = load_params(params).explore, Project(Path.cwd())
     if explore.uses_backbone:
         require(project.model("backbone"), "backbone", "backbone")
     fitted = [k for k, one in enumerate(explore.maps) if one.features != "handmade" or not explore.uses_backbone]

@@ -85,8 +85,10 @@ def shared_card(file: Path) -> dict[str, Any]:
     manifest = project.pseudo_labels / "manifest.json"
     if "label_free" not in card and manifest.is_file():
         labels = read_json(manifest, "run `sohes explore` again", needs=["label_free"])["label_free"]
-        start = read_card(project.model("instruct")).get("params", {}).get("instruct", {}).get("start")
-        card["label_free"] = label_free.of_model(labels, project.model("backbone"), start and model_file(start))
+        params = read_card(project.model("instruct")).get("params") or {}
+        start = (params.get("instruct") or {}).get("start")
+        begun_with = start and project.root / model_file(start)
+        card["label_free"] = label_free.of_model(labels, project.model("backbone"), begun_with)
     scores = project.metrics("evaluate")
     if "figures" not in card and scores.is_file() and scores.stat().st_mtime >= file.stat().st_mtime:
         row = read_rows(project).get(phase, {})

@@ -199,8 +199,10 @@ def _facts(trained: Trained, first: Trained) -> str:
     count = params.pull.scenes.train if store is None else len(store)
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
-    backbone = params.backbone.source
-    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone, start_of(params.instruct))
+    source = params.backbone.source
+    backbone = str(project.root / source) if (project.root / source).is_file() else source
+    start = start_of(params.instruct, project.root)
+    claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone, start)
     lines = [
         f"- Trained on {trained_on}.",
         f"- Phase 1: {_features(params)}, refiner `{params.explore.refiner}`; label-free: "

@@ -209,11 +209,16 @@ def find_photos(photos: Sequence[Path | str], *, leave_out: Path | None = None) 
     """The image files that these files, folders and patterns name, each once, folders searched to their depth.
 
     Hidden files and folders are skipped; how many others were skipped for their names goes to stderr.
-    leave_out: a folder that is not searched, such as that of the results. SohesError for what does not exist.
+    leave_out: the folder of the results, which is not searched. SohesError for what does not exist, and if a folder or
+    pattern names what lies there: results and photographs would not be told apart.
     """
     found: dict[Path, Path] = {}
     for photo in map(Path, photos):
-        for file in _expand(photo, leave_out):
+        files = _expand(photo, leave_out)
+        folder = photo if photo.is_dir() else _front(photo)
+        if leave_out and not photo.is_file() and folder.resolve().is_relative_to(leave_out.resolve()):
+            raise SohesError(f"{leave_out} is for the results, but {photo} lies there: name another folder with --out")
+        for file in files:
             if leave_out is None or photo.is_file() or not file.resolve().is_relative_to(leave_out.resolve()):
                 found.setdefault(file.resolve(), file)
     return list(found.values())

@@ -46,9 +46,8 @@ def _model_digest(phase: str, params: Params, root: Path) -> str:
         return digest_file(require(project.model(phase), "model", phase))
     backbone = require(project.model("backbone"), "backbone", "backbone")
     if phase == UNTRAINED:
-        return (
-            f"{digest_file(vit_of_start(params.instruct) or backbone)} {params.seed} {params.model.model_dump_json()}"
-        )
+        vit = vit_of_start(params.instruct, root) or backbone
+        return f"{digest_file(vit)} {params.seed} {params.model.model_dump_json()}"
     return f"{digest_file(backbone)} {params.seed} "
 
 
@@ -72,7 +71,7 @@ def make_predictor(phase: str, params: Params, root: Path, on_tree: OnTree | Non
         from sohes.model.checkpoint import first_vit
 
         torch.manual_seed(params.seed)
-        model: Network = build_network(first_vit(vit_of_start(params.instruct), backbone), params.model)
+        model: Network = build_network(first_vit(vit_of_start(params.instruct, root), backbone), params.model)
     else:
         from sohes.model.checkpoint import load_checkpoint
 

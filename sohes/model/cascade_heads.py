@@ -74,7 +74,7 @@ class TorchvisionCascade(Detector):
         super().__init__()
         cascade, dim = params.cascade, params.hidden_dim
         self.kept, self.nms_iou, self.samples = params.num_queries, cascade.nms_iou, cascade.samples
-        sides = tuple((int(stride * cascade.anchor_scale),) for stride in STRIDES)
+        sides = tuple((stride * cascade.anchor_scale,) for stride in STRIDES)
         proposals = {"training": cascade.proposals, "testing": cascade.proposals}
         self.rpn = RegionProposalNetwork(
             AnchorGenerator(sides, (RATIOS,) * len(STRIDES)),

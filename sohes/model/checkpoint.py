@@ -88,7 +88,8 @@ def _read_card(path: Path) -> tuple[dict[str, Any], str]:
     if not card_path.is_file():
         raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
     card = read_json(card_path, again, needs=["version", "backbone", "model", "digest"])
-    if not isinstance(card["backbone"], dict) or not {"architecture", "arguments"} <= set(card["backbone"]):
+    vit = card["backbone"]
+    if not isinstance(vit, dict) or "architecture" not in vit or not isinstance(vit.get("arguments"), dict):
         raise SohesError(f"{card_path} is damaged (its backbone lacks architecture or arguments): {again}")
     if (version := card["version"]) != CARD_VERSION:
         raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")

@@ -88,7 +88,7 @@ def settings(params: ModelParams, *, pooler: str) -> Any:
     cascade, config = params.cascade, get_cfg()
     model = config.MODEL
     model.DEVICE, model.MASK_ON = "cpu", True  # the network is moved as a whole
-    model.ANCHOR_GENERATOR.SIZES = [[int(stride * cascade.anchor_scale)] for stride in STRIDES]
+    model.ANCHOR_GENERATOR.SIZES = [[stride * cascade.anchor_scale] for stride in STRIDES]
     model.ANCHOR_GENERATOR.ASPECT_RATIOS = [list(RATIOS)]
     model.RPN.IN_FEATURES = [str(i) for i in range(len(STRIDES))]
     for name in ("PRE_NMS_TOPK_TRAIN", "PRE_NMS_TOPK_TEST", "POST_NMS_TOPK_TRAIN", "POST_NMS_TOPK_TEST"):

@@ -39,17 +39,17 @@ def has_gpu() -> bool:
     return any(Path(device).exists() for device in GPUS)
 
 
-def start_of(params: InstructParams) -> Path | None:
-    """The file of the model that phase 2 begins with, if it begins with one."""
-    return None if params.start is None else model_file(params.start)
+def start_of(params: InstructParams, root: Path = Path()) -> Path | None:
+    """The file of the model that phase 2 begins with, if it begins with one. root: of the project."""
+    return None if params.start is None else root / model_file(params.start)
 
 
-def vit_of_start(params: InstructParams) -> Path | None:
+def vit_of_start(params: InstructParams, root: Path = Path()) -> Path | None:
     """The file of the model whose ViT phase 2 trains; None: it trains the pipeline's backbone.
 
-    SohesError if there is no such file.
+    root: of the project. SohesError if there is no such file.
     """
-    start = start_of(params) if params.backbone_of_start else None
+    start = start_of(params, root) if params.backbone_of_start else None
     if start is not None and not start.is_file():
         raise SohesError(f"no model at {start}, whose ViT phase 2 trains: set instruct.start to where it lies")
     return start

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -60,7 +60,10 @@ __all__ = [
     "load_params",
     "load_params_anywhere",
     "profiles",
+    "validated",
 ]
+
+S = TypeVar("S", bound=Section)
 
 
 class Params(Section):
@@ -80,6 +83,22 @@ class Params(Section):
     report: ReportParams
 
     @model_validator(mode="after")
+    def _views_are_made_of_whole_tokens(self) -> Params:
+        for one in self.explore.maps:
+            if one.features != "handmade":
+                one.check_patches(self.backbone.patch_size, "explore: backbone.patch_size")
+        return self
+
+    @model_validator(mode="after")
+    def _cascades_are_not_compiled(self) -> Params:
+        for name, phase in (("instruct", self.instruct), ("correct", self.correct)):
+            if phase.compile and self.model.head != "mask2former":
+                raise ValueError(
+                    f"{name}.compile is for model.head mask2former (got {self.model.head}): set it to false"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _network_fits_the_backbone(self) -> Params:
         vit = self.backbone
         if not self.instruct.backbone_of_start:  # that ViT is only known when its card is read
@@ -96,11 +115,11 @@ def load_params(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
         values = read_mapping(path)
     except FileNotFoundError:
         raise SohesError(f"no params file at {path}: run in the project's folder, or name one with --params") from None
-    params = _validated(values, str(path))  # a file that is wrong by itself is not the fault of what is set
+    params = validated(Params, values, str(path))  # a file that is wrong by itself is not the fault of what is set
     if not changes:
         return params
     set_keys(values, changes, who="the command line", file=path)
-    return _validated(values, f"{path} with --set {', '.join(changes)}")
+    return validated(Params, values, f"{path} with --set {', '.join(changes)}")
 
 
 def load_params_anywhere(path: Path, changes: Mapping[str, Any] | None = None) -> Params:
@@ -114,9 +133,10 @@ def profiles() -> dict[str, Path]:
     return {"demo": TEMPLATE.params, **{file.stem: file for file in sorted(TEMPLATE.profiles.glob("*.yaml"))}}
 
 
-def _validated(values: dict[str, Any], where: str) -> Params:
+def validated(kind: type[S], values: Mapping[str, Any], where: str) -> S:
+    """A section with these values. SohesError that begins with `where` and names each key that does not fit."""
     try:
-        return Params.model_validate(values)
+        return kind.model_validate(values)
     except ValidationError as error:
         raise SohesError(f"{where}: {'; '.join(_sentence(e) for e in error.errors())}") from None
 

@@ -84,6 +84,18 @@ class ExploreParams(Section):
         return (self, *(ExploreParams.model_validate({**shared, **further, "also": ()}) for further in self.also))
 
     @property
+    def looks_closer(self) -> bool:
+        """Whether regions are clustered again in crops."""
+        return self.method == "sohes" and (self.recluster == "all" or self.theta_small > 0)
+
+    def check_patches(self, patch_size: int, key: str) -> None:
+        """ValueError if a view is not made of whole patches. key: what sets their size."""
+        sides = {"image_size": self.image_size} | ({"crop_size": self.crop_size} if self.looks_closer else {})
+        for name, side in sides.items():
+            if side % patch_size:
+                raise ValueError(f"{key} {patch_size} must divide {name} {side} with features {self.features}")
+
+    @property
     def uses_backbone(self) -> bool:
         return any(one.features != "handmade" for one in self.maps)
 
@@ -95,6 +107,12 @@ class ExploreParams(Section):
         if self.also and self.method != "sohes":
             raise ValueError(f"method {self.method} clusters one feature map: leave `also` empty")
         _ = self.maps  # their numbers are checked as these are
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_made_of_whole_patches(self) -> ExploreParams:
+        if self.features in ("handmade", "fused"):
+            self.check_patches(self.patch_size, "patch_size")
         return self
 
     @model_validator(mode="after")

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
+from sohes.params.section import Amount, Count, Fraction, Positive, Section
 
 
 class AdapterParams(Section):
@@ -32,7 +32,7 @@ class CascadeParams(Section):
     """Boxes per image that enter the first stage."""
     samples: Positive
     """How many of the proposals are used in training."""
-    anchor_scale: Scale
+    anchor_scale: Annotated[float, Field(ge=0.5)]
     """Side of a level's anchors, in strides of the level."""
     nms_iou: Fraction
     """Boxes with a higher IoU are duplicates; a part's box can fill most of its whole's."""
@@ -93,6 +93,12 @@ class ModelParams(Section):
             if self.queries == "grid":
                 grid_side(self.num_queries)
         return self
+
+    @property
+    def of_weights(self) -> dict[str, object]:
+        """What decides which weights there are and what they mean; not how the computer goes about it."""
+        unread = {"recompute_blocks"} | ({"cascade"} if self.head == "mask2former" else set())
+        return self.model_dump(exclude=unread)
 
     def check_fits(self, *, embed_dim: int, depth: int, patch_size: int) -> None:
         """ValueError if a ViT of this shape cannot carry the network."""

@@ -150,7 +150,7 @@ class CorrectParams(TrainingParams):
     keep_labels: bool
     """Labels stay, and the teacher adds what resembles none; false, as in the paper: only its masks are taught."""
     no_object_weight: Amount
-    """As `loss.no_object_weight`, where the teacher's masks are taught; 0: it calls no query nothing."""
+    """As `loss.no_object_weight`, where a mask2former is taught the teacher's masks; 0: it calls no query nothing."""
 
 
 class DownstreamParams(Section):

@@ -8,6 +8,7 @@ from pathlib import Path
 from sohes import tracking
 from sohes.errors import SohesError
 from sohes.evaluate.validation import validator
+from sohes.model.build import build_network
 from sohes.model.checkpoint import load_checkpoint
 from sohes.params import Params
 from sohes.project import Project
@@ -26,11 +27,14 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     project, section = Project(root), params.correct
     digests = input_digests(project, "instruct")
     network, card = load_checkpoint(project.model("instruct"))
-    if network.params != params.model:
+    if network.params.of_weights != params.model.of_weights:
         raise SohesError(
             f"{project.model('instruct')} has another architecture than `model` in the params: "
             "run `sohes instruct` again"
         )
+    if network.params != params.model:
+        trained, network = network, build_network(network.backbone, params.model)
+        network.load_state_dict(trained.state_dict())
     with join_world() as world:
         train_phase(
             "correct",
@@ -39,7 +43,7 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
             params,
             project,
             world,
-            digests={**digests, **{k: v for k, v in card.get("digests", {}).items() if k in ("backbone", "start")}},
+            digests={**digests, **{k: v for k, v in (card.get("digests") or {}).items() if k in ("backbone", "start")}},
             weights=f"the teacher: moving average of the student's weights, momentum {section.teacher_momentum}",
             unchanged=unchanged,
             open_run=partial(tracking.stage_run, "correct", params, root),

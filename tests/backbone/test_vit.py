@@ -232,6 +232,24 @@ def test_a_card_of_another_version_is_refused(tmp_path):
         load_backbone(path)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        (
+            {"architecture": "vit_of_tomorrow"},
+            r"timm .* cannot build vit_of_tomorrow with .*: name another architecture",
+        ),
+        ({"arguments": None}, r"backbone\.json is damaged \(its arguments are None\): run `sohes backbone` again"),
+    ],
+)
+def test_a_card_that_this_timm_cannot_follow_is_one_sentence(tmp_path, changes, sentence):
+    path = _saved(tmp_path)
+    card = json.loads(path.with_suffix(".json").read_text())
+    path.with_suffix(".json").write_text(json.dumps(card | changes))
+    with pytest.raises(SohesError, match=sentence):
+        load_backbone(path)
+
+
 # ---------------------------------------------------------------- pretrained: a file, a name
 
 
@@ -308,6 +326,14 @@ def test_a_timm_model_without_a_norm_for_its_patches_is_refused(monkeypatch):
         ({"pretrained": "vit_base_patch8_224.nobody"}, "no pretrained model vit_base_patch8_224.nobody"),
         ({"architecture": "vit_of_nobody"}, "timm has no model vit_of_nobody"),
         ({"architecture": "resnet18"}, "resnet18 is not a plain ViT"),
+        (
+            {"architecture": "vit_small_r26_s32_224"},
+            r"timm .* cannot build vit_small_r26_s32_224 with .*: name another",
+        ),
+        (
+            {"architecture": "vit_small_patch16_dinov3", "embed_dim": 36, "num_heads": 2},
+            r"4 must divide their width \(got 18\)",
+        ),
     ],
 )
 def test_params_that_name_no_backbone_are_one_sentence(changes, sentence):

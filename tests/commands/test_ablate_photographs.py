@@ -128,6 +128,8 @@ def test_what_cannot_work_is_said(params, tmp_path, repository) -> None:
         photographs._rows_of(["table-6b"], repository)
     with pytest.raises(SohesError, match=r"sets backbone.patch_size"):
         photographs.changed(params.explore, {"backbone.patch_size": 4})
+    with pytest.raises(SohesError, match=r"the row that sets explore.theta_cover: theta_cover: .* \(got 2\)"):
+        photographs.changed(params.explore, {"explore.theta_cover": 2})
     (tmp_path / "models/backbone.safetensors").unlink()
     with pytest.raises(SohesError, match="no backbone at"):
         page(tmp_path, repository, "coco_panoptic=.")

@@ -21,11 +21,12 @@ COMMENTED = "theta_merge: [0.9, 0.5, 0.1]  # a sentence that stays"
 
 
 @pytest.fixture
-def file(tiny_params: dict, tmp_path: Path) -> Path:
+def file(tiny_params: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Of a project whose images are pulled and whose backbone is made: tokens, fused features and colour."""
     colour = {"features": "handmade", "theta_merge": [0.5, 0.2]}
     tiny_params["explore"] |= {"features": "tokens", "also": [{"features": "fused", "theta_merge": [0.3, 0.2]}, colour]}
     params = Params.model_validate(tiny_params)
+    monkeypatch.chdir(tmp_path)
     save_backbone(build_backbone(params.backbone), tmp_path / "models/backbone.safetensors", {})
     pull.run(params, tmp_path)
     file = tmp_path / "params.yaml"
@@ -46,6 +47,15 @@ def test_as_many_regions_are_left_as_asked_for(file):
         trees = [merge_tree(extract([view])[0]) for view in views]
         left = np.mean([tree.num_leaves - merges_before(tree, of_map.theta_merge) for tree in trees], axis=0)
         np.testing.assert_allclose(left, numbers, rtol=0.35)
+
+
+def test_params_may_lie_elsewhere_than_the_project(file):
+    other = file.parent / "params/other.yaml"
+    other.parent.mkdir()
+    file.rename(other)
+    before = load_params(other).explore.theta_merge
+    calibrate(images=4, most=12, least=3, params=other)
+    assert load_params(other).explore.theta_merge != before
 
 
 def test_only_thresholds_of_the_backbone_change(file, capsys):

@@ -98,6 +98,7 @@ def test_a_project_tells_what_it_knows_of_its_own_model(tiny_model: Path) -> Non
     write_json(project.pseudo_labels / "manifest.json", {"label_free": False})
     row = {"AR": 30.25, "AR_S": 1.0, "AR_M": 2.0, "AR_L": None, "AP": 9.0, "images": 4, "masks_per_image": 7.5}
     write_json(project.metrics("evaluate"), {"correct": row})
+    write_json(project.card("instruct"), {"params": {"instruct": None}})  # as another version might write it
     card = shared_card(tiny_model)
     assert card["label_free"] is False
     assert card["figures"]["held-out images"]["AR"] == 30.25

@@ -125,6 +125,16 @@ def test_a_second_project_says_in_which_params_it_differs(folder, root, tmp_path
     assert "images in phase 2, begun with `small`, " in page
 
 
+def test_files_of_a_project_are_looked_for_in_it(folder, root, tmp_path, tiny_params, monkeypatch):
+    """Wherever the command runs."""
+    tiny_params["instruct"] = {**tiny_params["instruct"], "start": "models/correct.safetensors"}
+    (folder / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    asked = []
+    monkeypatch.setattr(results.label_free, "of_model", lambda labels, backbone, start: asked.append(start))
+    results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
+    assert asked == [folder / "models/correct.safetensors"]
+
+
 def test_phases_that_have_not_been_run_are_left_out_by_name(folder, root, tmp_path):
     def titles() -> list[str]:
         results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")

@@ -151,7 +151,9 @@ def test_without_a_model_the_way_on_is_named(segment, photos):
 def test_patterns_folders_and_files_name_each_photograph_once(photos):
     names = [path.name for path in find_photos([f"{photos}/c*", photos, photos / "one.png"])]
     assert names == ["cat.jpg", "cat.png", "broken.jpg", "cat.png", "one.png"]
-    assert find_photos([photos], leave_out=photos) == []
+    for named in (photos, photos / "*.png", photos / "**/*"):
+        with pytest.raises(SohesError, match=r"is for the results, but .* lies there: name another folder with --out"):
+            find_photos([named], leave_out=photos)
     with pytest.raises(SohesError, match=r"no such photograph: .*absent"):
         find_photos([photos / "absent*.jpg"])
 

@@ -22,7 +22,7 @@ TABLES = sorted(path.stem for path in Project(ROOT).ablations.glob("*.yaml"))
 def test_every_row_of_every_table_is_a_valid_profile(name, profile, tmp_path):
     table = load_table(name, ROOT)
     for row in table.rows.values():
-        row_params(ROOT / profile, row.set, tmp_path / "params.yaml")
+        row_params(ROOT, ROOT / profile, row.set, tmp_path / "params.yaml")
     folders = {folder_name(row).casefold() for row in table.rows}
     assert len(folders) == len(table.rows)
 
@@ -30,14 +30,23 @@ def test_every_row_of_every_table_is_a_valid_profile(name, profile, tmp_path):
 def test_a_row_sets_its_keys_and_makes_paths_absolute(tmp_path):
     raw = yaml.safe_load((ROOT / "params.yaml").read_text())
     raw["pull"]["folder"]["images"] = "photos"
+    raw["pull"]["archives"] |= {"images": ["a.tar", "https://a.org/b.tar"], "annotations": "c.zip#d.json"}
+    raw["backbone"]["pretrained"], raw["instruct"]["start"] = "dino.safetensors", "small"
+    (tmp_path / "dino.safetensors").touch()
     (tmp_path / "base.yaml").write_text(yaml.safe_dump(raw))
-    params = row_params(tmp_path / "base.yaml", {"explore.theta_cover": 0.7}, tmp_path / "row/params.yaml")
+    params = row_params(tmp_path, tmp_path / "base.yaml", {"explore.theta_cover": 0.7}, tmp_path / "row/params.yaml")
     assert params.explore.theta_cover == 0.7
     assert params.pull.folder.images == tmp_path / "photos"
+    assert params.pull.folder.annotations is None
+    assert params.pull.archives.images == (str(tmp_path / "a.tar"), "https://a.org/b.tar")
+    assert params.pull.archives.annotations == str(tmp_path / "c.zip#d.json")
+    assert params.backbone.pretrained == str(tmp_path / "dino.safetensors")
+    assert params.instruct.start == "small"
+    assert params.backbone.distill.teacher.pretrained == raw["backbone"]["distill"]["teacher"]["pretrained"]
     with pytest.raises(SohesError, match=r"the table sets explore.theta_cove, which .* does not have"):
-        row_params(tmp_path / "base.yaml", {"explore.theta_cove": 0.7}, tmp_path / "row/params.yaml")
+        row_params(tmp_path, tmp_path / "base.yaml", {"explore.theta_cove": 0.7}, tmp_path / "row/params.yaml")
     with pytest.raises(SohesError, match=r"explore\.theta_cover"):
-        row_params(tmp_path / "base.yaml", {"explore.theta_cover": 7}, tmp_path / "row/params.yaml")
+        row_params(tmp_path, tmp_path / "base.yaml", {"explore.theta_cover": 7}, tmp_path / "row/params.yaml")
 
 
 def test_a_phase_needs_no_stage_behind_it():

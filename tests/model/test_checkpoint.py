@@ -91,7 +91,8 @@ def edit(saved, **changes):
 
 def test_a_card_that_is_none_is_refused(saved):
     whole = json.loads(saved.with_suffix(".json").read_text())
-    for text in ("", "{", "[]", "{}", "3", json.dumps(whole | {"backbone": 3}), json.dumps(whole | {"backbone": {}})):
+    of_vit = 3, {}, whole["backbone"] | {"arguments": None}
+    for text in ("", "{", "[]", "{}", "3", *(json.dumps(whole | {"backbone": wrong}) for wrong in of_vit)):
         saved.with_suffix(".json").write_text(text)
         with pytest.raises(SohesError, match=r"instruct\.json is damaged \(.*\): run `sohes instruct` again"):
             load_checkpoint(saved)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,7 +184,7 @@ def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_
     assert untrained(params).args[0].backbone.embed_dim == 48
     gone = kept.model_copy(update={"start": "gone.safetensors"})
     with pytest.raises(
-        SohesError, match=r"no model at gone\.safetensors, whose ViT phase 2 trains: set instruct.start"
+        SohesError, match=rf"no model at {tmp_path}/gone\.safetensors, whose ViT phase 2 trains: set instruct.start"
     ):
         depends_on(UNTRAINED, params.model_copy(update={"instruct": gone}), tmp_path)
     own, share = run(keep=False)
@@ -200,11 +201,27 @@ def test_phase_3_can_begin_with_a_model_from_elsewhere(trained, tmp_path, reposi
     """Its card, as that of a released model, need not say what it has learned from."""
     make_project(tmp_path)
     model, card = load_checkpoint(trained / "models/instruct.safetensors")
-    del card["digests"]
+    card["digests"] = None
     save_checkpoint(tmp_path / "models/instruct.safetensors", model, card)
     correct.run(tiny_params(repository, steps=1, checkpoint_every=1), tmp_path)
     digests = load_checkpoint(tmp_path / "models/correct.safetensors")[1]["digests"]
     assert digests["instruct"] == digest_file(tmp_path / "models/instruct.safetensors")
+
+
+def test_phase_3_may_use_less_memory_than_phase_2(trained, tmp_path, repository):
+    """What changes no weight is no other architecture."""
+    make_project(tmp_path)
+    shutil.copytree(trained / "models", tmp_path / "models", dirs_exist_ok=True)
+    params = tiny_params(repository, steps=1, checkpoint_every=1)
+    cascade = params.model.cascade.model_copy(update={"nms_iou": 0.1})
+    model = params.model.model_copy(update={"recompute_blocks": True, "cascade": cascade})
+    correct.run(params.model_copy(update={"model": model}), tmp_path)
+    corrected, _ = load_checkpoint(tmp_path / "models/correct.safetensors")
+    assert corrected.params == model
+    assert corrected.adapter.recompute_blocks
+    other = model.model_copy(update={"decoder_layers": 2})
+    with pytest.raises(SohesError, match="has another architecture than `model` in the params"):
+        correct.run(params.model_copy(update={"model": other}), tmp_path)
 
 
 @pytest.mark.parametrize(
