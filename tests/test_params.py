@@ -94,6 +94,14 @@ def test_crops_that_are_never_made_may_have_any_size(tmp_path):
     assert load_params(changed(tmp_path, lambda p: p["explore"].update(quiet))).explore.crop_size == 60
 
 
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    params = load_params(changed(tmp_path, lambda p: p["backbone"].update(pretrained="~/vit.safetensors")))
+    assert params.backbone.pretrained == "/home/me/vit.safetensors"
+    params = load_params(changed(tmp_path, lambda p: p["instruct"].update(start="~/one.safetensors")))
+    assert params.instruct.start == "/home/me/one.safetensors"
+
+
 def test_a_network_on_another_models_vit_need_not_fit_the_backbone(tmp_path):
     def begin_with_small(p):
         p["model"].update(image_size=416)  # 416 is no multiple of the demo's patches

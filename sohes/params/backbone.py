@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from pydantic import model_validator
 
-from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
+from sohes.params.section import Amount, Count, Fraction, NameOrFile, Positive, Scale, Section
 from sohes.params.training import RateParams
 
 TRAINED_HERE = ("train", "distill")  # `backbone.pretrained` of weights that are made here
@@ -64,7 +64,7 @@ class DinoParams(PretrainingParams):
 class VitParams(Section):
     """A ViT and where its weights come from."""
 
-    pretrained: str
+    pretrained: NameOrFile
     """A .safetensors file, or a timm name with weights on the hub; the backbone's also `train`, `distill`."""
     architecture: str
     """The timm name of the ViT that `train` and `distill` build, or that a file of bare weights is for."""

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from os.path import expanduser
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=0)]
 Amount = Annotated[float, Field(ge=0)]
 Scale = Annotated[float, Field(gt=0)]
+NameOrFile = Annotated[str, AfterValidator(expanduser)]  # `~` is the home folder, as in paths
 
 
 class Section(BaseModel):

@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from sohes.params.section import Amount, Count, Fraction, Positive, Scale, Section
+from sohes.params.section import Amount, Count, Fraction, NameOrFile, Positive, Scale, Section
 
 
 class AugmentParams(Section):
@@ -92,7 +92,7 @@ class TrainingParams(Section):
 class InstructParams(TrainingParams):
     """Phase 2 (paper 3.2)."""
 
-    start: str | None
+    start: NameOrFile | None
     """A trained model whose weights it begins with, where they fit: `small`, or a file; null: none."""
     backbone_of_start: bool
     """Train the ViT of `start`, too; the backbone of the params then only finds the pseudo-labels."""
