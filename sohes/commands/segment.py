@@ -25,7 +25,7 @@ from sohes.evaluate import pictures
 from sohes.evaluate.result import PictureFormat, Result
 from sohes.masks import forest
 from sohes.model.released import NAME, evaluate_of, is_for_photographs, read_card
-from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere
+from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere, validated
 from sohes.project import Project
 from sohes.tracking.named import named_model
 from sohes.work.files import fitted, require_writable
@@ -53,16 +53,11 @@ def segment(
     tile: Annotated[
         list[float] | None,
         typer.Option(
-            min=0.1,
-            max=1,
             show_default="evaluate.tiles",
-            help="Also look at windows of this fraction of the sides; repeat for more; 1: none.",
+            help="Also look at windows of this fraction of the sides, from 0.1; repeat for more; 1: none.",
         ),
     ] = None,
-    max_masks: Annotated[
-        int | None,
-        typer.Option(min=1, show_default="evaluate.max_masks", help="At most so many of a photograph, the best ones."),
-    ] = None,
+    max_masks: Annotated[int | None, typer.Option(help="The best N of each.")] = None,
     exif: Upright = True,
     picture_format: Annotated[PictureFormat, typer.Option("--format", help="png: large, without loss.")] = "webp",
     print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
@@ -153,13 +148,12 @@ def run(
         raise SohesError("phase 1 has no windows to look closer at: leave out --tile, or --explore")
     if explore and max_masks is not None:
         raise SohesError("phase 1 has no scores by which to choose masks: leave out --max-masks, or --explore")
-    if not all(0 < level <= 1 for level in levels):  # nor NaN
-        raise SohesError(f"a window's side is a fraction of the image's, above 0 and at most 1 (got {list(levels)})")
+    values, given = evaluate.model_dump(), [f"--tile {level:g}" for level in levels]
     if levels:
-        tiles = evaluate.tiles.model_copy(update={"levels": tuple(levels)})
-        evaluate = evaluate.model_copy(update={"tiles": tiles})
+        values["tiles"]["levels"] = tuple(levels)
     if max_masks is not None:
-        evaluate = evaluate.model_copy(update={"max_masks": max_masks})
+        values["max_masks"], given = max_masks, [*given, f"--max-masks {max_masks}"]
+    evaluate = validated(EvaluateParams, values, " ".join(given))
     require_writable(out)
     names = dict(zip(files, output_names(files), strict=True))
     shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))

@@ -204,6 +204,8 @@ def test_no_more_than_the_best_masks_and_phase_one_has_no_order(segment, photos)
     assert len(every) > 3
     assert 0 < len(few) <= 3
     assert few == every[: len(few)]
+    with pytest.raises(SohesError, match=r"--max-masks 0: max_masks: .* greater than 0 \(got 0\)"):
+        list(segment(photos / "one.png", max_masks=0))
     with pytest.raises(SohesError, match="leave out --max-masks"):
         list(segment(photos / "one.png", max_masks=3, explore=True))
 
@@ -245,9 +247,9 @@ def test_brackets_in_names_are_themselves_and_in_patterns_a_choice(photos):
     assert len(find_photos([photos / "**/*.png"])) == 6
 
 
-@pytest.mark.parametrize("side", [float("nan"), -0.5, 1.5])
+@pytest.mark.parametrize("side", [float("nan"), -0.5, 0.05, 1.5])
 def test_a_window_is_a_fraction_of_the_image(segment, photos, side):
-    with pytest.raises(SohesError, match="a window's side is a fraction of the image's"):
+    with pytest.raises(SohesError, match=rf"^--tile {side:g}: tiles.levels.0: Input should be .* \(got {side}\)$"):
         list(segment(photos / "one.png", levels=[side]))
 
 
