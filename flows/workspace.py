@@ -26,16 +26,12 @@ from sohes.work.files import atomic_path
 HERE = Project(Path())  # paths as dvc.yaml has them
 # Params that name files: by path or address, and by path if there is such a file, else by name.
 PATHS = (
-    *(("pull.folder", key) for key in ("images", "annotations")),
-    *(("pull.archives", key) for key in ("images", "eval", "annotations", "digests")),
-    *(("pull.sa1b", key) for key in ("links", "packs", "digests")),
-    ("pull.s3", "digests"),
+    *(f"pull.folder.{key}" for key in ("images", "annotations")),
+    *(f"pull.archives.{key}" for key in ("images", "eval", "annotations", "digests")),
+    *(f"pull.sa1b.{key}" for key in ("links", "packs", "digests")),
+    "pull.s3.digests",
 )
-NAMES = (
-    ("backbone", "pretrained"),
-    ("backbone.distill.teacher", "pretrained"),
-    ("instruct", "start"),
-)
+NAMES = ("backbone.pretrained", "backbone.distill.teacher.pretrained", "instruct.start")
 
 
 def make_workspace(root: Path, folder: Path, params: Path, changes: Mapping[str, Any], phase: Phase) -> Params:
@@ -69,14 +65,10 @@ def row_params(root: Path, base: Path, changes: Mapping[str, Any], scratch: Path
     """
     load_params(base)  # a file that is wrong by itself is not the table's fault
     values = read_mapping(base)
-    for section, key in PATHS:
-        holder = reduce(getitem, section.split("."), values)
-        holder[key] = _absolute(holder[key], root)
-    for section, key in NAMES:
-        holder = reduce(getitem, section.split("."), values)
-        if holder[key] is not None and (root / holder[key]).is_file():
-            holder[key] = _absolute(holder[key], root)
-    set_keys(values, changes, who="the table", file=base)
+    named: dict[str, Any] = {key: reduce(getitem, key.split("."), values) for key in (*PATHS, *NAMES)}
+    files = {key: value for key, value in named.items() if key in PATHS or (value and (root / value).is_file())}
+    absolute = {key: _absolute(value, root) for key, value in files.items()}
+    set_keys(values, {**absolute, **changes}, who="the table", file=base)
     with atomic_path(scratch) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False))
         return load_params(temporary)

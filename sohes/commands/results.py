@@ -234,7 +234,7 @@ def _network(trained: Trained) -> str:
 
 
 def _features(params: Params) -> str:
-    weights = Path(str(params.backbone.pretrained)).name  # of a file, wherever it lies
+    weights = Path(params.backbone.pretrained).name  # of a file, wherever it lies
     kind = f"features of {weights}" if params.explore.uses_backbone else "handmade features"
     return f"{kind} at {params.explore.image_size} pixels"
 

@@ -68,8 +68,12 @@ def segment(
     Example: sohes segment cat.jpg 'trip/*.jpg' --out masks
     """
     chosen = choose(model, params, explore=explore)
-    options: dict[str, Any] = {"levels": tile or (), "max_masks": max_masks, "apply_exif": exif}
-    options |= {"picture_format": picture_format}
+    options: dict[str, Any] = {
+        "levels": tile or (),
+        "max_masks": max_masks,
+        "apply_exif": exif,
+        "picture_format": picture_format,
+    }
     photographs = whole = parts = 0
     try:
         for file, result in run(photos, **chosen, **options, out=out, root=Path.cwd()):

@@ -90,7 +90,7 @@ def _label_free(params: Params, root: Path) -> str:
     path = require(project.pseudo_labels / "manifest.json", "pseudo-labels", "explore")
     manifest = read_json(path, "run `sohes explore` again", needs=["label_free"])
     return label_free.in_words(
-        label_free.of_model(manifest["label_free"], project.model("backbone"), start_of(params.instruct))
+        label_free.of_model(manifest["label_free"], project.model("backbone"), start_of(params.instruct, project.root))
     )
 
 

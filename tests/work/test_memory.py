@@ -18,7 +18,7 @@ import resource
 import numpy as np
 import sohes.__main__ as command
 from sohes.bench.own_process import in_own_process
-from sohes.work.memory import keep_freed_memory, peak_bytes, peak_bytes_of_children
+from sohes.work.memory import keep_freed_memory
 from sohes.work.pool import run_shards
 
 
