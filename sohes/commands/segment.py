@@ -7,7 +7,7 @@ import os
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -62,6 +62,7 @@ def segment(
     picture_format: Annotated[PictureFormat, typer.Option("--format", help="png: large, without loss.")] = "webp",
     print_tree: Annotated[bool, typer.Option("--print", help="Print the strongest masks as a tree.")] = False,
     params: Numbers = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Skip what --out has JSON of.")] = False,
 ) -> None:
     """Masks, scores and parents for any photograph.
 
@@ -73,6 +74,7 @@ def segment(
         "max_masks": max_masks,
         "apply_exif": exif,
         "picture_format": picture_format,
+        "resume": resume,
     }
     photographs = whole = parts = 0
     try:
@@ -134,6 +136,7 @@ def run(
     max_masks: int | None = None,
     apply_exif: bool = True,
     picture_format: PictureFormat = "webp",
+    resume: bool = False,
 ) -> Iterator[tuple[Path, Result]]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out` (`Result.save`).
 
@@ -142,6 +145,7 @@ def run(
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     max_masks: in place of `evaluate.max_masks`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
+    resume: skip photographs whose JSON, written last of their results, is in `out`, whatever made it.
     A photograph that cannot be read, or whose results cannot be written, is reported and skipped; SohesError names
     them at the end. SohesError if there is nothing to read or no model, OSError if `out` cannot be written to.
     """
@@ -161,6 +165,8 @@ def run(
     require_writable(out)
     names = dict(zip(files, output_names(files), strict=True))
     shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))
+    if resume:
+        files = _left(files, names, out)
     failed: dict[str, list[Path]] = {"read": [], "written": []}
 
     def report(what: str, file: Path, reason: object) -> None:
@@ -196,6 +202,16 @@ def run(
             if which
         )
         raise SohesError(f"{counts}: {'the others are done; ' if lost < len(files) else ''}fix or remove these")
+
+
+def _left(files: Sequence[Path], names: Mapping[Path, str], out: Path) -> list[Path]:
+    """The files without a JSON in `out`; how many have one goes to stderr."""
+    left = [file for file in files if not (out / f"{names[file]}.json").exists()]
+    if done := len(files) - len(left):
+        print(
+            f"sohes: {done} of {len(files)} photographs have results in {out}, which stay as they are", file=sys.stderr
+        )
+    return left
 
 
 def _first(files: Sequence[Path]) -> str:

@@ -210,6 +210,22 @@ def test_no_more_than_the_best_masks_and_phase_one_has_no_order(segment, photos)
         list(segment(photos / "one.png", max_masks=3, explore=True))
 
 
+def test_a_run_that_was_stopped_resumes_with_what_is_left(segment, photos, tmp_path, capsys):
+    (photos / "broken.jpg").unlink()
+    stopped = segment(photos)
+    first = next(stopped)
+    stopped.close()
+    age, left = (
+        first.stat().st_mtime_ns,
+        {"cat.jpg.json", "cat.png.json", "deep_cat.png.json", "one.json"} - {first.name},
+    )
+    assert {path.name for path in segment(photos, resume=True)} == left
+    assert "1 of 4 photographs have results in" in capsys.readouterr().err
+    assert first.stat().st_mtime_ns == age
+    assert not list(segment(photos, resume=True))
+    assert len(list(segment(photos))) == 4
+
+
 def outside(tmp_path, monkeypatch):
     """A fresh folder without a project, and a code that came without a template."""
     folder = tmp_path / "elsewhere"
