@@ -16,7 +16,8 @@ from sohes.commands.new_project import make_project
 from sohes.commands.options import HERE, ParamsFile
 from sohes.data.benchmarks import coco
 from sohes.data.benchmarks.own import check
-from sohes.data.sources.folder import SUFFIXES, left_out, list_photographs
+from sohes.data.sources.folder import left_out, list_photographs
+from sohes.data.sources.source import SUFFIXES
 from sohes.errors import EXTRAS, SohesError, is_installed
 from sohes.model.released import has_gpu
 from sohes.params import load_params, profiles

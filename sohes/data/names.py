@@ -35,6 +35,11 @@ class Names:
         return next((self._by_tail[tail] for tail in tails(name) if tail in self._by_tail), None)
 
 
+def last_part(name: str) -> str:
+    """The file's own name, as `tails` compares it."""
+    return next(tails(name), ("",))[-1]
+
+
 def one_ends_with_the_other(one: str, other: str) -> bool:
     """Whether no part of the shorter of two paths is another than in the longer."""
     a, b = (next(tails(name), ()) for name in (one, other))

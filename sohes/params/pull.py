@@ -93,3 +93,14 @@ class PullParams(Section):
     """Whether masks were drawn on photographs turned by EXIF; read where their size does not tell."""
     max_rejected_fraction: Fraction
     """If a larger share of the photographs is rejected, the stage fails."""
+
+    @property
+    def held_out_key(self) -> str:
+        """The key that says how many are held out."""
+        return "pull.scenes.eval" if self.source == "scenes" else f"pull.{self.source}.eval_fraction"
+
+    @property
+    def holds_out(self) -> bool:
+        """Whether some are to be held out."""
+        section = getattr(self, self.source)
+        return self.source == "scenes" or section.eval_fraction > 0 or bool(getattr(section, "eval", ()))

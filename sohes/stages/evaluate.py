@@ -44,7 +44,7 @@ def _plan(params: Params, root: Path, phases: Sequence[str]) -> dict[str, Sharde
     project = Project(root)
     store = ImageStore(project.held_out)
     if not len(store):
-        raise SohesError(f"no evaluation images in {project.held_out}: raise pull.folder.eval_fraction and pull again")
+        raise SohesError(f"no evaluation images in {project.held_out}: raise {params.pull.held_out_key} and pull again")
     shards = plan_shards(store.image_ids, params.evaluate.images_per_shard)
     images = digest_file(project.held_out_manifest), code_digest("sohes.data.store.images")
 

@@ -1,8 +1,9 @@
 """Stage `pull`: the images, checked and packed, for training in `data/images/` and held out in `data/eval/`.
 
-plan -> shards -> finish. Finished shards wait beside `data/images`, on the same disk, and are never packed again while
-the source's files and the params are the same; `finish` writes the manifests and the ground truth, and renames the two
-folders into place. A source that comes in packs has one shard a pack: fetched, packed into both splits, and removed.
+plan -> shards -> finish. Finished shards wait beside `data/images`, on the same disk, and none is packed again while
+its own photographs and the params are the same, whatever comes or goes beside them; `finish` writes the manifests and
+the ground truth, and renames the two folders into place. A source that comes in packs has one shard a pack: fetched,
+packed into both splits, and removed.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from sohes.data.store.tally import Tally, add_up, facts_of
 from sohes.errors import SohesError, TemporaryError
 from sohes.masks.mask_json import Remarks
 from sohes.params import Params
+from sohes.params.pull import PullParams
 from sohes.project import Project
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_json
@@ -70,6 +72,8 @@ def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
     work = ShardedWork(
         unfinished(Project(root).images) / _identity(params, plan),
         [[pack] for pack in plan.packs] or list(itertools.chain(*pieces)),
+        [] if plan.packs else [f"{s}-{k:05d}" for s, of in zip(SPLITS, pieces, strict=True) for k in range(len(of))],
+        _of_items,
     )
     pull = params.pull
     starts = 0, len(pieces[0])
@@ -89,13 +93,13 @@ def run(params: Params, root: Path, *, shards: range | None = None, unchanged: C
     check_disk(job.work, sum(sizes) + fetched, "pull")
     check_disk(unfinished(Project(root).held_out), sum(photograph.size for photograph in plan.held_out), "pull")
     if shards is not None:
-        work.run(partial(_pack, job), left, workers=1, description=f"pull, shard {as_ranges(shards)}")
+        work.run(partial(_pack, job), left, workers=default_workers(), description=f"pull, shard {as_ranges(shards)}")
         return
     with tracking.stage_run("pull", params, root) as recorder:
         plan = _with_checked_truth(job, plan)
         work.run(partial(_pack, job), left, workers=default_workers(), description="pull")
         unchanged()
-        _check_source(work, params, root)
+        plan = _with_newcomers(plan, params, root)
         recorder.metrics(_publish(job, work, plan, params, root))
         for folder in _splits(root).values():
             recorder.artifact(folder / "rejected.jsonl")
@@ -109,13 +113,32 @@ def _with_checked_truth(job: Job, plan: Plan) -> Plan:
     return replace(plan, notes=(*plan.notes, *notes))
 
 
-def _check_source(work: ShardedWork, params: Params, root: Path) -> None:
-    """TemporaryError if the source's files are no longer those of the plan: nobody knows which of them were packed."""
-    if _identity(params, make_source(params, root).plan()) != work.folder.name:
-        work.remove()
+def _with_newcomers(plan: Plan, params: Params, root: Path) -> Plan:
+    """The plan with a note on photographs that have come since.
+
+    TemporaryError if a file of the plan is gone or is another: nobody knows which was packed. Single objects of S3 are
+    read as they were listed, or not at all.
+    """
+    now = make_source(params, root).plan()
+    changed = _files(plan) - _files(now)
+    if changed:
         raise TemporaryError(
-            f"files of pull.source {params.pull.source} changed while pull ran: nothing is published, run it again"
+            f"{len(changed)} files of pull.source {params.pull.source} changed while pull ran, such as "
+            f"{min(changed)[0]}: nothing is published, run it again; what did not change is kept"
         )
+    if (more := _count(now) - _count(plan)) > 0:
+        what = "archives or photographs" if plan.packs else "photographs"
+        return replace(plan, notes=(*plan.notes, f"{more} {what} have come meanwhile: run it again to have them, too"))
+    return plan
+
+
+def _files(plan: Plan) -> set[tuple[str, str]]:
+    photographs = ((photograph.file_name, photograph.stamp) for photograph in (*plan.train, *plan.held_out))
+    return {*photographs, *((pack.name, pack.stamp) for pack in plan.packs if not pack.objects)}
+
+
+def _count(plan: Plan) -> int:
+    return len(plan.train) + len(plan.held_out) + sum(len(pack.objects) or 1 for pack in plan.packs)
 
 
 def _splits(root: Path) -> dict[str, Path]:
@@ -157,12 +180,18 @@ def make_source(params: Params, root: Path) -> Source | PackSource:
 
 
 def _identity(params: Params, plan: Plan) -> str:
-    """Changes with the params, the code and any file of the source.
+    """Changes with what any shard depends on: how photographs are packed, where they are from, and the code.
 
     Not with the list of SA-1B's links, which expire and are replaced before all packs have come.
     """
-    values = params.pull.model_dump(mode="json", exclude={"sa1b": {"links"}})
-    return identity([values, params.seed, code_digest("sohes.stages.pull"), asdict(plan)])
+    pull = params.pull
+    source = getattr(pull, pull.source).model_dump(mode="json", exclude={"links", "digests"})
+    packing = [pull.source, source, plan.apply_exif, pull.max_megapixels, pull.annotations_upright, params.seed]
+    return identity([packing, code_digest("sohes.stages.pull")])
+
+
+def _of_items(items: Sequence[Photograph | Pack]) -> str:
+    return identity([asdict(item) for item in items])
 
 
 # ---------------------------------------------------------------- shards
@@ -191,6 +220,7 @@ def _pack_pack(job: Job, pack: Pack) -> Facts:
     downloads = job.work / "downloads" / f"{pack.index:05d}"
     source = cast(PackSource, job.source)
     digest = source.fetch(pack, downloads)
+    _truth_path(job, pack.index).unlink(missing_ok=True)
     remarks = Remarks()
     facts: Facts = {"pack": {"name": pack.name, "digest": digest}}
     for split in SPLITS:
@@ -245,23 +275,23 @@ def _candidates(source: Source, photographs: Sequence[Photograph]) -> Iterator[C
 def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path) -> dict[str, float]:
     """Check, write manifests and ground truth, and publish both folders; the counts to record."""
     found = add_up(work.each_fact(), SPLITS, apply_exif=job.apply_exif)
-    notes = [*plan.notes, *found.notes]
-    if plan.packs and not found.packed["eval"]:
-        notes.append("nothing is held out: raise eval_fraction to have a score")
-    plan = replace(plan, notes=(*notes, *_notes_on_exif(found, job)))
+    notes = [*plan.notes, *found.notes, *_notes_on_exif(found, job)]
+    if not params.pull.holds_out:
+        notes.append(f"nothing is held out, so nothing can be scored: raise {params.pull.held_out_key}")
+    plan = replace(plan, notes=tuple(notes))
     try:
-        _check(found, plan, params.pull.max_rejected_fraction)
-    except SohesError:
-        work.redo(found.spoilt)
+        _check(found, plan, params.pull)
+    except SohesError:  # a photograph may be repaired where nobody can tell
+        work.redo(index for index in found.spoilt if not (plan.packs and plan.packs[index].stamp))
         raise
-    for split in SPLITS:
+    for split, count in zip(SPLITS, (job.starts[1], len(work.shards) - job.starts[1]), strict=True):
         (job.work / split).mkdir(exist_ok=True)
-        for leftover in (job.work / split).glob(".*"):  # a killed worker's
-            leftover.unlink()
+        _remove_others(job.work / split, map(shard_name, range(len(plan.packs) or count)))
         entries = (ImageEntry(**entry) for part in work.each_fact() if split in part for entry in part[split]["packed"])
         write_manifest(job.work / split, entries, found.rejected[split], note=". ".join(plan.notes))
     if plan.packs:
         write_json(job.work / "images/packs.json", found.packs)
+        _remove_others(job.work / "truth", (_truth_path(job, pack.index).name for pack in plan.packs))
         if (job.work / "truth").exists():
             if not any(record.masks.entities for record in iter_records(job.work / "truth")):
                 raise SohesError("none of the held-out images has a mask to find, so nothing could be scored")
@@ -290,13 +320,24 @@ def _notes_on_exif(found: Tally, job: Job) -> Iterator[str]:
         )
 
 
-def _check(found: Tally, plan: Plan, max_rejected_fraction: float) -> None:
+def _remove_others(folder: Path, names: Iterable[str]) -> None:
+    """Remove what a killed worker or another plan has left. A folder that is not there has nothing."""
+    kept = set(names)
+    for path in folder.glob("*") if folder.exists() else ():
+        if path.name not in kept and not path.is_dir():
+            path.unlink()
+
+
+def _check(found: Tally, plan: Plan, pull: PullParams) -> None:
     """The allowed fraction is of all images: one bad photograph among a few held-out ones is no reason to stop."""
     everything = list(itertools.chain(*found.rejected.values()))
-    check_rejected(found.packed.total(), everything, max_rejected_fraction=max_rejected_fraction)
-    check_rejected(found.packed["images"], found.rejected["images"], max_rejected_fraction=1)
-    if plan.held_out:
-        check_rejected(found.packed["eval"], found.rejected["eval"], max_rejected_fraction=1)
+    check_rejected(found.packed.total(), everything, max_rejected_fraction=pull.max_rejected_fraction)
+    for split, change in (("images", "lower"), ("eval", "raise")):
+        if found.packed[split] or found.rejected[split]:
+            check_rejected(found.packed[split], found.rejected[split], max_rejected_fraction=1)
+        elif split == "images" or pull.holds_out:
+            total, what = found.packed.total(), "training" if split == "images" else "evaluation"
+            raise SohesError(f"of {total} photographs none is left for {what}: {change} {pull.held_out_key}")
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:

@@ -1,7 +1,8 @@
 """Work cut into shards. Each is made whole or not at all, by whoever comes first, and never twice.
 
 Finished shards wait in a folder named after everything that they depend on, until the work is published from there. So
-a stopped run continues where it was, and what other params, inputs or code have made is never taken for it.
+a stopped run continues where it was, and what other params, inputs or code have made is never taken for it. Where
+inputs come and go while the work lasts, `of_items` tells which shards are still of the same ones.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any, TypeVar
 
 from sohes.errors import SohesError
 from sohes.project import read_json
-from sohes.work.files import write_json
+from sohes.work.files import write_file, write_json
 from sohes.work.pool import Shard, as_ranges, plan_shards, run_shards
 
 Made = TypeVar("Made")
@@ -30,11 +31,14 @@ class ShardedWork:
 
     A shard is finished when its facts are written, `<folder>/parts/<name>.json`; its other files come before.
     names: of the shards' files; by default `shard-00000` and so on.
+    of_items: what a shard's items are known by. It is kept beside the facts, `<folder>/parts/<name>.of`, and a shard
+    with facts of others is not finished.
     """
 
     folder: Path
     shards: Sequence[Sequence[Any]]
     names: Sequence[str] = ()
+    of_items: Callable[[Sequence[Any]], str] | None = None
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "shards": ()}
@@ -51,7 +55,16 @@ class ShardedWork:
 
     def missing(self) -> list[int]:
         """The shards that are not finished."""
-        return [index for index in range(len(self.shards)) if not self._part(index).exists()]
+        return [index for index, items in enumerate(self.shards) if not self._is_finished(index, items)]
+
+    def _is_finished(self, index: int, items: Sequence[Any]) -> bool:
+        part = self._part(index)
+        if self.of_items is None:
+            return part.exists()
+        try:
+            return part.exists() and part.with_suffix(".of").read_text() == self.of_items(items)
+        except (OSError, ValueError):  # ValueError: a damaged file
+            return False
 
     def left(self, shards: range | None = None, *, of: str = "this work") -> list[Shard]:
         """The missing shards, or those of them that are asked for. A range may reach beyond the last shard.
@@ -87,9 +100,9 @@ class ShardedWork:
         for index, items in left:
             pieces += [(index, piece) for piece in plan_shards(items, -(-len(items) * len(left) // workers))]
         made = run_shards(partial(_piece, compute), pieces, workers=workers, description=description, kept=False)
-        for index, _ in left:
+        for index, items in left:
             parts = [part for (k, _), part in zip(pieces, made, strict=True) if k == index]
-            self._finish(index, write(self.path(index, ".parquet"), parts))
+            self._finish((index, items), write(self.path(index, ".parquet"), parts))
 
     def _whole(
         self, compute: Callable[[Sequence[Any]], Made], write: Callable[[Path, Sequence[Made]], Facts], shard: Shard
@@ -97,9 +110,14 @@ class ShardedWork:
         return write(self.path(shard[0], ".parquet"), [compute(shard[1])])
 
     def _make(self, make: Callable[[Shard], Facts], shard: Shard) -> None:
-        self._finish(shard[0], make(shard))
+        if self.of_items is not None:  # its files are about to be replaced
+            self._part(shard[0]).unlink(missing_ok=True)
+        self._finish(shard, make(shard))
 
-    def _finish(self, index: int, facts: Facts) -> None:
+    def _finish(self, shard: Shard, facts: Facts) -> None:
+        index, items = shard
+        if self.of_items is not None:
+            write_file(self._part(index).with_suffix(".of"), self.of_items(items))
         write_json(self._part(index), facts)
 
     def facts(self) -> list[Facts]:

@@ -17,7 +17,7 @@ from sohes.data.sources.folder import FolderSource
 from sohes.data.store.decode import UnreadableImage
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.masks import encode
 from sohes.params import Params, load_params
 from sohes.stages import pull
@@ -247,6 +247,46 @@ def test_nothing_to_score_with_is_an_error(scenes: Params, tmp_path: Path, chang
     path = annotated(tmp_path, *[change] * 6)
     with pytest.raises(SohesError, match=words):
         pull.run(folder_params(scenes, tmp_path / "photos", path, eval_fraction=1), tmp_path)
+
+
+def test_what_comes_while_pull_runs_is_told_and_what_changes_costs_its_shard_only(
+    scenes: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    photographs(tmp_path / "photos", 8)
+    params = folder_params(scenes, tmp_path / "photos", eval_fraction=0)
+    packed: list[int] = []
+    meanwhile: list = [lambda: (tmp_path / "photos/7.png").write_bytes((tmp_path / "photos/6.png").read_bytes())]
+    original = pull._pack
+
+    def pack(job: pull.Job, shard: tuple) -> dict:
+        packed.append(shard[0])
+        if shard[0] == 3:
+            meanwhile.pop()() if meanwhile else None
+        return original(job, shard)
+
+    monkeypatch.setattr(pull, "_pack", pack)
+    with pytest.raises(TemporaryError, match=r"1 files of pull\.source folder changed while pull ran, such as 7\.png"):
+        pull.run(params, tmp_path)
+    assert not (tmp_path / "data/images").exists()
+    (tmp_path / "photos/z").mkdir()
+    meanwhile += [lambda: [(tmp_path / "photos/z" / name).touch() for name in ("0.png", "read.me")]]
+    pull.run(params, tmp_path)
+    assert packed == [0, 1, 2, 3, 3]
+    assert len(ImageStore(tmp_path / "data/images")) == 8
+    assert "1 photographs have come meanwhile: run it again to have them, too" in capsys.readouterr().err
+
+
+def test_shards_that_a_smaller_source_does_not_have_are_not_published(scenes: Params, tmp_path: Path) -> None:
+    photographs(tmp_path / "photos", 8)
+    params = folder_params(scenes, tmp_path / "photos")
+    for shard in pull.missing_shards(params, tmp_path):
+        pull.run(params, tmp_path, shards=range(shard, shard + 1))
+    for number in range(5):
+        (tmp_path / f"photos/{number}.png").unlink()
+    pull.run(params, tmp_path)
+    shutil.copytree(tmp_path / "photos", tmp_path / "alone/photos")
+    pull.run(folder_params(scenes, tmp_path / "alone/photos"), tmp_path / "alone")
+    assert contents(tmp_path / "data") == contents(tmp_path / "alone/data")
 
 
 def test_a_source_that_fails_on_one_file_goes_on(

@@ -10,13 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sohes.data.sources import archives, s3, sa1b, transfer
+from sohes.data.sources import archives, sa1b, transfer
+from sohes.data.sources import s3 as s3_module
 from sohes.data.sources.transfer import Patience
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
 from sohes.errors import SohesError
 from sohes.params import Params, load_params
-from sohes.stages import pull
+from sohes.stages import evaluate, pull
 
 HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=0.02, timeout=1)
 
@@ -24,7 +25,7 @@ HASTY = Patience(attempts=3, first_wait=0.01, longest_wait=0.02, timeout=1)
 @pytest.fixture(autouse=True)
 def _hasty_and_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SOHES_WORKERS", "1")
-    for source in (archives.ArchivesSource, sa1b.Sa1bSource, s3.S3Source):
+    for source in (archives.ArchivesSource, sa1b.Sa1bSource, s3_module.S3Source):
         monkeypatch.setattr(source, "patience", HASTY)
         monkeypatch.setattr(source.__init__, "__defaults__", (HASTY,))
 
@@ -125,7 +126,7 @@ def test_a_damaged_member_is_rejected_and_a_damaged_archive_stops(params, web, t
     (web.folder / "a.zip").write_bytes(whole.replace(photo(3), b"x" * len(photo(3))))
     pull.run(params, tmp_path)
     (line,) = (tmp_path / "data/images/rejected.jsonl").read_text().splitlines()
-    assert json.loads(line)["file_name"] == "a/3.png"
+    assert json.loads(line)["file_name"] == "a.zip/a/3.png"
     (web.folder / "a.zip").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SohesError, match=r"a\.zip is damaged"):
         pull.run(params, tmp_path)
@@ -161,6 +162,78 @@ def test_a_prefix_of_s3(params, s3, tmp_path):
         {"file_name": "set/empty.png", "reason": "the file is empty"}
     ]
     assert min(map(len, stores)) > 0
+
+
+S3 = {"uri": "s3://photos/set", "endpoint_url": None, "requester_pays": False, "eval_fraction": 0.3, "digests": None}
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_uploads_while_pull_runs_cost_nothing_that_is_done(params, s3, tmp_path, capsys):
+    def put(*numbers: int, value: int = 0) -> None:
+        for number in numbers:
+            s3.client.put_object(Bucket="photos", Key=f"set/{number:02d}.png", Body=photo(number + value))
+
+    put(*range(12))
+    there = changed(params, source="s3", s3=S3, images_per_shard=5)
+    pull.run(there, tmp_path, shards=range(1))
+    pull.run(there, tmp_path, shards=range(2, 3))
+    put(12)  # a third in the last group
+    put(1, value=100)  # another in the first
+    s3.client.put_object(Bucket="photos", Key="set/read.me", Body=b"text")
+    assert pull.missing_shards(there, tmp_path) == [0, 1, 2]
+    pull.run(there, tmp_path, shards=range(2))
+    s3.client.put_object(Bucket="photos", Key="set/read.me", Body=b"another text")
+    put(13)
+    s3.faults.paths.clear()
+    listed, listings = s3_module.S3Source._list, []
+
+    def and_then_one_more(self):
+        found = listed(self)
+        listings.append(len(found))
+        if len(listings) == 1:
+            put(14)
+        return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(s3_module.S3Source, "_list", and_then_one_more)
+        pull.run(there, tmp_path)
+    assert listings == [15, 16]  # once for the plan, once to see what has come
+    assert {path.split()[0] for path in s3.faults.paths} == {f"/photos/set/{number}.png" for number in range(10, 14)}
+    stores = [ImageStore(tmp_path / "data" / split) for split in ("images", "eval")]
+    read = {store.entry(i).file_name: store.read_bytes(i) for store in stores for i in store.image_ids}
+    assert read == {f"set/{number:02d}.png": photo(number + 100 * (number == 1)) for number in range(14)}
+    assert "1 archives or photographs have come meanwhile: run it again" in capsys.readouterr().err
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::ResourceWarning")
+def test_a_limit_that_is_raised_brings_nothing_again(params, s3, tmp_path):
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:
+        for number in range(20):
+            archive.writestr(f"{number}.png", photo(number) if number % 2 else b"no photograph")
+    s3.client.put_object(Bucket="photos", Key="set/photographs-2024.zip", Body=data.getvalue())
+    there = changed(params, source="s3", s3=S3)
+    with pytest.raises(SohesError, match=r"10 of 20 images cannot be used.*or raise it"):
+        pull.run(there, tmp_path)
+    s3.faults.paths.clear()
+    pull.run(changed(there, max_rejected_fraction=0.6), tmp_path)
+    assert s3.faults.paths == []
+    assert len(ImageStore(tmp_path / "data/images")) + len(ImageStore(tmp_path / "data/eval")) == 10
+
+
+@pytest.mark.parametrize(("fraction", "change"), [(1, "training: lower"), (1e-9, "evaluation: raise")])
+def test_nothing_left_on_one_side_is_told_by_the_key_that_decides(params, tmp_path, fraction, change):
+    archives = params.pull.archives.model_dump() | {"eval": [], "annotations": None, "eval_fraction": fraction}
+    with pytest.raises(SohesError, match=rf"of 10 photographs none is left for {change} pull\.archives\.eval_fraction"):
+        pull.run(changed(params, archives=archives), tmp_path)
+
+
+def test_without_anything_held_out_the_key_is_named(params, tmp_path, capsys):
+    archives = params.pull.archives.model_dump() | {"eval": [], "annotations": None, "eval_fraction": 0}
+    pull.run(changed(params, archives=archives), tmp_path)
+    assert "nothing can be scored: raise pull.archives.eval_fraction" in capsys.readouterr().err
+    with pytest.raises(SohesError, match=r"no evaluation images in .*: raise pull\.archives\.eval_fraction"):
+        evaluate.run(changed(params, archives=archives), tmp_path)
 
 
 @pytest.mark.parametrize("source", ["s3", "sa1b", "archives"])

@@ -85,6 +85,33 @@ def test_names_are_the_callers_if_it_has_any(tmp_path):
     assert work.path(1, ".txt") == tmp_path / "second.txt"
 
 
+def test_a_shard_of_other_items_is_not_finished_though_it_once_was(tmp_path):
+    def of(*shards: list[int]) -> ShardedWork:
+        return ShardedWork(tmp_path, list(shards), of_items=lambda items: " ".join(map(str, items)))
+
+    def do(work: ShardedWork) -> list[int]:
+        left = work.left()
+        work.run(partial(make, work), left, workers=1, description="test")
+        return [index for index, _ in left]
+
+    first, then = of([1, 2], [3]), of([1, 2], [3, 4], [5])
+    assert do(first) == [0, 1]
+    assert do(then) == [1, 2]
+    assert then.facts() == [{"sum": 3}, {"sum": 7}, {"sum": 5}]
+    assert do(first) == [1]  # its files were replaced meanwhile
+    (tmp_path / "parts/shard-00000.of").write_bytes(b"\xff")
+    assert first.missing() == [0]
+
+
+def test_a_shard_that_fails_in_place_of_another_leaves_neither(tmp_path):
+    work = ShardedWork(tmp_path, [[1]], of_items=str)
+    work.run(partial(make, work), work.left(), workers=1, description="test")
+    other = ShardedWork(tmp_path, [[2]], of_items=str)
+    with pytest.raises(ZeroDivisionError):
+        other.run(lambda shard: {"sum": 1 / 0}, other.left(), workers=1, description="test")
+    assert work.missing() == other.missing() == [0]
+
+
 def test_removing_takes_what_other_params_have_left(work):
     stale = work.folder.parent / "def"
     stale.mkdir(parents=True)

@@ -14,8 +14,15 @@ from urllib.parse import unquote, urldefrag, urlsplit
 
 from sohes.data.benchmarks import coco
 from sohes.data.names import Names, one_ends_with_the_other
-from sohes.data.sources.folder import SUFFIXES
-from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
+from sohes.data.sources.source import (
+    IDS_PER_PACK,
+    Member,
+    Pack,
+    Plan,
+    held_out_by_name,
+    is_photograph,
+    read_digests,
+)
 from sohes.data.sources.transfer import PATIENCE, Patience, fetch
 from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
@@ -45,25 +52,29 @@ class ArchivesSource:
         names = [_name(link) for link in links]
         if twice := {name for name in names if names.count(name) > 1}:
             raise SohesError(f"two archives of pull.archives are called {twice.pop()}: rename one")
+        digests = self._digests()
         packs = [
-            Pack(index, name, _stamp(link), held_out=index >= len(self.images))
+            Pack(index, name, _stamp(link), held_out=index >= len(self.images), digest=digests.get(name))
             for index, (name, link) in enumerate(zip(names, links, strict=True))
         ]
         return Plan((), (), self.annotations is None, packs=tuple(packs))
 
     def fetch(self, pack: Pack, folder: Path) -> str:
-        digests = read_digests(self.digests)
         if pack.held_out and self.annotations is not None:
-            self._fetch_annotations(self.annotations, folder, digests)
+            self._fetch_annotations(self.annotations, folder)
         link = [*self.images, *self.eval][pack.index]
-        return fetch(_as_url(link), _place(folder, pack.name), digest=digests.get(pack.name), patience=self.patience)
+        return fetch(_as_url(link), _place(folder, pack.name), digest=pack.digest, patience=self.patience)
 
-    def _fetch_annotations(self, annotations: str, folder: Path, digests: dict[str, str]) -> None:
+    def _digests(self) -> dict[str, str]:
+        links = [*self.images, *self.eval, *([_in_archive(self.annotations)[0]] if self.annotations else [])]
+        return read_digests(self.digests, {_name(link) for link in links})
+
+    def _fetch_annotations(self, annotations: str, folder: Path) -> None:
         if (folder / _JSON).exists():
             return
-        link, member = urldefrag(annotations)
+        link, member = _in_archive(annotations)
         path = _place(folder, f"for-annotations-{_name(link)}")
-        fetch(_as_url(link), path, digest=digests.get(_name(link)), patience=self.patience)
+        fetch(_as_url(link), path, digest=self._digests().get(_name(link)), patience=self.patience)
         if not member:
             path.rename(folder / _JSON)
             return
@@ -75,15 +86,14 @@ class ArchivesSource:
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
         def wanted(name: str) -> bool:
-            visible = not any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(name).parts if part != "..")
             chosen = held_out if pack.held_out else held_out_by_name(name, self.eval_fraction) == held_out
-            return visible and chosen and name.lower().endswith(SUFFIXES)
+            return chosen and is_photograph(name)
 
         if pack.held_out and self.annotations is not None:
             yield from self._annotated(pack, folder, wanted, remarks) if held_out else ()
             return
         for number, name, data in iter_numbered(_place(folder, pack.name), wanted):
-            yield Member(pack.index * IDS_PER_PACK + number, name, data)
+            yield Member(pack.index * IDS_PER_PACK + number, f"{pack.name}/{name}", data)
 
     def _annotated(
         self, pack: Pack, folder: Path, wanted: Callable[[str], bool], remarks: Remarks | None
@@ -112,8 +122,18 @@ class ArchivesSource:
                 yield Member(images[name], name, UnreadableImage(f"annotated, but not in {pack.name}"))
 
 
+def _in_archive(annotations: str) -> tuple[str, str]:
+    """The file, and which of its members holds the annotations: what comes after a `#` that is not of its name."""
+    if "://" in annotations:
+        link, member = urldefrag(annotations)
+        return link, member
+    parts = annotations.split("#")
+    ways = [("#".join(parts[:n]), "#".join(parts[n:])) for n in range(len(parts), 0, -1)]
+    return next((way for way in ways if Path(way[0]).expanduser().is_file()), ways[-1])
+
+
 def _name(link: str) -> str:
-    name = PurePosixPath(unquote(urlsplit(link).path)).name
+    name = PurePosixPath(unquote(urlsplit(link).path) if "://" in link else link).name
     if not name:
         raise SohesError(f"{link} names no file: fix pull.archives")
     return name

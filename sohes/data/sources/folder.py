@@ -28,13 +28,12 @@ from pathlib import Path, PurePosixPath
 
 from sohes.data.benchmarks import coco, own
 from sohes.data.names import found_as
-from sohes.data.sources.source import Photograph, Plan
+from sohes.data.sources.source import SUFFIXES, Photograph, Plan, is_photograph
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
 from sohes.work.walk import walk
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 MAX_FILE_BYTES = 2**30  # files are read into memory as a whole; no photograph comes near
 _ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # a byte that is not UTF-8, as `_printable` shows it
 _HEAD = 65536  # bytes that, with the size, identify a photograph: reading a large folder twice takes hours
@@ -154,7 +153,7 @@ def list_photographs(folder: Path, *, leave_out: Path | None = None) -> Listing:
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: fix pull.folder.images")
     found = walk(folder, leave_out=leave_out)
-    photographs = [name for name in found.files if name.lower().endswith(SUFFIXES)]
+    photographs = [name for name in found.files if is_photograph(name)]
     others = len(found.files) - len(photographs)
     return Listing(sorted(map(_printable, photographs)), sorted(map(_printable, found.unread)), others)
 

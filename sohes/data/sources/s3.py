@@ -14,26 +14,33 @@ import hashlib
 import json
 import os
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from filelock import FileLock
 
-from sohes.data.sources import folder as photographs
 from sohes.data.sources import unpack
-from sohes.data.sources.source import IDS_PER_PACK, Member, Pack, Plan, held_out_by_name, read_digests
+from sohes.data.sources.source import (
+    IDS_PER_PACK,
+    Member,
+    Pack,
+    Plan,
+    held_out_by_name,
+    is_photograph,
+    is_visible,
+    read_digests,
+)
 from sohes.data.sources.transfer import PATIENCE, Patience, TransferFailed, check_disk, checked, persist
 from sohes.data.store.decode import UnreadableImage
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError, first_sentence
 from sohes.masks.mask_json import Remarks
+from sohes.work.pool import plan_shards
 
 PART_BYTES = 16 * 2**20
 CONNECTIONS = 8
-_LOOSE = "photographs"  # prefix of the names of packs of single objects
 
 
 @dataclass(frozen=True)
@@ -60,28 +67,29 @@ class S3Source:
     # ---------------------------------------------------------------- plan
 
     def plan(self) -> Plan:
-        archives, groups, others = self._contents()
-        packs = [Pack(0, archive.key, f"{archive.etag} {archive.size}", archive.size) for archive in archives]
-        packs += [
-            Pack(0, f"{_LOOSE}-{number:05d}", _stamp(group), sum(item.size for item in group))
-            for number, group in enumerate(groups)
+        found = sorted(self._list(), key=lambda item: item.key)
+        below = len(self._place()[1])
+        archives = [
+            item for item in found if item.key.lower().endswith(unpack.SUFFIXES) and is_visible(item.key[below:])
         ]
+        loose = [item for item in found if is_photograph(item.key[below:])]
+        digests = read_digests(self.digests, [item.key for item in archives])
+        packs = [
+            Pack(index, item.key, f"{item.etag} {item.size}", item.size, digest=digests.get(item.key))
+            for index, item in enumerate(archives)
+        ]
+        for number, group in enumerate(plan_shards(loose, self.images_per_shard)):
+            size = sum(item.size for item in group)
+            packs.append(Pack(len(packs), f"photographs-{number:05d}", _stamp(group), size, objects=tuple(group)))
         if not packs:
             raise SohesError(f"there are no photographs and no archives under {self.uri}: fix pull.s3.uri")
+        others = len(found) - len(archives) - len(loose)
         notes = (f"{self.uri}: {others} objects left out (neither photographs nor archives)",) if others else ()
-        numbered = (Pack(i, p.name, p.stamp, p.size) for i, p in enumerate(packs))
-        return Plan((), (), True, notes, tuple(numbered))
-
-    def _contents(self) -> tuple[list[S3Object], list[list[S3Object]], int]:
-        """Archives, single photographs in groups, and the number of other objects, in the order of their keys."""
-        found = sorted(self._list(), key=lambda item: item.key)
-        archives = [item for item in found if item.key.lower().endswith(unpack.SUFFIXES)]
-        loose = [item for item in found if item.key.lower().endswith(photographs.SUFFIXES)]
-        groups = [loose[i : i + self.images_per_shard] for i in range(0, len(loose), self.images_per_shard)]
-        return archives, groups, len(found) - len(archives) - len(loose)
+        return Plan((), (), True, notes, tuple(packs))
 
     def _list(self) -> list[S3Object]:
         bucket, prefix = self._place()
+
         client = self._client()
 
         def pages() -> list[S3Object]:
@@ -92,13 +100,20 @@ class S3Source:
         return persist(lambda: _translated(pages, self.uri), self.uri, self.patience)
 
     def _place(self) -> tuple[str, str]:
-        parts = urlsplit(self.uri)
-        if parts.scheme != "s3" or not parts.netloc:
+        """The bucket and the prefix, in which every character is itself."""
+        bucket, _, prefix = self.uri.removeprefix("s3://").partition("/")
+        if not self.uri.startswith("s3://") or not bucket:
             raise SohesError(f"pull.s3.uri must look like s3://bucket/prefix (got {self.uri})")
-        return parts.netloc, parts.path.lstrip("/")
+        return bucket, prefix.lstrip("/")
 
     def _client(self) -> Any:
-        return _client(self.endpoint_url, self.patience.timeout)
+        from botocore.exceptions import BotoCoreError
+
+        try:
+            return _client(self.endpoint_url, self.patience.timeout)
+        except (BotoCoreError, ValueError) as error:  # ValueError: an address that is none
+            remedy = "fix pull.s3.endpoint_url or the AWS settings (environment, ~/.aws)"
+            raise SohesError(f"{self.uri}: {first_sentence(error)}: {remedy}") from None
 
     def _payer(self) -> dict[str, str]:
         return {"RequestPayer": "requester"} if self.requester_pays else {}
@@ -106,15 +121,16 @@ class S3Source:
     # ---------------------------------------------------------------- packs
 
     def fetch(self, pack: Pack, folder: Path) -> str:
-        if pack.name.startswith(f"{_LOOSE}-"):
+        if pack.objects:
             return f"sha256:{hashlib.sha256(pack.stamp.encode()).hexdigest()}"
         path = folder / _local_name(pack)
         path.parent.mkdir(parents=True, exist_ok=True)
-        digest = read_digests(self.digests).get(pack.name.rpartition("/")[2])
         with FileLock(path.with_name(f"{path.name}.lock")):
             what = f"{pack.name} of {self.uri}"
             twice = replace(self.patience, attempts=2)
-            return checked(lambda: persist(lambda: self._fetch_object(pack, path), what, twice), path, digest, what)
+            return checked(
+                lambda: persist(lambda: self._fetch_object(pack, path), what, twice), path, pack.digest, what
+            )
 
     def _fetch_object(self, pack: Pack, path: Path) -> None:
         """Fetch the object in ranges. Each is written to its place and then noted, so that another run skips it."""
@@ -192,26 +208,22 @@ class S3Source:
 
     def members(self, pack: Pack, folder: Path, *, held_out: bool, remarks: Remarks | None = None) -> Iterator[Member]:
         del remarks  # there are no annotations
-        if pack.name.startswith(f"{_LOOSE}-"):
+        if pack.objects:
             yield from self._objects(pack, held_out)
             return
 
         def wanted(name: str) -> bool:
             chosen = held_out_by_name(f"{pack.name}/{name}", self.eval_fraction) == held_out
-            return chosen and name.lower().endswith(photographs.SUFFIXES)
+            return chosen and is_photograph(name)
 
         for number, name, data in unpack.iter_numbered(folder / _local_name(pack), wanted):
             yield Member(pack.index * IDS_PER_PACK + number, f"{pack.name}/{name}", data)
 
     def _objects(self, pack: Pack, held_out: bool) -> Iterator[Member]:
-        _, groups, _ = self._contents()
-        group = next((group for group in groups if _stamp(group) == pack.stamp), None)
-        if group is None:
-            raise SohesError(f"{self.uri} has changed since it was listed: run the same command again")
         client, (bucket, _) = self._client(), self._place()
         chosen = [
             (number, item)
-            for number, item in enumerate(group, 1)
+            for number, item in enumerate(pack.objects, 1)
             if held_out_by_name(item.key, self.eval_fraction) == held_out
         ]
 
@@ -243,7 +255,7 @@ def _client(endpoint_url: str | None, timeout: float) -> Any:
     return boto3.Session().client("s3", endpoint_url=endpoint_url, config=config)
 
 
-def _stamp(group: list[S3Object]) -> str:
+def _stamp(group: Sequence[S3Object]) -> str:
     text = json.dumps([[item.key, item.etag, item.size] for item in group])
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -264,10 +276,10 @@ def _translated(work: Callable[[], Any], what: str) -> Any:
         code = error.response.get("Error", {}).get("Code", "")
         if status >= 500 or status == 429 or code in ("SlowDown", "RequestTimeout"):
             raise TransferFailed(f"the server answers {status} {code}") from None
-        remedy = "check the address, the credentials and the permissions"
+        refused = f"{what} was refused ({status} {code})"
         if status == 412:
-            remedy = "it has changed since it was listed: run the same command again"
-        raise SohesError(f"{what} was refused ({status} {code}): {remedy}") from None
+            raise TemporaryError(f"{refused}: it has changed since it was listed: run the same command again") from None
+        raise SohesError(f"{refused}: check the address, the credentials and the permissions") from None
     except (aws.NoCredentialsError, aws.ProfileNotFound, aws.PartialCredentialsError) as error:
         raise SohesError(f"{what}: {error}: set up AWS credentials (environment, profile or role)") from None
     except (aws.HTTPClientError, aws.IncompleteReadError, HTTPError, ConnectionError) as error:

@@ -41,13 +41,14 @@ class Sa1bSource:
         missing = [name for name in names if name not in links]
         if missing:
             raise SohesError(f"{self.links} has no link for {len(missing)} of {len(names)} packs, such as {missing[0]}")
-        return Plan((), (), False, packs=tuple(Pack(index, name) for index, name in enumerate(names)))
+        digests = read_digests(self.digests, names)
+        packs = (Pack(index, name, digest=digests.get(name)) for index, name in enumerate(names))
+        return Plan((), (), False, packs=tuple(packs))
 
     def fetch(self, pack: Pack, folder: Path) -> str:
-        digest = read_digests(self.digests).get(pack.name)
         try:
             url = read_links(self.links)[pack.name]  # read again: the list may have been replaced meanwhile
-            return fetch(url, folder / pack.name, digest=digest, patience=self.patience)
+            return fetch(url, folder / pack.name, digest=pack.digest, patience=self.patience)
         except LinkRefused as error:
             raise SohesError(
                 f"the link of {pack.name} was refused (HTTP status {error.status}), probably because it has expired: "

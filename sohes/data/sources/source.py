@@ -5,15 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Protocol
+from pathlib import Path, PurePosixPath
+from typing import Any, Protocol
 
+from sohes.data.names import last_part, one_ends_with_the_other
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Remarks
 from sohes.project import read_text
 from sohes.structures import ImageRecord, MaskSet
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".gif")
 IDS_PER_PACK = 10_000_000  # ids in the n-th pack start at n times this, plus one
 
 
@@ -36,7 +38,8 @@ class Photograph:
 class Pack:
     """Photographs that come together, such as an archive: one shard. `index`: its position in the plan.
 
-    `stamp` changes when the content does; `size`: bytes, 0 if unknown; `held_out`: the whole pack is for evaluation.
+    `stamp` changes when the content does, and is empty if nobody can tell; `size`: bytes, 0 if unknown; `held_out`: the
+    whole pack is for evaluation; `digest`: what its file must have; `objects`: what it consists of, if it is no file.
     """
 
     index: int
@@ -44,6 +47,8 @@ class Pack:
     stamp: str = ""
     size: int = 0
     held_out: bool = False
+    digest: str | None = None
+    objects: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -104,20 +109,44 @@ def held_out_by_name(name: str, eval_fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) < eval_fraction * 2**64
 
 
-def read_digests(path: Path | None) -> dict[str, str]:
-    """`sha256:<hex>` by file name, from lines `<hex>  <name>` as written by sha256sum. Empty without a path."""
+def is_photograph(path: str) -> bool:
+    """Whether a path is that of an image that is meant to be seen, by its name."""
+    return path.lower().endswith(SUFFIXES) and is_visible(path)
+
+
+def is_visible(path: str) -> bool:
+    """Whether a path is neither hidden nor that of a twin that macOS puts into `__MACOSX`."""
+    return not any(p.startswith((".", "__MACOSX")) for p in PurePosixPath(path).parts if p != "..")
+
+
+def read_digests(path: Path | None, names: Collection[str]) -> dict[str, str]:
+    """`sha256:<hex>` by name, for those of `names` that `path` has, in lines `<hex>  <file>` as written by sha256sum.
+
+    A line is of the name that its file ends with, or the other way round; lines of other files do not count.
+    Empty without a path. SohesError for a line that may be of several names, and if none is of any.
+    """
     if path is None:
         return {}
+    by_last: dict[str, list[str]] = {}
+    for name in names:
+        by_last.setdefault(last_part(name), []).append(name)
     try:
         lines = read_text(path).splitlines()
     except FileNotFoundError:
         raise SohesError(f"there is no list of digests at {path}: fix the key `digests` under pull") from None
-    digests = {}
+    digests: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         hexadecimal, _, name = line.partition(" ")
         if not line.strip():
             continue
         if len(hexadecimal) != 64 or set(hexadecimal.lower()) - set("0123456789abcdef") or not name.strip(" *"):
             raise SohesError(f"{path}, line {number}: expected 64 hexadecimal digits and a file name (got {line!r})")
-        digests[name.strip().removeprefix("*")] = f"sha256:{hexadecimal.lower()}"
+        file, digest = name.strip().removeprefix("*"), f"sha256:{hexadecimal.lower()}"
+        meant = [name for name in by_last.get(last_part(file), ()) if one_ends_with_the_other(name, file)]
+        if len(meant) > 1:
+            raise SohesError(f"{path}, line {number}: {file} may be {' or '.join(meant[:2])}: write more of its path")
+        if meant and digests.setdefault(meant[0], digest) != digest:
+            raise SohesError(f"{path}, line {number}: {meant[0]} has another digest in a line before: remove one")
+    if names and not digests:
+        raise SohesError(f"{path} has no digest of {min(names)} or any other pack: fix the key `digests` under pull")
     return digests

@@ -70,9 +70,9 @@ def check_disk(folder: Path, needed: int, what: str) -> None:
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     if needed > free:
-        gib = 2**30
+        unit, name = (2**30, "GiB") if needed >= 2**30 else (2**20, "MiB")
         raise SohesError(
-            f"{what} needs {needed / gib:.1f} GiB on the disk of {folder}, but only {free / gib:.1f} GiB are free: "
+            f"{what} needs {needed / unit:.1f} {name} on the disk of {folder}, but only {free / unit:.1f} are free: "
             "free some space and run the same command again"
         )
 

@@ -54,14 +54,15 @@ def iter_members(
 
 def iter_numbered(path: Path, wanted: Callable[[str], bool]) -> Iterator[tuple[int, str, bytes | UnreadableImage]]:
     """As `iter_members`, each after its place among all members, from 1: it does not depend on what is `wanted`."""
-    numbers: dict[str, int] = {}
+    number = 0
 
-    def numbered(name: str) -> bool:
-        numbers[name] = len(numbers) + 1
+    def counted(name: str) -> bool:
+        nonlocal number
+        number += 1
         return wanted(name)
 
-    for name, data in iter_members(path, numbered):
-        yield numbers[name], name, data
+    for name, data in iter_members(path, counted):  # each is yielded before the next is asked for
+        yield number, name, data
 
 
 def _iter_tar(path: Path, wanted: Callable[[str], bool], max_member_bytes: int, max_ratio: int) -> Iterator[Member]:

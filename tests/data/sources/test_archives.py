@@ -93,7 +93,7 @@ def test_without_annotations_a_fraction_is_held_out_and_ids_do_not_depend_on_it(
     found = everything(source_of(coco_zips, annotations=None, eval=(), eval_fraction=0.5), tmp_path)
     assert found[True]
     ids = {m.file_name: m.image_id for m in found[False] + found[True]}
-    assert ids == {f"train2017/{i:012d}.jpg": i for i in range(1, 11)}
+    assert ids == {f"train2017.zip/train2017/{i:012d}.jpg": i for i in range(1, 11)}
     second = everything(source_of(coco_zips, annotations=None), tmp_path)[True]
     assert [m.image_id for m in second] == [IDS_PER_PACK + i for i in (1, 2, 3)]
 
@@ -114,6 +114,21 @@ def test_digests_are_checked(coco_zips, tmp_path):
     (tmp_path / "digests").write_text("not a digest\n")
     with pytest.raises(SohesError, match="line 1: expected 64 hexadecimal digits"):
         everything(source_of(coco_zips, digests=tmp_path / "digests"), tmp_path)
+
+
+def test_names_in_paths_are_as_they_are_written(tmp_path):
+    for name in ("trip#1.zip", "trip?2.zip", "50%25.zip"):
+        write_zip(tmp_path / name, {"a/1.jpg": photo(1), "__MACOSX/a/._1.jpg": b"twin", ".trash/2.jpg": b"hidden"})
+    images = [{"id": 7, "file_name": "1.jpg", "height": 10, "width": 20}]
+    (tmp_path / "truth#2.json").write_text(json.dumps({"images": images, "annotations": []}))
+    write_zip(tmp_path / "truth#1.zip", {"in#side.json": (tmp_path / "truth#2.json").read_bytes()})
+    here = {"images": tuple(str(tmp_path / name) for name in ("trip#1.zip", "trip?2.zip")), "digests": None}
+    for annotations in ("truth#2.json", "truth#1.zip#in#side.json"):
+        held_out = {"eval": (str(tmp_path / "50%25.zip"),), "annotations": str(tmp_path / annotations)}
+        found = everything(ArchivesSource(**here, **held_out, eval_fraction=0.0), tmp_path / f"to-{annotations}")
+        names = [member.file_name for member in found[False]]
+        assert names == ["trip#1.zip/a/1.jpg", "trip?2.zip/a/1.jpg"]  # apart, though they share one
+        assert [member.image_id for member in found[True]] == [7]
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@ import hashlib
 import io
 import os
 import tarfile
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -133,7 +134,7 @@ def test_requests_offer_to_pay(s3, loose, monkeypatch):
     monkeypatch.setattr(S3Source, "_payer", lambda self: asked.append(1) or {"RequestPayer": "requester"})
     (first, *_) = source.plan().packs
     list(source.members(first, Path("unused"), held_out=False))
-    assert len(asked) >= 3  # listing, listing again, photographs
+    assert len(asked) >= 3  # the listing, and each photograph
     assert module._translated is original
 
 
@@ -155,6 +156,49 @@ def test_missing_credentials_are_reported(s3, monkeypatch):
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
     with pytest.raises(SohesError, match="set up AWS credentials"):
         source_of().plan()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "sentence"),
+    [
+        ("AWS_PROFILE", "nosuch", r"The config profile \(nosuch\) could not be found"),
+        ("AWS_ENDPOINT_URL", "minio:9000", "Invalid endpoint: minio:9000"),
+        ("AWS_DEFAULT_REGION", "us east", "us east"),
+        ("AWS_SECRET_ACCESS_KEY", None, "Partial credentials found in env"),
+        ("AWS_CONFIG_FILE", "damaged", "Unable to parse config file"),
+    ],
+)
+def test_wrong_settings_are_one_sentence(s3, monkeypatch, tmp_path, variable, value, sentence):
+    module._client.cache_clear()
+    if value == "damaged":
+        value = str(tmp_path / "config")
+        Path(value).write_text("no heading\n")
+    monkeypatch.delenv(variable) if value is None else monkeypatch.setenv(variable, value)
+    with pytest.raises(SohesError, match=sentence) as raised:
+        source_of().plan()
+    assert "\n" not in str(raised.value)
+    assert str(raised.value).startswith("s3://photos/set: ")
+
+
+def test_every_character_of_a_prefix_is_itself(s3):
+    for key in ("album#1/a.jpg", "album?2/b.jpg", "album%203/c.jpg", "album/d.jpg"):
+        s3.client.put_object(Bucket="photos", Key=key, Body=b"photograph")
+    for prefix, key in (("album#1", "album#1/a.jpg"), ("album?", "album?2/b.jpg"), ("/album%", "album%203/c.jpg")):
+        (pack,) = source_of(f"s3://photos/{prefix}").plan().packs
+        assert [item.key for item in pack.objects] == [key]
+
+
+def test_hidden_objects_and_macs_twins_are_no_photographs(s3, tmp_path):
+    twin = io.BytesIO()
+    with zipfile.ZipFile(twin, "w") as archive:
+        for name in ("a.jpg", "__MACOSX/._a.jpg"):
+            archive.writestr(name, b"data")
+    objects = {".hidden.jpg": b"", ".trash/b.zip": b"", "photographs-2024.zip": twin.getvalue(), "c.jpg": b"data"}
+    for key, data in objects.items():
+        s3.client.put_object(Bucket="photos", Key=f".shown/{key}", Body=data)
+    source = source_of("s3://photos/.shown/")
+    assert list(all_members(source, tmp_path)) == [".shown/photographs-2024.zip/a.jpg", ".shown/c.jpg"]
+    assert "2 objects left out" in source.plan().notes[0]
 
 
 def test_an_object_too_large_for_a_photograph_is_not_fetched(s3, loose, tmp_path, monkeypatch):

@@ -99,7 +99,9 @@ def test_an_unreachable_server_is_reported(tmp_path):
 
 def test_a_file_that_does_not_fit_is_not_started(web, pack, tmp_path, monkeypatch):
     monkeypatch.setattr(transfer.shutil, "disk_usage", lambda _: SimpleNamespace(free=2**20))
-    with pytest.raises(SohesError, match=r"pack\.tar needs 0\.0 GiB on the disk of .* free some space"):
+    with pytest.raises(
+        SohesError, match=r"pack\.tar needs 17\.3 MiB on the disk of .* only 1\.0 are free: free some space"
+    ):
         bring(web, tmp_path)
     assert not (tmp_path / "here/pack.tar.part").exists()
 

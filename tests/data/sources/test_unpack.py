@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from sohes.data.sources.unpack import iter_members
+from sohes.data.sources.unpack import iter_members, iter_numbered
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 
@@ -52,6 +52,22 @@ def test_names_outside_the_archive_are_reported_and_nothing_is_written(tmp_path,
     assert set(found.values()) == {"its name points outside the archive"}
     assert len(found) == len(EVIL)
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["evil", "in"]
+
+
+@pytest.mark.parametrize("mode", ["tar", "zip"])
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")
+def test_a_name_that_stands_twice_takes_no_other_members_number(tmp_path, mode):
+    names = ["a.jpg", "a.jpg", "b.txt", "c.jpg"]
+    if mode == "tar":
+        with tarfile.open(tmp_path / "twice", "w") as tar:
+            for name in names:
+                tar.addfile(tarfile.TarInfo(name))
+    else:
+        with zipfile.ZipFile(tmp_path / "twice", "w") as archive:
+            for name in names:
+                archive.writestr(name, b"")
+    found = iter_numbered(tmp_path / "twice", lambda name: name.endswith(".jpg"))
+    assert [(number, name) for number, name, _ in found] == [(1, "a.jpg"), (2, "a.jpg"), (4, "c.jpg")]
 
 
 def test_links_and_devices_are_reported(tmp_path):
