@@ -53,9 +53,11 @@ class Sa1bParams(Section):
     links: Path | None
     """The list of links: two columns, file_name and cdn_link."""
     packs: Path | None
-    """Names of the packs to use, one per line; null: all of the list."""
+    """Names of the packs to learn from, one per line; null: all of the list."""
+    eval_packs: tuple[str, ...]
+    """Names of packs that are held out as a whole."""
     eval_fraction: Fraction
-    """Share of the photographs that is held out, chosen by name."""
+    """Share of the photographs of `packs` that is held out, chosen by name."""
     digests: Path | None
     """A file with the packs' digests, as sha256sum writes it."""
 
@@ -103,4 +105,5 @@ class PullParams(Section):
     def holds_out(self) -> bool:
         """Whether some are to be held out."""
         section = getattr(self, self.source)
-        return self.source == "scenes" or section.eval_fraction > 0 or bool(getattr(section, "eval", ()))
+        whole = getattr(section, "eval", ()) or getattr(section, "eval_packs", ())
+        return self.source == "scenes" or section.eval_fraction > 0 or bool(whole)

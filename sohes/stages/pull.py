@@ -169,7 +169,7 @@ def make_source(params: Params, root: Path) -> Source | PackSource:
         return S3Source(uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, packed, digests)
     if pull.source == "sa1b":
         sa1b, links = pull.sa1b, given(here(pull.sa1b.links), "links", "your list of links")
-        return Sa1bSource(links, here(sa1b.packs), sa1b.eval_fraction, here(sa1b.digests))
+        return Sa1bSource(links, here(sa1b.packs), sa1b.eval_packs, sa1b.eval_fraction, here(sa1b.digests))
     if pull.source == "archives":
         many = pull.archives
         truth = None if many.annotations is None else absolute(many.annotations)

@@ -27,22 +27,32 @@ _PHOTOGRAPH = re.compile(r"sa_(\d+)\.jpg")
 
 @dataclass(frozen=True)
 class Sa1bSource:
-    """`links`: the list; `packs`: a file with the packs to use, one per line, or None for all."""
+    """`links`: the list; `packs`: a file with the packs to learn from, one per line, or None for all of the list.
+
+    `eval_packs`: names of packs that are held out as a whole, as in the paper (section 4.1), and not learned from.
+    """
 
     links: Path
     packs: Path | None
+    eval_packs: tuple[str, ...]
     eval_fraction: float
     digests: Path | None
     patience: Patience = PATIENCE
 
     def plan(self) -> Plan:
         links = read_links(self.links)
-        names = sorted(links) if self.packs is None else read_packs(self.packs)
+        if wrong := [name for name in self.eval_packs if not _PACK.fullmatch(name)]:
+            raise SohesError(f"pull.sa1b.eval_packs must name packs such as sa_000020.tar (got {wrong[0]})")
+        chosen = sorted(links) if self.packs is None else read_packs(self.packs)
+        names = [*(name for name in chosen if name not in self.eval_packs), *dict.fromkeys(self.eval_packs)]
         missing = [name for name in names if name not in links]
         if missing:
             raise SohesError(f"{self.links} has no link for {len(missing)} of {len(names)} packs, such as {missing[0]}")
         digests = read_digests(self.digests, names)
-        packs = (Pack(index, name, digest=digests.get(name)) for index, name in enumerate(names))
+        packs = [
+            Pack(index, name, held_out=name in self.eval_packs, digest=digests.get(name))
+            for index, name in enumerate(names)
+        ]
         return Plan((), (), False, packs=tuple(packs))
 
     def fetch(self, pack: Pack, folder: Path) -> str:
@@ -60,8 +70,10 @@ class Sa1bSource:
 
         def wanted(path: str) -> bool:
             name = PurePosixPath(path)
-            chosen = held_out_by_name(name.stem, self.eval_fraction) == held_out
-            return chosen and (bool(_PHOTOGRAPH.fullmatch(name.name)) or (held_out and name.suffix == ".json"))
+            evaluates = pack.held_out or held_out_by_name(name.stem, self.eval_fraction)
+            return evaluates == held_out and (
+                bool(_PHOTOGRAPH.fullmatch(name.name)) or (held_out and name.suffix == ".json")
+            )
 
         for path, data in iter_members(folder / pack.name, wanted):
             name = PurePosixPath(path)

@@ -2,6 +2,7 @@ import gzip
 import io
 import json
 import tarfile
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -53,7 +54,7 @@ def source(web: SimpleNamespace, tmp_path: Path) -> Sa1bSource:
         write_pack(web.folder / f"sa_00000{pack}.tar", range(10 * pack + 1, 10 * pack + 11))
     write_links(web, tmp_path)
     (tmp_path / "packs.txt").write_text("# two of a thousand\nsa_000001.tar\nsa_000000.tar\n")
-    return Sa1bSource(tmp_path / "links.txt", tmp_path / "packs.txt", 0.4, None, HASTY)
+    return Sa1bSource(tmp_path / "links.txt", tmp_path / "packs.txt", (), 0.4, None, HASTY)
 
 
 def write_links(web: SimpleNamespace, folder: Path, packs: int = 2, sign: str = "old") -> None:
@@ -77,6 +78,20 @@ def test_packs_keep_the_order_of_the_list_and_hold_out_by_name(source, tmp_path)
         assert member.file_name == f"sa_{member.image_id}.jpg"
         assert areas(member.truth).tolist() == [6]
         assert member.truth.sources == ("sa1b",)
+
+
+def test_a_pack_may_be_held_out_as_a_whole(source, tmp_path):
+    source = replace(source, eval_packs=("sa_000001.tar",), eval_fraction=0)
+    packs = source.plan().packs
+    assert [(pack.name, pack.held_out) for pack in packs] == [("sa_000000.tar", False), ("sa_000001.tar", True)]
+    for pack in packs:
+        source.fetch(pack, tmp_path)
+        counts = [len(list(source.members(pack, tmp_path, held_out=held_out))) for held_out in (False, True)]
+        assert counts == ([0, 10] if pack.held_out else [10, 0])
+    with pytest.raises(SohesError, match=r"has no link for 1 of 3 packs, such as sa_000009\.tar"):
+        replace(source, eval_packs=("sa_000009.tar",)).plan()
+    with pytest.raises(SohesError, match=r"pull\.sa1b\.eval_packs must name packs .* \(got 000001\)"):
+        replace(source, eval_packs=("000001",)).plan()
 
 
 def test_the_order_of_photograph_and_json_does_not_matter(source, web, tmp_path):
