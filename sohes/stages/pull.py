@@ -217,7 +217,7 @@ def _pack(job: Job, shard: Shard) -> Facts:
 
 def _pack_pack(job: Job, pack: Pack) -> Facts:
     """Fetch a pack, pack its photographs by their split and the truth of those held out, and remove it."""
-    downloads = job.work / "downloads" / f"{pack.index:05d}"
+    downloads = job.work / "downloads" / _of_items([pack])  # not by its index, which another may have had
     source = cast(PackSource, job.source)
     digest = source.fetch(pack, downloads)
     _truth_path(job, pack.index).unlink(missing_ok=True)
@@ -280,7 +280,7 @@ def _publish(job: Job, work: ShardedWork, plan: Plan, params: Params, root: Path
         notes.append(f"nothing is held out, so nothing can be scored: raise {params.pull.held_out_key}")
     plan = replace(plan, notes=tuple(notes))
     try:
-        _check(found, plan, params.pull)
+        _check(found, params.pull)
     except SohesError:  # a photograph may be repaired where nobody can tell
         work.redo(index for index in found.spoilt if not (plan.packs and plan.packs[index].stamp))
         raise
@@ -328,7 +328,7 @@ def _remove_others(folder: Path, names: Iterable[str]) -> None:
             path.unlink()
 
 
-def _check(found: Tally, plan: Plan, pull: PullParams) -> None:
+def _check(found: Tally, pull: PullParams) -> None:
     """The allowed fraction is of all images: one bad photograph among a few held-out ones is no reason to stop."""
     everything = list(itertools.chain(*found.rejected.values()))
     check_rejected(found.packed.total(), everything, max_rejected_fraction=pull.max_rejected_fraction)

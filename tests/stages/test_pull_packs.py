@@ -110,6 +110,21 @@ def test_shard_by_shard_and_with_every_fault_the_bytes_are_the_same(params, web,
     assert contents(tmp_path / "pieces/data") == contents(tmp_path / "whole/data")
 
 
+def test_what_was_fetched_is_not_taken_for_another_pack_of_its_place(params, web, tmp_path, monkeypatch):
+    values = {"images": [str(web.folder / "a.zip")], "eval": [], "annotations": None}
+    there = changed(params, archives=params.pull.archives.model_dump() | values)
+    with monkeypatch.context() as patch:
+        patch.setattr(pull, "pack_shard", lambda *_, **__: {}["killed"])
+        with pytest.raises(KeyError):
+            pull.run(there, tmp_path)
+    (left,) = (tmp_path / "data/.images.unfinished").rglob("a.zip")
+    assert left.read_bytes() == (web.folder / "a.zip").read_bytes()
+    with zipfile.ZipFile(web.folder / "a.zip", "w") as archive:
+        archive.writestr("new.png", photo(99))
+    pull.run(there, tmp_path)
+    assert ImageStore(tmp_path / "data/images").entry(1).file_name == "a.zip/new.png"
+
+
 def test_what_was_cut_for_good_is_one_sentence_and_goes_on_later(params, web, tmp_path):
     web.faults.next = ["", "cut", "500", "500", "500"]
     with pytest.raises(SohesError, match=r"b\.zip: the server answers 500, 3 times in a row"):

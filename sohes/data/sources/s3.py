@@ -89,7 +89,6 @@ class S3Source:
 
     def _list(self) -> list[S3Object]:
         bucket, prefix = self._place()
-
         client = self._client()
 
         def pages() -> list[S3Object]:
