@@ -40,8 +40,8 @@ def check_rendered_jobs() -> None:
                 resources = getattr(profile, kind)
                 root = Path(profile.volumes[0].path)
                 task = Task("x", ("python", "-m", "sohes", "instruct"))
-                job = render_job(task, "x", root, profile, resources, {}, train=kind == "train")
-                for manifest in (job, *render_service("x", profile, resources)):
+                job = render_job(task, "x", root, profile, resources, {}, submission="x", train=kind == "train")
+                for manifest in (job, *render_service("x", profile, resources, submission="x")):
                     kubernetes_validate.validate(manifest, VERSION, strict=True)
         print(f"{path.relative_to(HERE)}: valid")
     path = HERE / "kubernetes/work-pool.json"

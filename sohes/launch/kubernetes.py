@@ -15,7 +15,7 @@ from typing import Any
 
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch.indexed import commands_file, read_commands, write_commands
-from sohes.launch.kubernetes_api import NEVER_STARTS, Cluster, State
+from sohes.launch.kubernetes_api import NEVER_STARTS, Cluster, State, Taken
 from sohes.launch.ledger import Ledger
 from sohes.launch.manifests import job_name, render_job, render_service
 from sohes.launch.profile import KubernetesProfile, Resources
@@ -40,6 +40,7 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
     cluster = Cluster(profile)
     ledger = Ledger(launch.root, "kubernetes", launch.group)
     places = _announced(tasks, launch, ledger, cluster, profile)
+    owner = {_place(text)[0]: one for one in ledger.submissions for text in one.jobs.values()}
     outcomes: dict[str, Outcome] = {}
     logs: dict[str, Log] = {}
     hindered = Hindered(cluster, launch.on_line)
@@ -50,7 +51,12 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
             heard = launch.on_line if len(tasks) == 1 else None
             logs[task.name] = Log(cluster, job, index, log_file(launch.root, f"{launch.group}-{task.name}"), heard)
         for job in dict.fromkeys(job for job, _ in places.values()):
-            cluster.create(_manifests(job, tasks, places, launch, profile))
+            try:
+                cluster.create(_manifests(job, owner[job].name, tasks, places, launch, profile))
+            except Taken:
+                ledger.drop(owner[job])  # what is not ours is not deleted below
+                commands_file(launch.root, job).unlink(missing_ok=True)
+                raise
         while True:
             states = {job: cluster.state(job) for job in {places[name][0] for name in logs}}
             for name, log in list(logs.items()):
@@ -109,8 +115,9 @@ def _announced(
 
 
 def _manifests(
-    job: str, tasks: Sequence[Task], places: Mapping[str, Place], launch: Launch, profile: KubernetesProfile
-) -> list[dict[str, Any]]:
+    job: str, submission: str, tasks: Sequence[Task], places: Mapping[str, Place], launch: Launch,
+    profile: KubernetesProfile,
+) -> list[dict[str, Any]]:  # fmt: skip
     """What has to exist for one of the jobs."""
     resources: Resources = getattr(profile, launch.kind)
     task = next(task for task in tasks if places[task.name][0] == job)
@@ -120,8 +127,11 @@ def _manifests(
         several = len(read_commands(path))
         task = Task("all", ("python", "-m", "sohes.launch.indexed", str(path)))
     train = launch.kind == "train"
-    rendered = render_job(task, job, launch.root, profile, resources, launch.environment, train=train, several=several)
-    return [*render_service(job, profile, resources), rendered]
+    rendered = render_job(
+        task, job, launch.root, profile, resources, launch.environment, submission=submission, train=train,
+        several=several,
+    )  # fmt: skip
+    return [*render_service(job, profile, resources, submission=submission), rendered]
 
 
 def _forget(ledger: Ledger, cluster: Cluster, root: Path) -> None:

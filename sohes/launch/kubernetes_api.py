@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sohes.errors import SohesError, TemporaryError, first_sentence
+from sohes.launch.manifests import SUBMISSION
 from sohes.launch.profile import KubernetesProfile
 from sohes.work.pool import from_ranges
 
@@ -44,6 +45,10 @@ class State:
         return "" if index in self.done else "Failed"
 
 
+class Taken(SohesError):
+    """The name of something that was to be made belongs to somebody else's."""
+
+
 class Cluster:
     """The few calls that the launcher needs, in one namespace. Configured as kubectl is, or from inside a pod."""
 
@@ -66,12 +71,25 @@ class Cluster:
         self._batch, self._core = kubernetes.client.BatchV1Api(client), kubernetes.client.CoreV1Api(client)
 
     def create(self, manifests: list[dict[str, Any]]) -> None:
-        """Create what does not exist yet; after a restart of the caller some of it does."""
+        """Create what does not exist yet; after a restart of the caller some of it does.
+
+        Taken if something of that name belongs to another submission.
+        """
         for manifest in manifests:
-            make = (
-                self._batch.create_namespaced_job if manifest["kind"] == "Job" else self._core.create_namespaced_service
-            )
-            self._call(make, self._namespace, manifest, known=409)
+            if manifest["kind"] == "Job":
+                make, read = self._batch.create_namespaced_job, self._batch.read_namespaced_job
+            else:
+                make, read = self._core.create_namespaced_service, self._core.read_namespaced_service
+            if self._call(make, self._namespace, manifest, known=409) is None:
+                name, ours = manifest["metadata"]["name"], manifest["metadata"]["annotations"][SUBMISSION]
+                found = self._call(read, name, self._namespace, known=404)
+                if found is None:  # deleted in between
+                    self._call(make, self._namespace, manifest)
+                elif (found.metadata.annotations or {}).get(SUBMISSION) != ours:
+                    raise Taken(
+                        f"there is a {manifest['kind']} {name} in namespace {self._namespace} that is not of {ours}: "
+                        "delete it if nobody needs it, and run the same command again"
+                    )
 
     def state(self, name: str) -> State:
         """How far a job is."""

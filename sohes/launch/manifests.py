@@ -14,21 +14,26 @@ from sohes.launch.task import Task, torchrun, with_python
 
 PORT = 29400
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
+SUBMISSION = "sohes/submission"  # annotation: whose a Job or Service is
 
 
 def job_name(submission: str, task: str) -> str:
-    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name."""
-    digest = hashlib.sha256(task.encode()).hexdigest()[:6]
-    word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
-    return f"{submission[:28].strip('-')}-{word}-{digest}"
+    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name.
+
+    Only its words are cut; the digest that makes it unique is that of the whole.
+    """
+    whole = f"{submission}/{task}"
+    words = re.sub("[^a-z0-9]+", "-", whole.lower()).strip("-")[:40].strip("-")
+    return f"{words}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
 
 
 def render_job(
     task: Task, name: str, root: Path, profile: KubernetesProfile, resources: Resources,
-    environment: Mapping[str, str], *, train: bool, several: int = 0,
+    environment: Mapping[str, str], *, submission: str, train: bool, several: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest of one task. `root` must lie on one of the profile's volumes: the project is not in the image.
 
+    submission: the name of the one that it belongs to, by which its launcher knows it.
     several: make that many pods, each with a deadline and restarts of its own; they look up what each has to do.
     """
     mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
@@ -95,12 +100,14 @@ def render_job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": profile.namespace, "labels": MANAGED},
+        "metadata": _metadata(name, profile, submission),
         "spec": spec,
     }
 
 
-def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
+def render_service(
+    name: str, profile: KubernetesProfile, resources: Resources, *, submission: str
+) -> list[dict[str, Any]]:
     """The service by which nodes find the first of them; none for a single node."""
     if resources.nodes == 1:
         return []
@@ -110,5 +117,11 @@ def render_service(name: str, profile: KubernetesProfile, resources: Resources) 
         "selector": {"sohes/job": name},
         "ports": [{"name": "rendezvous", "port": PORT}],
     }
-    metadata = {"name": name, "namespace": profile.namespace, "labels": MANAGED}
+    metadata = _metadata(name, profile, submission)
     return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]
+
+
+def _metadata(name: str, profile: KubernetesProfile, submission: str) -> dict[str, Any]:
+    return {
+        "name": name, "namespace": profile.namespace, "labels": MANAGED, "annotations": {SUBMISSION: submission},
+    }  # fmt: skip

@@ -20,7 +20,8 @@ from processes import serving
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import KubernetesProfile, Task, load_profile, run_tasks
 from sohes.launch.indexed import read_commands
-from sohes.launch.manifests import job_name, render_job, render_service
+from sohes.launch.ledger import Ledger
+from sohes.launch.manifests import SUBMISSION, job_name, render_job, render_service
 from sohes.work.pool import as_ranges
 
 pytestmark = [
@@ -41,7 +42,9 @@ def profile(repository: Path) -> KubernetesProfile:
 def render(profile: KubernetesProfile, **options) -> dict:
     kind = options.pop("kind", "shard")
     train = kind == "train"
-    return render_job(TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, train=train, **options)
+    return render_job(
+        TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, submission="s", train=train, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_manifests_keep_to_the_schema(profile, kind, several, nodes):
     values["train"] = values["train"] | {"nodes": nodes}
     full = KubernetesProfile.model_validate(values)
     job = render(full, kind=kind, several=several)
-    for manifest in (job, *render_service("name", full, getattr(full, kind))):
+    for manifest in (job, *render_service("name", full, getattr(full, kind), submission="s")):
         kubernetes_validate.validate(manifest, "1.34", strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):  # that it would notice
         kubernetes_validate.validate(job | {"spec": job["spec"] | {"nodeSelektor": {}}}, "1.34", strict=True)
@@ -95,13 +98,21 @@ def test_training_over_nodes_meets_at_the_first_pod(profile):
 
 def test_a_project_on_no_volume_is_refused(profile):
     with pytest.raises(SohesError, match="/home/me lies on none of the profile's volumes"):
-        render_job(TASK, "name", Path("/home/me"), profile, profile.shard, {}, train=False)
+        render_job(TASK, "name", Path("/home/me"), profile, profile.shard, {}, submission="s", train=False)
 
 
 def test_names_are_dns_labels_and_differ():
     names = {job_name("sohes-explore-shards-0123abcd", task) for task in ("00001", "00002", "Ä" * 80, "x" * 80)}
     assert len(names) == 4
     assert all(len(name) < 60 and name.replace("-", "").isalnum() and name.isascii() for name in names)
+
+
+def test_names_differ_however_long_the_group_is_and_whichever_part_does(tmp_path):
+    groups = [f"ablate-table-2-{word * 9}" for word in ("theta-0.6-", "theta-0.5-")]
+    submissions = [Ledger(tmp_path, "kubernetes", group).open([TASK]).name for group in groups * 2]
+    names = {job_name(submission, task) for submission in submissions for task in ("row", "row-" * 30, "row-" * 31)}
+    assert len(names) == 4 * 3
+    assert max(map(len, names)) < 56  # with -11099 of an index it is a host name, of 63 letters at most
 
 
 @pytest.fixture
@@ -116,7 +127,7 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
     """
     state = SimpleNamespace(
         jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, broken=(), patience=2, lines={}, asked=[],
-        calls=0, lost=(), pending=[], events=[], deleted_at=10**9,
+        calls=0, lost=(), pending=[], events=[], deleted_at=10**9, services={},
     )  # fmt: skip
 
     class Handler(BaseHTTPRequestHandler):
@@ -159,7 +170,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                         return self.trouble(409)
                     state.jobs[made] = body
                     state.created.append(made)
+                elif state.services.setdefault(made, body) is not body:
+                    return self.trouble(409)
                 return self.answer(body, 201)
+            if self.command == "DELETE" and "/services/" in path:
+                return self.trouble(404) if state.services.pop(name, None) is None else self.answer({})
+            if "/services/" in path:
+                return self.answer(state.services[name])
             if self.command == "DELETE":
                 if name not in state.jobs:
                     return self.trouble(404)
@@ -192,6 +209,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 return self.answer(f"2026-01-01T00:00:00.000000000Z hello from {name}\n")
             if name not in state.jobs:
                 return self.trouble(404)
+            if not path.endswith("/status"):
+                return self.answer(state.jobs[name])
             state.looks[name] = state.looks.get(name, 0) + 1
             if state.looks[name] >= state.deleted_at:
                 state.deleted.append(name)
@@ -542,6 +561,32 @@ def test_pods_that_may_start_later_are_waited_for_and_the_reason_is_told_once(
     told = [line for line in heard if " waits: " in line]
     assert len(told) == (word is not None)
     assert all(word in line for line in told)
+
+
+@KINDS
+@pytest.mark.parametrize("theirs", [{SUBMISSION: "sohes-explore-0"}, None])
+def test_a_job_of_the_same_name_that_is_anothers_is_neither_waited_for_nor_deleted(
+    api, profile, tmp_path, slept, monkeypatch, count, theirs
+):
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", lambda submission, task: "taken")
+    api.jobs["taken"] = other = {"metadata": {"name": "taken", "annotations": theirs}}
+    with pytest.raises(
+        SohesError, match=r"there is a Job taken in namespace sohes that is not of sohes-explore-\w{8}:"
+    ):
+        run(count, profile, tmp_path)
+    assert api.jobs == {"taken": other}
+    assert not list((tmp_path / ".sohes/launch").iterdir())
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", job_name)
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+
+
+def test_a_service_of_the_same_name_that_is_anothers_is_not_used(api, profile, tmp_path, slept, monkeypatch):
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", lambda submission, task: "taken")
+    api.services["taken"] = other = {"metadata": {"name": "taken"}}
+    there = quick(profile, tmp_path, train=profile.train.model_dump() | {"nodes": 2})
+    with pytest.raises(SohesError, match="there is a Service taken in namespace sohes that is not of sohes-g-"):
+        run_tasks(tasks(1), kind="train", group="g", root=tmp_path, profile=there)
+    assert (api.services, api.jobs) == ({"taken": other}, {})
 
 
 def test_the_log_of_a_lost_node_does_not_end_a_job_that_goes_on_elsewhere(api, profile, tmp_path, slept):
