@@ -6,16 +6,17 @@ inputs are still those that the stage ran with.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from flows.command import SAYS
+from flows.command import error_of, why
 from flows.graph import command_of, commit, params_file, sections_of, stages
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import Kind, LocalProfile, Outcome, Profile, Task, run_tasks
-from sohes.launch.task import with_python
+from sohes.launch.task import last_lines, with_python
 from sohes.pipeline import STAGES
 from sohes.project import read_mapping
 from sohes.work.files import digest_file
@@ -40,7 +41,7 @@ def run_elsewhere(
     before = inputs_digest(stage, root)
     command = with_python(command_of(stages(root)[stage]), sys.executable)
     if stage in STAGES and STAGES[stage].splits:
-        shards = missing_shards(command, stage, root)
+        shards = missing_shards(command, stage, root, {**profile.environment, **environment})
         on_line(f"{stage}: {len(shards)} shards to do")
         per_job = 1 if isinstance(profile, LocalProfile) else profile.shards_per_job
         tasks = [Task(f"{k.start:05d}", (*command, "--shard", as_ranges(k))) for k in jobs_of(shards, per_job)]
@@ -73,18 +74,23 @@ def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
     return [range(first, first + per_job) for first in firsts]
 
 
-def missing_shards(command: tuple[str, ...], stage: str, root: Path) -> list[int]:
+def missing_shards(command: tuple[str, ...], stage: str, root: Path, environment: Mapping[str, str]) -> list[int]:
     """The shards that are not done, by `sohes shards STAGE` with the options of the stage's own command.
 
-    In a process of its own: what it reads for the answer need not stay in this one's memory.
+    In a process of its own: what it reads for the answer need not stay in this one's memory. environment: what the
+    jobs get besides this process's own, such as credentials: the question, too, may list a bucket. TemporaryError if
+    the same question may be answered later.
     """
     if stage not in command:
         raise SohesError(f"the command of {stage} in dvc.yaml does not name it: write `python -m sohes {stage}`")
     place = command.index(stage)
     question = [*command[:place], "shards", *command[place:]]
-    done = subprocess.run(question, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        question, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise SohesError((done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix(SAYS))
+        said = last_lines(done.stderr)
+        raise error_of(done.returncode, said)(why(said))
     return from_ranges(done.stdout)
 
 

@@ -75,6 +75,8 @@ class Cluster:
 
         Taken if something of that name belongs to another submission.
         """
+        make: Callable[..., Any]
+        read: Callable[..., Any]
         for manifest in manifests:
             if manifest["kind"] == "Job":
                 make, read = self._batch.create_namespaced_job, self._batch.read_namespaced_job

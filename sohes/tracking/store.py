@@ -22,6 +22,7 @@ from sohes.tracking.place import correct_paths
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+RECORDING = ("MLFLOW_TRACKING_URI", "SOHES_TRACKING")  # the variables that say whether and where
 SILENCE = 2.0  # seconds without an answer after which we say what we are waiting for
 
 

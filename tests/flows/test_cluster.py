@@ -9,16 +9,19 @@ import yaml
 
 from flows.cluster import inputs_digest, jobs_of, missing_shards, run_elsewhere
 from flows.graph import is_fresh
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch import LocalProfile
 
 HERE = LocalProfile(launcher="local", environment={}, grace_seconds=1)
 
 # Two shards, then what makes one of them.
 WORK = """
-import pathlib, sys
+import os, pathlib, sys
 done = [pathlib.Path(f"shard-{n}") for n in range(2)]
 if sys.argv[1] == "shards":
+    if os.environ.get("TROUBLE"):
+        print(os.environ["TROUBLE"], file=sys.stderr)
+        sys.exit(int(os.environ["CODE"]))
     print(",".join(str(n) for n in range(2) if not done[n].exists()))
 elif "--shard" in sys.argv:
     if pathlib.Path(f"broken-{sys.argv[3]}").exists():
@@ -108,7 +111,38 @@ def test_a_stage_with_a_params_file_of_its_own_is_asked_and_watched_with_that_fi
 
 def test_a_command_that_does_not_name_its_stage_is_one_sentence(root):
     with pytest.raises(SohesError, match=r"the command of explore in dvc\.yaml does not name it"):
-        missing_shards((sys.executable, "work.py", "look"), "explore", root)
+        missing_shards((sys.executable, "work.py", "look"), "explore", root, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "may_pass"),
+    [
+        (75, "sohes: s3://mine: the connection failed", True),
+        (-9, "", True),
+        (1, "Traceback\nZeroDivisionError", True),
+        (1, "sohes: Unable to locate credentials", False),
+        (2, "no such option", False),
+    ],
+)
+def test_whether_the_question_for_shards_may_be_asked_again_depends_on_how_it_ended(root, code, said, may_pass):
+    profile = HERE.model_copy(update={"environment": {"TROUBLE": said or " ", "CODE": str(code)}})
+    with pytest.raises(SohesError) as error:
+        run_elsewhere("explore", root, profile, environment={}, on_line=print, on_progress=print)
+    assert str(error.value) == (said.removeprefix("sohes: ").splitlines() or ["it said nothing"])[-1]
+    assert isinstance(error.value, TemporaryError) == may_pass
+
+
+@pytest.mark.parametrize("place", ["profile", "flow"])
+def test_the_question_for_shards_is_asked_with_the_environment_of_the_jobs(root, place, monkeypatch):
+    """A bucket that only the launch profile has the keys of is listed for the answer."""
+    (root / "work.py").write_text(f"import os\nassert os.environ['AWS_SECRET_ACCESS_KEY'] == 'theirs'\n{WORK}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ours")
+    keys = {"AWS_SECRET_ACCESS_KEY": "theirs"}
+    profile = HERE.model_copy(update={"environment": keys if place == "profile" else {}})
+    outcome = run_elsewhere(
+        "explore", root, profile, environment=keys if place == "flow" else {}, on_line=print, on_progress=print
+    )
+    assert outcome.exit_code == 0
 
 
 def test_a_param_of_another_stage_may_change(root):

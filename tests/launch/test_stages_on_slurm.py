@@ -65,7 +65,7 @@ def test_labels_are_the_same_bytes_after_a_requeue_and_a_cancelled_job(
     assert first.exit_code != 0
     assert "Slurm says CANCELLED" in first.last_lines[-1]
     command = (sys.executable, "-m", "sohes", "explore")
-    assert missing_shards(command, "explore", project) == [1]  # the requeued one has ended well
+    assert missing_shards(command, "explore", project, {}) == [1]  # the requeued one has ended well
     assert run().exit_code == 0
     assert told[-1] == "explore: 1 shards to do"
     assert published(project) == published(undisturbed)
