@@ -158,6 +158,7 @@ class Log:
     ) -> None:
         self._cluster, self._job, self._index, self._path, self._on_line = cluster, job, index, path, on_line
         self._seen: dict[str, str] = {}  # by pod, the time of the last line
+        self._ends: dict[str, tuple[str, int]] = {}  # of those that failed: when, and with which exit code
         self._read_at = time.monotonic()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -168,23 +169,29 @@ class Log:
         self._read_at = time.monotonic()
         with self._path.open("a", encoding="utf-8") as file:
             for pod in self._cluster.pods(self._job, self._index):
-                seen = self._seen.get(pod, "")
-                for stamped in (self._cluster.log(pod, overlap if seen else None) or "").splitlines():
+                if pod.exit_code:
+                    self._ends[pod.name] = pod.ended, pod.exit_code
+                seen = self._seen.get(pod.name, "")
+                for stamped in (self._cluster.log(pod.name, overlap if seen else None) or "").splitlines():
                     stamp, _, line = stamped.partition(" ")
                     if stamp <= seen:
                         continue
-                    self._seen[pod] = stamp
+                    self._seen[pod.name] = stamp
                     file.write(f"{line}\n")
                     self._last.append(line.rstrip())
                     if self._on_line is not None:
                         self._on_line(line)
 
     def outcome(self, failure: str) -> Outcome:
-        """How the job ended, with its last lines. failure: empty, or Kubernetes's reason."""
+        """How the job ended, with its last lines. failure: empty, or Kubernetes's reason.
+
+        The exit code is that of the pod that failed last; 1 if no pod has told one.
+        """
         if not failure:
             return Outcome(0, self._path, tuple(self._last))
         what = f"job {self._job}" if self._index is None else f"index {self._index} of job {self._job}"
-        return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
+        _, code = max(self._ends.values(), default=("", FAILED))
+        return Outcome(code, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
 
 
 class Hindered:

@@ -26,6 +26,18 @@ INDEX = "batch.kubernetes.io/job-completion-index"  # a pod's label
 
 
 @dataclass(frozen=True)
+class Pod:
+    """A pod of a job. ended: the time at which its command did, and empty before. exit_code: of that command.
+
+    An evicted pod may have neither.
+    """
+
+    name: str
+    ended: str = ""
+    exit_code: int | None = None
+
+
+@dataclass(frozen=True)
 class State:
     """Of a job: None while it runs, an empty string when it is done, or why it failed; and the indexes that ended.
 
@@ -107,7 +119,7 @@ class Cluster:
                 return State(end, done, failed)
         return State(None, done, failed, job.status.active or 0, job.status.ready or 0)
 
-    def pods(self, name: str, index: int | None = None) -> list[str]:
+    def pods(self, name: str, index: int | None = None) -> list[Pod]:
         """The pods of a job or of an index of it, oldest first; pods of the same second by the number of their node."""
         selector = f"job-name={name}" if index is None else f"job-name={name},{INDEX}={index}"
         found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=selector).items
@@ -117,7 +129,7 @@ class Cluster:
             index = int((meta.labels or {}).get(INDEX, "0"))
             return str(meta.creation_timestamp or ""), index, meta.name
 
-        return [pod.metadata.name for pod in sorted(found, key=place)]
+        return [_pod(pod) for pod in sorted(found, key=place)]
 
     def hindrances(self, name: str) -> dict[str, str]:
         """What keeps pods of a job from starting, and Kubernetes's words for each."""
@@ -182,6 +194,13 @@ class Cluster:
                     ) from None
                 time.sleep(max(min(0.2 * 2**attempt, 10), _asked_to_wait(error)))
         raise AssertionError
+
+
+def _pod(found: Any) -> Pod:
+    for status in (found.status and found.status.container_statuses) or ():  # it has one container
+        if status.state and (end := status.state.terminated):
+            return Pod(found.metadata.name, str(end.finished_at or ""), end.exit_code)
+    return Pod(found.metadata.name)
 
 
 def _words(error: Any) -> str:

@@ -13,6 +13,7 @@ from sohes.launch.profile import KubernetesProfile, Resources
 from sohes.launch.task import Task, torchrun, with_python
 
 PORT = 29400
+FINAL = (1, 2)  # exit codes of a command that would end the same way again: an error with its sentence, wrong usage
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
 SUBMISSION = "sohes/submission"  # annotation: whose a Job or Service is
 
@@ -40,7 +41,8 @@ def render_job(
     if not mounted:
         raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
     command = with_python(task.command, profile.python)
-    if train and resources.together:
+    together = train and resources.together
+    if together:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
         command = torchrun(command, resources, head=head, port=PORT, run=name)
     variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
@@ -86,6 +88,10 @@ def render_job(
         "ttlSecondsAfterFinished": profile.keep_seconds,
         "template": {"metadata": {"labels": {**MANAGED, "sohes/job": name}}, "spec": pod},
     }
+    if not together:  # torchrun ends with 1 whatever its processes end with
+        final = {"containerName": "sohes", "operator": "In", "values": list(FINAL)}
+        action = "FailIndex" if several else "FailJob"
+        spec["podFailurePolicy"] = {"rules": [{"action": action, "onExitCodes": final}]}
     if several:
         pod["activeDeadlineSeconds"] = spec.pop("activeDeadlineSeconds")
         spec["backoffLimitPerIndex"] = profile.restarts

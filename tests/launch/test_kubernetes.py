@@ -85,6 +85,25 @@ def test_many_shards_are_the_indexes_of_one_job_each_with_its_own_deadline_and_r
     assert render(profile, several=7)["spec"]["parallelism"] == 7
 
 
+@pytest.mark.parametrize(("kind", "several", "action"), [("whole", 0, "FailJob"), ("shard", 925, "FailIndex")])
+def test_a_final_error_is_not_repeated_and_all_others_are(profile, kind, several, action):
+    spec = render(profile, kind=kind, several=several)["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"]) == (action, "In", [1, 2])
+    # What the API asks of such a rule beyond its schema.
+    (container,) = spec["template"]["spec"]["containers"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert ("backoffLimitPerIndex" in spec) == (action == "FailIndex")
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_torchruns_exit_code_says_nothing_about_what_failed(profile, gpus):
+    values = profile.model_dump() | {"train": profile.train.model_dump() | {"gpus": gpus}}
+    spec = render(KubernetesProfile.model_validate(values), kind="train")["spec"]
+    assert ("podFailurePolicy" in spec) == (gpus == 0)
+
+
 def test_training_over_nodes_meets_at_the_first_pod(profile):
     values = profile.model_dump()
     values["train"] = values["train"] | {"nodes": 8}
@@ -122,12 +141,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
     Of an Indexed Job, as many indexes as are parallel end at each look after that; those in `broken` fail.
     faults: what the next requests meet: a status, (status, headers, message), `silent` (nothing happens, and the
     connection is closed) or `cut` (what was asked for happens, and the connection is closed). lost: pods whose node no
-    longer answers for their logs. pending: pods that do not start. events: of jobs. deleted_at: the look from which on
-    somebody has deleted the job.
+    longer answers for their logs. codes: what pods ended with, by the ends of their names, the last to end last.
+    pending: pods that do not start. events: of jobs. deleted_at: the look from which on somebody has deleted the job.
     """
     state = SimpleNamespace(
         jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, broken=(), patience=2, lines={}, asked=[],
         calls=0, lost=(), pending=[], events=[], deleted_at=10**9, services={},
+        codes={},
     )  # fmt: skip
 
     class Handler(BaseHTTPRequestHandler):
@@ -189,15 +209,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             if path.endswith("/pods"):
                 job, _, index = query.partition("job-name%3D")[2].partition("&")[0].partition("%2C")
                 if index:
-                    found = f"{job}-{index.rpartition('%3D')[2]}-pod"
-                    return self.answer({"kind": "PodList", "items": [{"metadata": {"name": found}}]})
+                    made = [{"name": f"{job}-{index.rpartition('%3D')[2]}-pod"}]
+                    return self.answer({"kind": "PodList", "items": [self.pod(one) for one in made]})
                 looks = state.looks.get(job, 0)
                 pods = [pod for pod, first, _ in state.lines.get(job[:12], [("pod", 0, [])]) if looks >= first]
                 made = [
                     {"name": f"{job}-{pod}", "creationTimestamp": f"2026-01-01T00:00:0{i}Z"}
                     for i, pod in enumerate(pods)
                 ]
-                return self.answer({"kind": "PodList", "items": [{"metadata": one} for one in made]})
+                return self.answer({"kind": "PodList", "items": [self.pod(one) for one in made]})
             if path.endswith("/log"):
                 state.asked.append(query)
                 if name.rpartition("-")[2] in state.lost:
@@ -225,6 +245,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 condition = {"type": end, "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
                 status = {"conditions": [condition]}
             return self.answer(state.jobs[name] | {"status": status})
+
+        def pod(self, metadata: dict) -> dict:
+            code = next((value for word, value in state.codes.items() if metadata["name"].endswith(word)), None)
+            if code is None:
+                return {"metadata": metadata}
+            second = list(state.codes.values()).index(code)
+            ended = {"terminated": {"exitCode": code, "finishedAt": f"2026-01-01T00:01:0{second}Z"}}
+            status = {"name": "sohes", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": ended}
+            return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [status]}}
 
         def indexes(self, spec: dict, looks: int) -> dict:
             ended = range(min(spec["completions"], max(0, looks - state.patience) * spec["parallelism"]))
@@ -424,6 +453,22 @@ def test_what_the_api_refuses_is_one_sentence(api, profile, tmp_path):
     api.faults = [403]
     with pytest.raises(SohesError, match="the Kubernetes API refuses"):
         run_tasks(tasks(1), kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [({"-a": 137, "-b": 75}, 75), ({"-b": 75, "-a": 2}, 2), ({"-a": 75, "-b": 0}, 75), ({"-b": 137}, 137), ({}, 1)],
+)
+def test_a_job_fails_with_the_exit_code_of_the_pod_that_failed_last(api, profile, tmp_path, codes, code):
+    api.ends, api.codes = {"sohes": "Failed"}, codes
+    api.lines = {"sohes-explor": [("a", 0, stamped(0, "one")), ("b", 1, stamped(5, "two"))]}
+    (outcome,) = run(1, profile, tmp_path)
+    assert outcome.exit_code == code
+
+
+def test_an_index_fails_with_the_exit_code_of_its_own_pod(api, profile, tmp_path):
+    api.broken, api.codes = {0, 1, 2}, {"-0-pod": 75, "-1-pod": 2}
+    assert [outcome.exit_code for outcome in run(4, profile, tmp_path)] == [75, 2, 1, 0]
 
 
 # ---------------------------------------------------------------- faults of the cluster
