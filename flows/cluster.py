@@ -46,16 +46,15 @@ def run_elsewhere(
         per_job = 1 if isinstance(profile, LocalProfile) else profile.shards_per_job
         tasks = [Task(f"{k.start:05d}", (*command, "--shard", as_ranges(k))) for k in jobs_of(shards, per_job)]
         outcomes = run_tasks(
-            tasks, kind="shard", group=f"{stage}-shards", root=root, profile=profile, environment=environment,
-            on_line=on_line, on_progress=on_progress,
+            tasks, kind=kind_of(stage, shard=True), group=f"{stage}-shards", root=root, profile=profile,
+            environment=environment, on_line=on_line, on_progress=on_progress,
         )  # fmt: skip
         if failed := [outcome for outcome in outcomes if outcome.exit_code != 0]:
             what = "shards" if per_job == 1 else f"jobs of {per_job} shards"
             on_line(f"{stage}: {len(failed)} of {len(tasks)} {what} failed; the others are kept")
             return failed[0]
-    kind: Kind = "train" if stage in STAGES and STAGES[stage].trains else "whole"
     (outcome,) = run_tasks(
-        [Task(stage, command)], kind=kind, group=stage, root=root, profile=profile, environment=environment,
+        [Task(stage, command)], kind=kind_of(stage), group=stage, root=root, profile=profile, environment=environment,
         on_line=on_line,
     )  # fmt: skip
     if outcome.exit_code == 0:
@@ -63,6 +62,14 @@ def run_elsewhere(
             raise TemporaryError(f"code, params or inputs of {stage} changed while it ran: not recorded, run it again")
         commit(stage, root)
     return outcome
+
+
+def kind_of(stage: str, *, shard: bool = False) -> Kind:
+    """Which resources of the profile a stage gets, or a job of its shards; one that we do not know may want a GPU."""
+    known = STAGES.get(stage)
+    if known is not None and not known.gpu:
+        return "cpu"
+    return "shard" if shard else "train" if known is not None and known.trains else "whole"
 
 
 def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:

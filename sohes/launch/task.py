@@ -12,7 +12,7 @@ from sohes.launch.profile import Resources
 from sohes.project import Project
 
 LAST_LINES = 100  # torchrun says some 80 after the sentence of the process that failed
-Kind = Literal["shard", "whole", "train"]  # which of a profile's resources a task gets
+Kind = Literal["cpu", "shard", "whole", "train"]  # which of a profile's resources a task gets
 
 
 @dataclass(frozen=True)

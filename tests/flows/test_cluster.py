@@ -7,10 +7,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+import flows.cluster
 from flows.cluster import inputs_digest, jobs_of, missing_shards, run_elsewhere
 from flows.graph import is_fresh
 from sohes.errors import SohesError, TemporaryError
-from sohes.launch import LocalProfile
+from sohes.launch import LocalProfile, Outcome, load_profile
 
 HERE = LocalProfile(launcher="local", environment={}, grace_seconds=1)
 
@@ -148,6 +149,31 @@ def test_the_question_for_shards_is_asked_with_the_environment_of_the_jobs(root,
 def test_a_param_of_another_stage_may_change(root):
     run(root, lambda done, total: (root / "params.yaml").write_text(f"explore: {{crops: 1}}\nother: {done + 1}\n"))
     assert is_fresh("explore", root)
+
+
+@pytest.mark.parametrize(
+    ("stage", "kinds"),
+    [("pull", ["cpu", "cpu"]), ("explore", ["shard", "whole"]), ("evaluate", ["shard", "whole"]),
+     ("report", ["cpu"]), ("instruct", ["train"]), ("another", ["whole"])],
+)  # fmt: skip
+def test_a_stage_without_a_network_takes_no_gpu(root, monkeypatch, repository, stage, kinds):
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    command = f"python work.py {stage}"
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {stage: stages["explore"] | {"cmd": command}}}))
+    (root / "work.py").write_text(WORK)
+    asked = []
+
+    def launched(tasks, *, kind, **_):
+        asked.append(kind)
+        return [Outcome(0, root, ()) for _ in tasks]
+
+    monkeypatch.setattr(flows.cluster, "run_tasks", launched)
+    monkeypatch.setattr(flows.cluster, "commit", lambda *_: None)
+    run_elsewhere(stage, root, HERE, environment={}, on_line=print, on_progress=print)
+    assert asked == kinds
+    for name in ("slurm", "kubernetes"):
+        profile = load_profile(repository / "infra/launch", name)
+        assert [getattr(profile, kind).gpus == 0 for kind in kinds] == [kind == "cpu" for kind in kinds]
 
 
 def test_jobs_hold_neighbouring_shards_and_are_the_same_whichever_are_finished():
