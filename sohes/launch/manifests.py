@@ -10,9 +10,8 @@ from typing import Any
 
 from sohes.errors import SohesError
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import Task, torchrun, with_python
+from sohes.launch.task import PORT, Task, torchrun, with_python
 
-PORT = 29400
 FINAL = (1, 2)  # exit codes of a command that would end the same way again: an error with its sentence, wrong usage
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
 SUBMISSION = "sohes/submission"  # annotation: whose a Job or Service is
@@ -44,7 +43,7 @@ def render_job(
     together = train and resources.together
     if together:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
-        command = torchrun(command, resources, head=head, port=PORT, run=name)
+        command = torchrun(command, nodes=resources.nodes, processes=resources.processes, head=head, run=name)
     variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
     amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
     if resources.gpus:
