@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.command import error_of, why
@@ -22,7 +22,7 @@ from sohes.project import read_mapping
 from sohes.work.files import digest_file
 from sohes.work.identity import identity
 from sohes.work.origin import stamps
-from sohes.work.pool import as_ranges, from_ranges
+from sohes.work.pool import as_ranges, from_ranges, jobs_of
 
 
 def run_elsewhere(
@@ -70,15 +70,6 @@ def kind_of(stage: str, *, shard: bool = False) -> Kind:
     if known is not None and not known.gpu:
         return "cpu"
     return "shard" if shard else "train" if known is not None and known.trains else "whole"
-
-
-def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
-    """The jobs for missing shards, each of `per_job` neighbours, finished ones among them.
-
-    The same whichever of its shards are finished, so that a flow that is started again knows the jobs that run.
-    """
-    firsts = dict.fromkeys(index - index % per_job for index in shards)
-    return [range(first, first + per_job) for first in firsts]
 
 
 def missing_shards(command: tuple[str, ...], stage: str, root: Path, environment: Mapping[str, str]) -> list[int]:

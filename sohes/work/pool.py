@@ -63,6 +63,15 @@ def from_ranges(text: str) -> list[int]:
     return [index for span in spans for index in range(int(span[0]), int(span[-1]) + 1)]
 
 
+def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
+    """The jobs for missing shards, each of `per_job` neighbours, finished ones among them.
+
+    The same whichever of its shards are finished, so that a flow that is started again knows the jobs that run.
+    """
+    firsts = dict.fromkeys(index - index % per_job for index in shards)
+    return [range(first, first + per_job) for first in firsts]
+
+
 def default_workers() -> int:
     """Processes of a local pool: SOHES_WORKERS, or one for each CPU that this process may use.
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 import flows.cluster
-from flows.cluster import inputs_digest, jobs_of, missing_shards, run_elsewhere
+from flows.cluster import inputs_digest, missing_shards, run_elsewhere
 from flows.graph import is_fresh
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import LocalProfile, Outcome, load_profile
@@ -174,13 +174,3 @@ def test_a_stage_without_a_network_takes_no_gpu(root, monkeypatch, repository, s
     for name in ("slurm", "kubernetes"):
         profile = load_profile(repository / "infra/launch", name)
         assert [getattr(profile, kind).gpus == 0 for kind in kinds] == [kind == "cpu" for kind in kinds]
-
-
-def test_jobs_hold_neighbouring_shards_and_are_the_same_whichever_are_finished():
-    assert jobs_of([0, 1, 2, 3, 4], 1) == [range(n, n + 1) for n in range(5)]
-    everything = jobs_of(range(11_100), 12)
-    assert len(everything) == 925
-    assert sorted(shard for job in everything for shard in job) == list(range(11_100))
-    assert jobs_of([5, 13, 14, 11_099], 12) == [everything[0], everything[1], everything[-1]]
-    assert jobs_of(range(11_101), 12)[-1] == range(11_100, 11_112)  # the command leaves out what does not exist
-    assert jobs_of([], 12) == []

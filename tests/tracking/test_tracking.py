@@ -227,7 +227,7 @@ def test_a_server_that_is_down_is_one_sentence_without_its_password(tmp_path, pa
         (
             "postgresql+psycopg2://me:secret@127.0.0.1:9/runs",
             r"cannot record in MLflow at postgresql\+psycopg2://127.0.0.1:9/runs "
-            r"\(its driver psycopg2 is not installed\): install it, or name one that is installed, .*, or set SOHES_TRACKING=off$",
+            r"\(its driver psycopg2 is not installed\): install it, or name .*, or set SOHES_TRACKING=off$",
         ),
         ("nosuch://here", "at nosuch://here .MLflow knows no such address.: correct MLFLOW_TRACKING_URI, "),
     ],
