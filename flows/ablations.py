@@ -14,7 +14,7 @@ from prefect import flow, get_run_logger, task
 from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
-from flows.command import add_options, exit_code, failure, may_pass
+from flows.command import add_options, exit_code, failure, may_pass, records_to
 from flows.server import require_server, without_tracebacks
 from flows.workspace import folder_name
 from sohes.commands import compare
@@ -34,9 +34,10 @@ from sohes.project import Project
 def run_row(table: str, row: str, params: Path, root: Path, launch: str | None) -> None:
     """`sohes ablate TABLE --row ROW`, where the launch profile says. A row whose refiner is missing is left out."""
     command = (sys.executable, "-m", "sohes", "ablate", table, "--row", row, "--params", str(params))
+    profile = load_profile(Project(root).launch_profiles, launch)
     (outcome,) = run_tasks(
-        [Task("row", command)], kind="whole", group=f"ablate-{table}-{folder_name(row)}", root=root,
-        profile=load_profile(Project(root).launch_profiles, launch), on_line=partial(get_run_logger().info, "%s"),
+        [Task("row", command)], kind="whole", group=f"ablate-{table}-{folder_name(row)}", root=root, profile=profile,
+        environment=records_to(profile), on_line=partial(get_run_logger().info, "%s"),
     )  # fmt: skip
     if outcome.exit_code != 0:
         raise failure(f"row {row!r} of {table}", outcome)

@@ -6,22 +6,23 @@ inputs are still those that the stage ran with.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from flows.command import SAYS
+from flows.command import error_of, why
 from flows.graph import command_of, commit, params_file, sections_of, stages
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import Kind, LocalProfile, Outcome, Profile, Task, run_tasks
-from sohes.launch.task import with_python
+from sohes.launch.task import last_lines, with_python
 from sohes.pipeline import STAGES
 from sohes.project import read_mapping
 from sohes.work.files import digest_file
 from sohes.work.identity import identity
 from sohes.work.origin import stamps
-from sohes.work.pool import as_ranges, from_ranges
+from sohes.work.pool import as_ranges, from_ranges, jobs_of
 
 
 def run_elsewhere(
@@ -40,21 +41,20 @@ def run_elsewhere(
     before = inputs_digest(stage, root)
     command = with_python(command_of(stages(root)[stage]), sys.executable)
     if stage in STAGES and STAGES[stage].splits:
-        shards = missing_shards(command, stage, root)
+        shards = missing_shards(command, stage, root, {**profile.environment, **environment})
         on_line(f"{stage}: {len(shards)} shards to do")
         per_job = 1 if isinstance(profile, LocalProfile) else profile.shards_per_job
         tasks = [Task(f"{k.start:05d}", (*command, "--shard", as_ranges(k))) for k in jobs_of(shards, per_job)]
         outcomes = run_tasks(
-            tasks, kind="shard", group=f"{stage}-shards", root=root, profile=profile, environment=environment,
-            on_line=on_line, on_progress=on_progress,
+            tasks, kind=kind_of(stage, shard=True), group=f"{stage}-shards", root=root, profile=profile,
+            environment=environment, on_line=on_line, on_progress=on_progress,
         )  # fmt: skip
         if failed := [outcome for outcome in outcomes if outcome.exit_code != 0]:
             what = "shards" if per_job == 1 else f"jobs of {per_job} shards"
             on_line(f"{stage}: {len(failed)} of {len(tasks)} {what} failed; the others are kept")
             return failed[0]
-    kind: Kind = "train" if stage in STAGES and STAGES[stage].trains else "whole"
     (outcome,) = run_tasks(
-        [Task(stage, command)], kind=kind, group=stage, root=root, profile=profile, environment=environment,
+        [Task(stage, command)], kind=kind_of(stage), group=stage, root=root, profile=profile, environment=environment,
         on_line=on_line,
     )  # fmt: skip
     if outcome.exit_code == 0:
@@ -64,27 +64,31 @@ def run_elsewhere(
     return outcome
 
 
-def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
-    """The jobs for missing shards, each of `per_job` neighbours, finished ones among them.
+def kind_of(stage: str, *, shard: bool = False) -> Kind:
+    """Which resources of the profile a stage gets, or a job of its shards; one that we do not know may want a GPU."""
+    known = STAGES.get(stage)
+    if known is not None and not known.gpu:
+        return "cpu"
+    return "shard" if shard else "train" if known is not None and known.trains else "whole"
 
-    The same whichever of its shards are finished, so that a flow that is started again knows the jobs that run.
-    """
-    firsts = dict.fromkeys(index - index % per_job for index in shards)
-    return [range(first, first + per_job) for first in firsts]
 
-
-def missing_shards(command: tuple[str, ...], stage: str, root: Path) -> list[int]:
+def missing_shards(command: tuple[str, ...], stage: str, root: Path, environment: Mapping[str, str]) -> list[int]:
     """The shards that are not done, by `sohes shards STAGE` with the options of the stage's own command.
 
-    In a process of its own: what it reads for the answer need not stay in this one's memory.
+    In a process of its own: what it reads for the answer need not stay in this one's memory. environment: what the
+    jobs get besides this process's own, such as credentials: the question, too, may list a bucket. TemporaryError if
+    the same question may be answered later.
     """
     if stage not in command:
         raise SohesError(f"the command of {stage} in dvc.yaml does not name it: write `python -m sohes {stage}`")
     place = command.index(stage)
     question = [*command[:place], "shards", *command[place:]]
-    done = subprocess.run(question, cwd=root, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        question, cwd=root, env={**os.environ, **environment}, capture_output=True, text=True, check=False
+    )
     if done.returncode != 0:
-        raise SohesError((done.stderr.strip().splitlines() or ["it said nothing"])[-1].removeprefix(SAYS))
+        said = last_lines(done.stderr)
+        raise error_of(done.returncode, said)(why(said))
     return from_ranges(done.stdout)
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import httpx
 
 from sohes.errors import LOST, SohesError, TemporaryError, chain, exit_code_of, print_any_name, sentence_of
-from sohes.launch import Outcome
+from sohes.launch import Outcome, Profile
+from sohes.tracking.store import RECORDING, without_secrets
 from sohes.work.ended import clean_up_when_ended
 
 if TYPE_CHECKING:
@@ -64,9 +65,22 @@ def failure(what: str, outcome: Outcome) -> SohesError:
     Only the user can fix wrong usage, and what a `sohes` command ended for with a sentence and exit code 1.
     """
     words = f"{what} failed: {why(outcome.last_lines)} (log: {outcome.log})"
-    code, spoke = _own_exit_code(outcome), any(line.startswith(SAYS) for line in outcome.last_lines)
-    final = code == WRONG_USAGE or (code == 1 and spoke)
-    return SohesError(words) if final else TemporaryError(words)
+    return error_of(outcome.exit_code, outcome.last_lines)(words)
+
+
+def error_of(exit_code: int, last_lines: tuple[str, ...]) -> type[SohesError]:
+    """SohesError for how a command ended if only the user can fix it, else TemporaryError."""
+    code, spoke = _own_exit_code(exit_code, last_lines), any(line.startswith(SAYS) for line in last_lines)
+    return SohesError if code == WRONG_USAGE or (code == 1 and spoke) else TemporaryError
+
+
+def records_to(profile: Profile) -> dict[str, str]:
+    """The variables that say where runs are recorded, for jobs elsewhere; what the profile says itself is left out.
+
+    So is an address with a password, which whoever reads the jobs would see: that belongs in one of `secrets`.
+    """
+    here = {name: os.environ[name] for name in RECORDING if name in os.environ and name not in profile.environment}
+    return {name: value for name, value in here.items() if without_secrets(value) == value}
 
 
 def may_pass(task: Task, run: TaskRun, state: State) -> bool:
@@ -87,10 +101,10 @@ def why(last_lines: tuple[str, ...]) -> str:
     return (own or said or words or ["it said nothing"])[-1].strip()
 
 
-def _own_exit_code(outcome: Outcome) -> int:
+def _own_exit_code(exit_code: int, last_lines: tuple[str, ...]) -> int:
     """Of the command, also where DVC or torchrun has run it and ends with a code of its own.
 
     torchrun names first those that failed later, and at the end the one that failed first.
     """
-    named = [match for line in outcome.last_lines if (match := _NAMED.search(line))]
-    return int(named[-1][1] or named[-1][2]) if named else outcome.exit_code
+    named = [match for line in last_lines if (match := _NAMED.search(line))]
+    return int(named[-1][1] or named[-1][2]) if named else exit_code

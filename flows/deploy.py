@@ -3,7 +3,8 @@
     python -m flows.deploy [--name local] [--name slurm] [--root FOLDER]
 
 `prefect deploy --all` wants the pool of every deployment, of a cluster too. Here each pool is made that a chosen
-deployment of prefect.yaml names, and the automation that notices dead runs. To run it again brings all up to date.
+deployment of prefect.yaml names, and the automation that notices dead runs. To run it again brings all up to date:
+what was changed in Prefect's pages and stands in our files is as in the files again.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from prefect.client.orchestration import SyncPrefectClient, get_client
-from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.events.schemas.automations import AutomationCore
 from prefect.exceptions import ObjectNotFound
 from prefect.settings import PREFECT_API_URL
@@ -46,13 +47,12 @@ def chosen(project: Project, names: Iterable[str]) -> list[dict[str, Any]]:
 
 
 def deploy(project: Project, deployments: list[dict[str, Any]]) -> None:
-    """Make what is missing on the server that PREFECT_API_URL names. SohesError if Prefect refuses."""
+    """Make or update all of it on the server that PREFECT_API_URL names. SohesError if Prefect refuses."""
     with get_client(sync_client=True) as client:
         for deployment in deployments:
-            _make_pool(client, deployment["work_pool"]["name"], project, deployment)
+            _set_pool(client, deployment["work_pool"]["name"], project, deployment)
         for automation in read_mapping(project.automations)["automations"]:
-            if not client.read_automations_by_name(automation["name"]):
-                client.create_automation(AutomationCore.model_validate(automation))
+            _set_automation(client, AutomationCore.model_validate(automation))
     wanted = [word for deployment in deployments for word in ("--name", deployment["name"])]
     done = subprocess.run(
         [sys.executable, "-m", "prefect", "--no-prompt", "deploy", *wanted], cwd=project.root, check=False,
@@ -63,15 +63,36 @@ def deploy(project: Project, deployments: list[dict[str, Any]]) -> None:
         raise SohesError(f"Prefect does not deploy: {(said or ['no message'])[-1].strip()}")
 
 
-def _make_pool(client: SyncPrefectClient, name: str, project: Project, deployment: dict[str, Any]) -> None:
+def _set_pool(client: SyncPrefectClient, name: str, project: Project, deployment: dict[str, Any]) -> None:
+    """Make the pool, or give it our template; that of a pool of processes is Prefect's own and stays."""
+    ours = isinstance(_profile(project, deployment), KubernetesProfile)
+    if ours:
+        kind, template = "kubernetes", read_json(project.pod_template, "restore it from the repository")
+    else:
+        kind, template = ProcessWorker.type, ProcessWorker.get_default_base_job_template()
     try:
-        client.read_work_pool(name)
+        found = client.read_work_pool(name)
     except ObjectNotFound:
-        if isinstance(_profile(project, deployment), KubernetesProfile):
-            kind, template = "kubernetes", read_json(project.pod_template, "restore it from the repository")
-        else:
-            kind, template = ProcessWorker.type, ProcessWorker.get_default_base_job_template()
         client.create_work_pool(WorkPoolCreate(name=name, type=kind, base_job_template=template))
+        return
+    if found.type != kind:
+        raise SohesError(
+            f"the work pool {name} is of type {found.type}, but {deployment['name']} needs {kind}: delete it "
+            f"(`prefect work-pool delete {name}`) and run the same command again"
+        )
+    if ours and found.base_job_template != template:
+        client.update_work_pool(name, WorkPoolUpdate(base_job_template=template))
+
+
+def _set_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
+    """Make the automation, or set it as it stands in the file; one that somebody has switched off stays off."""
+    known = client.read_automations_by_name(wanted.name)
+    if not known:
+        client.create_automation(wanted)
+    for found in known:
+        wanted.enabled = found.enabled
+        if found.model_dump(include=set(AutomationCore.model_fields)) != wanted.model_dump():
+            client.update_automation(found.id, wanted)
 
 
 def _profile(project: Project, deployment: dict[str, Any]) -> object:

@@ -108,7 +108,7 @@ def _make_project(root: Path) -> Path:
     for path in here.launch_profiles.glob("*.yaml"):
         profile = yaml.safe_load(path.read_text())
         if profile["launcher"] != "local":
-            profile |= {"shards_per_job": 1, "shard": least, "whole": least, "train": least}
+            profile |= {"shards_per_job": 1, "cpu": least, "shard": least, "whole": least, "train": least}
         (there.launch_profiles / path.name).write_text(yaml.safe_dump(profile))
     stages = {
         stage: {"cmd": f"python work.py {stage}", "deps": [f"{before}.out" if before else "work.py"],

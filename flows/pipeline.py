@@ -35,7 +35,7 @@ from prefect.states import Completed, State
 from prefect.tasks import exponential_backoff
 
 from flows.cluster import run_elsewhere
-from flows.command import add_options, exit_code, failure, may_pass
+from flows.command import add_options, exit_code, failure, may_pass, records_to
 from flows.graph import command_of, environment, is_fresh, params_file, reproduce_command, stage_order, stages
 from flows.server import require_server, without_tracebacks
 from flows.ui import MLFLOW_URL
@@ -77,7 +77,9 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
         )  # fmt: skip
     else:
         progress = ShardProgress(stage)
-        outcome = run_elsewhere(stage, root, profile, environment={}, on_line=on_line, on_progress=progress)
+        outcome = run_elsewhere(
+            stage, root, profile, environment=records_to(profile), on_line=on_line, on_progress=progress
+        )
     if outcome.exit_code != 0:
         for line in outcome.last_lines:
             logger.error("%s", line)

@@ -7,11 +7,12 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import kubernetes_validate
 import yaml
 
-from sohes.launch import KubernetesProfile, Task, load_profile
+from sohes.launch import Kind, KubernetesProfile, Task, load_profile
 from sohes.launch.kubernetes import render_job, render_service
 
 HERE = Path(__file__).parent
@@ -36,12 +37,12 @@ def check_rendered_jobs() -> None:
     for path in sorted((HERE / "launch").glob("*.yaml")):
         profile = load_profile(HERE / "launch", path.stem)
         if isinstance(profile, KubernetesProfile):
-            for kind in ("shard", "whole", "train"):
+            for kind in get_args(Kind):
                 resources = getattr(profile, kind)
                 root = Path(profile.volumes[0].path)
                 task = Task("x", ("python", "-m", "sohes", "instruct"))
-                job = render_job(task, "x", root, profile, resources, {}, train=kind == "train")
-                for manifest in (job, *render_service("x", profile, resources)):
+                job = render_job(task, "x", root, profile, resources, {}, submission="x", train=kind == "train")
+                for manifest in (job, *render_service("x", profile, resources, submission="x")):
                     kubernetes_validate.validate(manifest, VERSION, strict=True)
         print(f"{path.relative_to(HERE)}: valid")
     path = HERE / "kubernetes/work-pool.json"

@@ -21,6 +21,7 @@ class Stage:
     sections: of params.yaml that it reads besides the seed.  reads: files and folders below the project's own.
     resources: files of this package, other than code, that it reads.
     splits: it is cut into shards, which may run anywhere.  trains: it may run on several GPUs together.
+    gpu: it runs a network, for which it uses a GPU where there is one.
     unwatched: packages that it imports, on which what it makes does not depend.
     """
 
@@ -30,6 +31,7 @@ class Stage:
     resources: tuple[str, ...] = ()
     splits: bool = False
     trains: bool = False
+    gpu: bool = True
     unwatched: tuple[str, ...] = ()
 
 
@@ -52,7 +54,7 @@ def _learning(phase: Phase, *, begins_with: str) -> Stage:
 STAGES = {
     stage.name: stage
     for stage in (
-        Stage("pull", ("pull",), splits=True),
+        Stage("pull", ("pull",), splits=True, gpu=False),
         Stage("backbone", ("backbone",), (_HERE.images,), trains=True),
         Stage("explore", ("explore",), (_HERE.images, _HERE.card("backbone"), _HERE.model("backbone")), splits=True),
         _learning("instruct", begins_with="backbone"),
@@ -71,6 +73,7 @@ STAGES = {
                 *map(_HERE.cost, _BEFORE_REPORT),
             ),
             resources=("evaluate/published.yaml", "evaluate/report.html"),
+            gpu=False,
         ),
     )
 }

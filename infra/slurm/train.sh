@@ -14,8 +14,4 @@ stage=${1:?name a training stage: backbone, instruct or correct}
 cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # shellcheck disable=SC1091
 source .venv/bin/activate
-head=$(scontrol show hostnames "${SLURM_JOB_NODELIST:?}" | head -n 1)
-exec srun python -m torch.distributed.run \
-    --nnodes="${SLURM_JOB_NUM_NODES:?}" --nproc-per-node="${SLURM_GPUS_ON_NODE:-8}" \
-    --rdzv-backend=c10d --rdzv-endpoint="$head:29400" --rdzv-id="${SLURM_JOB_ID:?}" \
-    -m sohes "$stage"
+exec srun python -m sohes.launch.together "$stage"

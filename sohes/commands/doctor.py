@@ -24,6 +24,7 @@ from sohes.params import CorrectParams, InstructParams, Params, load_params_anyw
 from sohes.project import Project, dvc_settings, read_json, require_git
 from sohes.tracking import tracking_uri
 from sohes.tracking.store import database_file, without_secrets
+from sohes.work.cgroup import memory_limit
 from sohes.work.compiled import kept_in
 from sohes.work.surroundings import cache_home, may_write, temporary_home
 
@@ -198,11 +199,8 @@ def _room() -> tuple[str, float]:
     if torch.cuda.is_available():
         sizes = [torch.cuda.get_device_properties(i).total_memory for i in range(torch.cuda.device_count())]
         return "cuda", float(min(sizes))
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    limit = Path("/sys/fs/cgroup/memory.max")  # of a container
-    if limit.exists() and (text := limit.read_text().strip()).isdigit():
-        memory = min(memory, float(text))
-    return "cpu", memory
+    memory, limit = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"), memory_limit()
+    return "cpu", float(memory if limit is None else min(memory, limit))
 
 
 # ---------------------------------------------------------------- weights

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -23,7 +24,7 @@ from sohes.work.cost import measured
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import identity
 from sohes.work.origin import Origin, code_of
-from sohes.work.pool import as_ranges
+from sohes.work.pool import as_ranges, jobs_of
 
 PACKAGE = Path(sohes.__file__).parent
 
@@ -153,18 +154,23 @@ def shards(
     stage: Annotated[
         str, typer.Argument(metavar="|".join(SPLITTING), callback=_splitting, help="A stage that splits.")
     ],
+    per_job: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Number jobs of N neighbouring shards: job K has K*N to K*N+N-1.")
+    ] = 1,
     params: ParamsFile = HERE.params,
     settings: Settings = None,
 ) -> None:
     """Print the unfinished shards of a stage.
 
-    As a Slurm array, such as 0-3,7; nothing if all are finished.
+    As a Slurm array, such as 0-3,7; nothing if all are finished, and a line on stderr that says so.
 
-    For example: sbatch --array="$(sohes shards explore)" infra/slurm/shards.sh explore
+    For example: sbatch --array="$(sohes shards explore --per-job 12)" infra/slurm/shards.sh explore 12
     """
     values = load_params(params, parse_changes(settings))
     missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(values, Path.cwd())
-    print(as_ranges(missing))
+    if not missing:
+        print(f"sohes: no shard of {stage} is left: `sohes {stage}` finishes the stage", file=sys.stderr)
+    print(as_ranges([job.start // per_job for job in jobs_of(missing, per_job)]))
 
 
 def code() -> None:

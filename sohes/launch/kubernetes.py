@@ -15,7 +15,7 @@ from typing import Any
 
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch.indexed import commands_file, read_commands, write_commands
-from sohes.launch.kubernetes_api import NEVER_STARTS, Cluster, State
+from sohes.launch.kubernetes_api import NEVER_STARTS, Cluster, State, Taken
 from sohes.launch.ledger import Ledger
 from sohes.launch.manifests import job_name, render_job, render_service
 from sohes.launch.profile import KubernetesProfile, Resources
@@ -40,6 +40,7 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
     cluster = Cluster(profile)
     ledger = Ledger(launch.root, "kubernetes", launch.group)
     places = _announced(tasks, launch, ledger, cluster, profile)
+    owner = {_place(text)[0]: one for one in ledger.submissions for text in one.jobs.values()}
     outcomes: dict[str, Outcome] = {}
     logs: dict[str, Log] = {}
     hindered = Hindered(cluster, launch.on_line)
@@ -50,7 +51,12 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
             heard = launch.on_line if len(tasks) == 1 else None
             logs[task.name] = Log(cluster, job, index, log_file(launch.root, f"{launch.group}-{task.name}"), heard)
         for job in dict.fromkeys(job for job, _ in places.values()):
-            cluster.create(_manifests(job, tasks, places, launch, profile))
+            try:
+                cluster.create(_manifests(job, owner[job].name, tasks, places, launch, profile))
+            except Taken:
+                ledger.drop(owner[job])  # what is not ours is not deleted below
+                commands_file(launch.root, job).unlink(missing_ok=True)
+                raise
         while True:
             states = {job: cluster.state(job) for job in {places[name][0] for name in logs}}
             for name, log in list(logs.items()):
@@ -109,8 +115,9 @@ def _announced(
 
 
 def _manifests(
-    job: str, tasks: Sequence[Task], places: Mapping[str, Place], launch: Launch, profile: KubernetesProfile
-) -> list[dict[str, Any]]:
+    job: str, submission: str, tasks: Sequence[Task], places: Mapping[str, Place], launch: Launch,
+    profile: KubernetesProfile,
+) -> list[dict[str, Any]]:  # fmt: skip
     """What has to exist for one of the jobs."""
     resources: Resources = getattr(profile, launch.kind)
     task = next(task for task in tasks if places[task.name][0] == job)
@@ -120,8 +127,11 @@ def _manifests(
         several = len(read_commands(path))
         task = Task("all", ("python", "-m", "sohes.launch.indexed", str(path)))
     train = launch.kind == "train"
-    rendered = render_job(task, job, launch.root, profile, resources, launch.environment, train=train, several=several)
-    return [*render_service(job, profile, resources), rendered]
+    rendered = render_job(
+        task, job, launch.root, profile, resources, launch.environment, submission=submission, train=train,
+        several=several,
+    )  # fmt: skip
+    return [*render_service(job, profile, resources, submission=submission), rendered]
 
 
 def _forget(ledger: Ledger, cluster: Cluster, root: Path) -> None:
@@ -148,6 +158,7 @@ class Log:
     ) -> None:
         self._cluster, self._job, self._index, self._path, self._on_line = cluster, job, index, path, on_line
         self._seen: dict[str, str] = {}  # by pod, the time of the last line
+        self._ends: dict[str, tuple[str, int]] = {}  # of those that failed: when, and with which exit code
         self._read_at = time.monotonic()
         self._last: deque[str] = deque(maxlen=LAST_LINES)
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -158,23 +169,29 @@ class Log:
         self._read_at = time.monotonic()
         with self._path.open("a", encoding="utf-8") as file:
             for pod in self._cluster.pods(self._job, self._index):
-                seen = self._seen.get(pod, "")
-                for stamped in (self._cluster.log(pod, overlap if seen else None) or "").splitlines():
+                if pod.exit_code:
+                    self._ends[pod.name] = pod.ended, pod.exit_code
+                seen = self._seen.get(pod.name, "")
+                for stamped in (self._cluster.log(pod.name, overlap if seen else None) or "").splitlines():
                     stamp, _, line = stamped.partition(" ")
                     if stamp <= seen:
                         continue
-                    self._seen[pod] = stamp
+                    self._seen[pod.name] = stamp
                     file.write(f"{line}\n")
                     self._last.append(line.rstrip())
                     if self._on_line is not None:
                         self._on_line(line)
 
     def outcome(self, failure: str) -> Outcome:
-        """How the job ended, with its last lines. failure: empty, or Kubernetes's reason."""
+        """How the job ended, with its last lines. failure: empty, or Kubernetes's reason.
+
+        The exit code is that of the pod that failed last; 1 if no pod has told one.
+        """
         if not failure:
             return Outcome(0, self._path, tuple(self._last))
         what = f"job {self._job}" if self._index is None else f"index {self._index} of job {self._job}"
-        return Outcome(FAILED, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
+        _, code = max(self._ends.values(), default=("", FAILED))
+        return Outcome(code, self._path, (*self._last, f"Kubernetes says {failure} of {what}"))
 
 
 class Hindered:

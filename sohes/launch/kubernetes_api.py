@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sohes.errors import SohesError, TemporaryError, first_sentence
+from sohes.launch.manifests import SUBMISSION
 from sohes.launch.profile import KubernetesProfile
 from sohes.work.pool import from_ranges
 
@@ -22,6 +23,18 @@ NEVER_STARTS = (
     "CreateContainerError",
 )  # fmt: skip
 INDEX = "batch.kubernetes.io/job-completion-index"  # a pod's label
+
+
+@dataclass(frozen=True)
+class Pod:
+    """A pod of a job. ended: the time at which its command did, and empty before. exit_code: of that command.
+
+    An evicted pod may have neither.
+    """
+
+    name: str
+    ended: str = ""
+    exit_code: int | None = None
 
 
 @dataclass(frozen=True)
@@ -42,6 +55,10 @@ class State:
         if index is None or index not in self.done | self.failed:
             return self.job
         return "" if index in self.done else "Failed"
+
+
+class Taken(SohesError):
+    """The name of something that was to be made belongs to somebody else's."""
 
 
 class Cluster:
@@ -66,12 +83,27 @@ class Cluster:
         self._batch, self._core = kubernetes.client.BatchV1Api(client), kubernetes.client.CoreV1Api(client)
 
     def create(self, manifests: list[dict[str, Any]]) -> None:
-        """Create what does not exist yet; after a restart of the caller some of it does."""
+        """Create what does not exist yet; after a restart of the caller some of it does.
+
+        Taken if something of that name belongs to another submission.
+        """
+        make: Callable[..., Any]
+        read: Callable[..., Any]
         for manifest in manifests:
-            make = (
-                self._batch.create_namespaced_job if manifest["kind"] == "Job" else self._core.create_namespaced_service
-            )
-            self._call(make, self._namespace, manifest, known=409)
+            if manifest["kind"] == "Job":
+                make, read = self._batch.create_namespaced_job, self._batch.read_namespaced_job
+            else:
+                make, read = self._core.create_namespaced_service, self._core.read_namespaced_service
+            if self._call(make, self._namespace, manifest, known=409) is None:
+                name, ours = manifest["metadata"]["name"], manifest["metadata"]["annotations"][SUBMISSION]
+                found = self._call(read, name, self._namespace, known=404)
+                if found is None:  # deleted in between
+                    self._call(make, self._namespace, manifest)
+                elif (found.metadata.annotations or {}).get(SUBMISSION) != ours:
+                    raise Taken(
+                        f"there is a {manifest['kind']} {name} in namespace {self._namespace} that is not of {ours}: "
+                        "delete it if nobody needs it, and run the same command again"
+                    )
 
     def state(self, name: str) -> State:
         """How far a job is."""
@@ -87,7 +119,7 @@ class Cluster:
                 return State(end, done, failed)
         return State(None, done, failed, job.status.active or 0, job.status.ready or 0)
 
-    def pods(self, name: str, index: int | None = None) -> list[str]:
+    def pods(self, name: str, index: int | None = None) -> list[Pod]:
         """The pods of a job or of an index of it, oldest first; pods of the same second by the number of their node."""
         selector = f"job-name={name}" if index is None else f"job-name={name},{INDEX}={index}"
         found = self._call(self._core.list_namespaced_pod, self._namespace, label_selector=selector).items
@@ -97,7 +129,7 @@ class Cluster:
             index = int((meta.labels or {}).get(INDEX, "0"))
             return str(meta.creation_timestamp or ""), index, meta.name
 
-        return [pod.metadata.name for pod in sorted(found, key=place)]
+        return [_pod(pod) for pod in sorted(found, key=place)]
 
     def hindrances(self, name: str) -> dict[str, str]:
         """What keeps pods of a job from starting, and Kubernetes's words for each."""
@@ -162,6 +194,13 @@ class Cluster:
                     ) from None
                 time.sleep(max(min(0.2 * 2**attempt, 10), _asked_to_wait(error)))
         raise AssertionError
+
+
+def _pod(found: Any) -> Pod:
+    for status in (found.status and found.status.container_statuses) or ():  # it has one container
+        if status.state and (end := status.state.terminated):
+            return Pod(found.metadata.name, str(end.finished_at or ""), end.exit_code)
+    return Pod(found.metadata.name)
 
 
 def _words(error: Any) -> str:

@@ -10,34 +10,40 @@ from typing import Any
 
 from sohes.errors import SohesError
 from sohes.launch.profile import KubernetesProfile, Resources
-from sohes.launch.task import Task, torchrun, with_python
+from sohes.launch.task import PORT, Task, torchrun, with_python
 
-PORT = 29400
+FINAL = (1, 2)  # exit codes of a command that would end the same way again: an error with its sentence, wrong usage
 MANAGED = {"app.kubernetes.io/name": "sohes", "app.kubernetes.io/managed-by": "sohes"}
+SUBMISSION = "sohes/submission"  # annotation: whose a Job or Service is
 
 
 def job_name(submission: str, task: str) -> str:
-    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name."""
-    digest = hashlib.sha256(task.encode()).hexdigest()[:6]
-    word = re.sub("[^a-z0-9]+", "-", task.lower()).strip("-")[:16].strip("-")
-    return f"{submission[:28].strip('-')}-{word}-{digest}"
+    """A valid DNS name, unique for the submission and the task, short enough for a pod's host name.
+
+    Only its words are cut; the digest that makes it unique is that of the whole.
+    """
+    whole = f"{submission}/{task}"
+    words = re.sub("[^a-z0-9]+", "-", whole.lower()).strip("-")[:40].strip("-")
+    return f"{words}-{hashlib.sha256(whole.encode()).hexdigest()[:10]}"
 
 
 def render_job(
     task: Task, name: str, root: Path, profile: KubernetesProfile, resources: Resources,
-    environment: Mapping[str, str], *, train: bool, several: int = 0,
+    environment: Mapping[str, str], *, submission: str, train: bool, several: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """The manifest of one task. `root` must lie on one of the profile's volumes: the project is not in the image.
 
+    submission: the name of the one that it belongs to, by which its launcher knows it.
     several: make that many pods, each with a deadline and restarts of its own; they look up what each has to do.
     """
     mounted = [volume for volume in profile.volumes if root.is_relative_to(volume.path)]
     if not mounted:
         raise SohesError(f"{root} lies on none of the profile's volumes: mount the project's folder under that path")
     command = with_python(task.command, profile.python)
-    if train and resources.together:
+    together = train and resources.together
+    if together:
         head = f"{name}-0.{name}" if resources.nodes > 1 else "127.0.0.1"
-        command = torchrun(command, resources, head=head, port=PORT, run=name)
+        command = torchrun(command, nodes=resources.nodes, processes=resources.processes, head=head, run=name)
     variables = {**profile.environment, **environment, "PYTHONUNBUFFERED": "1"}
     amounts = {"cpu": str(resources.cpus), "memory": f"{resources.memory_gib}Gi"}
     if resources.gpus:
@@ -81,6 +87,10 @@ def render_job(
         "ttlSecondsAfterFinished": profile.keep_seconds,
         "template": {"metadata": {"labels": {**MANAGED, "sohes/job": name}}, "spec": pod},
     }
+    if not together:  # torchrun ends with 1 whatever its processes end with
+        final = {"containerName": "sohes", "operator": "In", "values": list(FINAL)}
+        action = "FailIndex" if several else "FailJob"
+        spec["podFailurePolicy"] = {"rules": [{"action": action, "onExitCodes": final}]}
     if several:
         pod["activeDeadlineSeconds"] = spec.pop("activeDeadlineSeconds")
         spec["backoffLimitPerIndex"] = profile.restarts
@@ -95,12 +105,14 @@ def render_job(
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
-        "metadata": {"name": name, "namespace": profile.namespace, "labels": MANAGED},
+        "metadata": _metadata(name, profile, submission),
         "spec": spec,
     }
 
 
-def render_service(name: str, profile: KubernetesProfile, resources: Resources) -> list[dict[str, Any]]:
+def render_service(
+    name: str, profile: KubernetesProfile, resources: Resources, *, submission: str
+) -> list[dict[str, Any]]:
     """The service by which nodes find the first of them; none for a single node."""
     if resources.nodes == 1:
         return []
@@ -110,5 +122,11 @@ def render_service(name: str, profile: KubernetesProfile, resources: Resources) 
         "selector": {"sohes/job": name},
         "ports": [{"name": "rendezvous", "port": PORT}],
     }
-    metadata = {"name": name, "namespace": profile.namespace, "labels": MANAGED}
+    metadata = _metadata(name, profile, submission)
     return [{"apiVersion": "v1", "kind": "Service", "metadata": metadata, "spec": spec}]
+
+
+def _metadata(name: str, profile: KubernetesProfile, submission: str) -> dict[str, Any]:
+    return {
+        "name": name, "namespace": profile.namespace, "labels": MANAGED, "annotations": {SUBMISSION: submission},
+    }  # fmt: skip

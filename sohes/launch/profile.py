@@ -46,13 +46,14 @@ class _Cluster(_Profile):
     poll_seconds: Annotated[float, Field(gt=0)]  # between two looks at what has become of the jobs
     at_once: Positive  # jobs of shards that run at the same time
     shards_per_job: Positive  # one after another, by one command
-    shard: Resources  # a job of shards of pull, explore or evaluate
-    whole: Resources  # a stage that does not split, and the end of one that does
+    cpu: Resources  # what runs no network: pull's shards and its end, and report
+    shard: Resources  # a job of shards of explore or evaluate
+    whole: Resources  # any other stage that does not split, and the end of one that does
     train: Resources  # backbone, instruct, correct
 
     @model_validator(mode="after")
     def _only_training_spans_nodes(self) -> _Cluster:
-        if self.shard.nodes != 1 or self.whole.nodes != 1:
+        if any(resources.nodes != 1 for resources in (self.cpu, self.shard, self.whole)):
             raise ValueError("only train can have several nodes")
         return self
 

@@ -20,11 +20,11 @@ from typing import Any
 from sohes.errors import SohesError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
-from sohes.launch.task import Launch, Outcome, Task, last_lines, pause, torchrun, with_python
+from sohes.launch.task import Launch, Outcome, Task, last_lines, pause, with_python
+from sohes.launch.together import training_here
 from sohes.project import Project
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
-PORT = 29400
 FAILED = 1
 KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
 
@@ -56,12 +56,7 @@ class Command:
         command = with_python(self.command, sys.executable)  # the job's
         if self.train is None or not self.train.together:
             return list(command)
-        from submitit import JobEnvironment
-
-        # The first node's address as Slurm knows it; a name need not be known to every node's resolver.
-        head = os.environ.get("SLURM_LAUNCH_NODE_IPADDR") or JobEnvironment().hostnames[0]
-        job = os.environ["SLURM_JOB_ID"]
-        return list(torchrun(command, self.train, head=head, port=PORT + int(job) % 1000, run=job))
+        return list(training_here(command, nodes=self.train.nodes, processes=self.train.processes))
 
     def checkpoint(self) -> Any:
         """Called before the job is preempted or out of time: let the command save its state and requeue it."""

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from sohes.launch.profile import Resources
 from sohes.project import Project
 
+PORT = 29400  # where the nodes of a training meet, as torchrun has it
 LAST_LINES = 100  # torchrun says some 80 after the sentence of the process that failed
-Kind = Literal["shard", "whole", "train"]  # which of a profile's resources a task gets
+Kind = Literal["cpu", "shard", "whole", "train"]  # which of a profile's resources a task gets
 
 
 @dataclass(frozen=True)
@@ -68,15 +68,17 @@ def with_python(command: tuple[str, ...], python: str) -> tuple[str, ...]:
     return (python, *command[1:]) if is_python else command
 
 
-def torchrun(command: tuple[str, ...], resources: Resources, *, head: str, port: int, run: str) -> tuple[str, ...]:
+def torchrun(
+    command: tuple[str, ...], *, nodes: int, processes: int, head: str, run: str, port: int = PORT
+) -> tuple[str, ...]:
     """The command that starts the processes of `python -m MODULE ...` that train together, the same on every node.
 
-    head: the name or address of one of the nodes. run: a name that no other run has.
+    processes: on each node. head: the name or address of one of the nodes. run: a name that no other run has.
     """
     if command[1:2] != ("-m",):
         raise ValueError(f"only `python -m MODULE ...` can run under torchrun (got {command})")
     return (
-        command[0], "-m", "torch.distributed.run", f"--nnodes={resources.nodes}",
-        f"--nproc-per-node={resources.processes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}",
+        command[0], "-m", "torch.distributed.run", f"--nnodes={nodes}", f"--nproc-per-node={processes}",
+        "--rdzv-backend=c10d", f"--rdzv-endpoint={head}:{port}",
         f"--rdzv-id={run}", *command[1:],
     )  # fmt: skip

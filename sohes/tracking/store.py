@@ -22,6 +22,7 @@ from sohes.tracking.place import correct_paths
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
+RECORDING = ("MLFLOW_TRACKING_URI", "SOHES_TRACKING")  # the variables that say whether and where
 SILENCE = 2.0  # seconds without an answer after which we say what we are waiting for
 
 
@@ -109,10 +110,13 @@ def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
     except SohesError:
         raise
     except Exception as error:
-        reason = first_line(error)
+        wrong = None if is_file or uri.startswith("http") else _wrong_address(error)
+        reason = wrong[0] if wrong else first_line(error)
         fault = f"cannot {'read from' if reading else 'record in'} MLflow at {without_secrets(uri)} ({reason})"
         broken = is_file and "database is locked" not in reason
-        if broken:
+        if wrong:
+            remedies = [wrong[1], "unset MLFLOW_TRACKING_URI for a local database"]
+        elif broken:
             remedies = ["fix that file or its permissions", "name another store with MLFLOW_TRACKING_URI"]
         elif is_file:
             remedies = ["wait until the other process has done with it"]
@@ -120,7 +124,18 @@ def store_errors(uri: str, *, reading: bool = False) -> Iterator[None]:
             remedies = ["start that server", "unset MLFLOW_TRACKING_URI for a local database"]
         if not reading:
             remedies.append("set SOHES_TRACKING=off")
-        raise (SohesError if broken else TemporaryError)(f"{fault}: {', or '.join(remedies)}") from error
+        raise (SohesError if broken or wrong else TemporaryError)(f"{fault}: {', or '.join(remedies)}") from error
+
+
+def _wrong_address(error: Exception) -> tuple[str, str] | None:
+    """Why the address of a database, as it stands, can reach none, and what to do; None if it might."""
+    for link in chain(error):
+        if isinstance(link, ModuleNotFoundError):
+            remedy = "install it, or name one that is installed, as in postgresql+psycopg2://"
+            return f"its driver {link.name} is not installed", remedy
+        if type(link).__name__.startswith("Unsupported"):  # MLflow has a class for each of its stores
+            return "MLflow knows no such address", "correct MLFLOW_TRACKING_URI, as in http://127.0.0.1:5000"
+    return None
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.text import Text
 
 from sohes.errors import SohesError, TemporaryError
+from sohes.work.cgroup import cpu_limit
 from sohes.work.memory import keep_freed_memory
 
 if TYPE_CHECKING:
@@ -62,11 +63,25 @@ def from_ranges(text: str) -> list[int]:
     return [index for span in spans for index in range(int(span[0]), int(span[-1]) + 1)]
 
 
+def jobs_of(shards: Sequence[int], per_job: int) -> list[range]:
+    """The jobs for missing shards, each of `per_job` neighbours, finished ones among them.
+
+    The same whichever of its shards are finished, so that a flow that is started again knows the jobs that run.
+    """
+    firsts = dict.fromkeys(index - index % per_job for index in shards)
+    return [range(first, first + per_job) for first in firsts]
+
+
 def default_workers() -> int:
-    """Processes of a local pool: SOHES_WORKERS, or one for each CPU that this process may use."""
+    """Processes of a local pool: SOHES_WORKERS, or one for each CPU that this process may use.
+
+    Not of the machine: a container or a job may be kept to some CPUs, or to the time of so many.
+    """
     wanted = os.environ.get("SOHES_WORKERS")
     if wanted is None:
-        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        limit = cpu_limit()
+        return cpus if limit is None else max(1, min(cpus, int(limit)))
     if not wanted.isdecimal() or int(wanted) < 1:
         raise SohesError(f"SOHES_WORKERS must be a positive number of processes (got {wanted!r})")
     return int(wanted)

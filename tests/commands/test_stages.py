@@ -245,3 +245,34 @@ def test_shards_are_named_as_sohes_shards_prints_them(folder: Path, monkeypatch,
 
     assert CliRunner().invoke(cli.app, ["explore", "--shard", text]).exit_code == 0
     assert asked == [shards]
+
+
+@pytest.mark.parametrize(
+    ("missing", "per_job", "array"),
+    [
+        (range(11_100), 12, "0-924"),  # Slurm numbers an array's tasks up to 1,000
+        ([0, 11, 12, 40, 41], 12, "0-1,3"),
+        ([0, 1, 3], 1, "0-1,3"),
+        ([], 12, ""),
+    ],
+)
+def test_shards_are_numbered_by_the_job_that_makes_them(folder, monkeypatch, capsys, missing, per_job, array):
+    monkeypatch.setattr("sohes.stages.explore.missing_shards", lambda params, root: list(missing))
+    stages.shards("explore", per_job=per_job)
+    told = capsys.readouterr()
+    assert told.out == f"{array}\n"
+    assert ("no shard of explore is left" in told.err) == (not missing)
+
+
+def test_a_job_of_an_array_makes_its_shards(tmp_path, repository):
+    """infra/slurm/shards.sh, with a `sohes` that shows what it was asked for."""
+    (tmp_path / ".venv/bin").mkdir(parents=True)
+    (tmp_path / ".venv/bin/activate").touch()
+    (tmp_path / "sohes").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "sohes").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    environment = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "924"}
+    for words, shards in ((["12"], "11088-11099"), ([], "924-924")):
+        script = ["bash", str(repository / "infra/slurm/shards.sh"), "explore", *words]
+        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
+        assert done.stdout == f"explore --shard {shards}\n"

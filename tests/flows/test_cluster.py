@@ -7,18 +7,22 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.cluster import inputs_digest, jobs_of, missing_shards, run_elsewhere
+import flows.cluster
+from flows.cluster import inputs_digest, missing_shards, run_elsewhere
 from flows.graph import is_fresh
-from sohes.errors import SohesError
-from sohes.launch import LocalProfile
+from sohes.errors import SohesError, TemporaryError
+from sohes.launch import LocalProfile, Outcome, load_profile
 
 HERE = LocalProfile(launcher="local", environment={}, grace_seconds=1)
 
 # Two shards, then what makes one of them.
 WORK = """
-import pathlib, sys
+import os, pathlib, sys
 done = [pathlib.Path(f"shard-{n}") for n in range(2)]
 if sys.argv[1] == "shards":
+    if os.environ.get("TROUBLE"):
+        print(os.environ["TROUBLE"], file=sys.stderr)
+        sys.exit(int(os.environ["CODE"]))
     print(",".join(str(n) for n in range(2) if not done[n].exists()))
 elif "--shard" in sys.argv:
     if pathlib.Path(f"broken-{sys.argv[3]}").exists():
@@ -108,7 +112,38 @@ def test_a_stage_with_a_params_file_of_its_own_is_asked_and_watched_with_that_fi
 
 def test_a_command_that_does_not_name_its_stage_is_one_sentence(root):
     with pytest.raises(SohesError, match=r"the command of explore in dvc\.yaml does not name it"):
-        missing_shards((sys.executable, "work.py", "look"), "explore", root)
+        missing_shards((sys.executable, "work.py", "look"), "explore", root, {})
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "may_pass"),
+    [
+        (75, "sohes: s3://mine: the connection failed", True),
+        (-9, "", True),
+        (1, "Traceback\nZeroDivisionError", True),
+        (1, "sohes: Unable to locate credentials", False),
+        (2, "no such option", False),
+    ],
+)
+def test_whether_the_question_for_shards_may_be_asked_again_depends_on_how_it_ended(root, code, said, may_pass):
+    profile = HERE.model_copy(update={"environment": {"TROUBLE": said or " ", "CODE": str(code)}})
+    with pytest.raises(SohesError) as error:
+        run_elsewhere("explore", root, profile, environment={}, on_line=print, on_progress=print)
+    assert str(error.value) == (said.removeprefix("sohes: ").splitlines() or ["it said nothing"])[-1]
+    assert isinstance(error.value, TemporaryError) == may_pass
+
+
+@pytest.mark.parametrize("place", ["profile", "flow"])
+def test_the_question_for_shards_is_asked_with_the_environment_of_the_jobs(root, place, monkeypatch):
+    """A bucket that only the launch profile has the keys of is listed for the answer."""
+    (root / "work.py").write_text(f"import os\nassert os.environ['AWS_SECRET_ACCESS_KEY'] == 'theirs'\n{WORK}")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "ours")
+    keys = {"AWS_SECRET_ACCESS_KEY": "theirs"}
+    profile = HERE.model_copy(update={"environment": keys if place == "profile" else {}})
+    outcome = run_elsewhere(
+        "explore", root, profile, environment=keys if place == "flow" else {}, on_line=print, on_progress=print
+    )
+    assert outcome.exit_code == 0
 
 
 def test_a_param_of_another_stage_may_change(root):
@@ -116,11 +151,26 @@ def test_a_param_of_another_stage_may_change(root):
     assert is_fresh("explore", root)
 
 
-def test_jobs_hold_neighbouring_shards_and_are_the_same_whichever_are_finished():
-    assert jobs_of([0, 1, 2, 3, 4], 1) == [range(n, n + 1) for n in range(5)]
-    everything = jobs_of(range(11_100), 12)
-    assert len(everything) == 925
-    assert sorted(shard for job in everything for shard in job) == list(range(11_100))
-    assert jobs_of([5, 13, 14, 11_099], 12) == [everything[0], everything[1], everything[-1]]
-    assert jobs_of(range(11_101), 12)[-1] == range(11_100, 11_112)  # the command leaves out what does not exist
-    assert jobs_of([], 12) == []
+@pytest.mark.parametrize(
+    ("stage", "kinds"),
+    [("pull", ["cpu", "cpu"]), ("explore", ["shard", "whole"]), ("evaluate", ["shard", "whole"]),
+     ("report", ["cpu"]), ("instruct", ["train"]), ("another", ["whole"])],
+)  # fmt: skip
+def test_a_stage_without_a_network_takes_no_gpu(root, monkeypatch, repository, stage, kinds):
+    stages = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]
+    command = f"python work.py {stage}"
+    (root / "dvc.yaml").write_text(yaml.safe_dump({"stages": {stage: stages["explore"] | {"cmd": command}}}))
+    (root / "work.py").write_text(WORK)
+    asked = []
+
+    def launched(tasks, *, kind, **_):
+        asked.append(kind)
+        return [Outcome(0, root, ()) for _ in tasks]
+
+    monkeypatch.setattr(flows.cluster, "run_tasks", launched)
+    monkeypatch.setattr(flows.cluster, "commit", lambda *_: None)
+    run_elsewhere(stage, root, HERE, environment={}, on_line=print, on_progress=print)
+    assert asked == kinds
+    for name in ("slurm", "kubernetes"):
+        profile = load_profile(repository / "infra/launch", name)
+        assert [getattr(profile, kind).gpus == 0 for kind in kinds] == [kind == "cpu" for kind in kinds]

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -11,6 +12,7 @@ from collections.abc import Callable
 from contextlib import closing
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from uuid import UUID
 
 import pytest
@@ -18,11 +20,13 @@ import torch
 import yaml
 from packing import make_evaluated, make_project
 from prefect.client.orchestration import SyncPrefectClient, get_client
+from prefect.client.schemas.actions import WorkPoolCreate, WorkPoolUpdate
 from prefect.client.schemas.objects import FlowRun
 from prefect.settings import PREFECT_API_URL, temporary_settings
 from processes import end_group, processes_with, until
 
 import flows.deploy
+from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.project import Project
 from sohes.tracking import tracking_uri
@@ -181,6 +185,63 @@ def test_what_is_wrong_is_one_sentence(tmp_path, repository, capsys):
     assert "no deployment 'moon' in" in told[1]
     assert "there is: local, nightly" in told[1]
     assert "PREFECT_API_URL is not set: start a server" in told[2]
+
+
+@pytest.fixture
+def deployed(prefect_server, tmp_path, repository, monkeypatch):
+    """Deploys to a real server from a copy of our files, but makes no deployments; with a client, and the copy."""
+    for name in ("prefect.yaml", "infra"):
+        copy = shutil.copytree if (repository / name).is_dir() else shutil.copy
+        copy(repository / name, tmp_path / name)
+    monkeypatch.setattr(flows.deploy.subprocess, "run", lambda *_, **__: SimpleNamespace(returncode=0))
+    project = Project(tmp_path)
+    with get_client(sync_client=True) as client:
+
+        def deploy() -> None:
+            flows.deploy.deploy(project, flows.deploy.chosen(project, ["local", "kubernetes"]))
+
+        yield client, project, deploy
+        for pool in client.read_work_pools():
+            client.delete_work_pool(pool.name)
+        for automation in client.read_automations_by_name("sohes-dead-runs"):
+            client.delete_automation(automation.id)
+
+
+def test_a_pool_that_prefects_own_worker_has_made_gets_the_projects_volume(deployed):
+    client, project, deploy = deployed
+    own = {"job_configuration": {"command": "prefect"}, "variables": {"type": "object", "properties": {}}}
+    client.create_work_pool(WorkPoolCreate(name="sohes-kubernetes", type="kubernetes", base_job_template=own))
+    deploy()
+    template = client.read_work_pool("sohes-kubernetes").base_job_template
+    assert template == json.loads(project.pod_template.read_text())
+
+
+def test_run_again_it_brings_pool_and_automation_up_to_date_and_changes_nothing_else(deployed, monkeypatch):
+    client, project, deploy = deployed
+    deploy()
+    mine = client.read_work_pool("sohes").base_job_template | {"job_configuration": {"command": "nice prefect"}}
+    client.update_work_pool("sohes", WorkPoolUpdate(base_job_template=mine))
+    (automation,) = client.read_automations_by_name("sohes-dead-runs")
+    client.pause_automation(automation.id)
+    project.pod_template.write_text(project.pod_template.read_text().replace('"default": "4Gi"', '"default": "8Gi"'))
+    project.automations.write_text(project.automations.read_text().replace("within: 180", "within: 360"))
+    deploy()
+    template = client.read_work_pool("sohes-kubernetes").base_job_template
+    assert template["variables"]["properties"]["memory"]["default"] == "8Gi"
+    assert client.read_work_pool("sohes").base_job_template == mine  # of processes: nothing in it is ours
+    (automation,) = client.read_automations_by_name("sohes-dead-runs")
+    assert automation.trigger.within.total_seconds() == 360
+    assert not automation.enabled
+    for change in ("update_work_pool", "update_automation", "create_automation", "create_work_pool"):
+        monkeypatch.setattr(SyncPrefectClient, change, None)
+    deploy()  # nothing is left to do
+
+
+def test_a_pool_of_another_type_is_one_sentence(deployed):
+    client, _, deploy = deployed
+    client.create_work_pool(WorkPoolCreate(name="sohes-kubernetes", type="process"))
+    with pytest.raises(SohesError, match="the work pool sohes-kubernetes is of type process, but kubernetes needs kub"):
+        deploy()
 
 
 def test_without_a_name_it_is_all_that_needs_no_cluster(repository):

@@ -7,6 +7,7 @@ import yaml
 from prefect.logging import disable_run_logger
 
 import flows.ablations
+import flows.cluster
 import flows.pipeline
 from sohes.errors import SohesError
 
@@ -28,16 +29,50 @@ def login_node(tmp_path: Path, repository: Path, monkeypatch: pytest.MonkeyPatch
     return tmp_path
 
 
-@pytest.mark.parametrize(
-    "start",
-    [
-        lambda root: flows.pipeline.run_stage.fn("backbone", root, "slurm"),
-        lambda root: flows.ablations.run_row.fn("table-2", "no refiner", root / "params.yaml", root, "slurm"),
-    ],
-    ids=["a stage", "a row of an ablation"],
-)
-def test_nothing_runs_on_the_login_node(login_node, start):
+STARTS = {
+    "a stage": lambda root: flows.pipeline.run_stage.fn("backbone", root, "slurm"),
+    "a row of an ablation": lambda root: flows.ablations.run_row.fn(
+        "table-2", "no refiner", root / "params.yaml", root, "slurm"
+    ),
+}
+
+
+@pytest.mark.parametrize("flow", STARTS)
+def test_nothing_runs_on_the_login_node(login_node, flow):
     with disable_run_logger(), pytest.raises(SohesError, match="run on a login node of the cluster"):
-        start(login_node)
+        STARTS[flow](login_node)
     assert not (login_node / "ran-here").exists()
     assert not (login_node / ".sohes/logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("here", "said", "passed"),
+    [
+        ({"MLFLOW_TRACKING_URI": "http://mlflow:5000", "SOHES_TRACKING": "on"}, {}, ["http://mlflow:5000", "on"]),
+        ({"MLFLOW_TRACKING_URI": "http://mlflow:5000"}, {"MLFLOW_TRACKING_URI": "http://inside"}, [None, None]),
+        ({"MLFLOW_TRACKING_URI": "postgresql://me:secret@here/mlflow", "SOHES_TRACKING": "off"}, {}, [None, "off"]),
+        ({}, {}, [None, None]),
+    ],
+)
+@pytest.mark.parametrize("flow", ["a stage", "a row of an ablation"])
+def test_jobs_record_where_the_flow_does_unless_the_profile_says_otherwise(
+    login_node, monkeypatch, flow, here, said, passed
+):
+    names = ("MLFLOW_TRACKING_URI", "SOHES_TRACKING")
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in here.items():
+        monkeypatch.setenv(name, value)
+    path = login_node / "infra/launch/slurm.yaml"
+    path.write_text(path.read_text().replace("environment: {}", f"environment: {said}"))
+    asked: list[dict[str, str]] = []
+
+    def launched(*_, environment, **__):
+        asked.append(environment)
+        raise SystemExit
+
+    monkeypatch.setattr(flows.cluster, "run_tasks", launched)
+    monkeypatch.setattr(flows.ablations, "run_tasks", launched)
+    with disable_run_logger(), pytest.raises(SystemExit):
+        STARTS[flow](login_node)
+    assert [asked[0].get(name) for name in names] == passed

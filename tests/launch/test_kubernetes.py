@@ -20,7 +20,8 @@ from processes import serving
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import KubernetesProfile, Task, load_profile, run_tasks
 from sohes.launch.indexed import read_commands
-from sohes.launch.manifests import job_name, render_job, render_service
+from sohes.launch.ledger import Ledger
+from sohes.launch.manifests import SUBMISSION, job_name, render_job, render_service
 from sohes.work.pool import as_ranges
 
 pytestmark = [
@@ -41,7 +42,9 @@ def profile(repository: Path) -> KubernetesProfile:
 def render(profile: KubernetesProfile, **options) -> dict:
     kind = options.pop("kind", "shard")
     train = kind == "train"
-    return render_job(TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, train=train, **options)
+    return render_job(
+        TASK, "name", ROOT, profile, getattr(profile, kind), {"A": "b"}, submission="s", train=train, **options
+    )
 
 
 @pytest.mark.parametrize(
@@ -53,7 +56,7 @@ def test_manifests_keep_to_the_schema(profile, kind, several, nodes):
     values["train"] = values["train"] | {"nodes": nodes}
     full = KubernetesProfile.model_validate(values)
     job = render(full, kind=kind, several=several)
-    for manifest in (job, *render_service("name", full, getattr(full, kind))):
+    for manifest in (job, *render_service("name", full, getattr(full, kind), submission="s")):
         kubernetes_validate.validate(manifest, "1.34", strict=True)
     with pytest.raises(kubernetes_validate.ValidationError):  # that it would notice
         kubernetes_validate.validate(job | {"spec": job["spec"] | {"nodeSelektor": {}}}, "1.34", strict=True)
@@ -82,6 +85,25 @@ def test_many_shards_are_the_indexes_of_one_job_each_with_its_own_deadline_and_r
     assert render(profile, several=7)["spec"]["parallelism"] == 7
 
 
+@pytest.mark.parametrize(("kind", "several", "action"), [("whole", 0, "FailJob"), ("shard", 925, "FailIndex")])
+def test_a_final_error_is_not_repeated_and_all_others_are(profile, kind, several, action):
+    spec = render(profile, kind=kind, several=several)["spec"]
+    (rule,) = spec["podFailurePolicy"]["rules"]
+    assert (rule["action"], rule["onExitCodes"]["operator"], rule["onExitCodes"]["values"]) == (action, "In", [1, 2])
+    # What the API asks of such a rule beyond its schema.
+    (container,) = spec["template"]["spec"]["containers"]
+    assert rule["onExitCodes"]["containerName"] == container["name"]
+    assert spec["template"]["spec"]["restartPolicy"] == "Never"
+    assert ("backoffLimitPerIndex" in spec) == (action == "FailIndex")
+
+
+@pytest.mark.parametrize("gpus", [0, 8])
+def test_torchruns_exit_code_says_nothing_about_what_failed(profile, gpus):
+    values = profile.model_dump() | {"train": profile.train.model_dump() | {"gpus": gpus}}
+    spec = render(KubernetesProfile.model_validate(values), kind="train")["spec"]
+    assert ("podFailurePolicy" in spec) == (gpus == 0)
+
+
 def test_training_over_nodes_meets_at_the_first_pod(profile):
     values = profile.model_dump()
     values["train"] = values["train"] | {"nodes": 8}
@@ -95,13 +117,21 @@ def test_training_over_nodes_meets_at_the_first_pod(profile):
 
 def test_a_project_on_no_volume_is_refused(profile):
     with pytest.raises(SohesError, match="/home/me lies on none of the profile's volumes"):
-        render_job(TASK, "name", Path("/home/me"), profile, profile.shard, {}, train=False)
+        render_job(TASK, "name", Path("/home/me"), profile, profile.shard, {}, submission="s", train=False)
 
 
 def test_names_are_dns_labels_and_differ():
     names = {job_name("sohes-explore-shards-0123abcd", task) for task in ("00001", "00002", "Ä" * 80, "x" * 80)}
     assert len(names) == 4
     assert all(len(name) < 60 and name.replace("-", "").isalnum() and name.isascii() for name in names)
+
+
+def test_names_differ_however_long_the_group_is_and_whichever_part_does(tmp_path):
+    groups = [f"ablate-table-2-{word * 9}" for word in ("theta-0.6-", "theta-0.5-")]
+    submissions = [Ledger(tmp_path, "kubernetes", group).open([TASK]).name for group in groups * 2]
+    names = {job_name(submission, task) for submission in submissions for task in ("row", "row-" * 30, "row-" * 31)}
+    assert len(names) == 4 * 3
+    assert max(map(len, names)) < 56  # with -11099 of an index it is a host name, of 63 letters at most
 
 
 @pytest.fixture
@@ -111,12 +141,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
     Of an Indexed Job, as many indexes as are parallel end at each look after that; those in `broken` fail.
     faults: what the next requests meet: a status, (status, headers, message), `silent` (nothing happens, and the
     connection is closed) or `cut` (what was asked for happens, and the connection is closed). lost: pods whose node no
-    longer answers for their logs. pending: pods that do not start. events: of jobs. deleted_at: the look from which on
-    somebody has deleted the job.
+    longer answers for their logs. codes: what pods ended with, by the ends of their names, the last to end last.
+    pending: pods that do not start. events: of jobs. deleted_at: the look from which on somebody has deleted the job.
     """
     state = SimpleNamespace(
         jobs={}, looks={}, deleted=[], created=[], faults=[], ends={}, broken=(), patience=2, lines={}, asked=[],
-        calls=0, lost=(), pending=[], events=[], deleted_at=10**9,
+        calls=0, lost=(), pending=[], events=[], deleted_at=10**9, services={},
+        codes={},
     )  # fmt: skip
 
     class Handler(BaseHTTPRequestHandler):
@@ -159,7 +190,13 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                         return self.trouble(409)
                     state.jobs[made] = body
                     state.created.append(made)
+                elif state.services.setdefault(made, body) is not body:
+                    return self.trouble(409)
                 return self.answer(body, 201)
+            if self.command == "DELETE" and "/services/" in path:
+                return self.trouble(404) if state.services.pop(name, None) is None else self.answer({})
+            if "/services/" in path:
+                return self.answer(state.services[name])
             if self.command == "DELETE":
                 if name not in state.jobs:
                     return self.trouble(404)
@@ -172,15 +209,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
             if path.endswith("/pods"):
                 job, _, index = query.partition("job-name%3D")[2].partition("&")[0].partition("%2C")
                 if index:
-                    found = f"{job}-{index.rpartition('%3D')[2]}-pod"
-                    return self.answer({"kind": "PodList", "items": [{"metadata": {"name": found}}]})
+                    made = [{"name": f"{job}-{index.rpartition('%3D')[2]}-pod"}]
+                    return self.answer({"kind": "PodList", "items": [self.pod(one) for one in made]})
                 looks = state.looks.get(job, 0)
                 pods = [pod for pod, first, _ in state.lines.get(job[:12], [("pod", 0, [])]) if looks >= first]
                 made = [
                     {"name": f"{job}-{pod}", "creationTimestamp": f"2026-01-01T00:00:0{i}Z"}
                     for i, pod in enumerate(pods)
                 ]
-                return self.answer({"kind": "PodList", "items": [{"metadata": one} for one in made]})
+                return self.answer({"kind": "PodList", "items": [self.pod(one) for one in made]})
             if path.endswith("/log"):
                 state.asked.append(query)
                 if name.rpartition("-")[2] in state.lost:
@@ -192,6 +229,8 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 return self.answer(f"2026-01-01T00:00:00.000000000Z hello from {name}\n")
             if name not in state.jobs:
                 return self.trouble(404)
+            if not path.endswith("/status"):
+                return self.answer(state.jobs[name])
             state.looks[name] = state.looks.get(name, 0) + 1
             if state.looks[name] >= state.deleted_at:
                 state.deleted.append(name)
@@ -206,6 +245,15 @@ def api(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimpleNames
                 condition = {"type": end, "status": "True", "reason": "DeadlineExceeded", "message": "too long"}
                 status = {"conditions": [condition]}
             return self.answer(state.jobs[name] | {"status": status})
+
+        def pod(self, metadata: dict) -> dict:
+            code = next((value for word, value in state.codes.items() if metadata["name"].endswith(word)), None)
+            if code is None:
+                return {"metadata": metadata}
+            second = list(state.codes.values()).index(code)
+            ended = {"terminated": {"exitCode": code, "finishedAt": f"2026-01-01T00:01:0{second}Z"}}
+            status = {"name": "sohes", "image": "i", "imageID": "", "ready": False, "restartCount": 0, "state": ended}
+            return {"metadata": metadata, "status": {"phase": "Failed", "containerStatuses": [status]}}
 
         def indexes(self, spec: dict, looks: int) -> dict:
             ended = range(min(spec["completions"], max(0, looks - state.patience) * spec["parallelism"]))
@@ -407,6 +455,22 @@ def test_what_the_api_refuses_is_one_sentence(api, profile, tmp_path):
         run_tasks(tasks(1), kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("codes", "code"),
+    [({"-a": 137, "-b": 75}, 75), ({"-b": 75, "-a": 2}, 2), ({"-a": 75, "-b": 0}, 75), ({"-b": 137}, 137), ({}, 1)],
+)
+def test_a_job_fails_with_the_exit_code_of_the_pod_that_failed_last(api, profile, tmp_path, codes, code):
+    api.ends, api.codes = {"sohes": "Failed"}, codes
+    api.lines = {"sohes-explor": [("a", 0, stamped(0, "one")), ("b", 1, stamped(5, "two"))]}
+    (outcome,) = run(1, profile, tmp_path)
+    assert outcome.exit_code == code
+
+
+def test_an_index_fails_with_the_exit_code_of_its_own_pod(api, profile, tmp_path):
+    api.broken, api.codes = {0, 1, 2}, {"-0-pod": 75, "-1-pod": 2}
+    assert [outcome.exit_code for outcome in run(4, profile, tmp_path)] == [75, 2, 1, 0]
+
+
 # ---------------------------------------------------------------- faults of the cluster
 
 KINDS = pytest.mark.parametrize("count", [1, 3], ids=["a plain job", "an indexed job"])
@@ -542,6 +606,32 @@ def test_pods_that_may_start_later_are_waited_for_and_the_reason_is_told_once(
     told = [line for line in heard if " waits: " in line]
     assert len(told) == (word is not None)
     assert all(word in line for line in told)
+
+
+@KINDS
+@pytest.mark.parametrize("theirs", [{SUBMISSION: "sohes-explore-0"}, None])
+def test_a_job_of_the_same_name_that_is_anothers_is_neither_waited_for_nor_deleted(
+    api, profile, tmp_path, slept, monkeypatch, count, theirs
+):
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", lambda submission, task: "taken")
+    api.jobs["taken"] = other = {"metadata": {"name": "taken", "annotations": theirs}}
+    with pytest.raises(
+        SohesError, match=r"there is a Job taken in namespace sohes that is not of sohes-explore-\w{8}:"
+    ):
+        run(count, profile, tmp_path)
+    assert api.jobs == {"taken": other}
+    assert not list((tmp_path / ".sohes/launch").iterdir())
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", job_name)
+    assert {outcome.exit_code for outcome in run(count, profile, tmp_path)} == {0}
+
+
+def test_a_service_of_the_same_name_that_is_anothers_is_not_used(api, profile, tmp_path, slept, monkeypatch):
+    monkeypatch.setattr("sohes.launch.kubernetes.job_name", lambda submission, task: "taken")
+    api.services["taken"] = other = {"metadata": {"name": "taken"}}
+    there = quick(profile, tmp_path, train=profile.train.model_dump() | {"nodes": 2})
+    with pytest.raises(SohesError, match="there is a Service taken in namespace sohes that is not of sohes-g-"):
+        run_tasks(tasks(1), kind="train", group="g", root=tmp_path, profile=there)
+    assert (api.services, api.jobs) == ({"taken": other}, {})
 
 
 def test_the_log_of_a_lost_node_does_not_end_a_job_that_goes_on_elsewhere(api, profile, tmp_path, slept):

@@ -26,7 +26,13 @@ SMALL = {"nodes": 1, "gpus": 0, "cpus": 1, "memory_gib": 1, "minutes": 5}
 def profile(repository: Path) -> SlurmProfile:
     """The committed profile, cut down to a cluster of two small nodes."""
     values = load_profile(repository / "infra/launch", "slurm").model_dump()
-    values |= {"poll_seconds": 0.5, "shard": SMALL | {"gpus": 1}, "whole": SMALL, "train": SMALL | {"nodes": 2}}
+    values |= {
+        "poll_seconds": 0.5,
+        "cpu": SMALL,
+        "shard": SMALL | {"gpus": 1},
+        "whole": SMALL,
+        "train": SMALL | {"nodes": 2},
+    }
     return SlurmProfile.model_validate(values | {"environment": {"PYTHONPATH": str(repository)}})
 
 

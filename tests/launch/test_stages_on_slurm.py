@@ -65,7 +65,7 @@ def test_labels_are_the_same_bytes_after_a_requeue_and_a_cancelled_job(
     assert first.exit_code != 0
     assert "Slurm says CANCELLED" in first.last_lines[-1]
     command = (sys.executable, "-m", "sohes", "explore")
-    assert missing_shards(command, "explore", project) == [1]  # the requeued one has ended well
+    assert missing_shards(command, "explore", project, {}) == [1]  # the requeued one has ended well
     assert run().exit_code == 0
     assert told[-1] == "explore: 1 shards to do"
     assert published(project) == published(undisturbed)
@@ -75,7 +75,11 @@ def test_labels_are_the_same_bytes_after_a_requeue_and_a_cancelled_job(
 @pytest.mark.slurm
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 def test_an_array_by_hand(slurm, project, tiny_params, repository, monkeypatch):
-    """The line of docs/cluster.md, with as much of the node as the test's has, then the one of the script itself."""
+    """The line of docs/cluster.md and of the script itself, with as much of the node as the test's has.
+
+    Four shards of an image each to a job, where the documentation has twelve.
+    """
+    tiny_params["explore"]["images_per_shard"] = 1
     (project / "params.yaml").write_text(yaml.safe_dump(tiny_params))
     pull.run(Params.model_validate(tiny_params), project)
     (project / ".venv").symlink_to(Path(sys.executable).parents[1])
@@ -83,13 +87,18 @@ def test_an_array_by_hand(slurm, project, tiny_params, repository, monkeypatch):
     for name, value in {"SOHES_TRACKING": "off", "SOHES_WORKERS": "1", "PYTHONPATH": str(project)}.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    (line,) = re.findall(r"sbatch .*? explore\b(?!\))", (repository / "docs/cluster.md").read_text())
+    (line,) = re.findall(r"sbatch --array.*? explore 12\b", (repository / "docs/cluster.md").read_text())
     assert line in (repository / "infra/slurm/shards.sh").read_text()
-    small = line.replace("sbatch ", "sbatch --wait --cpus-per-task=1 --mem=1G --time=5 ")
+    small = line.replace("sbatch ", "sbatch --wait --cpus-per-task=1 --mem=1G --time=5 ").replace("12", "4")
     done = subprocess.run(small, shell=True, capture_output=True, text=True, check=False, timeout=240)
     said = "".join(path.read_text() for path in project.glob("slurm-*.out"))
     assert done.returncode == 0, f"{done.stderr}\n{said}"
-    assert len(list(project.glob("slurm-*.out"))) == 2  # shards of 4 of 8 images
+    assert len(list(project.glob("slurm-*.out"))) == 2  # jobs of 4 of 8 shards
+    parts = {path: path.stat().st_mtime_ns for path in project.glob(".sohes/explore/*/*")}
+    again = subprocess.run(small, shell=True, capture_output=True, text=True, check=False, timeout=240)
+    assert again.stderr.startswith("sohes: no shard of explore is left: `sohes explore` finishes the stage\n")
+    # Slurm starts one job or refuses the empty array, as its version has it; nothing is made either way.
+    assert parts == {path: path.stat().st_mtime_ns for path in project.glob(".sohes/explore/*/*")}
     subprocess.run([sys.executable, "-m", "sohes", "explore"], check=True)
     assert len(published(project)) >= 2
 

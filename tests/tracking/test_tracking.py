@@ -221,6 +221,28 @@ def test_a_server_that_is_down_is_one_sentence_without_its_password(tmp_path, pa
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("uri", "sentence"),
+    [
+        (
+            "postgresql+psycopg2://me:secret@127.0.0.1:9/runs",
+            r"cannot record in MLflow at postgresql\+psycopg2://127.0.0.1:9/runs "
+            r"\(its driver psycopg2 is not installed\): install it, or name .*, or set SOHES_TRACKING=off$",
+        ),
+        ("nosuch://here", "at nosuch://here .MLflow knows no such address.: correct MLFLOW_TRACKING_URI, "),
+    ],
+)
+def test_an_address_that_no_server_can_have_is_told_apart_from_a_server_that_is_down(
+    tmp_path, params, monkeypatch, uri, sentence
+):
+    monkeypatch.setenv("SOHES_TRACKING", "on")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.setitem(sys.modules, "psycopg2", None)
+    with pytest.raises(SohesError, match=sentence) as caught, tracking.stage_run("pull", params, tmp_path):
+        pytest.fail("the stage ran")
+    assert not isinstance(caught.value, TemporaryError)
+
+
 def test_a_server_that_keeps_us_waiting_is_named_without_its_password(monkeypatch, capsys):
     monkeypatch.setattr(stores, "SILENCE", 0.01)
     with stores.store_errors("postgresql://me:secret@db.example:5432/runs"):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from sohes.errors import SohesError
-from sohes.work.pool import default_workers, plan_shards, run_shards
+from sohes.work.pool import default_workers, jobs_of, plan_shards, run_shards
 
 # Workers live in a module of their own: a spawned process imports them by name.
 WORKERS = """
@@ -64,6 +64,16 @@ def test_a_plan_cuts_in_order() -> None:
     assert plan_shards([], 2) == []
     with pytest.raises(ValueError, match="got 0"):
         plan_shards([1], 0)
+
+
+def test_jobs_hold_neighbouring_shards_and_are_the_same_whichever_are_finished():
+    assert jobs_of([0, 1, 2, 3, 4], 1) == [range(n, n + 1) for n in range(5)]
+    everything = jobs_of(range(11_100), 12)
+    assert len(everything) == 925
+    assert sorted(shard for job in everything for shard in job) == list(range(11_100))
+    assert jobs_of([5, 13, 14, 11_099], 12) == [everything[0], everything[1], everything[-1]]
+    assert jobs_of(range(11_101), 12)[-1] == range(11_100, 11_112)  # the command leaves out what does not exist
+    assert jobs_of([], 12) == []
 
 
 def test_workers_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
