@@ -74,7 +74,7 @@ class Correction(Learner[Network]):
         return self.params.teacher_momentum
 
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
+        rngs = [np.random.default_rng((generator.initial_seed(), pair.place)) for pair in batch.pairs]
         found = self._lessons(batch, rngs)
         taught = into_strong_views(self._beside_labels(found, batch.pairs, rngs), batch.pairs)
         given, own = (

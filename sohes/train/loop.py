@@ -1,7 +1,7 @@
 """The training loop of every network here: accumulate, clip, step, average, record, validate, save, resume.
 
-Every step draws its samples and its random numbers from (seed, step) alone, so a run that was stopped continues as if
-nothing had happened, to the bit on a CPU.
+Every step draws its samples and its random numbers from (stage, seed, step) alone, so a run that was stopped continues
+as if nothing had happened, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sohes.backbone.precision import half_precision
 from sohes.errors import SohesError
 from sohes.params import CorrectParams, DinoParams, DistillParams, DownstreamParams, InstructParams
-from sohes.train.loading import TrainingSet, load, positions
+from sohes.train.loading import TrainingSet, load, positions, stage_seed
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState
@@ -116,11 +116,13 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the learner for `params.steps` steps; the history of what was recorded, a row each LOG_EVERY steps.
 
+    title: the stage's name; its steps draw other random numbers than those of another stage with the same seed.
     Continues from `state` if it holds one. validate: called in every process of the world. SohesError for a loss that
     is not finite; SystemExit(75) after SIGTERM or SIGUSR1 (130 after Ctrl-C), with the state saved: the same command
     continues.
     """
     learner.to(world.device).train()
+    seed_of_steps = stage_seed(seed, title)
     optimizer = learner.optimizer(params)
     start, meter = _resume(learner, optimizer, state, world)
     if params.compile:
@@ -151,7 +153,7 @@ def train(
     with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
             learner.set_rate(optimizer, step, params)
-            losses, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
+            losses, skipped = _gradients(parallel, parts, params, _generator(seed_of_steps, step, world), world.device)
             learner.after_backward(step)
             for sentence in skipped:  # every process names its own
                 shown.say(f"{title}: passed over {sentence}")
