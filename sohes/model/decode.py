@@ -36,8 +36,8 @@ def decode(
 
     A score is the class probability of an entity times the mean mask probability inside the mask (paper, appendix A).
     A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map; with `votes` the better
-    one gets the score of `counted`. Without ancestor logits the forest comes from coverage above `theta_cover` (paper
-    3.1, step 4), also on the map's cells.
+    one gets the score of `counted`. Without ancestor logits the forest comes from coverage by `theta_cover` (paper 3.1,
+    step 4), also on the map's cells.
 
     content_hw: the input pixels, from the upper left corner, that show the window; by default that is the whole image.
     A mask that touches a side of the window inside the image is dropped, for it is only a piece.

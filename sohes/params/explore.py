@@ -56,7 +56,7 @@ class ExploreParams(Section):
     theta_small: Fraction
     """A region smaller than this share of the image is clustered again in a crop."""
     theta_cover: Fraction
-    """A mask is part of another if more than this share of it is covered."""
+    """A mask is part of another if at least this share of it is covered, and less of the other."""
     nms_iou: Fraction
     """Masks with a higher IoU are duplicates, of which one stays."""
     min_crop: Positive

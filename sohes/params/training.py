@@ -134,7 +134,7 @@ class CorrectParams(TrainingParams):
     nms_iou: Fraction
     """A mask of the teacher with a higher IoU to a better one, or to a label that is kept, is left out."""
     theta_cover: Fraction
-    """A mask that is taught is part of another if more than this share of it is covered."""
+    """A mask that is taught is part of another if at least this share of it is covered."""
     parent_crops: Count
     """Crops of the teacher's largest masks to predict again; 0: none, as in the paper."""
     parent_min_fraction: Fraction
