@@ -22,12 +22,13 @@ from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
 from sohes.evaluate.matching import IOU_THRESHOLDS, crowds, match, ranked_overlaps
 from sohes.masks import areas
 from sohes.masks.forest import forest_ancestors
+from sohes.masks.sizes import SIZES
 from sohes.structures import ImageRecord
 
 Records = Iterable[ImageRecord]
 
 RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled
-AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends inclusive
+AREA_RANGES = np.array([(0, 1e10), *SIZES.values()])  # all, S, M, L; both ends inclusive
 CAPS = (1, 10, 100)
 LEVELS = ("whole", "part", "subpart")
 RATIOS = ("AR", "AR_S", "AR_M", "AR_L", "AR_1", "AR_10", "AR_100", "ancestor_f1")  # of sums over images

@@ -238,5 +238,8 @@ def test_teacher_masks_are_counted_by_their_size_in_the_photograph():
     lesson = Lesson(torch.zeros(3, 32, 32), np.array([-1, -1, -1]), np.array([0.05, 0.5, 0.95]))
     none = Lesson(torch.zeros(0, 32, 32), np.zeros(0, np.int64), np.zeros(0))
     pairs = (pair_of(view, view), pair_of(view, view))
+    edge = replace(lesson, area_fractions_K=np.array([0.1024, 0.05, 0.05]))  # 32 x 32 pixels: S and M, as in COCO
+    counts = teacher_masks_per_image([edge, none], pairs)
+    assert counts == {"teacher_masks_S": 1.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.0}
     counts = teacher_masks_per_image([lesson, none], pairs)
     assert counts == {"teacher_masks_S": 0.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.5}
