@@ -82,7 +82,12 @@ class Learner(nn.Module, Generic[N]):
         raise NotImplementedError
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss`, the mean over the batch's images, and whatever else is worth recording."""
+        """`loss`, normalised as its phase does it, and whatever else is worth recording.
+
+        With `accumulate` the batch is one part of a step, and the step's loss the mean over its parts. Phases 2 and 3
+        divide by the number of a part's masks, so parts with few masks count as much as parts with many: that is not
+        quite the loss of one large batch.
+        """
         raise NotImplementedError
 
     def after_backward(self, step: int) -> None:
