@@ -1,4 +1,4 @@
-"""Raw predictions of one image to masks, scores and a forest (paper 3.2 and appendix A).
+"""Raw predictions of one image to masks, scores and a forest (paper 3.2).
 
 Masks are chosen on the mask map, where they were predicted, and enlarged one by one straight into run lengths: memory
 grows with the map, never with masks times image pixels.
