@@ -65,7 +65,8 @@ def _one_row(name: str, table: Table, row: str, params: Path, root: Path, origin
     metrics = {k: float(v) for k, v in read_rows(workspace)[phase].items() if isinstance(v, float | int)}
     predictions, against = workspace.predictions(phase), of_baseline.predictions(phase)
     if any("relations_changed" in other.paper for other in table.rows.values()) and against.exists():
-        metrics["relations_changed"] = relations_changed(iter_records(predictions), iter_records(against))
+        changed = relations_changed(iter_records(predictions), iter_records(against))
+        metrics |= {} if changed is None else {"relations_changed": changed}
     new = record_row(name, table, row, values, metrics, workspace.metrics("evaluate_details"), root)
     return f"{row}: AR {metrics['AR']:.1f}{'' if new else ' (recorded before)'}" if "AR" in metrics else f"{row}: done"
 

@@ -39,7 +39,7 @@ def boolean_parents(masks_NHW: np.ndarray, *, theta_cover: float) -> np.ndarray:
         for j in range(n):
             if area[i] < area[j]:
                 shared = np.count_nonzero(masks_NHW[i] & masks_NHW[j])
-                above[j, i] = shared > theta_cover * area[i] and shared < theta_cover * area[j]
+                above[j, i] = area[i] > 0 and shared / area[i] >= theta_cover > shared / area[j]
     for k in range(n):
         above |= above[:, k, None] & above[k]
     parents = np.full(n, -1, np.int64)

@@ -2,7 +2,7 @@
 
 The colours of the image encode positions, so a crop gets the tokens of its position and small regions of the image
 reappear in the crops around them. The numbers of entities, parts and spots give about 150 regions per image, pooled
-over all thresholds, and as many crops as spots, as reported in the paper (table 2).
+over all thresholds, as in the paper (table 2). Ours: as many crops as spots; the paper does not count them.
 """
 
 from __future__ import annotations

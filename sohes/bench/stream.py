@@ -23,9 +23,10 @@ def bench_stream(
     """The feature server of `sohes explore` between a GPU that sleeps and workers that sleep, 5 times as fast; keys
     name, workers (1, 2, 4 ... up to `most`), images_per_second, gpu_busy (shares), enough.
 
-    gpu_seconds: of one image, in `calls` calls. By default what the paper's 13 TFLOP would take at 40 % of an H100's
-    peak; not measured.  cpu_seconds: of one image on one core, by default as measured beside an H200.  enough: workers
-    from which twice as many bring less than a tenth; 0 if they always bring more. Moving features takes no time here.
+    gpu_seconds: of one image, in `calls` calls. By default what 13 TFLOP, as we count the paper's ViT and sizes, would
+    take at 40 % of an H100's peak; not measured.  cpu_seconds: of one image on one core, by default as measured beside
+    an H200.  enough: workers from which twice as many bring less than a tenth; 0 if they always bring more. Moving
+    features takes no time here.
     """
     if min(gpu_seconds, cpu_seconds) <= 0 or min(calls, most) < 1:
         raise SohesError("times and counts of the simulation must be positive: correct its options")

@@ -42,8 +42,7 @@ ON_THE_DEFAULTS = (
     "of merges is done as with handmade features at the profile's thresholds. With a backbone that trained for a "
     "minute, such as the demo's, the rows show what the switches do, not what DINO's features would reach.\n\nThe "
     "dense CRF's weights (`sohes/explore/refine/densecrf.py`) are the best of four by AR on the first 16 photographs "
-    "of `coco_panoptic_100`; the stabilities were not tuned. With `theta_cover` 1 nothing is an ancestor, because "
-    "coverage must exceed it.\n"
+    "of `coco_panoptic_100`; the stabilities were not tuned.\n"
 )
 
 Setting = tuple[Extract, ExploreParams]
@@ -213,5 +212,6 @@ def _relations(outcome: Outcome, project: Path) -> str:
     for row, theta in thetas.items():
         percent = relations_changed(forests[row], forests[table.baseline])
         paper = table.rows[row].paper["relations_changed"]
-        body.append([f"{theta:g}", f"{relations_per_image(forests[row]):.1f}", f"{percent:.1f}", f"{paper:g}"])
+        changed = "-" if percent is None else f"{percent:.1f}"
+        body.append([f"{theta:g}", f"{relations_per_image(forests[row]):.1f}", changed, f"{paper:g}"])
     return markdown(["theta_cover", "relations/img", "changed, %", "paper, %"], body)

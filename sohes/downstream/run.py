@@ -25,6 +25,7 @@ from sohes.model.checkpoint import load_checkpoint
 from sohes.model.released import vit_of_start
 from sohes.params import Params
 from sohes.project import Project, read_json, require
+from sohes.train.loading import stage_seed
 from sohes.train.loop import Recorder, train
 from sohes.train.state import ResumableState
 from sohes.train.world import World
@@ -125,7 +126,7 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
         image_size=section.image_size,
         batch_size=section.batch_size,
         normalisation=(backbone.mean, backbone.std),
-        seed=params.seed,
+        seed=stage_seed(params.seed, "downstream"),
     )
     state = ResumableState(folder / name, depends, may_write=world.is_first)
     state.begin(None)

@@ -22,15 +22,28 @@ from sohes.evaluate.intervals import DRAWS, SEED, paired_interval
 from sohes.evaluate.matching import IOU_THRESHOLDS, crowds, match, ranked_overlaps
 from sohes.masks import areas
 from sohes.masks.forest import forest_ancestors
+from sohes.masks.sizes import SIZES
 from sohes.structures import ImageRecord
 
 Records = Iterable[ImageRecord]
 
 RECALL_STEPS = np.linspace(0, 1, 101)  # where the precision curve is sampled
-AREA_RANGES = np.array([[0, 1e10], [0, 32**2], [32**2, 96**2], [96**2, 1e10]])  # all, S, M, L; both ends inclusive
+AREA_RANGES = np.array([(0, 1e10), *SIZES.values()])  # all, S, M, L; both ends inclusive
 CAPS = (1, 10, 100)
 LEVELS = ("whole", "part", "subpart")
 RATIOS = ("AR", "AR_S", "AR_M", "AR_L", "AR_1", "AR_10", "AR_100", "ancestor_f1")  # of sums over images
+
+
+class Side(NamedTuple):
+    """How one of two sets of records is called, with its verbs."""
+
+    name: str
+    holds: str
+    lacks: str
+
+
+TRUTH, PREDICTIONS = Side("ground truth", "holds", "lacks"), Side("predictions", "hold", "lack")
+ON_THE_SAME = "score the same images, because missing ones silently change AR"
 
 
 class ImageRecall(NamedTuple):
@@ -104,7 +117,7 @@ def score_images(truth: Records, predictions: Records, *, max_masks: int) -> lis
     """What each image adds to `evaluate_masks`; some of the images may be scored elsewhere."""
     if max_masks < 1:
         raise ValueError(f"max_masks must be at least 1 (got {max_masks})")
-    return [_score_image(wanted, found, max_masks) for wanted, found in _paired(truth, predictions)]
+    return [_score_image(wanted, found, max_masks) for wanted, found in paired(truth, predictions)]
 
 
 def paired_bootstrap(
@@ -136,9 +149,13 @@ def paired_bootstrap(
     return found
 
 
-def _paired(truth: Records, predictions: Records) -> Iterator[tuple[ImageRecord, ImageRecord]]:
-    """(truth, prediction) of each image. An image that has come on one side only waits for the other."""
-    names, holds, lacks = ("ground truth", "predictions"), ("holds", "hold"), ("lacks", "lack")
+def paired(
+    truth: Records, predictions: Records, *, sides: tuple[Side, Side] = (TRUTH, PREDICTIONS), remedy: str = ON_THE_SAME
+) -> Iterator[tuple[ImageRecord, ImageRecord]]:
+    """(truth, prediction) of each image. An image that has come on one side only waits for the other.
+
+    SohesError, which ends with the remedy, for an image that only one side has or that one has twice.
+    """
     waiting: tuple[dict[int, ImageRecord], dict[int, ImageRecord]] = ({}, {})
     seen: tuple[set[int], set[int]] = (set(), set())
     for pair in itertools.zip_longest(truth, predictions):
@@ -146,7 +163,8 @@ def _paired(truth: Records, predictions: Records) -> Iterator[tuple[ImageRecord,
             if record is None:
                 continue
             if record.image_id in seen[side]:
-                raise SohesError(f"the {names[side]} {holds[side]} image {record.image_id} twice: drop one of the two")
+                name, holds, _ = sides[side]
+                raise SohesError(f"the {name} {holds} image {record.image_id} twice: drop one of the two")
             seen[side].add(record.image_id)
             other = waiting[1 - side].pop(record.image_id, None)
             if other is None:
@@ -155,12 +173,12 @@ def _paired(truth: Records, predictions: Records) -> Iterator[tuple[ImageRecord,
                 yield (record, other) if side == 0 else (other, record)
     if waiting[0] or waiting[1]:
         lacking = [
-            f"the {names[1 - side]} {lacks[1 - side]} {len(waiting[side])} of {len(seen[side])} images "
-            f"of the {names[side]} ({_some(sorted(waiting[side]), waiting[side])})"
+            f"the {sides[1 - side].name} {sides[1 - side].lacks} {len(waiting[side])} of {len(seen[side])} images "
+            f"of the {sides[side].name} ({_some(sorted(waiting[side]), waiting[side])})"
             for side in (0, 1)
             if waiting[side]
         ]
-        raise SohesError(f"{' and '.join(lacking)}: score the same images, because missing ones silently change AR")
+        raise SohesError(f"{' and '.join(lacking)}: {remedy}")
 
 
 def _some(image_ids: list[int], records: Mapping[int, ImageRecord] | None = None) -> str:

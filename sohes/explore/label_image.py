@@ -26,7 +26,8 @@ def label_image(
 
     Ours: masks are processed at the image's size with its longer side reduced to `image_size`, which bounds time and
     memory at no measured loss of recall. Every score is 1, or with `min_stability` the region's stability.
-    Also ours: with several feature maps (`also`) their refined masks are pooled, without duplicates.
+    Also ours: with several feature maps (`also`) their refined masks are pooled, without duplicates; those of a single
+    map may hold some, which the refinement made alike.
     extract: what `make_extractor` makes of the params.
     on_tree: called with the first map's tree of the whole image, except for peers of phase 1, which have none.
     """
@@ -44,7 +45,11 @@ def label_image(
 def masks_of_map(
     image_HW3: np.ndarray, view_HW3: np.ndarray, extract: Extract, params: ExploreParams, on_tree: OnTree | None
 ) -> Candidates:
-    """Steps 1 to 3 on one feature map: distinct, refined masks of the size of the view."""
+    """Steps 1 to 3 on one feature map: distinct masks, refined, of the size of the view.
+
+    As in the paper, duplicates are dropped before the refinement and not after it, which may make two masks alike.
+    Ours: where several maps are pooled, the refined masks are compared again.
+    """
     size, image_hw = view_HW3.shape[:2], image_HW3.shape[:2]
     (features,) = extract([square(image_HW3, params.image_size)])
     if params.method == "sohes":
@@ -58,7 +63,10 @@ def masks_of_map(
 
 
 def without_duplicates(found: Candidates, *, nms_iou: float) -> Candidates:
-    """Greedy non-maximum suppression: candidates of the whole image come first, larger ones before smaller ones."""
+    """Greedy non-maximum suppression, in the order of the candidates, of which the first of two alike stays.
+
+    Those of the whole image come first, larger ones before smaller ones; then those of each crop, in the same way.
+    """
     return found[packed.suppress(found.masks, nms_iou=nms_iou)]
 
 

@@ -120,8 +120,13 @@ def cluster(
 
 
 def tree_of(features_hwC: np.ndarray, params: ExploreParams) -> MergeTree:
-    """The merge tree of a feature map, of unit features with `normalise`."""
-    return merge_tree(unit_features(features_hwC) if params.normalise else features_hwC)
+    """The merge tree of a feature map."""
+    return merge_tree(as_clustered(features_hwC, params))
+
+
+def as_clustered(features_hwC: np.ndarray, params: ExploreParams) -> np.ndarray:
+    """The features that every method gets: with `normalise`, of norm 1."""
+    return unit_features(features_hwC) if params.normalise else features_hwC
 
 
 def square(image_HW3: np.ndarray, side: int) -> np.ndarray:

@@ -13,14 +13,15 @@ from sohes.structures import MaskSet
 def ancestors_from_intersections(shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
     """(N, N) bool ancestor relation from pixel intersections (paper 3.1, step 4).
 
-    j is an ancestor of i if more than `theta_cover` of i's pixels are in j and less than `theta_cover` of j's
-    are in i. Ours: an ancestor is strictly larger, which rules out cycles; and the relation is closed under
-    transitivity, since coverage alone is not transitive (0.95 of 0.95 is below 0.9).
+    j is an ancestor of i if at least `theta_cover` of i's pixels are in j and less than `theta_cover` of j's are in i.
+    The paper's text says "over", but its table 6b has relations at a threshold of 1, and HASSOD's code (Cao et al.,
+    2023, the same first author) compares with "at least". Ours: an ancestor is strictly larger, which rules out cycles;
+    and the relation is closed under transitivity, since coverage alone is not transitive (0.95 of 0.94 is below 0.9).
     """
     area = np.diagonal(shared_NN).astype(np.float64)
     covered = np.divide(shared_NN, area[:, None], out=np.zeros(shared_NN.shape), where=area[:, None] > 0)
     # covered[i, j]: the share of i's pixels that lie in j
-    inside = (covered > theta_cover) & (covered.T < theta_cover) & (area[:, None] < area[None, :])
+    inside = (covered >= theta_cover) & (covered.T < theta_cover) & (area[:, None] < area[None, :])
     return transitive_closure(inside.T)
 
 

@@ -17,6 +17,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from sohes.backbone.precision import full_precision
 from sohes.model.adapter import ViTAdapter
 from sohes.model.cascade_heads import Detections, Detector, Features, Truth, as_features
+from sohes.model.decode import STRIDE
 from sohes.model.network import AdaptedNetwork, check_sides
 from sohes.params import ModelParams
 from sohes.structures import ModelOutput, Targets
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
 
     from sohes.backbone.vit import Backbone
 
-STRIDE = 4  # input pixels to a cell of the mask map
 SURE = 1e-4  # probabilities stay this far from 0 and 1, where logits are infinite
 _PASTED_AT_ONCE = 32  # masks; their sampling grids are twice as large as the mask maps
 

@@ -59,7 +59,7 @@ class Detector(nn.Module):
         raise NotImplementedError
 
     def detect(self, images_B3HW: Tensor, features: Features) -> list[Detections]:
-        """At most `num_queries` of each image; a score is the mean over the stages."""
+        """At most `num_queries` and `cascade.proposals` of each image; a score is the mean over the stages."""
         raise NotImplementedError
 
     def rehearse(self, features: Features) -> list[Tensor]:

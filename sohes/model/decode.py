@@ -1,4 +1,4 @@
-"""Raw predictions of one image to masks, scores and a forest (paper 3.2 and appendix A).
+"""Raw predictions of one image to masks, scores and a forest (paper 3.2).
 
 Masks are chosen on the mask map, where they were predicted, and enlarged one by one straight into run lengths: memory
 grows with the map, never with masks times image pixels.
@@ -18,6 +18,11 @@ from sohes.structures import Logits, MaskSet
 STRIDE = 4  # input pixels to a cell of the mask map
 
 
+def cells_shown(pixels: int, *, map_side: int, square_side: int) -> int:
+    """How many of the `map_side` cells along a side of the square show its first `pixels`, or a part of them."""
+    return -(-pixels * map_side // square_side)
+
+
 def decode(
     logits: Logits,
     *,
@@ -34,16 +39,17 @@ def decode(
 ) -> MaskSet:
     """The masks of one image, or of one window of it, at the image's size, best score first.
 
-    A score is the class probability of an entity times the mean mask probability inside the mask (paper, appendix A).
+    A score is the class probability of an entity times the mean mask probability inside the mask, as in Mask2Former's
+    code; the paper only speaks of confidence. The NMS is ours.
     A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map; with `votes` the better
-    one gets the score of `counted`. Without ancestor logits the forest comes from coverage above `theta_cover` (paper
-    3.1, step 4), also on the map's cells.
+    one gets the score of `counted`. Without ancestor logits the forest comes from coverage by `theta_cover` (paper 3.1,
+    step 4), also on the map's cells.
 
     content_hw: the input pixels, from the upper left corner, that show the window; by default that is the whole image.
     A mask that touches a side of the window inside the image is dropped, for it is only a piece.
     """
     window = window or (0, 0, *image_hw)
-    rows, columns = (-(-side // STRIDE) for side in content_hw)
+    rows, columns = (cells_shown(side, map_side=1, square_side=STRIDE) for side in content_hw)
     masks_Qhw = logits.mask_Qhw[:, :rows, :columns]
     level = _logit(mask_threshold)
     entity, nothing = logits.class_Q2.T

@@ -1,4 +1,6 @@
-"""`params.yaml` as frozen, validated models: every number of the method, one section per stage.
+"""`params.yaml` as frozen, validated models: the numbers of the method, one section per stage.
+
+All numbers of the paper are here; some of ours are constants at the top of the modules that need them.
 
 An unknown key, a missing key or a value out of range is an error that names the key. Functions that combine steps take
 their section; pure functions take keyword-only numbers.
@@ -67,7 +69,7 @@ S = TypeVar("S", bound=Section)
 
 
 class Params(Section):
-    """Every number of the method."""
+    """The numbers of the method."""
 
     seed: Annotated[int, Field(ge=0, lt=2**63)]
     """Where every random choice starts."""

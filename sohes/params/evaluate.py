@@ -16,7 +16,7 @@ class EvaluateParams(Section):
     mask_threshold: Fraction
     """A pixel belongs to a mask above this probability."""
     nms_iou: Fraction
-    """Masks with a higher IoU are duplicates, of which the best stays."""
+    """Masks with a higher IoU are duplicates, of which the best stays; ours, the paper names no NMS here."""
     votes: bool
     """A mask counts the scores of its duplicates, too; not in the paper, where it keeps its own."""
     ancestor_threshold: Fraction

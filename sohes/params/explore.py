@@ -56,7 +56,7 @@ class ExploreParams(Section):
     theta_small: Fraction
     """A region smaller than this share of the image is clustered again in a crop."""
     theta_cover: Fraction
-    """A mask is part of another if more than this share of it is covered."""
+    """A mask is part of another if at least this share of it is covered, and less of the other."""
     nms_iou: Fraction
     """Masks with a higher IoU are duplicates, of which one stays."""
     min_crop: Positive
@@ -64,7 +64,7 @@ class ExploreParams(Section):
     recluster: Literal["small", "all"]
     """Regions to cluster again in a crop; `all` is not in the paper."""
     min_stability: Fraction
-    """Keep regions of a higher stability, which is their score; 0: keep all, score 1, as in the paper."""
+    """Keep regions of a higher stability, which is their score; 0, as in the paper: keep all, with score 1 (ours)."""
     refiner: RefinerName
     """What moves borders to edges; cascadepsp and crm were trained on human masks."""
     refine_min_iou: Fraction

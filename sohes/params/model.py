@@ -29,7 +29,7 @@ class CascadeParams(Section):
     ious: Annotated[tuple[Fraction, ...], Field(min_length=1)]
     """The IoU of a correct box, for each box stage."""
     proposals: Positive
-    """Boxes per image that enter the first stage."""
+    """Boxes per image that enter the first stage: at most so many masks, and no more than `num_queries`."""
     samples: Positive
     """How many of the proposals are used in training."""
     anchor_scale: Annotated[float, Field(ge=0.5)]
@@ -67,7 +67,7 @@ class ModelParams(Section):
     hidden_dim: Positive
     """C: channels of maps and queries."""
     num_queries: Positive
-    """The most masks that the network can propose; with `grid`: 21 times a square number."""
+    """The most masks of an image, also of a cascade, whose `proposals` limit them, too; `grid`: 21 times a square."""
     queries: Literal["learned", "grid"]
     """Where queries come from; `grid`: sampled from the mask features at fixed positions."""
     num_heads: Positive

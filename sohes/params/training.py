@@ -68,7 +68,7 @@ class TrainingParams(Section):
     batch_size: Positive
     """Images per step, over all processes; phase 3: in each of its two branches."""
     accumulate: Positive
-    """Parts that each step's batch is split into, to need less memory."""
+    """Parts of each step's batch, to need less memory; each is normalised by its own masks, and counts alike."""
     max_targets: Positive
     """The most masks of an image that a step learns from, taken across all sizes."""
     optim: OptimParams
@@ -132,9 +132,9 @@ class CorrectParams(TrainingParams):
     gamma: Amount
     """How steeply the needed score changes with a mask's share of the image."""
     nms_iou: Fraction
-    """A mask of the teacher with a higher IoU to a better one, or to a label that is kept, is left out."""
+    """Ours: a mask of the teacher with a higher IoU to a better one, or to a label that is kept, is left out."""
     theta_cover: Fraction
-    """A mask that is taught is part of another if more than this share of it is covered."""
+    """A mask that is taught is part of another if at least this share of it is covered."""
     parent_crops: Count
     """Crops of the teacher's largest masks to predict again; 0: none, as in the paper."""
     parent_min_fraction: Fraction

@@ -16,6 +16,7 @@ from sohes.project import Project, require
 from sohes.train.crops import CropDataset, ViewDataset
 from sohes.train.dino import Distillation
 from sohes.train.distill import Imitation
+from sohes.train.loading import stage_seed
 from sohes.train.loop import train
 from sohes.train.state import resumable
 from sohes.train.world import World, is_first_process, join_world
@@ -74,9 +75,10 @@ def _lesson(
 ) -> tuple[Distillation | Imitation, CropDataset | ViewDataset, DinoParams | DistillParams]:
     """Who learns, from what, by which section of the params."""
     section, seed = params.backbone, params.seed
+    of_data = stage_seed(seed, "backbone")
     if section.pretrained == "train":
-        crops = CropDataset(images, backbone, section.dino, seed=seed)
+        crops = CropDataset(images, backbone, section.dino, seed=of_data)
         return Distillation(backbone, section.dino, world, seed=seed), crops, section.dino
-    views = ViewDataset(images, section.distill, seed=seed)
+    views = ViewDataset(images, section.distill, seed=of_data)
     teacher = build_backbone(section.distill.teacher)
     return Imitation(backbone, teacher, section.distill, world, seed=seed), views, section.distill

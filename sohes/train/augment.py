@@ -1,5 +1,6 @@
-"""Weak and strong views of a labelled image (paper 3.3, appendix A): geometry, colour, copy-paste. Pure functions.
+"""Weak and strong views of a labelled image (paper 3.3): geometry, colour, copy-paste. Pure functions.
 
+The paper names the two kinds of views and, in appendix E, copy-paste; geometry, colours and all numbers are ours.
 All views are S x S squares. The weak view flips and fits the image; the strong one adds large-scale jitter,
 colour jitter, greyscale, blur and copy-paste. A `View` holds the geometry, so that masks travel between views.
 """

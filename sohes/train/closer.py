@@ -16,6 +16,7 @@ from sohes import masks
 from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.windows import Box, cut_sides
+from sohes.model.decode import cells_shown
 from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train import augment
@@ -105,7 +106,7 @@ def _cells(
     shown = np.zeros((len(tiles.windows), *map_hw), bool)
     cuts = np.zeros_like(shown)
     for window, content, own, own_cuts in zip(tiles.windows, tiles.contents, shown, cuts, strict=True):
-        rows, columns = (max(1, round(s * cells / size)) for s, cells in zip(content, map_hw, strict=True))
+        rows, columns = (cells_shown(s, map_side=n, square_side=size) for s, n in zip(content, map_hw, strict=True))
         own[:rows, :columns] = True
         for side in cut_sides(window.box, image_hw=within) if within else ():
             own_cuts[:rows, :columns][side] = True

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from sohes.losses.criterion import copied_to
 from sohes.masks import forest
+from sohes.masks.sizes import SIZES
 from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
@@ -21,8 +22,6 @@ from sohes.train.loop import Learner
 from sohes.train.objective import losses_of, part_of
 from sohes.train.outlines import refined
 from sohes.train.parent_crops import with_children
-
-SIZES = {"S": (0, 32**2), "M": (32**2, 96**2), "L": (96**2, float("inf"))}  # COCO's, pixels of the photograph
 
 
 def into_strong_views(lessons: Sequence[Lesson], pairs: Sequence[Pair]) -> tuple[Targets, ...]:
@@ -74,7 +73,7 @@ class Correction(Learner[Network]):
         return self.params.teacher_momentum
 
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
-        rngs = [np.random.default_rng((generator.initial_seed(), b)) for b in range(len(batch.pairs))]
+        rngs = [np.random.default_rng((generator.initial_seed(), pair.place)) for pair in batch.pairs]
         found = self._lessons(batch, rngs)
         taught = into_strong_views(self._beside_labels(found, batch.pairs, rngs), batch.pairs)
         given, own = (
@@ -139,6 +138,6 @@ def teacher_masks_per_image(lessons: list[Lesson], pairs: tuple[Pair, ...]) -> d
     ]
     pooled = np.concatenate(areas)
     return {
-        f"teacher_masks_{name}": float(((pooled >= low) & (pooled < high)).sum() / len(pairs))
+        f"teacher_masks_{name}": float(((pooled >= low) & (pooled <= high)).sum() / len(pairs))
         for name, (low, high) in SIZES.items()
     }

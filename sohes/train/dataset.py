@@ -24,7 +24,7 @@ from sohes.structures import Batch, ImageRecord, MaskSet, Movable, Targets
 from sohes.train import augment
 from sohes.train.augment import Labelled, View
 from sohes.train.bits import Bits
-from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor
+from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor, stage_seed
 from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
 from sohes.work.files import digest_file
 
@@ -52,6 +52,7 @@ class Pair:
     labels_LSS: bool, the image's own labels in the weak view, of those that the strong one shows; none without
     `keep_labels`. Until the batch is moved they are `Bits`. What is a few pixels wide there loses its outline, but
     only there can labels be compared with all that the teacher sees.
+    place: in the step's batch.
     """
 
     weak_HW3: np.ndarray
@@ -60,6 +61,7 @@ class Pair:
     strong_view: View
     labels_LSS: torch.Tensor
     image_id: int
+    place: int
     skipped: tuple[str, ...]
     tiles: Tiles = NO_TILES
 
@@ -226,6 +228,7 @@ class PairDataset(LabelDataset):
             strong,
             Bits.of(weak.draw(labels)),  # type: ignore[arg-type]
             record.image_id,
+            k,
             skipped + skipped_guests,
             tiles,
         )
@@ -273,7 +276,10 @@ def open_dataset(
     normalisation: tuple[Sequence[float], Sequence[float]],
     seed: int,
 ) -> Kind:
-    """The labelled training images of a project. SohesError if it has no images or no labels."""
+    """The labelled training images of a project, as the section's phase draws them with the seed of the params.
+
+    SohesError if it has no images or no labels.
+    """
     manifest, labels = _inputs(project)
     correct = section if isinstance(section, CorrectParams) else None
     return kind(
@@ -284,7 +290,7 @@ def open_dataset(
         augment=section.augment,
         normalisation=normalisation,
         batch_size=section.batch_size,
-        seed=seed,
+        seed=stage_seed(seed, "correct" if correct else "instruct"),
         tiles=correct.tiles if correct else None,
         keep_labels=correct.keep_labels if correct else False,
     )

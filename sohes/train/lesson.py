@@ -1,4 +1,4 @@
-"""What the teacher of phase 3 finds in weak views: its confident masks and their forest (paper 3.3).
+"""What the teacher of phase 3 finds in weak views: its confident masks (paper 3.3) and their forest.
 
 Of them, those that reach into what the student sees. That is a half-open box in pixels of the weak view, `shown`.
 """
@@ -19,6 +19,7 @@ from sohes.backbone.precision import full_precision
 from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.windows import Box
+from sohes.model.decode import cells_shown
 from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View
@@ -49,8 +50,10 @@ def teach(
     *,
     rngs: Sequence[np.random.Generator],
 ) -> list[Lesson]:
-    """The teacher's confident masks of each weak view: dynamic threshold, NMS, forest by coverage (paper 3.3).
+    """The teacher's confident masks of each weak view: dynamic threshold (paper 3.3), NMS, forest by coverage.
 
+    Ours: the NMS, the score and the forest. The paper says nothing of duplicates, nor where the ancestors of the
+    teacher's masks come from; coverage is how step 4 of phase 1 finds them.
     Scores (class probability x mean mask probability inside the mask), areas, overlaps and the hierarchy are computed
     on the mask map; only the masks that are kept are enlarged to the square's size. Those are at most `max_targets` of
     the masks that reach into `shown`, by their cells. A GPU waits twice, however many views there are.
@@ -84,7 +87,9 @@ def _look(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, weak: View, shown: B
     """(3, Q) float64 scores, fractions of the view and cells in `shown`; (Q, P) float32, 1 inside the mask."""
     h, w = mask_logits_Qhw.shape[1:]
     bottom, right = weak.window[2:]
-    rows, columns = (max(1, round(end * cells / weak.canvas_hw[0])) for end, cells in ((bottom, h), (right, w)))
+    rows, columns = (
+        cells_shown(end, map_side=n, square_side=weak.canvas_hw[0]) for end, n in ((bottom, h), (right, w))
+    )
     logits_QP = mask_logits_Qhw[:, :rows, :columns].flatten(1).float()
     inside_QP = (logits_QP > 0).float()
     scores_Q, cells_Q = scores_and_cells(class_logits_Q2, logits_QP, inside_QP)

@@ -1,6 +1,6 @@
 """Which samples a process takes at which step, in which order, and how they are loaded.
 
-Order and randomness are pure functions of (seed, step, position in the step's batch): the same samples with any
+Order and randomness are pure functions of (stage, seed, step, position in the step's batch): the same samples with any
 number of workers or processes, before and after a restart.
 """
 
@@ -41,6 +41,11 @@ class TrainingSet(Protocol):
     def __getitem__(self, position: Position, /) -> Any: ...
 
     def collate(self, samples: Sequence[Any], /) -> Loaded: ...
+
+
+def stage_seed(seed: int, stage: str) -> int:
+    """The seed of a stage's data and steps: with one for all, phase 3 would begin with phase 2's very samples."""
+    return int(np.random.SeedSequence((seed, *stage.encode())).generate_state(1, np.uint64)[0])
 
 
 def from_epochs(place: int, count: int, *key: int) -> Iterator[int]:

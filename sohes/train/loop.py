@@ -1,7 +1,7 @@
 """The training loop of every network here: accumulate, clip, step, average, record, validate, save, resume.
 
-Every step draws its samples and its random numbers from (seed, step) alone, so a run that was stopped continues as if
-nothing had happened, to the bit on a CPU.
+Every step draws its samples and its random numbers from (stage, seed, step) alone, so a run that was stopped continues
+as if nothing had happened, to the bit on a CPU.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from sohes.backbone.precision import half_precision
 from sohes.errors import SohesError
 from sohes.params import CorrectParams, DinoParams, DistillParams, DownstreamParams, InstructParams
-from sohes.train.loading import TrainingSet, load, positions
+from sohes.train.loading import TrainingSet, load, positions, stage_seed
 from sohes.train.optim import make_optimizer, rate_factor, set_rate
 from sohes.train.progress import Steps
 from sohes.train.state import ResumableState
@@ -82,7 +82,12 @@ class Learner(nn.Module, Generic[N]):
         raise NotImplementedError
 
     def forward(self, batch: Any, generator: torch.Generator) -> dict[str, Tensor]:
-        """`loss`, the mean over the batch's images, and whatever else is worth recording."""
+        """`loss`, normalised as its phase does it, and whatever else is worth recording.
+
+        With `accumulate` the batch is one part of a step, and the step's loss the mean over its parts. Phases 2 and 3
+        divide by the number of a part's masks, so parts with few masks count as much as parts with many: that is not
+        quite the loss of one large batch.
+        """
         raise NotImplementedError
 
     def after_backward(self, step: int) -> None:
@@ -116,11 +121,13 @@ def train(
 ) -> list[dict[str, float]]:
     """Train the learner for `params.steps` steps; the history of what was recorded, a row each LOG_EVERY steps.
 
+    title: the stage's name; its steps draw other random numbers than those of another stage with the same seed.
     Continues from `state` if it holds one. validate: called in every process of the world. SohesError for a loss that
     is not finite; SystemExit(75) after SIGTERM or SIGUSR1 (130 after Ctrl-C), with the state saved: the same command
     continues.
     """
     learner.to(world.device).train()
+    seed_of_steps = stage_seed(seed, title)
     optimizer = learner.optimizer(params)
     start, meter = _resume(learner, optimizer, state, world)
     if params.compile:
@@ -151,7 +158,7 @@ def train(
     with asked_to_stop() as asked, shown(), closing(loaded) as parts:
         for step in range(start, params.steps):
             learner.set_rate(optimizer, step, params)
-            losses, skipped = _gradients(parallel, parts, params, _generator(seed, step, world), world.device)
+            losses, skipped = _gradients(parallel, parts, params, _generator(seed_of_steps, step, world), world.device)
             learner.after_backward(step)
             for sentence in skipped:  # every process names its own
                 shown.say(f"{title}: passed over {sentence}")

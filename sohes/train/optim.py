@@ -1,4 +1,4 @@
-"""Adan with a warm-up and a cosine (paper appendix A)."""
+"""Adan (paper appendix A) with a warm-up and a cosine; these, like weight decay and clipping, are ours."""
 
 from __future__ import annotations
 

@@ -15,6 +15,7 @@ from sohes.errors import SohesError
 from sohes.params import load_params
 from sohes.structures import ImageRecord
 from sohes.train.dataset import LabelDataset
+from sohes.train.loading import stage_seed
 
 
 @pytest.fixture
@@ -54,7 +55,7 @@ def test_the_picture_shows_the_very_samples_of_the_training(project, params, cap
     dataset = LabelDataset(
         ImageStore(project / "data/images"), LabelStore(project / "data/pseudo_labels"), image_size=96,
         max_targets=section.max_targets, augment=section.augment, normalisation=((0,) * 3, (1,) * 3),
-        batch_size=section.batch_size, seed=params.seed,
+        batch_size=section.batch_size, seed=stage_seed(params.seed, "instruct"),
     )  # fmt: skip
     first = dataset.sample_for(3, 0)
     assert np.array_equal(drawn[:96, :96], first.shown.image_HW3)

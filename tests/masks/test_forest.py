@@ -25,10 +25,16 @@ def test_whole_part_and_subpart() -> None:
     assert parents_of((0, 80), (10, 40), (15, 25), (50, 70), (85, 95)) == [-1, 0, 1, 0, -1]
 
 
-def test_coverage_must_exceed_the_threshold() -> None:
+def test_coverage_must_reach_the_threshold() -> None:
     assert parents_of((0, 50), (40, 60)) == [-1, -1]
-    assert parents_of((0, 50), (32, 52)) == [-1, -1]  # 18 of 20: exactly 0.9
-    assert parents_of((0, 50), (31, 51)) == [-1, 0]  # 19 of 20
+    assert parents_of((0, 50), (33, 53)) == [-1, -1]  # 17 of 20
+    assert parents_of((0, 50), (32, 52)) == [-1, 0]  # 18 of 20: exactly 0.9
+    assert parents_of((0, 50), (31, 51), theta_cover=0.95) == [-1, 0]  # 19 of 20
+
+
+def test_at_a_threshold_of_one_only_what_lies_wholly_inside_is_a_part() -> None:
+    """As in the paper's table 6b, where most relations stay."""
+    assert parents_of((0, 50), (0, 49), (40, 51), (20, 30), (0, 50), theta_cover=1.0) == [-1, 0, -1, 1, -1]
 
 
 def test_near_duplicates_and_equals_are_not_nested() -> None:
@@ -47,7 +53,7 @@ def test_empty_masks_have_no_relations() -> None:
 
 
 def test_the_relation_is_made_transitive() -> None:
-    spans = (0, 100), (0, 60), (42, 62)  # 18 of 20 is not enough for the second, 0.95 of 0.95 for nobody
+    spans = (0, 100), (0, 60), (43, 63)  # 17 of 20 is not enough for the second, 0.95 of 0.95 for nobody
     assert parents_of(*spans) == [-1, 0, 0]
     chain = np.zeros((3, 3), bool)
     chain[0, 1] = chain[1, 2] = True

@@ -28,7 +28,7 @@ def pair_of(weak, strong_view, pasted=None, parents=()):
     pasted = np.zeros((0, *strong_view.canvas_hw), bool) if pasted is None else pasted
     strong = Labelled(square, pasted, np.array(parents, np.int64))
     no_labels = torch.zeros((0, *weak.canvas_hw), dtype=torch.bool)
-    return Pair(square, weak, strong, strong_view, no_labels, 1, ())
+    return Pair(square, weak, strong, strong_view, no_labels, 1, 0, ())
 
 
 @pytest.mark.parametrize("seed", range(10))
@@ -211,10 +211,35 @@ def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tm
     assert {"teacher_masks_S", "teacher_masks_M", "teacher_masks_L"} <= set(history[0])
 
 
+def test_every_image_of_a_step_has_random_numbers_of_its_own(tiny, tmp_path, monkeypatch):
+    """The same ones, however many parts its batch is split into."""
+    drawn: dict[int, list[float]] = {1: [], 2: [], 4: []}
+    lessons = Correction._lessons
+    for accumulate, numbers in drawn.items():
+        monkeypatch.setattr(
+            Correction,
+            "_lessons",
+            lambda self, batch, rngs, kept=numbers: (
+                kept.extend(rng.random() for rng in rngs),
+                lessons(self, batch, rngs),
+            )[1],
+        )
+        params = tiny.correct.model_copy(update={"steps": 2, "accumulate": accumulate})
+        train(
+            Correction(tiny.network(), params, tiny.loss), tiny.dataset(PairDataset), params, title="correct", seed=0,
+            world=tiny.world, state=tiny.state(tmp_path / str(accumulate)), recorder=tiny.recorder(),
+        )  # fmt: skip
+    assert drawn[1] == drawn[2] == drawn[4]
+    assert len(set(drawn[1])) == len(drawn[1]) == 2 * tiny.correct.batch_size
+
+
 def test_teacher_masks_are_counted_by_their_size_in_the_photograph():
     view = View(100, 100, (32, 32), (0, 0), False, (32, 32))
     lesson = Lesson(torch.zeros(3, 32, 32), np.array([-1, -1, -1]), np.array([0.05, 0.5, 0.95]))
     none = Lesson(torch.zeros(0, 32, 32), np.zeros(0, np.int64), np.zeros(0))
     pairs = (pair_of(view, view), pair_of(view, view))
+    edge = replace(lesson, area_fractions_K=np.array([0.1024, 0.05, 0.05]))  # 32 x 32 pixels: S and M, as in COCO
+    counts = teacher_masks_per_image([edge, none], pairs)
+    assert counts == {"teacher_masks_S": 1.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.0}
     counts = teacher_masks_per_image([lesson, none], pairs)
     assert counts == {"teacher_masks_S": 0.5, "teacher_masks_M": 0.5, "teacher_masks_L": 0.5}

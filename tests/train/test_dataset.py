@@ -14,7 +14,9 @@ from sohes.data.store.labels import LabelStore, write_shard
 from sohes.errors import SohesError
 from sohes.masks import forest
 from sohes.params import AugmentParams
+from sohes.project import Project
 from sohes.structures import ImageRecord
+from sohes.train import dataset
 from sohes.train.dataset import LabelDataset, PairDataset
 from sohes.train.loading import load, positions
 
@@ -78,6 +80,20 @@ def test_samples_depend_on_their_position_and_the_seed_alone(project):
     assert np.array_equal(a.shown.masks_NHW, b.shown.masks_NHW)
     other = open_dataset(project, seed=1).sample_for(3, 2)
     assert not np.array_equal(a.shown.image_HW3, other.shown.image_HW3)
+
+
+def test_phase_3_does_not_begin_with_the_samples_of_phase_2(tmp_path, tiny):
+    """The same images, labels and augmentation, and one seed for both."""
+    make_project(tmp_path / "data", count=40)
+    (tmp_path / "data/labels").rename(tmp_path / "data/pseudo_labels")
+    shape = {"image_size": 64, "normalisation": ((0.5,) * 3, (0.25,) * 3), "seed": 0}
+    project = Project(tmp_path)
+    second = dataset.open_dataset(LabelDataset, project, tiny.instruct, **shape)
+    third = dataset.open_dataset(PairDataset, project, tiny.correct, **shape)
+    drawn = [[of_phase.sample_for(0, k) for k in range(8)] for of_phase in (second, third)]
+    same = [np.array_equal(a.shown.image_HW3, b.shown.image_HW3) for a, b in zip(*drawn, strict=True)]
+    assert not any(same)
+    assert [sample.image_id for sample in drawn[0]] != [sample.image_id for sample in drawn[1]]
 
 
 def test_a_batch_has_normalised_images_and_their_forests(project):

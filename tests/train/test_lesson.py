@@ -62,6 +62,14 @@ def test_nothing_is_found_in_the_padding(tiny):
     assert lesson.masks_KSS[:, 9:16].all()
 
 
+def test_a_cell_that_shows_a_part_of_the_photograph_counts(tiny):
+    """As in predictions: 17 rows of pixels show in four rows of cells, and a quarter of a fifth."""
+    lesson = lesson_of(tiny.correct, logits_of((4, 0, 5, 8)), [0.9], weak_view(17, 32))
+    assert lesson.area_fractions_K == pytest.approx([8 / 40])
+    assert lesson.masks_KSS[:, 16].all()
+    assert not lesson.masks_KSS[:, 17:].any()
+
+
 def test_a_teacher_that_is_sure_of_nothing(tiny):
     lesson = lesson_of(tiny.correct, logits_of((0, 0, 4, 4)), [0.1])
     assert lesson.masks_KSS.shape == (0, 32, 32)

@@ -2,7 +2,7 @@ import pytest
 
 from sohes.errors import SohesError
 from sohes.train import loading
-from sohes.train.loading import from_epochs, positions
+from sohes.train.loading import from_epochs, positions, stage_seed
 
 
 @pytest.mark.parametrize("kept", [5, 6])
@@ -20,6 +20,11 @@ def test_every_epoch_shows_every_image_once_in_another_order(monkeypatch, kept):
 def test_an_image_that_cannot_be_used_is_followed_by_the_rest_of_its_epoch():
     for place in range(5):
         assert sorted(from_epochs(place, 5, 0)) == [0, 1, 2, 3, 4]
+
+
+def test_every_stage_draws_from_a_seed_of_its_own():
+    stages = ["backbone", "instruct", "correct", "downstream"]
+    assert len({stage_seed(seed, stage) for seed in (0, 1) for stage in stages}) == 8
 
 
 def test_processes_and_parts_share_a_step_without_overlap():

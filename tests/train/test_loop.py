@@ -3,6 +3,7 @@ import os
 import signal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,8 +18,9 @@ from sohes.train.loop import LOG_EVERY, Meter, train
 
 
 def run(
-    tiny, folder, *, phase=Instruction, network=None, params=None, dataset=None, fingerprint="f", recorder=None, **more
-):
+    tiny, folder, *, phase=Instruction, network=None, params=None, dataset=None, fingerprint="f", recorder=None,
+    title="instruct", **more
+):  # fmt: skip
     """The weights that a phase keeps, and its history."""
     kind = {} if phase is Instruction else {"kind": PairDataset}
     params = params or (tiny.instruct if phase is Instruction else tiny.correct)
@@ -27,7 +29,7 @@ def run(
         learner,
         dataset or tiny.dataset(**kind),
         params,
-        title="instruct",
+        title=title,
         seed=0,
         world=tiny.world,
         state=tiny.state(folder, fingerprint),
@@ -75,6 +77,20 @@ def test_the_same_seed_gives_the_same_losses_and_another_one_others(tiny, tmp_pa
     assert histories[0] == histories[1]
     other = run(tiny, tmp_path / "c", params=params, dataset=tiny.dataset(seed=1))[1]
     assert other[0]["loss"] != histories[0][0]["loss"]
+
+
+def test_the_steps_of_another_stage_draw_other_numbers(tiny, tmp_path, monkeypatch):
+    """Such as the points at which masks are compared."""
+    drawn = []
+    forward = Instruction.forward
+    monkeypatch.setattr(
+        Instruction, "forward", lambda self, b, g: (drawn.append(g.initial_seed()), forward(self, b, g))[1]
+    )
+    for title in ("instruct", "correct", "instruct"):
+        run(tiny, tmp_path / str(len(drawn)), title=title)
+    first, second, again = np.array(drawn).reshape(3, -1)
+    assert (first == again).all()
+    assert not set(first) & set(second)
 
 
 def test_training_lowers_the_loss(tiny, tmp_path):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sohes.explore.local import Candidates, place
+from sohes.explore.local import Candidates, as_clustered, place
 from sohes.explore.peers.divide import divide_and_conquer
 from sohes.explore.peers.hassod import adaptive_clusters
 from sohes.explore.peers.maskcut import maskcut
@@ -20,7 +20,7 @@ def peer_candidates(
     features_hwC: np.ndarray, params: ExploreParams, *, image_hw: tuple[int, int], size: tuple[int, int]
 ) -> Candidates:
     """The masks of the method `explore.method`, at `size` (height, width). ValueError for `sohes`, which is no peer."""
-    peers = params.peers
+    peers, features_hwC = params.peers, as_clustered(features_hwC, params)
     match params.method:
         case "maskcut":
             regions = maskcut(features_hwC, tau=peers.maskcut_tau, cuts=peers.maskcut_cuts)

@@ -16,8 +16,11 @@ def divide_and_conquer(
 ) -> np.ndarray:
     """(N, h, w) bool: each object of `maskcut` (divide), followed by the regions that merge inside it (conquer).
 
-    Ours: what the cuts leave is conquered like an object, otherwise stuff would never be found. The objects come from
-    cuts of these features, where UnSAM uses CutLER's trained detector.
+    It differs from the authors' code in all of this. The objects come from cuts of these features, where UnSAM uses
+    CutLER's trained detector. An object's patches merge as the whole image shows them; UnSAM resizes the object's box
+    to 256 x 256 pixels and extracts its features again. A region is kept if it lies wholly inside the object and has
+    two patches or more; UnSAM keeps one of which more than 0.9 lies inside, of four patches or more. And what the cuts
+    leave is conquered like an object, otherwise stuff would never be found.
     """
     objects = maskcut(features_hwC, tau=tau, cuts=cuts)
     rest = ~np.logical_or.reduce(objects, axis=0)

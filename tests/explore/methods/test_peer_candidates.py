@@ -2,10 +2,14 @@ import numpy as np
 import pytest
 
 from sohes.explore.label_image import label_image
+from sohes.explore.local import Candidates
 from sohes.explore.maps import make_extractor
+from sohes.explore.merge.tree import unit_features
 from sohes.explore.peers import peer_candidates
 from sohes.masks import decode
+from sohes.masks.stretch import encode_stretched
 from sohes.params import load_params
+from sohes.structures import MaskSet
 
 
 @pytest.fixture(scope="module")
@@ -34,3 +38,20 @@ def test_every_method_finds_the_plain_object_through_the_same_steps(method, para
 def test_a_method_that_is_none_is_refused(params):
     with pytest.raises(ValueError, match="got 'sohes'"):
         peer_candidates(np.zeros((4, 4, 3), np.float32), params, image_hw=(8, 8), size=(8, 8))
+
+
+@pytest.mark.parametrize("method", ["maskcut", "hassod", "divide", "threshold"])
+def test_with_normalise_no_method_sees_how_long_a_feature_is(method, params):
+    random = np.random.default_rng(0)
+    unit = unit_features(random.normal(size=(12, 12, 4)).astype(np.float32))
+    unit[3:9, 3:9] = unit[3, 3]
+    long = unit * random.choice([0.25, 1, 8], size=(12, 12, 1)).astype(np.float32)
+    settings = params.model_copy(update={"method": method, "normalise": True, "theta_merge": (0.5, 0.3, 0.1)})
+    of_long, of_unit = (peer_candidates(f, settings, image_hw=(12, 12), size=(12, 12)) for f in (long, unit))
+    assert len(of_unit)
+    np.testing.assert_array_equal(unpacked(of_long), unpacked(of_unit))
+
+
+def unpacked(found: Candidates) -> np.ndarray:
+    rles, sources = encode_stretched(found.masks, (12, 12)), tuple(found.sources.tolist())
+    return decode(MaskSet(12, 12, rles, found.scores, np.full(len(found), -1), sources))

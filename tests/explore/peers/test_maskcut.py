@@ -1,3 +1,5 @@
+import sys
+
 import numpy as np
 import pytest
 
@@ -50,6 +52,41 @@ def test_the_same_features_give_the_same_masks():
     features, _, _ = scene()
     first, second = (maskcut(features, tau=0.5, cuts=3) for _ in range(2))
     np.testing.assert_array_equal(first, second)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_where_all_patches_are_alike_every_run_finds_the_same(value):
+    """No eigenvector is the second one there, and the solver has to draw vectors."""
+    flat = np.full((16, 16, 3), value, np.float32)
+    first, *others = (maskcut(flat, tau=0.15, cuts=3) for _ in range(5))
+    for other in others:
+        np.testing.assert_array_equal(first, other)
+
+
+def cuts_of(monkeypatch, *vectors):
+    """What MaskCut finds where the successive eigenvectors are high in these masks."""
+    given = iter([np.where(vector, 2.0, -0.1).ravel() for vector in vectors])
+    monkeypatch.setattr(sys.modules[maskcut.__module__], "second_eigenvector", lambda alike_nn: next(given))
+    return maskcut(np.ones((*vectors[0].shape, 2), np.float32), tau=0.5, cuts=len(vectors))
+
+
+def square(top: int, left: int, height: int, width: int) -> np.ndarray:
+    mask = np.zeros((20, 20), bool)
+    mask[top : top + height, left : left + width] = True
+    return mask
+
+
+def test_a_later_cut_of_a_hundredth_of_the_patches_is_dropped(monkeypatch):
+    first = square(2, 2, 8, 8)
+    assert len(cuts_of(monkeypatch, first, square(14, 14, 1, 4))) == 1  # 4 of 400 patches
+    assert len(cuts_of(monkeypatch, first, square(14, 14, 1, 5))) == 2
+    assert len(cuts_of(monkeypatch, square(14, 14, 1, 4))) == 1  # the first one may be
+
+
+def test_a_later_cut_that_resembles_the_one_before_is_dropped(monkeypatch):
+    first = square(2, 2, 8, 8)
+    assert len(cuts_of(monkeypatch, first, square(2, 2, 8, 15))) == 1  # IoU 8/15
+    assert len(cuts_of(monkeypatch, first, square(2, 2, 8, 16))) == 2  # 1/2
 
 
 def test_features_without_direction_are_no_error():
