@@ -332,12 +332,13 @@ def _check(found: Tally, pull: PullParams) -> None:
     """The allowed fraction is of all images: one bad photograph among a few held-out ones is no reason to stop."""
     everything = list(itertools.chain(*found.rejected.values()))
     check_rejected(found.packed.total(), everything, max_rejected_fraction=pull.max_rejected_fraction)
-    for split, change in (("images", "lower"), ("eval", "raise")):
+    key = pull.held_out_key
+    for split, remedy in (("images", f"lower {key}"), ("eval", f"raise {key}, or set it to 0 to go without a score")):
         if found.packed[split] or found.rejected[split]:
             check_rejected(found.packed[split], found.rejected[split], max_rejected_fraction=1)
         elif split == "images" or pull.holds_out:
-            total, what = found.packed.total(), "training" if split == "images" else "evaluation"
-            raise SohesError(f"of {total} photographs none is left for {what}: {change} {pull.held_out_key}")
+            what = "training" if split == "images" else "evaluation"
+            raise SohesError(f"of {found.packed.total()} photographs none is left for {what}: {remedy}")
 
 
 def _write_truth(job: Job, images_per_shard: int) -> None:
