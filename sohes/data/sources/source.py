@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
-from sohes.data.names import last_part, one_ends_with_the_other
+from sohes.data.names import last_part, one_ends_with_the_other, tails
 from sohes.data.store.decode import UnreadableImage
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Remarks
@@ -109,6 +109,12 @@ def held_out_by_name(name: str, eval_fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) < eval_fraction * 2**64
 
 
+def _likeness(name: str, file: str) -> tuple[int, bool]:
+    """How many parts two paths share, of which one ends with the other, and whether these are all."""
+    a, b = (len(next(tails(path), ())) for path in (name, file))
+    return min(a, b), a == b
+
+
 def is_photograph(path: str) -> bool:
     """Whether a path is that of an image that is meant to be seen, by its name."""
     return path.lower().endswith(SUFFIXES) and is_visible(path)
@@ -122,7 +128,8 @@ def is_visible(path: str) -> bool:
 def read_digests(path: Path | None, names: Collection[str]) -> dict[str, str]:
     """`sha256:<hex>` by name, for those of `names` that `path` has, in lines `<hex>  <file>` as written by sha256sum.
 
-    A line is of the name that its file ends with, or the other way round; lines of other files do not count.
+    A line is of the name that its file ends with, or the other way round, and of those of the one most like it; lines
+    of other files do not count.
     Empty without a path. SohesError for a line that may be of several names, and if none is of any.
     """
     if path is None:
@@ -142,7 +149,8 @@ def read_digests(path: Path | None, names: Collection[str]) -> dict[str, str]:
         if len(hexadecimal) != 64 or set(hexadecimal.lower()) - set("0123456789abcdef") or not name.strip(" *"):
             raise SohesError(f"{path}, line {number}: expected 64 hexadecimal digits and a file name (got {line!r})")
         file, digest = name.strip().removeprefix("*"), f"sha256:{hexadecimal.lower()}"
-        meant = [name for name in by_last.get(last_part(file), ()) if one_ends_with_the_other(name, file)]
+        ways = [name for name in by_last.get(last_part(file), ()) if one_ends_with_the_other(name, file)]
+        meant = [name for name in ways if _likeness(name, file) == max(_likeness(way, file) for way in ways)]
         if len(meant) > 1:
             raise SohesError(f"{path}, line {number}: {file} may be {' or '.join(meant[:2])}: write more of its path")
         if meant and digests.setdefault(meant[0], digest) != digest:

@@ -26,6 +26,9 @@ def test_a_digest_is_of_the_pack_that_its_path_ends_with(read):
     }
     assert read("elsewhere/trip.tar", "2025/photos.zip") == {"trip.tar": 0}
     assert read_digests(None, PACKS) == {}
+    nested = ["a.zip", "x/a.zip", "y/x/a.zip"]
+    assert read("./a.zip", "y/x/a.zip", "x/a.zip", names=nested) == {"a.zip": 0, "y/x/a.zip": 1, "x/a.zip": 2}
+    assert read("z/x/a.zip", names=nested[:2]) == {"x/a.zip": 0}
 
 
 @pytest.mark.parametrize(
