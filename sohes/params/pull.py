@@ -106,4 +106,4 @@ class PullParams(Section):
         """Whether some are to be held out."""
         section = getattr(self, self.source)
         whole = getattr(section, "eval", ()) or getattr(section, "eval_packs", ())
-        return self.source == "scenes" or section.eval_fraction > 0 or bool(whole)
+        return bool(whole) or section.eval_fraction > 0

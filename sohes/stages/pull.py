@@ -182,7 +182,8 @@ def make_source(params: Params, root: Path) -> Source | PackSource:
 def _identity(params: Params, plan: Plan) -> str:
     """Changes with what any shard depends on: how photographs are packed, where they are from, and the code.
 
-    Not with the list of SA-1B's links, which expire and are replaced before all packs have come.
+    Not with the list of SA-1B's links, which expire and are replaced before all packs have come, nor with that of the
+    digests, of which each pack has its own.
     """
     pull = params.pull
     source = getattr(pull, pull.source).model_dump(mode="json", exclude={"links", "digests"})

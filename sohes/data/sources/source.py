@@ -109,12 +109,6 @@ def held_out_by_name(name: str, eval_fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()[:8]) < eval_fraction * 2**64
 
 
-def _likeness(name: str, file: str) -> tuple[int, bool]:
-    """How many parts two paths share, of which one ends with the other, and whether these are all."""
-    a, b = (len(next(tails(path), ())) for path in (name, file))
-    return min(a, b), a == b
-
-
 def is_photograph(path: str) -> bool:
     """Whether a path is that of an image that is meant to be seen, by its name."""
     return path.lower().endswith(SUFFIXES) and is_visible(path)
@@ -149,8 +143,9 @@ def read_digests(path: Path | None, names: Collection[str]) -> dict[str, str]:
         if len(hexadecimal) != 64 or set(hexadecimal.lower()) - set("0123456789abcdef") or not name.strip(" *"):
             raise SohesError(f"{path}, line {number}: expected 64 hexadecimal digits and a file name (got {line!r})")
         file, digest = name.strip().removeprefix("*"), f"sha256:{hexadecimal.lower()}"
-        ways = [name for name in by_last.get(last_part(file), ()) if one_ends_with_the_other(name, file)]
-        meant = [name for name in ways if _likeness(name, file) == max(_likeness(way, file) for way in ways)]
+        ways = [pack for pack in by_last.get(last_part(file), ()) if one_ends_with_the_other(pack, file)]
+        best = max((_likeness(way, file) for way in ways), default=None)
+        meant = [way for way in ways if _likeness(way, file) == best]
         if len(meant) > 1:
             raise SohesError(f"{path}, line {number}: {file} may be {' or '.join(meant[:2])}: write more of its path")
         if meant and digests.setdefault(meant[0], digest) != digest:
@@ -158,3 +153,9 @@ def read_digests(path: Path | None, names: Collection[str]) -> dict[str, str]:
     if names and not digests:
         raise SohesError(f"{path} has no digest of {min(names)} or any other pack: fix the key `digests` under pull")
     return digests
+
+
+def _likeness(name: str, file: str) -> tuple[int, bool]:
+    """How many parts two paths share, of which one ends with the other, and whether these are all."""
+    a, b = (len(next(tails(path), ())) for path in (name, file))
+    return min(a, b), a == b
