@@ -12,15 +12,13 @@ import argparse
 import base64
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import cast
 from uuid import UUID
 
 import httpx
-from filelock import FileLock, Timeout
 from prefect import Flow, flow, get_run_logger, task
 from prefect.artifacts import (
     create_image_artifact,
@@ -47,6 +45,7 @@ from sohes.launch import LocalProfile, load_profile, run_task
 from sohes.params import load_params
 from sohes.pipeline import CODE
 from sohes.project import Project, require_git
+from sohes.work.alone import alone
 
 PICTURES = {  # a report's kinds of pictures: the artifact's key and description
     "matched": ("picture", "The masks of each phase that recall counts, in the colours of the true ones"),
@@ -115,16 +114,9 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
             print(f"sohes: the notification was not sent ({type(error).__name__})", file=sys.stderr)
 
 
-@contextmanager
-def only_one(root: Path) -> Iterator[None]:
-    """SohesError if another pipeline is at work in the same folder: both would run the same stages."""
-    path = Project(root).state("pipeline.lock")
-    path.parent.mkdir(exist_ok=True)
-    try:
-        with FileLock(path, timeout=0):  # the system's own lock: it is gone when its process is, however that ended
-            yield
-    except Timeout:
-        raise SohesError(f"another pipeline is running in {root}: wait for it or end it") from None
+def only_one(root: Path) -> AbstractContextManager[None]:
+    """TemporaryError if another pipeline is at work in the same folder: both would run the same stages."""
+    return alone(Project(root).state("pipeline.lock"), f"a pipeline in {root}")
 
 
 @flow(name="sohes", on_failure=[tell_failure], on_crashed=[tell_failure])

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -18,8 +19,9 @@ from sohes.errors import SohesError
 from sohes.model.released import start_of
 from sohes.params import Params, load_params
 from sohes.params.keys import parse_changes
-from sohes.pipeline import STAGES, Phase
+from sohes.pipeline import PHASES, STAGES, Phase
 from sohes.project import Project
+from sohes.work.alone import alone, is_first_process
 from sohes.work.cost import measured
 from sohes.work.files import digest_file, write_json
 from sohes.work.identity import identity
@@ -27,6 +29,7 @@ from sohes.work.origin import Origin, code_of
 from sohes.work.pool import as_ranges, jobs_of
 
 PACKAGE = Path(sohes.__file__).parent
+PATIENCE = 10.0  # seconds: the workers of a killed process end that long after it
 
 
 def _shards(text: str) -> range:
@@ -76,9 +79,23 @@ def _run(stage: str, params: Path, settings: list[str] | None, shards: range | N
         inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
     )
     run = importlib.import_module(f"sohes.stages.{stage}").run
-    with measured(stage, values, root, whole=shards is None, options=options):
+    with (
+        _only_one(stage, root, **options) if shards is None else nullcontext(),
+        measured(stage, values, root, whole=shards is None, options=options),
+    ):
         run(values, root, unchanged=origin.check, **({} if shards is None else {"shards": shards}), **options)
         origin.check()
+
+
+@contextmanager
+def _only_one(stage: str, root: Path, phase: str | None = None) -> Iterator[None]:
+    """TemporaryError if another process is at the same stage, or phase of it, of this project."""
+    phases = (phase,) if phase else PHASES
+    names = [f"{stage}-{of}" for of in phases] if stage == "evaluate" else [stage]
+    with ExitStack() as held:
+        for name in names if is_first_process() else ():  # the others of a training belong to the first
+            held.enter_context(alone(Project(root).state(f"{name}.lock"), f"{name} in {root}", patience=PATIENCE))
+        yield
 
 
 def _code(stage: str) -> list[Path]:

@@ -19,7 +19,8 @@ from sohes.train.distill import Imitation
 from sohes.train.loading import stage_seed
 from sohes.train.loop import train
 from sohes.train.state import resumable
-from sohes.train.world import World, is_first_process, join_world
+from sohes.train.world import World, join_world
+from sohes.work.alone import is_first_process
 from sohes.work.files import digest_file
 from sohes.work.identity import code_digest
 from sohes.work.origin import Check, unchecked

@@ -15,15 +15,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from sohes import tracking
 from sohes.data.benchmarks import own
-from sohes.data.sources.archives import ArchivesSource
 from sohes.data.sources.folder import FolderSource
-from sohes.data.sources.s3 import S3Source
-from sohes.data.sources.sa1b import Sa1bSource
-from sohes.data.sources.scenes import ScenesSource
+from sohes.data.sources.named import named_source
 from sohes.data.sources.source import Pack, PackSource, Photograph, Plan, Source
 from sohes.data.sources.transfer import check_disk
 from sohes.data.store.decode import UnreadableImage
@@ -66,7 +63,7 @@ def missing_shards(params: Params, root: Path) -> list[int]:
 
 
 def _plan(params: Params, root: Path) -> tuple[Job, ShardedWork, Plan]:
-    source = make_source(params, root)
+    source = named_source(params, root)
     plan = source.plan()
     pieces = [plan_shards(photographs, params.pull.images_per_shard) for photographs in (plan.train, plan.held_out)]
     work = ShardedWork(
@@ -119,64 +116,22 @@ def _with_newcomers(plan: Plan, params: Params, root: Path) -> Plan:
     TemporaryError if a file of the plan is gone or is another: nobody knows which was packed. Single objects of S3 are
     read as they were listed, or not at all.
     """
-    now = make_source(params, root).plan()
-    changed = _files(plan) - _files(now)
+    now = named_source(params, root).plan()
+    changed = plan.files - now.files
     if changed:
         raise TemporaryError(
             f"{len(changed)} files of pull.source {params.pull.source} changed while pull ran, such as "
             f"{min(changed)[0]}: nothing is published, run it again; what did not change is kept"
         )
-    if (more := _count(now) - _count(plan)) > 0:
+    if (more := now.count - plan.count) > 0:
         what = "archives or photographs" if plan.packs else "photographs"
         return replace(plan, notes=(*plan.notes, f"{more} {what} have come meanwhile: run it again to have them, too"))
     return plan
 
 
-def _files(plan: Plan) -> set[tuple[str, str]]:
-    photographs = ((photograph.file_name, photograph.stamp) for photograph in (*plan.train, *plan.held_out))
-    return {*photographs, *((pack.name, pack.stamp) for pack in plan.packs if not pack.objects)}
-
-
-def _count(plan: Plan) -> int:
-    return len(plan.train) + len(plan.held_out) + sum(len(pack.objects) or 1 for pack in plan.packs)
-
-
 def _splits(root: Path) -> dict[str, Path]:
     """Where each split is published."""
     return dict(zip(SPLITS, (Project(root).images, Project(root).held_out), strict=True))
-
-
-def make_source(params: Params, root: Path) -> Source | PackSource:
-    """The source that `pull.source` names; relative paths start at the project's folder."""
-    pull = params.pull
-
-    def here(path: Path | None) -> Path | None:
-        return None if path is None else root / path.expanduser()
-
-    def absolute(link: str) -> str:
-        return link if "://" in link else str(here(Path(link)))
-
-    def given(value: Any, key: str, what: str) -> Any:
-        if value is None:
-            raise SohesError(f"pull.source is {pull.source} but pull.{pull.source}.{key} is null: name {what} there")
-        return value
-
-    if pull.source == "scenes":
-        return ScenesSource(size=pull.scenes.size, train=pull.scenes.train, held_out=pull.scenes.eval, seed=params.seed)
-    if pull.source == "s3":
-        s3, uri = pull.s3, given(pull.s3.uri, "uri", "your s3://bucket/prefix")
-        packed, digests = pull.images_per_shard, here(s3.digests)
-        return S3Source(uri, s3.endpoint_url, s3.requester_pays, s3.eval_fraction, packed, digests)
-    if pull.source == "sa1b":
-        sa1b, links = pull.sa1b, given(here(pull.sa1b.links), "links", "your list of links")
-        return Sa1bSource(links, here(sa1b.packs), sa1b.eval_packs, sa1b.eval_fraction, here(sa1b.digests))
-    if pull.source == "archives":
-        many = pull.archives
-        truth = None if many.annotations is None else absolute(many.annotations)
-        images, held_out = tuple(map(absolute, many.images)), tuple(map(absolute, many.eval))
-        return ArchivesSource(images, held_out, truth, many.eval_fraction, here(many.digests))
-    images_folder = given(here(pull.folder.images), "images", "your folder of photographs")
-    return FolderSource(images_folder, here(pull.folder.annotations), pull.folder.eval_fraction)
 
 
 def _identity(params: Params, plan: Plan) -> str:

@@ -32,6 +32,7 @@ from sohes.tracking.store import (
     tracking_uri,
     without_secrets,
 )
+from sohes.work.alone import is_first_process
 from sohes.work.cost import sign
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def stage_run(stage: str, params: Params, root: Path, resume_id: str | None = No
     Processes of a distributed training record nothing, except the first. SohesError if the store cannot be reached.
     Without MLflow the figures go to `metrics/curves/<stage>.jsonl`.
     """
-    if not is_on() or os.environ.get("RANK", "0") != "0":
+    if not (is_on() and is_first_process()):
         yield Recorder()
         return
     if not is_installed("mlflow"):

@@ -89,8 +89,3 @@ def join_world() -> Iterator[World]:
 def _is_of_the_others(error: RuntimeError) -> bool:
     """Whether it came from the connection to the other processes; gloo's errors have no type of their own."""
     return isinstance(error, distributed.DistError) or "gloo" in str(error)
-
-
-def is_first_process() -> bool:
-    """Whether this process writes files where nothing is trained, so that no world need be joined."""
-    return os.environ.get("RANK", "0") == "0"

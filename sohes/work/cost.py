@@ -17,6 +17,7 @@ from typing import Any
 from sohes.params import Params
 from sohes.pipeline import STAGES
 from sohes.project import Project, read_json
+from sohes.work.alone import is_first_process
 from sohes.work.files import write_json
 from sohes.work.identity import identity
 from sohes.work.memory import peak_bytes, peak_bytes_of_children
@@ -40,7 +41,7 @@ def measured(
     made_by: what the block has told `sign`, if anything.
     Of processes that train together only the first is measured.
     """
-    if os.environ.get("RANK", "0") != "0":
+    if not is_first_process():
         yield
         return
     made_of = _made_of(stage, params, options or {})

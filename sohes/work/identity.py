@@ -12,9 +12,9 @@ from pathlib import Path
 WITHOUT_EFFECT = frozenset(
     f"sohes{name}"
     for name in (
-        "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.cgroup", ".work.compiled", ".work.cost",
-        ".work.files", ".work.identity", ".work.memory", ".work.origin", ".work.pool", ".work.sharded",
-        ".work.surroundings",
+        "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.alone", ".work.cgroup",
+        ".work.compiled", ".work.cost", ".work.files", ".work.identity", ".work.memory", ".work.origin", ".work.pool",
+        ".work.sharded", ".work.surroundings",
     )
 )  # fmt: skip
 

@@ -195,6 +195,41 @@ def test_dvc_records_nothing_of_a_stage_that_something_changed_under(labelling, 
     assert manifest["params"]["theta_cover"] == 0.8
 
 
+@pytest.mark.parametrize(
+    ("first", "second", "refused"),
+    [
+        (("pull", {}), ("pull", {}), True),
+        (("pull", {}), ("pull", {"shards": range(1)}), False),  # shards are made anywhere, at any time
+        (("pull", {}), ("explore", {}), False),
+        (("evaluate", {"phase": "explore"}), ("evaluate", {"phase": "correct"}), False),
+        (("evaluate", {"phase": "explore"}), ("evaluate", {}), True),
+        (("evaluate", {}), ("evaluate", {"phase": "correct"}), True),
+    ],
+)
+def test_a_stage_has_one_process_at_a_time(folder, monkeypatch, first, second, refused):
+    ran: list[object] = []
+
+    def begin(stage, options, inside=lambda: None) -> None:
+        def run(params, root, **given) -> None:
+            ran.append((stage, options))
+            inside()
+
+        monkeypatch.setattr(importlib.import_module(f"sohes.stages.{stage}"), "run", run)
+        getattr(stages, stage)(**options)
+
+    def beside() -> None:
+        if refused:
+            with pytest.raises(TemporaryError, match=rf"process {os.getpid()} of .+ already: wait until it ends"):
+                begin(*second)
+        else:
+            begin(*second)
+
+    monkeypatch.setattr(stages, "PATIENCE", 0)
+    begin(*first, beside)
+    assert ran == ([first] if refused else [first, second])
+    begin(*second)
+
+
 def test_a_source_that_changes_while_it_is_pulled_is_not_published(tmp_path, tiny_params, monkeypatch):
     from PIL import Image
 

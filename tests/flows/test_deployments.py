@@ -62,13 +62,12 @@ def test_a_dead_run_is_noticed_after_three_heartbeats_of_any_deployment(deployme
 
 
 def test_a_second_pipeline_in_the_same_folder_is_refused(tmp_path):
-    from sohes.errors import SohesError
+    from sohes.errors import TemporaryError
 
-    with (
-        flows.pipeline.only_one(tmp_path),
-        pytest.raises(SohesError, match="another pipeline is running"),
-        flows.pipeline.only_one(tmp_path),
-    ):
+    refused = pytest.raises(
+        TemporaryError, match=rf"is at work on a pipeline in {tmp_path} already: wait until it ends"
+    )
+    with flows.pipeline.only_one(tmp_path), refused, flows.pipeline.only_one(tmp_path):
         pass
     with flows.pipeline.only_one(tmp_path):  # and it is free again
         pass

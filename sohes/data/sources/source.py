@@ -74,6 +74,17 @@ class Plan:
     notes: tuple[str, ...] = ()
     packs: tuple[Pack, ...] = ()
 
+    @property
+    def files(self) -> frozenset[tuple[str, str]]:
+        """Name and stamp of every file that is read as it is found, not as it was listed."""
+        photographs = ((photograph.file_name, photograph.stamp) for photograph in (*self.train, *self.held_out))
+        return frozenset([*photographs, *((pack.name, pack.stamp) for pack in self.packs if not pack.objects)])
+
+    @property
+    def count(self) -> int:
+        """How many photographs and archives were listed."""
+        return len(self.train) + len(self.held_out) + sum(len(pack.objects) or 1 for pack in self.packs)
+
 
 class Source(Protocol):
     """Must be picklable: each worker process gets a copy."""
