@@ -26,8 +26,9 @@ def pool(
 
     found: each window's masks, all in the image's frame. factors: what their scores are multiplied by.
     Masks are compared at `size` (height, width), which bounds time and memory: one with an IoU above `nms_iou` with a
-    better one is dropped. Within a window its own forest says what is related; across windows, a mask is an ancestor of
-    a smaller one if it covers at least `theta_cover` of it (paper 3.1, step 4). The new forest keeps most of both.
+    better one is dropped, and so is a speck that has no pixel at that size. Within a window its own forest says what is
+    related; across windows, a mask is an ancestor of a smaller one if it covers at least `theta_cover` of it (paper
+    3.1, step 4). The new forest keeps most of both.
     """
     of_window = np.repeat(np.arange(len(found)), [len(one) for one in found])
     if len(found) == 1:

@@ -34,7 +34,7 @@ def refine_masks(
     outline_error: how far outlines are off, as a fraction of the image's longer side, for all or (N,) for each.
     longest: the image is scaled to at most this longer side, in pixels, which bounds time and memory. A mask that would
     change too much (IoU below `refine_min_iou`) stays as it is. A mask that becomes a duplicate of a better one (IoU
-    above `nms_iou`) is removed.
+    above `nms_iou`) is removed, and so is a speck that has no pixel at that size.
     A parent that is no longer larger than its child passes the child to the next larger ancestor.
     """
     if refiner == "none" or not len(found):

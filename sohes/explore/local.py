@@ -130,7 +130,7 @@ def as_clustered(features_hwC: np.ndarray, params: ExploreParams) -> np.ndarray:
 
 
 def square(image_HW3: np.ndarray, side: int) -> np.ndarray:
-    """The image resized to a square of `side` pixels; averaged when it shrinks, to avoid aliasing."""
+    """The image resized to a square of `side` pixels; where both sides shrink, averaged, to avoid aliasing."""
     shrinks = side < max(image_HW3.shape[:2])
     return cv2.resize(image_HW3, (side, side), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 

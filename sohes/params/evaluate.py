@@ -24,7 +24,7 @@ class EvaluateParams(Section):
     refiner: Literal["none", "guided", "densecrf"]
     """Phase 1's refiner, on predictions; not in the paper."""
     refine_size: Positive
-    """The refiner works on images scaled to this longer side, in pixels."""
+    """The refiner works on images scaled to this longer side, in pixels; masks without a pixel there are dropped."""
     refine_min_iou: Fraction
     """A mask whose IoU with its refined self is lower stays unrefined."""
     tiles: TilesParams

@@ -14,6 +14,8 @@ import numpy as np
 from sohes.explore.refine.lattice import Lattice, build_lattice
 from sohes.masks.packed import PackedMasks, join, pack
 
+MOST_DEVIATIONS = 300  # along the longer side: the lattice has room for no more than 500
+
 
 @dataclass(frozen=True)
 class DenseCrfRefiner:
@@ -33,7 +35,8 @@ class DenseCrfRefiner:
     def refine(self, image_HW3: np.ndarray, masks: PackedMasks) -> PackedMasks:
         """The more probable label of each pixel, within the mask's box and a margin around it."""
         height, width = image_HW3.shape[:2]
-        ys, xs = np.mgrid[:height, :width] / (self.spread * self.patch)
+        deviation = max(self.spread * self.patch, max(height, width) / MOST_DEVIATIONS)
+        ys, xs = np.mgrid[:height, :width] / deviation
         lattice = build_lattice(np.dstack([ys, xs, image_HW3 / self.colours]))
         whole = lattice.filter(np.ones((height, width), np.float32))
         return join([self._refine_one(lattice, whole, masks, i) for i in range(len(masks))], size=masks.size)

@@ -86,3 +86,14 @@ def test_it_needs_no_human_masks() -> None:
     refiner = make_refiner("densecrf", patch=8)
     assert isinstance(refiner, DenseCrfRefiner)
     assert refiner.label_free
+
+
+@pytest.mark.parametrize("size", [(6, 3000), (3000, 6), (1, 1)])
+@pytest.mark.parametrize("patch", [0.01, 1])
+def test_a_patch_may_be_tiny_and_an_image_long(size: tuple[int, int], patch: float) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (*size, 3), dtype=np.uint8)
+    mask = np.arange(max(size)) < max(size) // 2
+    masks = pack(np.broadcast_to(mask if size[1] == len(mask) else mask[:, None], size)[None], size=size)
+    refined = DenseCrfRefiner(patch).refine(image, masks)
+    assert refined.size == size
+    assert iou(refined.unpacked()[0] ^ True, masks.unpacked()[0] ^ True) > 0.9
