@@ -60,6 +60,33 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_folder_only():
         list(match([record(1, "a.jpg")], truth))
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat.jpg", "cat.png"),
+        ("a/cat.jpg", "a/cat.JPG"),
+        ("v1.0", "v1.1"),
+        ("v1.0.jpg", "v1.1.jpg"),
+        ("cat", "cat.jpg"),
+    ],
+)
+def test_names_that_differ_in_what_follows_a_dot_are_of_different_images(names, capsys):
+    truth = [record(number, name) for number, name in enumerate(names, 1)]
+    assert ids(match(truth, truth)) == [1, 2]
+    assert ids(match(truth[:1], truth)) == [1]
+    assert capsys.readouterr().err == ""
+
+
+def test_another_suffix_is_overlooked_unless_several_images_share_the_rest():
+    truth = [record(1, "v1.0.jpg"), record(2, "v1.1.jpg"), record(3, "a/cat.jpg"), record(4, "a/cat.png")]
+    assert ids(match([record(9, "v1.1"), record(9, "x/v1.0.PNG")], truth)) == [2, 1]
+    for name in ("a/cat.webp", "cat", "A/CAT.webp"):
+        with pytest.raises(SohesError, match="predict the benchmark's own images"):
+            list(match([record(1, name)], truth))
+    with pytest.raises(SohesError, match="the name of several"):
+        list(match([record(1, "a/cat")], truth))
+
+
 def test_names_of_another_tool_are_matched_and_told(capsys):
     truth = [record(1, "one/a b.jpg"), record(2, "two/a b.jpg"), record(3, "two/Ü.jpg")]
     written = [record(9, "C:\\data\\TWO\\A B.png"), record(9, "/x/one/a%20b"), record(9, "u\u0308.png")]
