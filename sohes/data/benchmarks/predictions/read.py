@@ -50,9 +50,10 @@ def read_records(path: Path, truth: Sequence[ImageRecord] = ()) -> Iterator[Imag
         return coco_json.read(path / DETECTRON2, sizes)
     if maps := named_below(path, f"*{id_maps.SUFFIX}"):
         return map(id_maps.read, maps)
-    if yolo.files(path):
+    texts, contents = yolo.files(path), named_below(path, "*.json")
+    if texts and (not contents or any(map(yolo.is_label, texts))):  # a text beside JSON may be about it
         return yolo.read(path, truth)
-    if named_below(path, "*.json"):
+    if contents:
         return sa1b_json.read(path)
     raise SohesError(
         f"{path} holds no predictions that can be read: name a COCO or Label Studio JSON file, a Parquet shard, or a "

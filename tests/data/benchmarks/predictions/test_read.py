@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sohes.data.benchmarks.predictions.read import DETECTRON2, match, read_predictions
+from sohes.data.exchange import yolo
 from sohes.data.store.labels import export_coco, export_sa1b, write_shard
 from sohes.errors import SohesError
 from sohes.masks import coco_rles, mask_set
@@ -38,6 +39,20 @@ def test_every_format_is_told_by_what_the_path_holds(tmp_path):
         found = list(read_predictions([tmp_path / name], TRUTH))
         assert ids(found) == [139, 285], name
         assert [r.masks.rles for r in found] == [r.masks.rles for r in TRUTH], name
+
+
+@pytest.mark.parametrize("text", ["", "trained on Monday\n", "2026\n", "sch\u00f6n\n"])
+def test_a_text_beside_json_makes_no_folder_of_yolo_labels(tmp_path, text):
+    export_sa1b(TRUTH, tmp_path)
+    (tmp_path / "notes.txt").write_bytes(text.encode("latin-1"))
+    assert ids(read_predictions([tmp_path], TRUTH)) == [139, 285]
+
+
+def test_a_json_beside_yolo_labels_makes_no_folder_of_json(tmp_path):
+    yolo.write(TRUTH, tmp_path)
+    (tmp_path / "labels/val2017/000139.txt").write_text("")
+    (tmp_path / "labels/meta.json").write_text("{}")
+    assert ids(read_predictions([tmp_path], TRUTH)) == [139, 285]
 
 
 def test_several_folders_are_one_set_of_predictions(tmp_path):
