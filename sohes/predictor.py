@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image, rgb_pixels
+from sohes.data.store.decode import MAX_MEGAPIXELS, check_size, decode_image, rgb_pixels
 from sohes.errors import SohesError, first_sentence, require_package
 from sohes.evaluate.predict import Network, segment_images
 from sohes.evaluate.result import Result
@@ -35,8 +35,8 @@ class Predictor:
         """The masks, scores and forest of one photograph (paper 3.2, inference).
 
         photo: (H, W, 3) uint8 RGB pixels, a Pillow image, or an image file, which is turned upright by its EXIF.
-        ValueError for an array of another kind, UnreadableImage for a file or Pillow image that cannot be used,
-        SohesError for a file that is not there and for anything else.
+        ValueError for an array of another kind, UnreadableImage for one that is too large and for a file or Pillow
+        image that cannot be used, SohesError for a file that is not there and for anything else.
         """
         return next(self.segment_many([photo]))
 
@@ -106,12 +106,13 @@ def load_predictor(model: Path, params: EvaluateParams) -> Predictor:
 def as_pixels(photo: Photo) -> np.ndarray:
     """(H, W, 3) uint8 RGB; a Pillow image is converted as its file would be, but keeps its orientation.
 
-    ValueError for an array that is not such an image, UnreadableImage for a file or Pillow image that cannot be used,
-    SohesError for a file that is not there and for anything else.
+    ValueError for an array that is not such an image, UnreadableImage for one that is too large and for a file or
+    Pillow image that cannot be used, SohesError for a file that is not there and for anything else.
     """
     if isinstance(photo, np.ndarray):
         if photo.dtype != np.uint8 or photo.ndim != 3 or photo.shape[2] != 3 or 0 in photo.shape:
             raise ValueError(f"a photograph must be (H, W, 3) uint8 RGB (got {photo.shape} {photo.dtype})")
+        check_size(photo.shape[1], photo.shape[0], MAX_MEGAPIXELS)
         return photo
     if isinstance(photo, Image.Image):
         # Not turned upright: its masks have to lie on what the caller sees as np.asarray(photo).

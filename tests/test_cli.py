@@ -377,7 +377,7 @@ def test_init_refuses_what_is_not_there_and_writes_nothing(tmp_path, arguments, 
 def test_table_prints_one_row_per_phase_and_where_to_look(tmp_path):
     rows = {
         phase: {"AR": ar, "AR_S": 1.0, "AR_M": None, "AR_L": 3.0, "AP": 4.0, "masks_per_image": 5.0,
-                "seconds_per_image": 0.25, "images": 8}
+                "seconds_per_image": 0.25, "images": 8, "max_masks": 500}
         for phase, ar in (("correct", 22.0), ("explore", 20.04), ("instruct", 21.06))
     }  # fmt: skip
     for folder in ("metrics", "reports"):
@@ -388,6 +388,7 @@ def test_table_prints_one_row_per_phase_and_where_to_look(tmp_path):
     done = sohes("table", cwd=tmp_path, COLUMNS="120")
     assert done.returncode == 0, done.stderr
     cells = [line.strip("│ ").split("│") for line in done.stdout.splitlines() if line.startswith("│")]
+    assert "8 held-out images, AR@500 and AP in percent" in done.stdout
     assert [[c.strip() for c in row][:4] for row in cells] == [
         ["explore", "20.0", "1.0", "-"],
         ["instruct", "21.1", "1.0", "-"],

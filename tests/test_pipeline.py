@@ -73,6 +73,7 @@ def test_all_stages_run_and_twice_the_same_seed_gives_the_same_labels_and_scores
         assert set(FIGURES) <= set(row)
         assert 0 <= row["AR"] <= 100
         assert row["images"] == 4
+        assert row["max_masks"] == tiny_params["evaluate"]["max_masks"]
     assert rows["explore"]["AR"] > 0
     labels = digests(first / "data/pseudo_labels")
     assert len([name for name in labels if name.endswith(".parquet")]) == 2

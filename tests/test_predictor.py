@@ -93,6 +93,16 @@ def test_what_is_no_photograph_is_refused(wrong):
         as_pixels(wrong)
 
 
+@pytest.mark.parametrize(
+    ("sides", "reason"), [((8, 65_501), "too long: 65501 x 8"), ((1001, 1000), "too large: 1000 x 1001")]
+)
+def test_an_array_is_refused_as_its_file_is_but_for_the_least_side(sides, reason, monkeypatch):
+    monkeypatch.setattr("sohes.predictor.MAX_MEGAPIXELS", 1)
+    with pytest.raises(UnreadableImage, match=reason):
+        as_pixels(np.zeros((*sides, 3), np.uint8))
+    assert as_pixels(IMAGE[:1]).shape[0] == 1
+
+
 @pytest.mark.parametrize("mode", ["I;16", "RGBA", "LA", "P", "L", "1"])
 def test_a_pillow_image_has_the_pixels_of_its_file(mode, tmp_path):
     if mode == "I;16":

@@ -18,7 +18,7 @@ from sohes.data.benchmarks.catalogue import BENCHMARKS, describe, is_published_p
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
 from sohes.data.benchmarks.predictions.read import read_predictions
 from sohes.errors import SohesError
-from sohes.evaluate.published import published_on
+from sohes.evaluate.published import MAX_MASKS, published_on
 from sohes.evaluate.recall import Scores, evaluate_masks, paired_bootstrap, per_image_of
 from sohes.evaluate.tables import cell, heading
 from sohes.masks import empty_mask_set
@@ -36,7 +36,7 @@ def score(
     json_out: Annotated[Path | None, typer.Option("--json", help="Write all figures here.")] = None,
     compare: Annotated[Path | None, typer.Option(help="Another run's --json.")] = None,
     label: Annotated[str | None, typer.Option(help="Name of the row.")] = None,
-    max_masks: Annotated[int, typer.Option(min=1, help="Per image.")] = 1000,
+    max_masks: Annotated[int, typer.Option(min=1, help="Per image.")] = MAX_MASKS,
     missing_as_empty: Annotated[
         bool, typer.Option("--missing-as-empty", help="Count images it lacks as empty.")
     ] = False,
@@ -47,7 +47,7 @@ def score(
 
     Example: sohes score coco_instances_results.json --benchmark coco --root ~/coco --json cutler.json
     """
-    other = None if compare is None else _read_result(compare, benchmark)
+    other = None if compare is None else _read_result(compare, benchmark, max_masks)
     truth = list(find_benchmark(benchmark).read_benchmark(root))
     if not any(record.masks.entities for record in truth):
         raise SohesError(f"{root} has nothing of {benchmark} to find, so nothing can be scored: download it again")
@@ -93,15 +93,19 @@ def _with_empty(
             yield ImageRecord(record.image_id, record.file_name, "", masks)
 
 
-def _read_result(path: Path, benchmark: str) -> dict:
+def _read_result(path: Path, benchmark: str, max_masks: int) -> dict:
     try:
         result = json.loads(path.read_bytes())
         per_image_of(result)
-        on = result["benchmark"]
+        on, cap = result["benchmark"], result["max_masks"]
     except (KeyError, TypeError, AttributeError, ValueError, RecursionError):
         raise SohesError(f"{path} is no result of `sohes score --json`: write one with it first") from None
     if on != benchmark:
         raise SohesError(f"{path} was scored on {on}, not on {benchmark}: compare runs on the same benchmark")
+    if cap != max_masks:
+        raise SohesError(
+            f"{path} was scored with at most {cap} masks each, not {max_masks}: compare runs with the same --max-masks"
+        )
     return result
 
 
@@ -125,6 +129,11 @@ def _print(result: dict, other: dict | None, scores: Scores, with_published: boo
     console.print(f"also measured: {', '.join(further)}", soft_wrap=True, highlight=False)
     if not rows:
         console.print("no published figures on this set", highlight=False)
+    elif result["max_masks"] != MAX_MASKS:
+        told = (
+            f"published figures are for at most {MAX_MASKS} masks each, so those measured here do not compare with them"
+        )
+        console.print(told, soft_wrap=True, highlight=False)
     if result["images_counted_as_empty"]:
         count = f"{result['images_counted_as_empty']} of {result['images']}"
         console.print(f"{count} images had no prediction and count as empty, which lowers AR", highlight=False)

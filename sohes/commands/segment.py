@@ -6,7 +6,7 @@ import glob
 import os
 import shlex
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +140,8 @@ def run(
 ) -> Iterator[tuple[Path, Result]]:
     """Segment every photograph and write `<name>.json` and three pictures of each into `out` (`Result.save`).
 
-    Yields each JSON file and what it holds, as soon as it is written.
+    Yields each JSON file and what it holds, as soon as it is written. Photographs are read as the network takes them: a
+    batch and the next one are in memory, on a CPU two.
     photos: files, folders, or patterns such as `trip/*.jpg`. model: its file.
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     max_masks: in place of `evaluate.max_masks`.
@@ -178,23 +179,29 @@ def run(
     with Progress(console=console, disable=not console.is_terminal, redirect_stdout=own_lines) as progress:
         task = progress.add_task("segment", total=len(files))
         segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model)
-        for chunk in _chunks(files, evaluate.batch_size):
-            read: dict[Path, np.ndarray] = {}
-            for file in chunk:
+        waiting: deque[Path] = deque()  # read, but without results so far
+
+        def read() -> Iterator[np.ndarray]:
+            for file in files:
                 try:
                     data = read_photograph(file)
-                    read[file] = decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
+                    image = decode_image(data, max_megapixels=MAX_MEGAPIXELS, apply_exif=apply_exif)
                 except UnreadableImage as error:
                     report("read", file, error)
-            for file, result in zip(read, segment_many(read.values()), strict=True):
-                try:
-                    written = result.save(out, names[file], file_name=shown[file], picture_format=picture_format)
-                except OSError as error:
-                    report("written", file, error.strerror or error)
+                    progress.advance(task)
                 else:
-                    yield written, result
-                progress.advance(task)
-            progress.advance(task, len(chunk) - len(read))
+                    waiting.append(file)
+                    yield image
+
+        for result in segment_many(read()):
+            file = waiting.popleft()
+            try:
+                written = result.save(out, names[file], file_name=shown[file], picture_format=picture_format)
+            except OSError as error:
+                report("written", file, error.strerror or error)
+            else:
+                yield written, result
+            progress.advance(task)
     if lost := sum(map(len, failed.values())):
         counts = " and ".join(
             f"{len(which)} of {len(files)} photographs could not be {what} ({_first(which)})"
@@ -310,11 +317,6 @@ def tree(result: Result) -> Tree:
         words = f"{place + 1}: {result.scores[place]:.2f}  {share:.1%}  {left} {top} {width} {height}"
         branches[i] = branches[int(parents[i])].add(words)
     return branches[-1]
-
-
-def _chunks(files: list[Path], size: int) -> Iterator[list[Path]]:
-    for start in range(0, len(files), size):
-        yield files[start : start + size]
 
 
 def _phase_one(explore: ExploreParams, root: Path) -> SegmentMany:

@@ -21,8 +21,9 @@ def table() -> None:
     """
     project = Project(Path.cwd())
     rows = read_rows(project)
-    images = next(iter(rows.values()))["images"]
-    shown = Table(title=f"{images} held-out images, AR@1000 and AP in percent")
+    row = next(iter(rows.values()))
+    recall = f"AR@{row['max_masks']}" if "max_masks" in row else "AR"  # older versions wrote no cap
+    shown = Table(title=f"{row['images']} held-out images, {recall} and AP in percent")
     shown.add_column("phase")
     for column in COLUMNS:
         shown.add_column(heading(column), justify="right")

@@ -8,10 +8,13 @@ mask found in the square maps back to the image. A pixel covers [i, i + 1), as i
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
 from PIL import Image
+
+from sohes.errors import SohesError
 
 PADDING_RGB = (124, 116, 104)  # ImageNet's mean colour: close to zero once normalised
 
@@ -70,8 +73,8 @@ def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
 
 
 def encode_png(image_HW3: np.ndarray) -> bytes:
-    """A PNG file's bytes."""
-    return cv2.imencode(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))[1].tobytes()
+    """A PNG file's bytes. SohesError if the format has no place for the image's sides."""
+    return encode_as(".png", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR))
 
 
 def encode_webp(image_HW3: np.ndarray, *, quality: int = 80, method: int = 2) -> bytes:
@@ -85,6 +88,14 @@ def encode_webp(image_HW3: np.ndarray, *, quality: int = 80, method: int = 2) ->
 
 
 def encode_jpeg(image_HW3: np.ndarray, *, quality: int = 88) -> bytes:
-    """A JPEG file's bytes."""
-    flags = [cv2.IMWRITE_JPEG_QUALITY, quality]
-    return cv2.imencode(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), flags)[1].tobytes()
+    """A JPEG file's bytes. SohesError if the format has no place for the image's sides."""
+    return encode_as(".jpg", cv2.cvtColor(image_HW3, cv2.COLOR_RGB2BGR), [cv2.IMWRITE_JPEG_QUALITY, quality])
+
+
+def encode_as(suffix: str, pixels: np.ndarray, flags: Sequence[int] = ()) -> bytes:
+    """A file's bytes, in the format of the suffix, of (H, W) or (H, W, 3) BGR pixels; SohesError as above."""
+    done, data = cv2.imencode(suffix, pixels, flags)
+    if not done:
+        height, width = pixels.shape[:2]
+        raise SohesError(f"{suffix} cannot hold an image of {width} x {height} pixels: reduce it, or cut it into parts")
+    return data.tobytes()

@@ -9,7 +9,8 @@ from sohes.evaluate.intervals import interval, paired_interval
 from sohes.evaluate.recall import Scores
 from sohes.evaluate.tables import cell, markdown
 
-HEADINGS = {"AR": "AR", "AR_S": "S", "AR_M": "M", "AR_L": "L", "AR_100": "AR@100", "ancestor_f1": "ancestor F1"}
+# The figures of `Scores` in the table, with their headings.
+SHOWN = {"AR": "AR", "AR_S": "S", "AR_M": "M", "AR_L": "L", "AR_100": "AR@100", "ancestor_f1": "ancestor F1"}
 
 
 def comparison_markdown(scores: Mapping[str, Scores]) -> str:
@@ -17,10 +18,10 @@ def comparison_markdown(scores: Mapping[str, Scores]) -> str:
 
     Differences are bold if their interval excludes zero. Figures that no run has are left out.
     """
-    figures = [name for name in HEADINGS if any(getattr(run, name) is not None for run in scores.values())]
+    figures = [name for name in SHOWN if any(getattr(run, name) is not None for run in scores.values())]
     body = [[title, *_measured(run, figures), cell("", run.masks_per_image)] for title, run in scores.items()]
     body += _gains(list(scores.items()), figures)
-    return markdown(["", *(HEADINGS[name] for name in figures), "masks/img"], body)
+    return markdown(["", *(SHOWN[name] for name in figures), "masks/img"], body)
 
 
 def _measured(run: Scores, figures: Sequence[str]) -> Iterator[str]:

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
@@ -13,9 +14,10 @@ from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore.label_image import label_image
 from sohes.explore.local import Extract
 from sohes.params import ExploreParams
+from sohes.params.explore import Method
 from sohes.structures import ImageRecord
 
-METHODS = ("sohes", "maskcut", "hassod", "divide", "threshold")
+METHODS: tuple[str, ...] = get_args(Method)
 Settings = Mapping[str, tuple[Extract, ExploreParams]]
 
 

@@ -77,11 +77,14 @@ def _inside(box_xywh: np.ndarray) -> tuple[slice, slice]:
 def reduced(image_HW3: np.ndarray, found: MaskSet, *, longest: int) -> tuple[np.ndarray, MaskSet]:
     """Photograph and masks with the longer side cut down to `longest` pixels; as they are if it is not longer."""
     image = fit(image_HW3, longest)
-    if image is image_HW3:
-        return image_HW3, found
-    height, width = image.shape[:2]
-    rles = encode_stretched(packed_at(found, (height, width)), (height, width))
-    return image, replace(found, height=height, width=width, rles=rles)
+    return image, reduced_masks(found, image.shape[:2])
+
+
+def reduced_masks(found: MaskSet, size: tuple[int, int]) -> MaskSet:
+    """The masks at the (height, width) of a reduced photograph."""
+    if (found.height, found.width) == size:
+        return found
+    return replace(found, height=size[0], width=size[1], rles=encode_stretched(packed_at(found, size), size))
 
 
 def contact_sheet(image_HW3: np.ndarray, found: MaskSet, *, gap: int = 8, longest: int = 1024) -> np.ndarray:

@@ -30,15 +30,15 @@ _STYLE: Any = {
 
 
 def recall_by_size(rows: Mapping[str, Mapping[str, object]]) -> str:
-    """Grouped bars of AR, AR_S, AR_M, AR_L, a colour a phase."""
+    """Grouped bars of AR, AR_S, AR_M, AR_L, a colour a phase; what was not measured has none."""
     columns = ("AR", "AR_S", "AR_M", "AR_L")
     width = 0.8 / max(1, len(rows))
 
     def draw(axes: plt.Axes) -> None:
         for k, (phase, row) in enumerate(rows.items()):
-            heights = [float(row.get(c) or 0.0) for c in columns]  # type: ignore[arg-type]
-            places = [x + (k - (len(rows) - 1) / 2) * width for x in range(len(columns))]
-            bars = axes.bar(places, heights, width * 0.92, label=phase, color=_colour(phase))
+            measured = {x: value for x, c in enumerate(columns) if isinstance(value := row.get(c), int | float)}
+            places = [x + (k - (len(rows) - 1) / 2) * width for x in measured]
+            bars = axes.bar(places, list(measured.values()), width * 0.92, label=phase, color=_colour(phase))
             axes.bar_label(bars, fmt="%.1f", fontsize=7, color=_GREY, padding=1)
         axes.set_xticks(range(len(columns)), columns)
 

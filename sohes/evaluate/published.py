@@ -12,6 +12,7 @@ from sohes.project import read_mapping
 
 _FIGURES = read_mapping(Path(__file__).with_suffix(".yaml"))
 _SYSTEMS, _LATER = _FIGURES["systems"], _FIGURES["later"]  # by benchmark: all figures, or AR alone
+MAX_MASKS = 1000  # an image, of every published AR
 SOHES_PAPER: str = _FIGURES["paper"]
 BENCHMARKS: dict[str, str] = {name: facts["title"] for name, facts in _FIGURES["benchmarks"].items()}
 

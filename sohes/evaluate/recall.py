@@ -136,7 +136,7 @@ def paired_bootstrap(
     if truths_a != truths_b:
         other = sorted(i for i in truths_a.keys() | truths_b.keys() if truths_a.get(i) != truths_b.get(i))
         raise SohesError(f"two runs compare only on the same ground truth: it differs in {_some(other)}")
-    images = [i for i, truths in truths_a.items() if truths]
+    images = sorted(i for i, truths in truths_a.items() if truths)  # JSON holds them in another order
     if not images:
         raise SohesError("nothing is annotated in any image, so there is no recall to compare")
     truths_N = np.array([truths_a[i] for i in images], float)

@@ -29,7 +29,7 @@ def iou_from_intersections(shared_NN: np.ndarray) -> np.ndarray:
 
 def nms_from_iou(iou_NN: np.ndarray, order: np.ndarray, *, nms_iou: float) -> np.ndarray:
     """(K,) int64 indices kept by greedy non-maximum suppression in `order`: a mask is dropped if an earlier kept one
-    has IoU above `nms_iou` with it."""
+    has IoU above `nms_iou` with it. An empty mask, whose IoU with any is 0, stays: `packed.suppress` drops it."""
     kept: list[int] = []
     for i in order:
         if not kept or iou_NN[i, kept].max() <= nms_iou:

@@ -211,7 +211,7 @@ def intersections(masks: PackedMasks) -> np.ndarray:
 
 def suppress(masks: PackedMasks, *, nms_iou: float) -> np.ndarray:
     """(K,) int64 indices kept by greedy non-maximum suppression in the masks' own order: a mask is dropped if it is
-    empty, or if an earlier kept one has IoU above `nms_iou` with it."""
+    empty (`dense.nms_from_iou` keeps such), or if an earlier kept one has IoU above `nms_iou` with it."""
     return _suppress(masks.boxes_N4, masks.words, masks.first_N, float(nms_iou))
 
 

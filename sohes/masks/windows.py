@@ -43,7 +43,7 @@ def windows(image_hw: tuple[int, int], *, levels: Sequence[float], overlap: floa
 
 
 def _intervals(side: int, fraction: float, overlap: float) -> list[tuple[int, int]]:
-    count = 1 + math.ceil((1 - fraction) / (fraction * (1 - overlap)) - 1e-9)
+    count = 1 + max(1, math.ceil((1 - fraction) / (fraction * (1 - overlap)) - 1e-9))
     length = math.ceil(fraction * side)
     starts = [i * (side - length) // (count - 1) for i in range(count)]
     return [(start, start + length) for start in starts]

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from sohes.params.section import Amount, Fraction, Positive, Section
 
+Method = Literal["sohes", "maskcut", "hassod", "divide", "threshold"]
 Features = Literal["tokens", "keys", "values", "handmade", "fused"]
 RefinerName = Literal["none", "guided", "densecrf", "cascadepsp", "crm"]
 
@@ -33,7 +34,7 @@ OF_A_MAP |= {"theta_small", "nms_iou", "min_crop", "recluster", "min_stability"}
 class ExploreParams(Section):
     """Phase 1 (paper 3.1, appendix A)."""
 
-    method: Literal["sohes", "maskcut", "hassod", "divide", "threshold"]
+    method: Method
     """How masks are found; all but `sohes` are peers, for comparison."""
     features: Features
     """The backbone's features; `handmade`: colour and texture, not learned; `fused`: tokens and colour side by side."""

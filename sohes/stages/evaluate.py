@@ -126,7 +126,7 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
         if project.truth.exists():
             records = iter_records(project.truth), iter_records(published)
             scores = evaluate_masks(*records, max_masks=params.evaluate.max_masks)
-        rows[phase] = _row(scores, work.facts())
+        rows[phase] = {**_row(scores, work.facts()), "max_masks": params.evaluate.max_masks}
         details[phase] = scores.details() if scores else {}
         hierarchy = {name: v for name, v in details[phase].items() if name.startswith("ancestor_")}
         recorder.metrics(by_phase({phase: {**rows[phase], **hierarchy}}))

@@ -51,7 +51,7 @@ def record_row(
     The run's params are the keys that the table's rows set, and no others: MLflow's parallel coordinates stay readable.
     """
     values = flatten(params.model_dump(mode="json"))
-    figures = {key: value for key, value in metrics.items() if key != "images"}
+    figures = {key: value for key, value in metrics.items() if key not in ("images", "max_masks")}
     # How long it took differs from run to run and makes no new row.
     identity = json.dumps([values, {k: v for k, v in figures.items() if k != "seconds_per_image"}], sort_keys=True)
     key = hashlib.sha256(identity.encode()).hexdigest()[:16]

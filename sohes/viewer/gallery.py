@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from sohes import masks
-from sohes.data.imaging import encode_jpeg
+from sohes.data.imaging import encode_jpeg, fit
 from sohes.data.store.decode import MAX_MEGAPIXELS, decode_image
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
@@ -95,12 +95,11 @@ def is_result(file: Path) -> bool:
 def as_shown(picture: Picture) -> tuple[bytes, dict[str, Any]]:
     """The photograph as JPEG and its layers as JSON, both no longer than LONGEST."""
     layers = []
-    image = picture.image
+    image = fit(picture.image, LONGEST)
     for name, found in picture.layers.items():
         if (found.height, found.width) != picture.image.shape[:2]:
             raise SohesError(f"the masks of {name} are {found.width} x {found.height} pixels, the photograph is not")
-        image, small = pictures.reduced(picture.image, found, longest=LONGEST)
-        layers.append({"name": name, "masks": _masks(small)})
+        layers.append({"name": name, "masks": _masks(pictures.reduced_masks(found, image.shape[:2]))})
     return encode_jpeg(image), {"height": image.shape[0], "width": image.shape[1], "layers": layers}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import threading
 from functools import lru_cache, partial
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -36,9 +37,15 @@ def make_server(gallery: Gallery, *, title: str, port: int = 0) -> ThreadingHTTP
         photo, content = as_shown(gallery.read(place))
         return photo, json.dumps({"name": gallery.names[place], **content}).encode()
 
+    one_at_a_time = threading.Lock()  # else the first requests of a picture each compute it
+
+    def shown_once(place: int) -> tuple[bytes, bytes]:
+        with one_at_a_time:
+            return shown(place)
+
     index = json.dumps({"title": title, "names": gallery.names}).encode()
     try:
-        return _Server((HOST, port), partial(_Handler, index, shown, len(gallery.names)))
+        return _Server((HOST, port), partial(_Handler, index, shown_once, len(gallery.names)))
     except OSError as error:
         raise SohesError(f"port {port} of {HOST} cannot be used ({error.strerror}): name another with --port") from None
 

@@ -6,8 +6,10 @@ const $ = (id) => document.getElementById(id);
 const LEVELS = ["whole entities", "parts", "subparts"];
 const TRUTH = "ground truth"; // the first layer, if there is one
 const DRAWN = { score: 0.4, masks: 10 }; // shown at first, as in the pictures of `sohes segment`
-// pointer: the pixel under it, in every panel; under: the panel below it.
-const state = { index: null, place: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null };
+// opens: how many pictures were opened; pointer: the pixel under it, in every panel; under: the panel below it.
+const state = {
+  index: null, place: 0, opens: 0, panels: [], active: null, hidden: new Set(), pointer: null, under: null,
+};
 const tree = new Tree($("tree"), (i) => select(i), (i) => highlight(state.active, i));
 
 async function fetchJson(path) {
@@ -41,6 +43,7 @@ async function open(place) {
   history.replaceState(null, "", `#${state.place}`);
   document.body.dataset.ready = "no";
   const opened = state.place;
+  const turn = ++state.opens;
   try {
     const content = await fetchJson(`picture/${opened}.json`);
     const photo = new Image(content.width, content.height);
@@ -48,10 +51,11 @@ async function open(place) {
     photo.alt = content.name;
     photo.draggable = false;
     await photo.decode();
-    if (opened !== state.place) return; // another picture was opened meanwhile
+    if (turn !== state.opens) return; // another picture was opened meanwhile
     state.panels = content.layers.map((layer) => new Panel(layer, content.width, content.height, photo));
     $("problem").hidden = true;
   } catch (error) {
+    if (turn !== state.opens) return;
     state.panels = [];
     $("problem").textContent = `This picture cannot be shown: ${error.message}`;
     $("problem").hidden = false;

@@ -104,9 +104,26 @@ def test_only_results_on_the_same_benchmark_are_compared(root, tmp_path):
         run(root, path, compare=tmp_path / "other.json")
 
 
-def test_the_cap_of_masks_is_ours_to_choose(root, tmp_path):
-    result, _ = run(root, shards(tmp_path / "ours", TRUTH), max_masks=1)
+def test_only_results_with_the_same_cap_are_compared(root, tmp_path):
+    path, before = shards(tmp_path / "ours", TRUTH), tmp_path / "before.json"
+    run(root, path, max_masks=1, json_out=before)
+    with pytest.raises(SohesError, match=r"at most 1 masks each, not 1000: compare runs with the same --max-masks"):
+        run(root, path, compare=before)
+    _, told = run(root, path, max_masks=1, compare=before)
+    assert "interval +0.00 to +0.00" in told
+    result = json.loads(before.read_text())
+    del result["max_masks"]
+    before.write_text(json.dumps(result))
+    with pytest.raises(SohesError, match=r"before\.json is no result of `sohes score --json`"):
+        run(root, path, compare=before)
+
+
+def test_the_cap_of_masks_is_ours_to_choose_and_another_than_the_published_one_is_told(root, tmp_path):
+    path, words = shards(tmp_path / "ours", TRUTH), "published figures are for at most 1000 masks each"
+    result, told = run(root, path, max_masks=1)
     assert result["AR"] == pytest.approx(100 / 3)
+    assert words in told
+    assert words not in run(root, path)[1]
 
 
 def test_the_full_release_of_ade20k_has_no_published_rows(tmp_path):

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 from sohes import cli, masks
 from sohes.commands.segment import choose, find_photos, names_in, output_names, run, tree
 from sohes.data.scenes.render import render_scene
+from sohes.data.sources.folder import read_photograph
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.model.released import model_file
@@ -55,6 +56,31 @@ def test_an_unreadable_photograph_is_named_and_the_others_are_done(segment, phot
         assert found["image"]["file_name"] in ("one.png", "cat.png", "cat.jpg", "deep/cat.png")
         assert len(found["annotations"]) > 0
     assert (photos.parent / "out/deep_cat.png.overlay.webp").exists()
+
+
+@pytest.mark.parametrize(("explore", "ahead"), [(True, 1), (False, 2)])
+def test_photographs_are_read_as_they_are_needed_and_have_their_own_results(
+    segment, tmp_path, monkeypatch, capsys, explore, ahead
+):
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for k in range(12):
+        Image.fromarray(IMAGE[:, : 40 + k]).save(folder / f"{k:02}.png")
+    broken = {"01.png", "02.png", "07.png", "11.png"}
+    for name in broken:
+        (folder / name).write_bytes(b"no image")
+    read: set[str] = set()
+    monkeypatch.setattr(
+        "sohes.commands.segment.read_photograph", lambda file: (read.add(file.name), read_photograph(file))[1]
+    )
+    written = []
+    with pytest.raises(SohesError, match="4 of 12 photographs could not be read"):
+        written.extend((file, len(read - broken)) for file in segment(folder, explore=explore))
+    assert [file.stem for file, _ in written] == ["00", "03", "04", "05", "06", "08", "09", "10"]
+    for done, (file, count) in enumerate(written):
+        assert count <= done + ahead
+        assert json.loads(file.read_text())["image"]["width"] == 40 + int(file.stem)
+    assert capsys.readouterr().err.count("cannot be read") == 4
 
 
 def test_what_a_folder_holds_beside_photographs_is_told_and_hidden_files_do_not_count(segment, photos, capsys):

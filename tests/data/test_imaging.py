@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sohes.data.imaging import PADDING_RGB, encode_png, fit, letterbox, letterbox_size, shrunk
+from sohes.data.imaging import PADDING_RGB, encode_jpeg, encode_png, fit, letterbox, letterbox_size, shrunk
+from sohes.errors import SohesError
 
 SIDES = st.integers(1, 5000)
 
@@ -63,3 +64,9 @@ def test_png_keeps_every_pixel() -> None:
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), np.uint8)
     back = cv2.imdecode(np.frombuffer(encode_png(image), np.uint8), cv2.IMREAD_COLOR_RGB)
     np.testing.assert_array_equal(back, image)
+
+
+@pytest.mark.parametrize(("encode", "width"), [(encode_jpeg, 65_501), (encode_png, 1_000_001)])
+def test_sides_that_a_format_has_no_place_for_are_named(encode, width: int) -> None:
+    with pytest.raises(SohesError, match=rf"cannot hold an image of {width} x 1 pixels"):
+        encode(np.zeros((1, width, 3), np.uint8))

@@ -513,6 +513,15 @@ def test_the_bootstrap_interval_has_the_theoretical_width():
     assert high - difference == pytest.approx(half, rel=0.1)
 
 
+def test_the_bootstrap_does_not_depend_on_the_order_of_the_images():
+    gains = np.random.default_rng(0).normal(5, 10, size=30)
+    a = {i: ImageRecall(50 + gain, 1) for i, gain in enumerate(gains)}
+    b = {i: ImageRecall(50.0, 1) for i in a}
+    read_back = dict(sorted(a.items(), key=lambda item: str(item[0])))
+    assert paired_bootstrap(read_back, b, draws=50) == paired_bootstrap(a, b, draws=50)
+    assert paired_bootstrap(b, read_back, draws=50) == paired_bootstrap(b, a, draws=50)
+
+
 def test_bootstrap_refuses_different_truths():
     with pytest.raises(SohesError, match=r"it differs in images 2, 3"):
         paired_bootstrap(

@@ -1,10 +1,13 @@
 """What `evaluate` says of a ground truth that cannot score anything."""
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
-from sohes.data.store.labels import write_shard
+from sohes.data.store.labels import iter_records, write_shard
 from sohes.errors import SohesError
+from sohes.evaluate.figures import read_rows
 from sohes.masks import empty_mask_set, mask_set
 from sohes.params import Params
 from sohes.project import Project
@@ -39,3 +42,17 @@ def test_no_truth_at_all_is_told(project, capsys):
     project.truth.rmdir()
     evaluate._check_truth(project)
     assert "predicted but not scored" in capsys.readouterr().err
+
+
+def test_a_row_says_with_how_many_masks_it_was_scored(project, tmp_path):
+    params, project = project
+    evaluated = params.evaluate.model_copy(update={"max_masks": 7})
+    truth = list(iter_records(project.truth))
+    write_shard(tmp_path / "found.parquet", truth)
+    facts = [{"images": len(truth), "masks": 1, "seconds": 1.0}]
+    work = MagicMock(shards=[0], **{"path.return_value": tmp_path / "found.parquet", "facts.return_value": facts})
+    params = params.model_copy(update={"evaluate": evaluated})
+    evaluate._finish({"explore": work}, params, project.root, MagicMock())
+    (row,) = read_rows(project).values()
+    assert row["AR"] > 0
+    assert row["max_masks"] == 7

@@ -1,9 +1,11 @@
 import json
 
+import cv2
 import numpy as np
 import pytest
 
 from sohes import masks
+from sohes.data.store.decode import decode_image
 from sohes.errors import SohesError
 from sohes.evaluate.result import Result
 from sohes.viewer.gallery import Picture, ResultGallery, as_shown, is_result, read_result
@@ -72,6 +74,24 @@ def test_the_page_gets_the_forest_and_pictures_of_a_bounded_size():
     assert layer["name"] == "explore"
     assert [(m["parent"], m["level"], m["area"]) for m in layer["masks"]] == [(-1, 0, 24), (0, 1, 6)]
     assert layer["masks"][0]["counts"] == FOUND.rles[0].decode()
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_a_photograph_is_reduced_once_however_many_layers_it_has(count, monkeypatch):
+    resized = []
+
+    def resize(image, *size, **options):
+        resized.append(image.shape)
+        return original(image, *size, **options)
+
+    original = cv2.resize
+    monkeypatch.setattr(cv2, "resize", resize)
+    found = masks.mask_set(np.ones((1, 100, 2048), bool))
+    photo, content = as_shown(Picture(np.zeros((100, 2048, 3), np.uint8), {str(k): found for k in range(count)}))
+    assert resized.count((100, 2048, 3)) == 1
+    assert decode_image(photo, max_megapixels=1, apply_exif=False).shape == (50, 1024, 3)
+    assert (content["height"], content["width"]) == (50, 1024)
+    assert [layer["masks"][0]["area"] for layer in content["layers"]] == [50 * 1024] * count
 
 
 def test_masks_of_another_size_are_refused():

@@ -420,3 +420,20 @@ def test_weak_masks_are_hidden_at_first_if_enough_are_strong(open_page):
         assert page.locator("#score-value").inner_text() == "0.40"
         assert page.locator("figcaption").all_inner_texts() == [f"{strong} of 30 masks"]
     assert open_page().locator("#score-value").inner_text() == "0.00"  # only four masks: none is hidden
+
+
+@pytest.mark.parametrize(("keys", "panels"), [("n", 3), ("nn", 1)], ids=["another", "the same once more"])
+def test_a_late_failure_leaves_the_picture_that_was_opened_meanwhile(open_page, keys, panels):
+    page = open_page()
+    held = []
+    page.route("**/picture/1.json", lambda route: held.append(route), times=1)
+    with page.expect_request("**/picture/1.json"):
+        page.keyboard.press("n")
+    for key in keys:
+        page.keyboard.press(key)
+    page.wait_for_selector("body[data-ready=yes]")
+    with page.expect_event("requestfinished"):
+        held[0].fulfill(body="no JSON")
+    settle(page)
+    assert page.locator(".panel").count() == panels
+    assert not page.locator("#problem").is_visible()

@@ -3,6 +3,9 @@ import json
 import socket
 import struct
 import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from importlib import resources
 from urllib.parse import urlsplit
 
@@ -67,6 +70,29 @@ def test_a_picture_that_cannot_be_read_says_why(get):
     assert (answer.status, body.decode()) == (500, "the shard is gone: pull again")
     answer, body = get("/picture/2.json")
     assert (answer.status, body.decode()) == (500, "the parents form a cycle above mask 0")
+
+
+class Slow:
+    """A picture that takes a while, and counts how often it is read."""
+
+    names = ("slow",)
+
+    def __init__(self):
+        self.reads = 0
+
+    def read(self, place):
+        self.reads += 1
+        time.sleep(0.2)
+        return Picture(np.zeros((4, 5, 3), np.uint8), {"masks": masks.empty_mask_set(4, 5)})
+
+
+def test_requests_of_one_picture_at_the_same_time_read_it_once():
+    gallery = Slow()
+    with serving(gallery, title="test") as address, ThreadPoolExecutor(4) as threads:
+        asked = [f"{address}picture/0.{kind}" for kind in ("json", "jpg", "json", "jpg")]
+        answers = list(threads.map(lambda url: urllib.request.urlopen(url, timeout=10).status, asked))
+    assert answers == [200] * 4
+    assert gallery.reads == 1
 
 
 class Large:

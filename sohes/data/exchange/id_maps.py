@@ -13,12 +13,12 @@ from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sohes.data.benchmarks.coco import read_json
 from sohes.data.benchmarks.layout import read_png
 from sohes.data.exchange.places import placed
+from sohes.data.imaging import encode_as
 from sohes.errors import SohesError
 from sohes.masks import encode, gate, sample
 from sohes.masks.forest import levels
@@ -39,7 +39,7 @@ def write(records: Iterable[ImageRecord], folder: Path) -> None:
             raise SohesError(f"{record.file_name} has {len(masks)} masks, more than {MOST}: take another format")
         maps, of_masks = _layers(masks)
         for number, map_HW in enumerate(maps):
-            write_file(_picture(file, number), cv2.imencode(".png", map_HW)[1].tobytes())
+            write_file(_picture(file, number), encode_as(".png", map_HW))
         columns = zip(masks.scores.tolist(), masks.parents.tolist(), levels(masks.parents).tolist(), strict=True)
         content = {
             "image": {

@@ -46,6 +46,16 @@ def files(folder: Path) -> list[Path]:
     return [file for file in named_below(_home(folder), "*.txt") if file.name != "classes.txt"]
 
 
+def is_label(file: Path) -> bool:
+    """Whether the first line is a class and the numbers of a box or more corners; of an empty file, nobody can say."""
+    with file.open(encoding="utf-8", errors="replace") as lines:
+        words = next(lines, "").split()
+    try:
+        return len([float(word) for word in words]) >= 5
+    except ValueError:
+        return False
+
+
 def _home(folder: Path) -> Path:
     return folder / LABELS if (folder / LABELS).is_dir() else folder
 

@@ -75,7 +75,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def rgb_pixels(image: Image.Image, *, max_megapixels: float, apply_exif: bool) -> np.ndarray:
     """(H, W, 3) uint8 RGB pixels of a Pillow image, converted as `decode_image` says. UnreadableImage says why not."""
-    _check_size(*image.size, max_megapixels)
+    if min(image.size) < MIN_SIDE:
+        size = "{} x {}".format(*image.size)
+        raise UnreadableImage(f"too small: {size} pixels, at least {MIN_SIDE} on each side are needed")
+    check_size(*image.size, max_megapixels)
     with _as_unreadable():
         image.load()
         return np.array(_rgb(_upright(image) if apply_exif else image))
@@ -97,9 +100,8 @@ def _as_unreadable() -> Iterator[None]:
             raise UnreadableImage(f"damaged: {detail}") from None
 
 
-def _check_size(width: int, height: int, max_megapixels: float) -> None:
-    if min(width, height) < MIN_SIDE:
-        raise UnreadableImage(f"too small: {width} x {height} pixels, at least {MIN_SIDE} on each side are needed")
+def check_size(width: int, height: int, max_megapixels: float) -> None:
+    """UnreadableImage for an image that is too large to be shown, or for memory."""
     if max(width, height) > MAX_SIDE:
         raise UnreadableImage(f"too long: {width} x {height} pixels, at most {MAX_SIDE} on each side can be shown")
     megapixels = width * height / 1e6

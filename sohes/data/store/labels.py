@@ -100,8 +100,8 @@ def _iter_shard(path: Path) -> Iterator[ImageRecord]:
 class LabelStore:
     """The records of a folder of shards by image id; ids, the places of row groups, and the last group read are kept.
 
-    It holds no open file, so it can be pickled into worker processes. SohesError for a folder without shards, a shard
-    of another version, or an image id that occurs twice.
+    It holds no open file, so it can be pickled into worker processes, and threads may share it. SohesError for a folder
+    without shards, a shard of another version, or an image id that occurs twice.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -135,10 +135,11 @@ class LabelStore:
         group = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         shard = int(np.searchsorted(self._first_groups, group, side="right")) - 1
         path = self._shards[shard]
-        if self._cached is None or self._cached[0] != group:
+        cached = self._cached  # read once, for another thread may replace it
+        if cached is None or cached[0] != group:
             with _open(path) as file:
-                self._cached = group, _read_group(file, group - int(self._first_groups[shard]), path)
-        return _record(self._cached[1], row - int(self._first_rows[group]), path)
+                cached = self._cached = group, _read_group(file, group - int(self._first_groups[shard]), path)
+        return _record(cached[1], row - int(self._first_rows[group]), path)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_cached": None}

@@ -21,9 +21,12 @@ def maskcut(features_hwC: np.ndarray, *, tau: float, cuts: int) -> np.ndarray:
     magnitude, or the other side if that one holds more than two corners of the image; of it, only the component of its
     largest patch is kept. Its patches are disconnected before the next cut. As in CutLER's code, a cut after the first
     is dropped if it covers LEAST_SHARE of the patches or less, or if its IoU with the cut before exceeds SAME_IOU.
-    Ours: the cuts end there, and where nothing new is found, since the next one would be the same.
+    Ours: the cuts end there, and where nothing new is found, since the next one would be the same. A single patch has
+    no cut.
     """
     height, width, _ = features_hwC.shape
+    if height * width < 2:
+        return np.zeros((0, height, width), bool)
     unit_nC = unit_features(features_hwC.reshape(height * width, -1))
     alike_nn = unit_nC @ unit_nC.T > tau
     taken_hw = np.zeros((height, width), bool)
@@ -49,8 +52,11 @@ def second_eigenvector(alike_nn: np.ndarray) -> np.ndarray:
     W is 1 where patches are alike and WEAK elsewhere. Found as the second largest of D^-1/2 W D^-1/2, whose product
     with a vector needs no dense matrix of floats. The entry of the largest magnitude is made positive. Where several
     vectors share that lambda, as where all patches are alike, it is an arbitrary one of them, but always the same.
+    ValueError for fewer than two patches.
     """
     n = len(alike_nn)
+    if n < 2:
+        raise ValueError(f"{n} patches have no second eigenvector")
     counts = alike_nn.astype(np.float32)
     scale_n = 1 / np.sqrt(counts.sum(1, dtype=np.float64) * (1 - WEAK) + WEAK * n)
 
@@ -61,7 +67,10 @@ def second_eigenvector(alike_nn: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)  # by default ARPACK's start, and its restarts, differ from run to run
     start = rng.standard_normal(n)
     operator = LinearOperator((n, n), matvec=times, dtype=np.float64)
-    _, vectors = eigsh(operator, k=2, which="LA", v0=start, tol=1e-4, rng=rng)
+    if n == 2:  # ARPACK finds fewer vectors than there are patches
+        _, vectors = np.linalg.eigh(operator @ np.eye(n))
+    else:
+        _, vectors = eigsh(operator, k=2, which="LA", v0=start, tol=1e-4, rng=rng)
     vector = scale_n * vectors[:, 0]  # eigenvalues ascend, so the second largest comes first
     return vector * np.sign(vector[np.abs(vector).argmax()])
 

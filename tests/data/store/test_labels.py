@@ -3,6 +3,7 @@ import errno
 import json
 import os
 import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,32 @@ def test_one_record_costs_one_row_group(tmp_path: Path, monkeypatch: pytest.Monk
     for image_id in range(ROWS_PER_GROUP, 2 * ROWS_PER_GROUP):
         store.record(image_id)
     assert read == [1]
+
+
+def interrupted(method, argument, interruption):
+    """What the method gives if another thread does `interruption` before each of its lines."""
+
+    def trace(frame, event, _):
+        if frame.f_code is not method.__code__:
+            return None
+        if event == "line":
+            interruption()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)  # is off while `trace` itself runs
+    try:
+        return method(argument)
+    finally:
+        sys.settrace(before)
+
+
+@pytest.mark.parametrize("kept", [0, ROWS_PER_GROUP])
+def test_a_thread_gets_its_own_image_whatever_others_ask_for_meanwhile(tmp_path: Path, kept: int) -> None:
+    write_shard(tmp_path / "s.parquet", [record(i) for i in range(2 * ROWS_PER_GROUP)])
+    store = LabelStore(tmp_path)
+    store.record(kept)
+    assert interrupted(store.record, 0, lambda: store.record(ROWS_PER_GROUP)).image_id == 0
 
 
 class IdsDataset:

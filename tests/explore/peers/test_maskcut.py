@@ -91,3 +91,19 @@ def test_a_later_cut_that_resembles_the_one_before_is_dropped(monkeypatch):
 
 def test_features_without_direction_are_no_error():
     assert maskcut(np.zeros((4, 4, 2), np.float32), tau=0.5, cuts=2).shape[1:] == (4, 4)
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1, 1), 0), ((1, 2), 2), ((2, 1), 2), ((1, 3), 3)])
+def test_maps_of_few_patches_are_cut_too(shape, most):
+    for features in (np.ones((*shape, 2)), np.eye(3)[: shape[0] * shape[1]].reshape(*shape, 3)):
+        found = maskcut(features.astype(np.float32), tau=0.5, cuts=3)
+        assert found.shape[1:] == shape
+        assert len(found) <= most
+        assert (found.sum(0) <= 1).all()
+
+
+def test_two_patches_have_the_second_vector_of_the_generalised_problem():
+    for alike in (np.eye(2, dtype=bool), np.ones((2, 2), bool)):
+        vector = second_eigenvector(alike)
+        np.testing.assert_allclose(abs(vector[0]), abs(vector[1]))
+        assert vector[0] * vector[1] < 0

@@ -13,6 +13,7 @@ from sohes.data.benchmarks.layout import named_below
 from sohes.data.benchmarks.predictions import coco_json, sa1b_json
 from sohes.data.exchange import id_maps, yolo
 from sohes.data.names import Names
+from sohes.data.sources.source import SUFFIXES
 from sohes.data.store.labels import iter_records
 from sohes.errors import SohesError
 from sohes.structures import ImageRecord
@@ -49,9 +50,10 @@ def read_records(path: Path, truth: Sequence[ImageRecord] = ()) -> Iterator[Imag
         return coco_json.read(path / DETECTRON2, sizes)
     if maps := named_below(path, f"*{id_maps.SUFFIX}"):
         return map(id_maps.read, maps)
-    if yolo.files(path):
+    texts, contents = yolo.files(path), named_below(path, "*.json")
+    if texts and (not contents or any(map(yolo.is_label, texts))):  # a text beside JSON may be about it
         return yolo.read(path, truth)
-    if named_below(path, "*.json"):
+    if contents:
         return sa1b_json.read(path)
     raise SohesError(
         f"{path} holds no predictions that can be read: name a COCO or Label Studio JSON file, a Parquet shard, or a "
@@ -62,24 +64,26 @@ def read_records(path: Path, truth: Sequence[ImageRecord] = ()) -> Iterator[Imag
 def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> Iterator[ImageRecord]:
     """Each prediction with its benchmark's image id.
 
-    It is found by its path without the suffix, else by the file's stem if only one image has it, else by the last
-    parts as other tools write them, which a line on stderr reports; without a file name by id. SohesError for an image
-    that is not the benchmark's.
+    It is found by its name, else by its path without a photograph's suffix, else by the last part of that if only one
+    image has it, else by the last parts as other tools write them, which a line on stderr reports; without a file name
+    by id. SohesError for an image that is not the benchmark's, and for a name of several.
     """
-    whole = {_whole(record.file_name): record.image_id for record in truth}
-    stems = Counter(_stem(record.file_name) for record in truth)
-    last = {_stem(r.file_name): r.image_id for r in truth if stems[_stem(r.file_name)] == 1}
+    named = [record for record in truth if record.file_name]
+    exact = _of_one((record.file_name, record.image_id) for record in named)
+    whole = _of_one((_bare(record.file_name), record.image_id) for record in named)
+    last = _of_one((_stem(record.file_name), record.image_id) for record in named)
+    stems = {_stem(record.file_name) for record in named}
     ids = {record.image_id for record in truth}
-    names = Names(whole)
+    names = Names(_bare(record.file_name) for record in named)
     odd: list[str] = []
     for record in predictions:
         name = record.file_name
-        image_id = whole.get(_whole(name), last.get(_stem(name))) if name else record.image_id
-        if image_id is None and (found := names.find(_whole(name))) is not None:
+        image_id = exact.get(name, whole.get(_bare(name), last.get(_stem(name)))) if name else record.image_id
+        if image_id is None and (found := names.find(_bare(name))) is not None:
             image_id = whole[found]
             odd.append(f"{name}, which is taken for {found}")
         if image_id is None or image_id not in ids:
-            several = stems[_stem(name)] > 1 if name else False
+            several = bool(name) and _stem(name) in stems
             raise SohesError(
                 f"the predictions hold {name or f'image {record.image_id}'}, "
                 + ("which is the name of several of the benchmark's images" if several else "which the benchmark lacks")
@@ -90,10 +94,21 @@ def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> I
         print(f"sohes: {len(odd)} predictions have other names than the benchmark, such as {odd[0]}", file=sys.stderr)
 
 
-def _whole(name: str) -> str:
+def _of_one(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
+    """The image of each name, without the names of several."""
+    found: dict[str, int] = {}
+    taken: Counter[str] = Counter()
+    for name, image_id in pairs:
+        found[name] = image_id
+        taken[name] += 1
+    return {name: image_id for name, image_id in found.items() if taken[name] == 1}
+
+
+def _bare(name: str) -> str:
+    """The path without a photograph's suffix: what follows another dot, as in `v1.0`, is part of the name."""
     path = PurePosixPath(name)
-    return str(path.with_suffix("")) if path.name else ""
+    return str(path.with_suffix("") if path.suffix.lower() in SUFFIXES else path)
 
 
 def _stem(name: str) -> str:
-    return PurePosixPath(name).stem
+    return PurePosixPath(_bare(name)).name

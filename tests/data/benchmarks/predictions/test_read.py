@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from sohes.data.benchmarks.predictions.read import DETECTRON2, match, read_predictions
+from sohes.data.exchange import yolo
 from sohes.data.store.labels import export_coco, export_sa1b, write_shard
 from sohes.errors import SohesError
 from sohes.masks import coco_rles, mask_set
@@ -40,6 +41,20 @@ def test_every_format_is_told_by_what_the_path_holds(tmp_path):
         assert [r.masks.rles for r in found] == [r.masks.rles for r in TRUTH], name
 
 
+@pytest.mark.parametrize("text", ["", "trained on Monday\n", "2026\n", "sch\u00f6n\n"])
+def test_a_text_beside_json_makes_no_folder_of_yolo_labels(tmp_path, text):
+    export_sa1b(TRUTH, tmp_path)
+    (tmp_path / "notes.txt").write_bytes(text.encode("latin-1"))
+    assert ids(read_predictions([tmp_path], TRUTH)) == [139, 285]
+
+
+def test_a_json_beside_yolo_labels_makes_no_folder_of_json(tmp_path):
+    yolo.write(TRUTH, tmp_path)
+    (tmp_path / "labels/val2017/000139.txt").write_text("")
+    (tmp_path / "labels/meta.json").write_text("{}")
+    assert ids(read_predictions([tmp_path], TRUTH)) == [139, 285]
+
+
 def test_several_folders_are_one_set_of_predictions(tmp_path):
     """Such as the pseudo-labels of the training images and the predictions on the held-out ones."""
     for place, one in enumerate(TRUTH):
@@ -58,6 +73,33 @@ def test_equal_names_in_two_folders_are_told_apart_by_the_folder_only():
     assert ids(match([record(9, "two/a.jpg")], truth)) == [2]
     with pytest.raises(SohesError, match=r"hold a\.jpg, which is the name of several of the benchmark's images"):
         list(match([record(1, "a.jpg")], truth))
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("cat.jpg", "cat.png"),
+        ("a/cat.jpg", "a/cat.JPG"),
+        ("v1.0", "v1.1"),
+        ("v1.0.jpg", "v1.1.jpg"),
+        ("cat", "cat.jpg"),
+    ],
+)
+def test_names_that_differ_in_what_follows_a_dot_are_of_different_images(names, capsys):
+    truth = [record(number, name) for number, name in enumerate(names, 1)]
+    assert ids(match(truth, truth)) == [1, 2]
+    assert ids(match(truth[:1], truth)) == [1]
+    assert capsys.readouterr().err == ""
+
+
+def test_another_suffix_is_overlooked_unless_several_images_share_the_rest():
+    truth = [record(1, "v1.0.jpg"), record(2, "v1.1.jpg"), record(3, "a/cat.jpg"), record(4, "a/cat.png")]
+    assert ids(match([record(9, "v1.1"), record(9, "x/v1.0.PNG")], truth)) == [2, 1]
+    for name in ("a/cat.webp", "cat", "A/CAT.webp"):
+        with pytest.raises(SohesError, match="predict the benchmark's own images"):
+            list(match([record(1, name)], truth))
+    with pytest.raises(SohesError, match="the name of several"):
+        list(match([record(1, "a/cat")], truth))
 
 
 def test_names_of_another_tool_are_matched_and_told(capsys):
