@@ -128,6 +128,13 @@ def test_no_image_takes_the_file_of_another(name: str, tmp_path: Path) -> None:
         FORMATS[name].write(two, tmp_path)
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_two_images_have_one_id(name: str, tmp_path: Path) -> None:
+    two = [ImageRecord(1, file_name, "", mask_set(MASKS[:1])) for file_name in ("a.jpg", "b.jpg")]
+    with pytest.raises(SohesError, match=r"image id 1 occurs twice, the second time for b\.jpg"):
+        FORMATS[name].write(two, tmp_path / f"out{FORMATS[name].suffix}")
+
+
 @pytest.mark.parametrize(("name", "out"), [("coco", "a.txt"), ("parquet", "a.json"), ("yolo", "a.json")])
 def test_out_fits_the_format(name: str, out: str, tmp_path: Path) -> None:
     (tmp_path / "a.json").touch()
