@@ -33,11 +33,19 @@ INFO = """Get a pack (sa_000000.tar ...) from Meta's SA-1B page, by the signed l
 
 
 def read_benchmark(root: Path) -> Iterator[ImageRecord]:
-    """The ground truth: files in the order of their numbers, or a tar's in its own order."""
-    files = layout.files_below(root, "sa_*.json") if Path(root).is_dir() else []
+    """The ground truth: files in the order of their numbers, or a tar's in its own order.
+
+    SohesError if DIR holds neither, or both: which images are scored would hang on what happens to be unpacked.
+    """
+    files, tars = layout.files_below(root, "sa_*.json") if Path(root).is_dir() else [], _tars(root)
+    if files and tars:
+        raise SohesError(
+            f"{root} holds both packs and files out of packs, such as {tars[0].name} and {files[0].name}: name a pack "
+            "as --root, or move the packs or the files elsewhere"
+        )
     if files:
         return (record(file.read_bytes(), file) for file in files)
-    tars = _tars(root) or [layout.find(root, "sa_*.json", "*.tar", name=NAME)]
+    tars = tars or [layout.find(root, "sa_*.json", "*.tar", name=NAME)]
     return itertools.chain.from_iterable(map(_read_tar, tars))
 
 
@@ -98,7 +106,7 @@ def _inflated(path: Path, process: int, thread: int) -> IO[bytes]:
 
     process, thread: whose it is, since two that share an open file would move each other's place in it.
     """
-    return cast(IO[bytes], tarfile.open(path, "r:*").fileobj)  # noqa: SIM115
+    return cast(IO[bytes], tarfile.open(path, "r:*").fileobj)
 
 
 def _cut(file: IO[bytes], piece: _Piece) -> bytes:

@@ -34,6 +34,14 @@ def test_a_pack_is_read_as_it_is_even_gzip_under_the_name_of_a_tar(gzip, sample,
         assert sa1b.read_image(root, "sa_9.jpg")[:2] == b"\xff\xd8"
 
 
+def test_files_beside_packs_do_not_hide_the_packs_in_silence(sample, write_pack):
+    root = sample("sa1b")
+    write_pack(root / "sa_000020.tar", gzip=False)
+    with pytest.raises(SohesError, match=r"holds both .* such as sa_000020\.tar and sa_9\.json: name a pack as --root"):
+        sa1b.read_benchmark(root)
+    assert len(list(sa1b.read_benchmark(root / "sa_000020.tar"))) == 2
+
+
 def test_what_is_no_pack_is_named(sample, tmp_path):
     (tmp_path / "sa_000001.tar").write_bytes(b"nothing")
     with pytest.raises(SohesError, match=r"sa_000001\.tar cannot be read as a pack"):
