@@ -5,13 +5,14 @@ Beyond the keys of both formats, an annotation that we write has
     score       in [0, 1]; in SA-1B's format also as its `predicted_iou`
     parent_id   the id of the mask that it is a part of, null for a whole entity; also as `parent`, as exports had it
     level       0 for a whole entity, 1 for its parts, ...
-    source      the step that found it
+    source      the step that found it, `crowd` for a crowd; in COCO's format a crowd has `iscrowd`, too
 
 Ids start at 1: pycocotools takes 0 for "unmatched".
 """
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -37,11 +38,17 @@ def coco_image(masks: MaskSet, file_name: str, image_id: int) -> dict[str, Any]:
 
 
 def coco_annotations(masks: MaskSet, image_id: int, *, first_id: int = 1) -> list[dict[str, Any]]:
-    """Items of COCO's `annotations` in the single category `entity`, with ids from `first_id`."""
-    return [
-        {**annotation, "image_id": image_id, "category_id": 1, "iscrowd": int(annotation["source"] == CROWD)}
-        for annotation in _annotations(masks, first_id)
-    ]
+    """Items of COCO's `annotations` in the single category `entity`, with ids from `first_id`.
+
+    `area` is what the file of a ground truth states, if it does.
+    """
+    annotations = _annotations(masks, first_id)
+    stated = [None] * len(masks) if masks.stated_areas is None else masks.stated_areas.tolist()
+    for annotation, area in zip(annotations, stated, strict=True):
+        annotation |= {"image_id": image_id, "category_id": 1, "iscrowd": int(annotation["source"] == CROWD)}
+        if area is not None and not math.isnan(area):
+            annotation["area"] = area
+    return annotations
 
 
 def sa1b(masks: MaskSet, file_name: str, image_id: int | None = None) -> dict[str, Any]:
@@ -177,7 +184,7 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
 
 @dataclass
 class Found:
-    """The masks of one image with scores and parents, collected one annotation at a time.
+    """The masks of one image with scores, parents and sources, collected one annotation at a time.
 
     where, path: the image and the file, to name in an error.
     """
@@ -189,9 +196,10 @@ class Found:
     scores: list[float] = field(default_factory=list)
     ids: list[Any] = field(default_factory=list)
     parent_ids: list[Any] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
 
     def add(self, annotations: Iterable[dict[str, Any]]) -> Found:
-        """More masks; one without a score has 1. SohesError for a mask or score that cannot be read."""
+        """More masks; one without a score has 1. SohesError for a mask, score or `iscrowd` that cannot be read."""
         for annotation in annotations:
             written = annotation.get("score", annotation.get("predicted_iou", 1.0))
             score = gate.number(written)
@@ -203,10 +211,13 @@ class Found:
             self.scores.append(score)
             self.ids.append(annotation.get("id"))
             self.parent_ids.append(annotation.get("parent_id", annotation.get("parent")))
+            own = annotation.get("source")
+            crowd = is_crowd(annotation, self.where, self.path)
+            self.sources.append(CROWD if crowd else own if isinstance(own, str) else None)
         return self
 
     def masks(self, source: str = "") -> MaskSet:
-        """What was collected; a mask whose parent is not among it is a root.
+        """What was collected; a mask whose parent is not among it is a root, and one that names no source has this one.
 
         SohesError if a mask is unsound, or if the parents form a cycle.
         """
@@ -218,7 +229,8 @@ class Found:
         except (TypeError, ValueError) as error:  # TypeError: an id that is a list
             raise SohesError(f"{self.path}: the masks of {self.where} are not a forest: {error}") from None
         scores = np.array(self.scores, np.float64)  # as precise as the file: float32 would tie close scores
-        return MaskSet(*self.size, rles, scores, parents, (source,) * len(rles))
+        sources = tuple(source if own is None else own for own in self.sources)
+        return MaskSet(*self.size, rles, scores, parents, sources)
 
 
 def _id(value: Any) -> Any:

@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,21 @@ def test_a_damaged_annotation_is_named(change, sentence):
     content["annotations"][0] |= change
     with pytest.raises(SohesError, match=sentence):
         mask_json.read_sa1b(content, FILE)
+
+
+def test_crowds_and_sources_are_read():
+    found = mask_json.read_sa1b(through_json(mask_json.sa1b(FOUND, "cat.jpg")), FILE, source="other").masks
+    assert found.sources == ("a", "b", CROWD)
+    annotations = through_json(mask_json.coco_annotations(FOUND, 7))
+    for annotation in annotations:
+        del annotation["source"]  # as anybody else's
+    assert mask_json.Found((6, 8), "cat.jpg", FILE).add(annotations).masks("x").sources == ("x", "x", CROWD)
+    annotations[0]["iscrowd"] = 2
+    with pytest.raises(SohesError, match=r"cat\.json: iscrowd of annotation 1 of cat\.jpg: a flag is 0 or 1"):
+        mask_json.Found((6, 8), "cat.jpg", FILE).add(annotations)
+
+
+def test_the_areas_that_a_truth_states_are_written():
+    truth = replace(FOUND, stated_areas=np.array([30.5, np.nan, 7]))
+    assert [annotation["area"] for annotation in mask_json.coco_annotations(truth, 7)] == [30.5, 6, 7]
+    assert [annotation["area"] for annotation in mask_json.coco_annotations(FOUND, 7)] == [24, 6, 1]

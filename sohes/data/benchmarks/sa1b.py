@@ -1,8 +1,8 @@
 """Packs of SA-1B, as class-agnostic ground truth.
 
 Protocol (paper section 4.1): all masks of one pack of some 11,000 images that were not trained on. They are made by a
-machine (SAM, checked by people in part), so AP and AR favour what SAM finds. The files have no hierarchy and no crowds;
-masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
+machine (SAM, checked by people in part), so AP and AR favour what SAM finds. Meta's files have no hierarchy and no
+crowds; masks are run lengths in stored pixels. Image ids are the files' own `image_id`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import IO, NamedTuple, cast
 from sohes.data.benchmarks import coco, layout
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Remarks, read_sa1b
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 
 NAME = "sa1b"
 INFO = """Get a pack (sa_000000.tar ...) from Meta's SA-1B page, by the signed links of its list. DIR holds:
@@ -144,4 +144,5 @@ def record(data: bytes, path: Path, *, remarks: Remarks | None = None) -> ImageR
     masks = found.masks
     image = {"id": found.image_id, "file_name": found.file_name, "height": masks.height, "width": masks.width}
     names = [f"mask {place} of {found.file_name}" for place in range(1, len(masks) + 1)]
-    return coco.record(image, masks.rles, NAME, remarks=remarks, names=names)
+    crowd = [source == CROWD for source in masks.sources]  # `sohes export` writes them
+    return coco.record(image, masks.rles, NAME, crowd=crowd, remarks=remarks, names=names)

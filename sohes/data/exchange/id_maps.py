@@ -1,6 +1,6 @@
 """PNG id maps: 16-bit pictures whose pixels are masks' ids, 0 for none.
 
-    cat.ids.json         the size, and each mask's id, map, score, parent_id and level
+    cat.ids.json         the size, and each mask's id, map, score, parent_id, level and source
     cat.0.png            whole entities, as far as they do not overlap
     cat.1.png ...        masks that overlap those in all maps before
 
@@ -40,7 +40,8 @@ def write(records: Iterable[ImageRecord], folder: Path) -> None:
         maps, of_masks = _layers(masks)
         for number, map_HW in enumerate(maps):
             write_file(_picture(file, number), cv2.imencode(".png", map_HW)[1].tobytes())
-        columns = zip(masks.scores.tolist(), masks.parents.tolist(), levels(masks.parents).tolist(), strict=True)
+        depths = levels(masks.parents).tolist()
+        columns = zip(of_masks, masks.scores.tolist(), masks.parents.tolist(), depths, masks.sources, strict=True)
         content = {
             "image": {
                 "image_id": record.image_id,
@@ -50,8 +51,15 @@ def write(records: Iterable[ImageRecord], folder: Path) -> None:
             },
             "maps": len(maps),
             "masks": [
-                {"id": i, "map": place, "score": score, "parent_id": None if parent < 0 else parent + 1, "level": level}
-                for i, (place, (score, parent, level)) in enumerate(zip(of_masks, columns, strict=True), 1)
+                {
+                    "id": i,
+                    "map": place,
+                    "score": score,
+                    "parent_id": None if parent < 0 else parent + 1,
+                    "level": level,
+                    "source": source,
+                }
+                for i, (place, score, parent, level, source) in enumerate(columns, 1)
             ],
         }
         write_json(file, content)  # last: it says which maps belong together

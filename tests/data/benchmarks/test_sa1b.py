@@ -5,10 +5,13 @@ import os
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 
 from sohes.data.benchmarks import layout, sa1b
 from sohes.errors import SohesError
+from sohes.masks import mask_json, mask_set
+from sohes.structures import CROWD
 from sohes.work.walk import walk
 
 
@@ -32,6 +35,13 @@ def test_a_pack_is_read_as_it_is_even_gzip_under_the_name_of_a_tar(gzip, sample,
     for root in (pack, pack.parent):
         assert facts(sa1b.read_benchmark(root)) == unpacked
         assert sa1b.read_image(root, "sa_9.jpg")[:2] == b"\xff\xd8"
+
+
+def test_a_crowd_that_export_wrote_is_one(tmp_path):
+    masks = mask_set(np.ones((2, 6, 8), bool), sources=["coco", CROWD])
+    (tmp_path / "sa_1.json").write_text(json.dumps(mask_json.sa1b(masks, "a.jpg", 1)))
+    (record,) = sa1b.read_benchmark(tmp_path)
+    assert record.masks.sources == ("sa1b", CROWD)
 
 
 def test_files_beside_packs_do_not_hide_the_packs_in_silence(sample, write_pack):
