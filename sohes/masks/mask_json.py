@@ -12,6 +12,7 @@ Ids start at 1: pycocotools takes 0 for "unmatched".
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -27,6 +28,7 @@ from sohes.masks.forest import check_forest, levels
 from sohes.masks.rle import areas, boxes_xywh
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
+IN_SIDES = "no polygon reaches beyond 1, so their coordinates were read as fractions of the image's sides"
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 
 # ---------------------------------------------------------------- write
@@ -178,7 +180,7 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
     image_id, name = gate.whole(image.get("image_id", image.get("id"))), image.get("file_name") or path.stem
     if not isinstance(name, str):
         raise SohesError(f"{path}: its image has the file_name {name!r:.80}: give it a name, or none")
-    found = Found(size, name, path).add(annotations)
+    found = Found(size, name, path).add(annotations, in_sides=drawn_in_sides(annotations))
     return ImageRecord(-1 if image_id is None else image_id, name, "", found.masks(source))
 
 
@@ -198,8 +200,11 @@ class Found:
     parent_ids: list[Any] = field(default_factory=list)
     sources: list[str | None] = field(default_factory=list)
 
-    def add(self, annotations: Iterable[dict[str, Any]]) -> Found:
-        """More masks; one without a score has 1. SohesError for a mask, score or `iscrowd` that cannot be read."""
+    def add(self, annotations: Iterable[dict[str, Any]], *, in_sides: bool = False) -> Found:
+        """More masks; one without a score has 1. SohesError for a mask, score or `iscrowd` that cannot be read.
+
+        in_sides: coordinates are fractions of the image's sides.
+        """
         for annotation in annotations:
             written = annotation.get("score", annotation.get("predicted_iou", 1.0))
             score = gate.number(written)
@@ -207,7 +212,7 @@ class Found:
                 raise SohesError(
                     f"{self.path}: a mask of {self.where} has the score {written!r:.80}: give it a finite number"
                 )
-            self.rles.append(run_lengths(annotation, self.size, self.where, self.path))
+            self.rles.append(run_lengths(annotation, self.size, self.where, self.path, in_sides=in_sides))
             self.scores.append(score)
             self.ids.append(annotation.get("id"))
             self.parent_ids.append(annotation.get("parent_id", annotation.get("parent")))
@@ -237,6 +242,42 @@ def _id(value: Any) -> Any:
     """An id as it is compared with others: "7" is 7."""
     number = gate.whole(value)
     return value if number is None else number
+
+
+def drawn_in_sides(annotations: Iterable[dict[str, Any]]) -> bool:
+    """Whether no polygon of a file reaches beyond 1: then coordinates are fractions of the image's sides."""
+    return any(in_sides for _, in_sides in with_sides(annotations))
+
+
+def with_sides(annotations: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The annotations of a file in their order, and whether the coordinates of each are fractions of the sides.
+
+    They are if no polygon of the file leaves the first pixel, in which nobody draws. It is read once; from the first
+    polygon that may be of fractions, annotations are held back until one reaches beyond 1.
+    """
+    waiting: list[dict[str, Any]] = []
+    rest = iter(annotations)
+    for annotation in rest:
+        numbers = list(_coordinates(annotation.get("segmentation")))
+        if not all(value is not None and 0 <= value <= 1 for value in numbers):
+            for one in itertools.chain(waiting, [annotation], rest):
+                yield one, False
+            return
+        if numbers or waiting:
+            waiting.append(annotation)
+        else:
+            yield annotation, False
+    for one in waiting:
+        yield one, True
+
+
+def _coordinates(value: Any, depth: int = 4) -> Iterator[float | None]:
+    """The numbers of lists within lists, None for what is no number."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, list) and depth:
+            yield from _coordinates(item, depth - 1)
+        else:
+            yield gate.number(item)
 
 
 def read_masks(
