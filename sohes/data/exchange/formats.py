@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 from sohes.data.exchange import id_maps, label_studio, labelme, yolo
+from sohes.data.exchange.places import Places
 from sohes.data.store.labels import export_coco, export_sa1b, write_shard
 from sohes.errors import SohesError
 from sohes.masks.forest import select
@@ -24,11 +25,13 @@ FormatName = Literal["parquet", "coco", "sa1b", "yolo", "labelme", "label-studio
 class Format:
     """writer: takes records and the path. suffix: of the one file that it is, or empty for a folder.
 
-    crowds: whether a reader can tell a crowd from an entity in it.
+    places: where the files lie that are named after their photographs, in a folder.  crowds: whether a reader can tell
+    a crowd from an entity in it.
     """
 
     writer: Callable[[Iterable[ImageRecord], Path], None]
     suffix: str = ""
+    places: Callable[[Path], Places] | None = None
     crowds: bool = True
 
     def write(self, records: Iterable[ImageRecord], path: Path) -> None:
@@ -43,10 +46,10 @@ FORMATS: dict[str, Format] = {
     "parquet": Format(lambda records, path: write_shard(path, records), ".parquet"),
     "coco": Format(export_coco, ".json"),
     "sa1b": Format(export_sa1b),
-    "yolo": Format(yolo.write, crowds=False),
-    "labelme": Format(labelme.write, crowds=False),
+    "yolo": Format(yolo.write, places=yolo.places, crowds=False),
+    "labelme": Format(labelme.write, places=labelme.places, crowds=False),
     "label-studio": Format(label_studio.write, ".json", crowds=False),
-    "id-maps": Format(id_maps.write),
+    "id-maps": Format(id_maps.write, places=id_maps.places),
 }
 
 
@@ -57,6 +60,15 @@ def check_out(format: str, out: Path) -> None:
         raise SohesError(f"--out must name a {suffix} file for --format {format} (got {out})")
     if not suffix and out.is_file():
         raise SohesError(f"--out must name a folder for --format {format}, and {out} is a file: name another")
+
+
+def check_names(format: str, out: Path, file_names: Iterable[str]) -> None:
+    """SohesError if the format would have two of these photographs share a file, or one in no file below `out`."""
+    of_format = FORMATS[format].places
+    if of_format is not None:
+        places = of_format(out)
+        for name in file_names:
+            places.take(name)
 
 
 def _without_crowds(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from sohes.data.benchmarks.coco import read_json
 from sohes.data.benchmarks.layout import read_png
-from sohes.data.exchange.places import placed
+from sohes.data.exchange.places import Places, placed
 from sohes.errors import SohesError
 from sohes.masks import encode, gate, sample
 from sohes.masks.forest import levels
@@ -31,9 +31,14 @@ SUFFIX = ".ids.json"
 MOST = 2**16 - 1  # masks of an image
 
 
+def places(folder: Path) -> Places:
+    """Where `write` puts the file of each photograph."""
+    return Places(folder, SUFFIX)
+
+
 def write(records: Iterable[ImageRecord], folder: Path) -> None:
     """SohesError for an image with more masks than 16 bits can count."""
-    for record, file in placed(records, folder, SUFFIX):
+    for record, file in placed(records, places(folder)):
         masks = record.masks
         if len(masks) > MOST:
             raise SohesError(f"{record.file_name} has {len(masks)} masks, more than {MOST}: take another format")
