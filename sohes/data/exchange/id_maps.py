@@ -15,14 +15,17 @@ from typing import Any
 
 import cv2
 import numpy as np
+from scipy.ndimage import find_objects
 
 from sohes.data.benchmarks.coco import read_json
 from sohes.data.benchmarks.layout import read_png
 from sohes.data.exchange.places import Places, placed
 from sohes.errors import SohesError
-from sohes.masks import encode, gate, sample
+from sohes.masks import boxes_xywh, gate, sample
 from sohes.masks.forest import levels
 from sohes.masks.mask_json import Found
+from sohes.masks.packed import join, pack
+from sohes.masks.stretch import encode_stretched
 from sohes.structures import ImageRecord, MaskSet
 from sohes.work.files import write_file, write_json
 
@@ -78,13 +81,15 @@ def _layers(masks: MaskSet) -> tuple[list[np.ndarray], list[int]]:
     """(H, W) uint16 maps, at least one, and the map of each mask."""
     maps = [np.zeros((masks.height, masks.width), np.uint16)]
     of_masks = [0] * len(masks)
-    rows, columns = np.arange(masks.height), np.arange(masks.width)
+    boxes = boxes_xywh(masks).astype(int).tolist()
     for index in np.argsort(levels(masks.parents), kind="stable").tolist():
-        mask_HW = sample(masks, index, rows, columns)
-        place = next((k for k, map_HW in enumerate(maps) if not map_HW[mask_HW].any()), len(maps))
+        x, y, width, height = boxes[index]
+        box = slice(y, y + height), slice(x, x + width)
+        mask_hw = sample(masks, index, np.arange(y, y + height), np.arange(x, x + width))
+        place = next((k for k, map_HW in enumerate(maps) if not map_HW[box][mask_hw].any()), len(maps))
         if place == len(maps):
             maps.append(np.zeros_like(maps[0]))
-        maps[place][mask_HW] = index + 1
+        maps[place][box][mask_hw] = index + 1
         of_masks[index] = place
     return maps, of_masks
 
@@ -104,15 +109,22 @@ def read(path: Path) -> ImageRecord:
     if not isinstance(name, str):
         name = str(PurePosixPath(path.name.removesuffix(SUFFIX)))
     maps: dict[int, np.ndarray] = {}
-    annotations = []
+    boxes: dict[int, list[tuple[slice, slice] | None]] = {}  # of the ids from 1 in each map
+    annotations, drawn = [], []
     for mask in listed:
         number, place = gate.whole(mask.get("id")), gate.whole(mask.get("map"))
         if number is None or place is None or not 0 < number <= MOST:
             raise SohesError(f"{path}: a mask needs id and map as whole numbers (got {mask!r:.80})")
         if place not in maps:
             maps[place] = _map(_picture(path, place), size)
-        (counts,) = encode((maps[place] == number)[None])
-        annotations.append({**mask, "segmentation": {"size": list(size), "counts": counts}})
+            boxes[place] = find_objects(maps[place].astype(np.int32))
+        rows, columns = (boxes[place][number - 1 : number] or [None])[0] or (slice(0, 0), slice(0, 0))
+        cut_hw = maps[place][rows, columns] == number
+        drawn.append(pack(cut_hw[None], size=size, origin=(rows.start, columns.start)))
+        annotations.append(mask)
+    rles = encode_stretched(join(drawn, size=size), size)
+    for annotation, counts in zip(annotations, rles, strict=True):
+        annotation["segmentation"] = {"size": list(size), "counts": counts}
     masks = Found(size, name, path).add(annotations).masks(SOURCE)
     return ImageRecord(-1 if image_id is None else image_id, name, "", masks)
 
