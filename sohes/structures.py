@@ -31,7 +31,8 @@ class MaskSet:
     """The masks of one image with their scores and their forest; `sohes.masks` packs and unpacks it.
 
     rles: N byte strings, COCO's compressed run lengths of an H x W mask.
-    scores: (N,) float32 in [0, 1].  parents: (N,) int64, index into this set, -1 for a root.
+    scores: (N,) float32 in [0, 1]; float64 from other people's files, until a shard rounds them.
+    parents: (N,) int64, index into this set, -1 for a root.
     sources: N words for the step that found each mask (`global`, `local`, `instruct`, ...), or CROWD.
     stated_areas: (N,) float64, the areas that the file of a ground truth states, NaN where it states none; or None.
     """

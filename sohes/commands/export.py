@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -28,12 +28,16 @@ def export(
     Example: sohes export predictions/correct --out correct.json
     """
     check_out(format, out)
-    FORMATS[format].write(_numbered(read_records(labels)), out)
+    FORMATS[format].write(_numbered(labels), out)
     print(f"wrote {out}")
 
 
-def _numbered(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
-    """Ids from 1 for the images of formats that have none."""
-    numbers = itertools.count(1)
-    for record in records:
-        yield record if record.image_id >= 0 else dataclasses.replace(record, image_id=next(numbers))
+def _numbered(labels: Path) -> Iterator[ImageRecord]:
+    """The records; an image without an id gets one above all that there are, for which the labels are read twice."""
+    numbers: Iterator[int] | None = None
+    for record in read_records(labels):
+        if record.image_id < 0:
+            if numbers is None:
+                numbers = itertools.count(1 + max(0, max(other.image_id for other in read_records(labels))))
+            record = dataclasses.replace(record, image_id=next(numbers))
+        yield record

@@ -19,7 +19,7 @@ import numpy as np
 import typer
 
 from sohes.commands.options import BACKBONE, HERE, ParamsFile, Upright
-from sohes.data.exchange.formats import FORMATS, FormatName, check_out
+from sohes.data.exchange.formats import FORMATS, FormatName, check_names, check_out
 from sohes.data.sources.folder import FolderSource
 from sohes.data.sources.source import Photograph
 from sohes.data.store.decode import decode_image
@@ -77,6 +77,7 @@ def label(
     plan = source.plan()
     for note in plan.notes:
         print(note, flush=True)
+    check_names(format, out, (photograph.file_name for photograph in plan.train))  # now, not once all are labelled
     weights = (backbone if values.explore.uses_backbone else None, weights_file(values.explore.refiner))
     origin = Origin(
         "label",

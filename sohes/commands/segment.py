@@ -295,10 +295,11 @@ def output_names(files: Sequence[Path]) -> list[str]:
     names = [next((c for c in choice if uses[c.casefold()] == 1), choice[-1]) for choice in choices]
     taken: Counter[str] = Counter()
     names = [fitted(name, LONGEST_NAME) for name in names]
-    for i, name in enumerate(names):  # only `a/b.jpg` beside `a_b.jpg` gets as far as a number
-        taken[name.casefold()] += 1
-        if taken[name.casefold()] > 1:
-            names[i] = f"{name}-{taken[name.casefold()]}"
+    for i in sorted(range(len(files)), key=lambda i: str(files[i].resolve())):
+        key = names[i].casefold()  # only that of `a/b.jpg` beside `a_b.jpg` gets as far as a number
+        taken[key] += 1
+        if taken[key] > 1:
+            names[i] += f"-{taken[key]}"
     return names
 
 

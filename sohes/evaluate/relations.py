@@ -11,7 +11,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.recall import Side, paired
 from sohes.masks import packed
 from sohes.masks.forest import forest_ancestors, parents_by_coverage
-from sohes.masks.stretch import packed_at
+from sohes.masks.stretch import as_packed
 from sohes.structures import ImageRecord
 
 SIDES = Side("labels", "hold", "lack"), Side("baseline's labels", "hold", "lack")
@@ -37,7 +37,7 @@ def with_coverage(records: Iterable[ImageRecord], thetas: Sequence[float]) -> li
     """For each threshold, the same masks with the forest by coverage at that threshold (paper 3.1, step 4)."""
     by_theta: list[list[ImageRecord]] = [[] for _ in thetas]
     for record in records:
-        shared = packed.intersections(packed_at(record.masks, (record.masks.height, record.masks.width)))
+        shared = packed.intersections(as_packed(record.masks))
         for theta_cover, at_theta in zip(thetas, by_theta, strict=True):
             parents = parents_by_coverage(shared, theta_cover=theta_cover)
             at_theta.append(replace(record, masks=replace(record.masks, parents=parents)))

@@ -79,8 +79,16 @@ def forest_ancestors(parents_N: np.ndarray) -> np.ndarray:
 
 
 def levels(parents_N: np.ndarray) -> np.ndarray:
-    """(N,) int64 depth in the forest: 0 for a whole entity, 1 for a part, 2 for a subpart, ..."""
-    return forest_ancestors(parents_N).sum(0).astype(np.int64)
+    """(N,) int64 depth in the forest: 0 for a whole entity, 1 for a part, 2 for a subpart, ...
+
+    ValueError for a cycle or an index out of range.
+    """
+    check_forest(parents_N)
+    above_N, steps_N = parents_N, (parents_N >= 0).astype(np.int64)  # how many parents lie up to `above_N`
+    while (above_N >= 0).any():  # twice as far up each time
+        steps_N = steps_N + np.where(above_N < 0, 0, steps_N[above_N])
+        above_N = np.where(above_N < 0, -1, above_N[above_N])
+    return steps_N
 
 
 def relink(parents_N: np.ndarray, kept_K: np.ndarray) -> np.ndarray:

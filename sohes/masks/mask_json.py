@@ -5,13 +5,15 @@ Beyond the keys of both formats, an annotation that we write has
     score       in [0, 1]; in SA-1B's format also as its `predicted_iou`
     parent_id   the id of the mask that it is a part of, null for a whole entity; also as `parent`, as exports had it
     level       0 for a whole entity, 1 for its parts, ...
-    source      the step that found it
+    source      the step that found it, `crowd` for a crowd; in COCO's format a crowd has `iscrowd`, too
 
 Ids start at 1: pycocotools takes 0 for "unmatched".
 """
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +28,7 @@ from sohes.masks.forest import check_forest, levels
 from sohes.masks.rle import areas, boxes_xywh
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
+IN_SIDES = "no polygon reaches beyond 1, so their coordinates were read as fractions of the image's sides"
 CATEGORIES = [{"id": 1, "name": "entity", "supercategory": "entity"}]
 
 # ---------------------------------------------------------------- write
@@ -37,11 +40,17 @@ def coco_image(masks: MaskSet, file_name: str, image_id: int) -> dict[str, Any]:
 
 
 def coco_annotations(masks: MaskSet, image_id: int, *, first_id: int = 1) -> list[dict[str, Any]]:
-    """Items of COCO's `annotations` in the single category `entity`, with ids from `first_id`."""
-    return [
-        {**annotation, "image_id": image_id, "category_id": 1, "iscrowd": int(annotation["source"] == CROWD)}
-        for annotation in _annotations(masks, first_id)
-    ]
+    """Items of COCO's `annotations` in the single category `entity`, with ids from `first_id`.
+
+    `area` is what the file of a ground truth states, if it does.
+    """
+    annotations = _annotations(masks, first_id)
+    stated = [None] * len(masks) if masks.stated_areas is None else masks.stated_areas.tolist()
+    for annotation, area in zip(annotations, stated, strict=True):
+        annotation |= {"image_id": image_id, "category_id": 1, "iscrowd": int(annotation["source"] == CROWD)}
+        if area is not None and not math.isnan(area):
+            annotation["area"] = area
+    return annotations
 
 
 def sa1b(masks: MaskSet, file_name: str, image_id: int | None = None) -> dict[str, Any]:
@@ -171,13 +180,13 @@ def read_sa1b(content: Any, path: Path, *, source: str = "") -> ImageRecord:
     image_id, name = gate.whole(image.get("image_id", image.get("id"))), image.get("file_name") or path.stem
     if not isinstance(name, str):
         raise SohesError(f"{path}: its image has the file_name {name!r:.80}: give it a name, or none")
-    found = Found(size, name, path).add(annotations)
+    found = Found(size, name, path).add(annotations, in_sides=drawn_in_sides(annotations))
     return ImageRecord(-1 if image_id is None else image_id, name, "", found.masks(source))
 
 
 @dataclass
 class Found:
-    """The masks of one image with scores and parents, collected one annotation at a time.
+    """The masks of one image with scores, parents and sources, collected one annotation at a time.
 
     where, path: the image and the file, to name in an error.
     """
@@ -189,9 +198,13 @@ class Found:
     scores: list[float] = field(default_factory=list)
     ids: list[Any] = field(default_factory=list)
     parent_ids: list[Any] = field(default_factory=list)
+    sources: list[str | None] = field(default_factory=list)
 
-    def add(self, annotations: Iterable[dict[str, Any]]) -> Found:
-        """More masks; one without a score has 1. SohesError for a mask or score that cannot be read."""
+    def add(self, annotations: Iterable[dict[str, Any]], *, in_sides: bool = False) -> Found:
+        """More masks; one without a score has 1. SohesError for a mask, score or `iscrowd` that cannot be read.
+
+        in_sides: coordinates are fractions of the image's sides.
+        """
         for annotation in annotations:
             written = annotation.get("score", annotation.get("predicted_iou", 1.0))
             score = gate.number(written)
@@ -199,14 +212,17 @@ class Found:
                 raise SohesError(
                     f"{self.path}: a mask of {self.where} has the score {written!r:.80}: give it a finite number"
                 )
-            self.rles.append(run_lengths(annotation, self.size, self.where, self.path))
+            self.rles.append(run_lengths(annotation, self.size, self.where, self.path, in_sides=in_sides))
             self.scores.append(score)
             self.ids.append(annotation.get("id"))
             self.parent_ids.append(annotation.get("parent_id", annotation.get("parent")))
+            own = annotation.get("source")
+            crowd = is_crowd(annotation, self.where, self.path)
+            self.sources.append(CROWD if crowd else own if isinstance(own, str) else None)
         return self
 
     def masks(self, source: str = "") -> MaskSet:
-        """What was collected; a mask whose parent is not among it is a root.
+        """What was collected; a mask whose parent is not among it is a root, and one that names no source has this one.
 
         SohesError if a mask is unsound, or if the parents form a cycle.
         """
@@ -218,13 +234,50 @@ class Found:
         except (TypeError, ValueError) as error:  # TypeError: an id that is a list
             raise SohesError(f"{self.path}: the masks of {self.where} are not a forest: {error}") from None
         scores = np.array(self.scores, np.float64)  # as precise as the file: float32 would tie close scores
-        return MaskSet(*self.size, rles, scores, parents, (source,) * len(rles))
+        sources = tuple(source if own is None else own for own in self.sources)
+        return MaskSet(*self.size, rles, scores, parents, sources)
 
 
 def _id(value: Any) -> Any:
     """An id as it is compared with others: "7" is 7."""
     number = gate.whole(value)
     return value if number is None else number
+
+
+def drawn_in_sides(annotations: Iterable[dict[str, Any]]) -> bool:
+    """Whether no polygon of a file reaches beyond 1: then coordinates are fractions of the image's sides."""
+    return any(in_sides for _, in_sides in with_sides(annotations))
+
+
+def with_sides(annotations: Iterable[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], bool]]:
+    """The annotations of a file in their order, and whether the coordinates of each are fractions of the sides.
+
+    They are if no polygon of the file leaves the first pixel, in which nobody draws. It is read once; from the first
+    polygon that may be of fractions, annotations are held back until one reaches beyond 1.
+    """
+    waiting: list[dict[str, Any]] = []
+    rest = iter(annotations)
+    for annotation in rest:
+        numbers = list(_coordinates(annotation.get("segmentation")))
+        if not all(value is not None and 0 <= value <= 1 for value in numbers):
+            for one in itertools.chain(waiting, [annotation], rest):
+                yield one, False
+            return
+        if numbers or waiting:
+            waiting.append(annotation)
+        else:
+            yield annotation, False
+    for one in waiting:
+        yield one, True
+
+
+def _coordinates(value: Any, depth: int = 4) -> Iterator[float | None]:
+    """The numbers of lists within lists, None for what is no number."""
+    for item in value if isinstance(value, list) else ():
+        if isinstance(item, list) and depth:
+            yield from _coordinates(item, depth - 1)
+        else:
+            yield gate.number(item)
 
 
 def read_masks(

@@ -22,6 +22,11 @@ def packed_at(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
     return join(drawn, size=size)
 
 
+def as_packed(found: MaskSet) -> PackedMasks:
+    """The masks at their own size."""
+    return packed_at(found, (found.height, found.width))
+
+
 def encode_stretched(masks: PackedMasks, size: tuple[int, int]) -> tuple[bytes, ...]:
     """Run lengths of the masks, stretched to `size` (height, width) by the nearest pixel."""
     rows, columns = (_centres(*sides) for sides in zip(size, masks.size, strict=True))

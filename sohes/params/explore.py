@@ -65,7 +65,7 @@ class ExploreParams(Section):
     recluster: Literal["small", "all"]
     """Regions to cluster again in a crop; `all` is not in the paper."""
     min_stability: Fraction
-    """Keep regions of a higher stability, which is their score; 0, as in the paper: keep all, with score 1 (ours)."""
+    """Keep regions of at least this stability, their score; 0, as in the paper: keep all, with score 1 (ours)."""
     refiner: RefinerName
     """What moves borders to edges; cascadepsp and crm were trained on human masks."""
     refine_min_iou: Fraction

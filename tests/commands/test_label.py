@@ -109,6 +109,16 @@ def test_it_writes_the_formats_of_export(params, photos, tmp_path):
         label(params, photos, tmp_path / "labels.json", format="yolo")
 
 
+@pytest.mark.parametrize("format", ["yolo", "labelme", "id-maps"])
+def test_photographs_that_would_share_a_file_are_named_before_any_is_labelled(
+    format, params, photos, tmp_path, monkeypatch
+):
+    (photos / "03.jpg").write_bytes((photos / "03.png").read_bytes())
+    monkeypatch.setattr(labelling, "label_images", lambda *_: pytest.fail("labelled"))
+    with pytest.raises(SohesError, match=r"03\.jpg and 03\.png would share .*rename one, or take coco"):
+        label(params, photos, tmp_path / "out", format=format)
+
+
 @pytest.mark.slow
 def test_a_pool_gives_the_same_bytes(params, photos, tmp_path, monkeypatch):
     label(params, photos, tmp_path / "one/labels.parquet")

@@ -211,6 +211,13 @@ def test_a_name_does_not_depend_on_the_order(tmp_path):
     assert output_names(files[::-1]) == names[::-1]
 
 
+def test_nor_does_the_number_of_a_name(tmp_path):
+    files = [tmp_path / name for name in ("a/b.jpg", "a_b.jpg", "c/b.jpg", "c/a_b.jpg")]
+    names = output_names(files)
+    assert names == ["a_b.jpg", "a_b.jpg-2", "c_b.jpg", "c_a_b.jpg"]
+    assert output_names(files[::-1]) == names[::-1]
+
+
 def test_a_closer_look_finds_more_and_phase_one_has_none(segment, photos):
     counts = []
     for levels in ((), (1.0,), (0.6,)):

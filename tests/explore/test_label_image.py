@@ -115,6 +115,8 @@ def test_stable_regions_alone_with_their_stability_as_score(params: ExploreParam
     assert 0 < len(stable) <= len(all_of_them)
     assert 0.1 <= stable.scores.min() <= stable.scores.max() <= 1
     assert len(set(stable.scores.tolist())) > 1
+    least = stable.scores.min().item()  # a region of just this stability stays
+    assert least in label_image(image, extract, params.model_copy(update={"min_stability": least})).scores
     drawn = masks.decode(stable)
     assert max(iou(mask, door) for mask in drawn) > 0.9
     assert max(iou(mask, walls & ~door) for mask in drawn) > 0.9

@@ -86,6 +86,19 @@ def test_forest_ancestors_and_levels() -> None:
     assert forest.levels(np.zeros(0, np.int64)).tolist() == []
 
 
+def test_levels_need_no_matrix_of_all_pairs(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    for n in range(1, 40):
+        parents, order = np.full(n, -1), rng.permutation(n)
+        for place in range(1, n):
+            parents[order[place]] = order[rng.integers(0, place)] if rng.random() < 0.8 else -1
+        assert forest.levels(parents).tolist() == forest.forest_ancestors(parents).sum(0).tolist()
+    monkeypatch.setattr(forest, "forest_ancestors", lambda parents: pytest.fail("it grows with the square"))
+    assert forest.levels(np.arange(-1, 100_000)).tolist() == list(range(100_001))
+    with pytest.raises(ValueError, match="cycle"):
+        forest.levels(np.array([1, 0]))
+
+
 @pytest.mark.parametrize(
     ("parents", "message"), [([1, 0], "cycle"), ([0], "cycle"), ([2, -1], "lie in"), ([-2], "lie in")]
 )

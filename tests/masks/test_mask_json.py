@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +77,45 @@ def test_a_damaged_annotation_is_named(change, sentence):
     content["annotations"][0] |= change
     with pytest.raises(SohesError, match=sentence):
         mask_json.read_sa1b(content, FILE)
+
+
+def test_crowds_and_sources_are_read():
+    found = mask_json.read_sa1b(through_json(mask_json.sa1b(FOUND, "cat.jpg")), FILE, source="other").masks
+    assert found.sources == ("a", "b", CROWD)
+    annotations = through_json(mask_json.coco_annotations(FOUND, 7))
+    for annotation in annotations:
+        del annotation["source"]  # as anybody else's
+    assert mask_json.Found((6, 8), "cat.jpg", FILE).add(annotations).masks("x").sources == ("x", "x", CROWD)
+    annotations[0]["iscrowd"] = 2
+    with pytest.raises(SohesError, match=r"cat\.json: iscrowd of annotation 1 of cat\.jpg: a flag is 0 or 1"):
+        mask_json.Found((6, 8), "cat.jpg", FILE).add(annotations)
+
+
+def test_the_areas_that_a_truth_states_are_written():
+    truth = replace(FOUND, stated_areas=np.array([30.5, np.nan, 7]))
+    assert [annotation["area"] for annotation in mask_json.coco_annotations(truth, 7)] == [30.5, 6, 7]
+    assert [annotation["area"] for annotation in mask_json.coco_annotations(FOUND, 7)] == [24, 6, 1]
+
+
+def test_what_has_no_polygon_is_not_held_back_until_the_file_is_read():
+    def annotations():
+        yield {"segmentation": {"size": [1, 1], "counts": "01"}}
+        raise AssertionError("the second was asked for")
+
+    assert next(mask_json.with_sides(annotations()))[1] is False
+
+
+@pytest.mark.parametrize(
+    ("polygons", "in_sides"),
+    [([], False), ([[[0, 0.5, 1, 1]]], True), ([[[0, 0.5]], [[0, 2]]], False), ([[["a", 0.5]]], False)],
+)
+def test_polygons_within_one_pixel_are_in_sides(polygons, in_sides):
+    found = list(mask_json.with_sides({"segmentation": polygon} for polygon in polygons))
+    assert [flag for _, flag in found] == [in_sides] * len(polygons)
+    assert [one["segmentation"] for one, _ in found] == polygons
+
+
+def test_sa1b_in_sides_is_read():
+    content = through_json(mask_json.sa1b(FOUND, "cat.jpg"))
+    content["annotations"][0]["segmentation"] = [[1 / 8, 1 / 6, 7 / 8, 1 / 6, 7 / 8, 5 / 6, 1 / 8, 5 / 6]]
+    assert mask_json.read_sa1b(content, FILE).masks.rles == FOUND.rles

@@ -6,7 +6,7 @@ from drawings import blobs
 
 from sohes import masks
 from sohes.masks.packed import PackedMasks, pack
-from sohes.masks.stretch import encode_stretched, packed_at
+from sohes.masks.stretch import as_packed, encode_stretched, packed_at
 
 
 @pytest.fixture(params=[(40, 64), (37, 150), (70, 63), (5, 200)])
@@ -29,6 +29,10 @@ def test_run_lengths_of_another_size(drawn: np.ndarray, factor: float) -> None:
     height, width = (round(side * factor) for side in drawn.shape[1:])
     found = encode_stretched(pack(drawn, size=drawn.shape[1:]), (height, width))
     assert found == masks.encode(stretched(drawn, height, width))
+
+
+def test_a_mask_set_is_packed_as_it_is(drawn: np.ndarray) -> None:
+    np.testing.assert_array_equal(as_packed(masks.mask_set(drawn)).unpacked(), drawn)
 
 
 def test_noise_has_the_longest_run_lengths() -> None:

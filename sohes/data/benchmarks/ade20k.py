@@ -15,7 +15,6 @@ Masks are in stored pixels. Image ids are the number in the name: ADE_val_000000
 
 from __future__ import annotations
 
-import glob
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -52,8 +51,7 @@ def read_image(root: Path, file_name: str) -> bytes:
     kind, folder = _which(root)
     if kind == _CHALLENGE:
         return layout.read_file(folder.parents[1], "images/validation", name=file_name)
-    places = layout.files_below(folder, glob.escape(file_name))
-    return layout.read_file(folder, *(str(place.parent) for place in places), name=file_name)
+    return layout.read_file(folder, name=file_name)  # below the folder of its scene
 
 
 def is_challenge(root: Path) -> bool:

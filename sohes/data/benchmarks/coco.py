@@ -20,7 +20,16 @@ from sohes.data.benchmarks import layout
 from sohes.errors import SohesError
 from sohes.masks import areas, gate
 from sohes.masks.forest import check_forest, select
-from sohes.masks.mask_json import Remarks, checked_coco, coco_images, is_crowd, named, read_masks
+from sohes.masks.mask_json import (
+    IN_SIDES,
+    Remarks,
+    checked_coco,
+    coco_images,
+    drawn_in_sides,
+    is_crowd,
+    named,
+    read_masks,
+)
 from sohes.structures import CROWD, ImageRecord, MaskSet
 
 NAME = "coco"
@@ -62,8 +71,8 @@ def read_content(
     """
     remarks = Remarks() if remarks is None else remarks
     kept = 0
-    if in_sides := _in_sides(content["annotations"]):
-        remarks.say("no polygon reaches beyond 1, so their coordinates were read as fractions of the image's sides")
+    if in_sides := drawn_in_sides(content["annotations"]):
+        remarks.say(IN_SIDES)
     for image, drawn in coco_images(content, remarks):
         if image_ids is None or image["id"] in image_ids:
             size, name = (image["height"], image["width"]), image["file_name"]
@@ -83,26 +92,6 @@ def check_usable(kept: int, annotations: int, path: Path, remarks: Remarks) -> N
     if annotations and not kept:
         reasons = "; ".join(remarks.sentences(path)) or f"{path}: all are crowds"
         raise SohesError(f"none of {annotations} annotations can be used: {reasons}: fix or leave out the file")
-
-
-def _in_sides(annotations: Sequence[dict[str, Any]]) -> bool:
-    """Whether all polygons lie within the first pixel, as nobody draws them: they are fractions of the sides."""
-    seen = False
-    for annotation in annotations:
-        for value in _numbers(annotation.get("segmentation")):
-            if value is None or not 0 <= value <= 1:
-                return False
-            seen = True
-    return seen
-
-
-def _numbers(value: Any, depth: int = 4) -> Iterator[float | None]:
-    """Those of lists within lists."""
-    for item in value if isinstance(value, list) else ():
-        if isinstance(item, list) and depth:
-            yield from _numbers(item, depth - 1)
-        else:
-            yield gate.number(item)
 
 
 def record(

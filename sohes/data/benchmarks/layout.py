@@ -46,19 +46,29 @@ def named_below(folder: Path, pattern: str) -> list[Path]:
 
 
 def read_file(root: Path, *folders: str, name: str) -> bytes:
-    """The bytes of the file `name` in the first of the `folders` that has it, or in `root` itself.
+    """The bytes of the file that `find_file` finds. SohesError if there is none."""
+    place = find_file(root, *folders, name=name)
+    if place is None:
+        looked = f" (looked in {', '.join(folders)} and itself)" if folders else ", or several could be it"
+        raise SohesError(f"there is no photograph {name} in {root}{looked}")
+    return place.read_bytes()
 
-    If none has it, `name` may be as another tool writes it: with other slashes, case or escapes, or more folders.
+
+def find_file(root: Path, *folders: str, name: str) -> Path | None:
+    """The file `name` in the first of the `folders` that has it, or in `root` itself; None if there is none.
+
+    If none has it under this path, it may lie further down, or `name` may be as another tool writes it: with other
+    slashes, case or escapes, or more folders. Then None also if several could be it. A folder is walked once a process.
     """
     places = [Path(root) / folder for folder in (*folders, ".")]
     for place in places:
         if (place / name).is_file():
-            return (place / name).read_bytes()
+            return place / name
     for place in places:
         found = _names(place).find(name)
         if found is not None and one_ends_with_the_other(found, name):
-            return (place / found).read_bytes()
-    raise SohesError(f"there is no photograph {name} in {root} (looked in {', '.join(folders)} and itself)")
+            return place / found
+    return None
 
 
 @lru_cache(8)

@@ -32,6 +32,7 @@ from typing import Any
 
 import numpy as np
 
+from sohes.data.store.ids import distinct
 from sohes.errors import SohesError
 from sohes.masks import encode, gate, sample
 from sohes.masks.mask_json import Found
@@ -46,10 +47,10 @@ CHANNELS = 4
 
 
 def write(records: Iterable[ImageRecord], path: Path) -> None:
-    """One image is in memory at a time."""
+    """One image is in memory at a time. SohesError, and no file, if an image id occurs twice."""
     with atomic_path(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         file.write("[")
-        for number, record in enumerate(records):
+        for number, record in enumerate(distinct(records)):
             result = list(_regions(record.masks))
             sides = {"height": record.masks.height, "width": record.masks.width}  # no other key has them without masks
             task = {

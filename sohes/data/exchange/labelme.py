@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from sohes.data.exchange.outlines import part_polygons
-from sohes.data.exchange.places import placed
+from sohes.data.exchange.places import Places, placed
 from sohes.errors import SohesError
 from sohes.masks import gate
 from sohes.masks.forest import levels
@@ -23,9 +23,14 @@ SOURCE = "labelme"
 VERSION = "5.5.0"  # whose keys these are
 
 
+def places(folder: Path) -> Places:
+    """Where `write` puts the file of each photograph."""
+    return Places(folder, ".json")
+
+
 def write(records: Iterable[ImageRecord], folder: Path) -> None:
     """A mask without a pixel has no shape."""
-    for record, file in placed(records, folder, ".json"):
+    for record, file in placed(records, places(folder)):
         content: dict[str, Any] = {
             "version": VERSION,
             "flags": {},

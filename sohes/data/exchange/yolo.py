@@ -19,7 +19,7 @@ import numpy as np
 
 from sohes.data.benchmarks.layout import named_below
 from sohes.data.exchange.outlines import bridged, part_polygons
-from sohes.data.exchange.places import placed
+from sohes.data.exchange.places import Places, placed
 from sohes.data.names import Names
 from sohes.errors import SohesError
 from sohes.masks.mask_json import Found
@@ -32,9 +32,14 @@ LABELS = "labels"
 _DATA = "path: .\ntrain: images  # put the photographs there, under the paths that the labels have\nval: images\n"
 
 
+def places(folder: Path) -> Places:
+    """Where `write` puts the file of each photograph."""
+    return Places(folder / LABELS, ".txt")
+
+
 def write(records: Iterable[ImageRecord], folder: Path) -> None:
     """An image without masks has an empty file; a mask without a pixel has no line."""
-    for record, file in placed(records, folder / LABELS, ".txt"):
+    for record, file in placed(records, places(folder)):
         sides = np.array([record.masks.width, record.masks.height])
         lines = (bridged(parts) / sides for parts in part_polygons(record.masks) if parts)
         write_file(file, "".join(f"0 {' '.join(f'{v:.7g}' for v in corners.ravel())}\n" for corners in lines))

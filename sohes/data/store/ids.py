@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import numpy as np
 import pyarrow as pa
+
+from sohes.errors import SohesError
+from sohes.structures import ImageRecord
 
 
 class Ids:
@@ -41,3 +46,16 @@ class Ids:
         """An id that occurs more than once, None if all are distinct."""
         repeated = np.flatnonzero(self._rising[1:] == self._rising[:-1])
         return int(self._rising[repeated[0]]) if len(repeated) else None
+
+
+def distinct(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    """The records as they come. SohesError for one whose image id another had before."""
+    seen: set[int] = set()
+    for record in records:
+        if record.image_id in seen:
+            raise SohesError(
+                f"image id {record.image_id} occurs twice, the second time for {record.file_name or 'an image'}: give "
+                "every image an id of its own, or remove the stale copy"
+            )
+        seen.add(record.image_id)
+        yield record

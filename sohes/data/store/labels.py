@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from sohes.data.store.ids import Ids
+from sohes.data.store.ids import Ids, distinct
 from sohes.errors import SohesError, first_sentence
 from sohes.masks import areas, boxes_xywh, gate
 from sohes.masks.forest import check_forest, levels
@@ -68,9 +68,9 @@ _SCHEMAS = _schema(_MASK), _schema(_TRUTH)
 def write_shard(path: Path, records: Iterable[ImageRecord]) -> None:
     """Write records as one Parquet file, in their order: whole or absent, the same bytes for the same records.
 
-    Either all have stated areas or none has.
+    Either all have stated areas or none has. SohesError, and no file, if an image id occurs twice.
     """
-    rows = iter(records)
+    rows = distinct(records)
     first = next(rows, None)
     schema = _SCHEMAS[first is not None and first.masks.stated_areas is not None]
     rows = itertools.chain([] if first is None else [first], rows)
@@ -272,7 +272,8 @@ def _record(table: pa.Table, row: int, path: Path) -> ImageRecord:
 def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
     """Write a folder of shards, one shard, or records as one COCO JSON file, as `sohes.masks.mask_json` describes it.
 
-    Annotation ids count through the file. One image is in memory at a time.
+    Annotation ids count through the file. One image is in memory at a time. SohesError, and no file, if an image id
+    occurs twice.
     """
     images: list[dict[str, Any]] = []
     next_id = 1
@@ -291,13 +292,16 @@ def export_coco(records: Path | Iterable[ImageRecord], path: Path) -> None:
 
 
 def export_sa1b(records: Path | Iterable[ImageRecord], folder: Path) -> None:
-    """Write a folder of shards, one shard, or records as SA-1B JSON, one file `sa_<image id>.json` per image."""
+    """Write a folder of shards, one shard, or records as SA-1B JSON, one file `sa_<image id>.json` per image.
+
+    SohesError at an image id that occurs twice.
+    """
     for record in _records(records):
         write_json(Path(folder) / f"sa_{record.image_id}.json", sa1b(record.masks, record.file_name, record.image_id))
 
 
-def _records(records: Path | Iterable[ImageRecord]) -> Iterable[ImageRecord]:
-    return iter_records(Path(records)) if isinstance(records, str | Path) else records
+def _records(records: Path | Iterable[ImageRecord]) -> Iterator[ImageRecord]:
+    return distinct(iter_records(Path(records)) if isinstance(records, str | Path) else records)
 
 
 def _write_items(file: TextIO, items: list[dict[str, Any]], *, first: bool) -> None:

@@ -1,9 +1,10 @@
 import pytest
 from PIL import Image
 
-from sohes.data.benchmarks import ade20k
+from sohes.data.benchmarks import ade20k, layout
 from sohes.errors import SohesError
 from sohes.masks import areas
+from sohes.work.walk import walk
 
 
 def test_the_challenge_has_an_entity_for_every_instance(sample):
@@ -43,3 +44,12 @@ def test_a_grey_png_is_no_instance_png(sample):
     Image.new("L", (8, 6)).save(next(root.rglob("*.png")))
     with pytest.raises(SohesError, match="is no instance PNG"):
         list(ade20k.read_benchmark(root))
+
+
+def test_the_release_is_walked_once_for_all_photographs(sample, monkeypatch):
+    walks = []
+    monkeypatch.setattr(layout, "walk", lambda folder: walks.append(folder) or walk(folder))
+    root = sample("ade20k_release")
+    for number in (1, 2, 1):
+        assert ade20k.read_image(root, f"ADE_val_0000000{number}.jpg")[:2] == b"\xff\xd8"
+    assert len(walks) == 1

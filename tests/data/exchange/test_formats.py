@@ -18,7 +18,7 @@ from sohes.data.exchange.formats import FORMATS, check_out
 from sohes.data.store.labels import write_shard
 from sohes.errors import SohesError
 from sohes.masks import decode, empty_mask_set, mask_set
-from sohes.structures import ImageRecord
+from sohes.structures import CROWD, ImageRecord
 
 POLYGONS = {"yolo", "labelme"}
 HOLDS_A_FOREST = set(FORMATS) - {"yolo"}
@@ -112,6 +112,24 @@ def test_export_reads_what_it_writes(name: str, tmp_path: Path) -> None:
     assert ids == ({1, 2} if name in WITHOUT_IDS else {3, 5})
 
 
+@pytest.mark.parametrize("name", FORMATS)
+def test_a_crowd_comes_back_as_one_or_is_left_out_in_words(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sources = ["coco", CROWD, "local"]
+    masks = mask_set(MASKS[[4, 0, 1]], parents=np.array([-1, 0, 1]), sources=sources)
+    (found,) = there_and_back(name, [ImageRecord(3, "a.jpg", "", masks)], tmp_path)
+    told = capsys.readouterr().err
+    if FORMATS[name].crowds:
+        assert found.masks.sources == masks.sources
+        assert not told
+    else:
+        assert CROWD not in found.masks.sources
+        assert len(found.masks) == 2
+        assert found.masks.parents.tolist() == ([-1, 0] if name in HOLDS_A_FOREST else [-1, -1])
+        assert "crowds are left out, 1 in all, such as in a.jpg: only parquet, coco, sa1b, id-maps hold them" in told
+
+
 @pytest.mark.parametrize("file_name", ["../a.jpg", "/etc/a.jpg", "a/../../b.jpg", "..\\a.jpg", "", ".."])
 @pytest.mark.parametrize("name", ["yolo", "labelme", "id-maps"])
 def test_nothing_is_written_outside_the_folder(name: str, file_name: str, tmp_path: Path) -> None:
@@ -126,6 +144,13 @@ def test_no_image_takes_the_file_of_another(name: str, tmp_path: Path) -> None:
     two = [ImageRecord(i, file_name, "", mask_set(MASKS[:1])) for i, file_name in enumerate(("x/a.jpg", "x/A.png"))]
     with pytest.raises(SohesError, match=r"x/a\.jpg and x/A\.png would share"):
         FORMATS[name].write(two, tmp_path)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_no_two_images_have_one_id(name: str, tmp_path: Path) -> None:
+    two = [ImageRecord(1, file_name, "", mask_set(MASKS[:1])) for file_name in ("a.jpg", "b.jpg")]
+    with pytest.raises(SohesError, match=r"image id 1 occurs twice, the second time for b\.jpg"):
+        FORMATS[name].write(two, tmp_path / f"out{FORMATS[name].suffix}")
 
 
 @pytest.mark.parametrize(("name", "out"), [("coco", "a.txt"), ("parquet", "a.json"), ("yolo", "a.json")])

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from sohes.data.benchmarks.predictions.read import read_records
 from sohes.data.exchange import id_maps
 from sohes.errors import SohesError
 from sohes.masks import mask_set
+from sohes.masks.packed import pack
 from sohes.structures import ImageRecord
 
 MASKS = np.zeros((4, 6, 8), bool)
@@ -62,3 +65,39 @@ def changed(folder: Path, **keys: object) -> None:
     content = json.loads((folder / "a.ids.json").read_text())
     content["masks"][0] |= keys
     (folder / "a.ids.json").write_text(json.dumps(content))
+
+
+def test_masks_are_laid_and_read_within_their_boxes(tmp_path: Path) -> None:
+    """The same maps and run lengths as with whole pictures, also at the borders and without a pixel."""
+    masks_NHW = np.random.default_rng(0).random((40, 30, 50)) < 0.5
+    for mask_HW, (y, x) in zip(masks_NHW, np.random.default_rng(1).integers(0, 30, (40, 2)), strict=True):
+        mask_HW[:y], mask_HW[:, :x], mask_HW[y + x // 3 :], mask_HW[:, x + 9 :] = 0, 0, 0, 0
+    masks_NHW[7], masks_NHW[8] = 0, 1
+    found = mask_set(masks_NHW)
+    id_maps.write([ImageRecord(7, "a.jpg", "", found)], tmp_path)
+    listed = json.loads((tmp_path / "a.ids.json").read_text())["masks"]
+    wanted: list[np.ndarray] = [np.zeros((30, 50), int)]
+    for number, mask_HW in enumerate(masks_NHW, 1):
+        place = next((k for k, map_HW in enumerate(wanted) if not map_HW[mask_HW].any()), len(wanted))
+        wanted += [np.zeros((30, 50), int)] * (place == len(wanted))
+        wanted[place] = np.where(mask_HW, number, wanted[place])
+        assert listed[number - 1]["map"] == place
+    for place, map_HW in enumerate(wanted):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / f"a.{place}.png")), map_HW)
+    assert id_maps.read(tmp_path / "a.ids.json").masks.rles == found.rles
+
+
+def test_no_mask_is_drawn_beyond_its_box(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = []
+    for name in ("sample", "pack"):
+        function = getattr(id_maps, name)
+
+        def counting(*args: object, function: Callable[..., Any] = function, **options: object) -> Any:
+            drawn.append((args[0] if function is pack else function(*args)).shape[-2:])
+            return function(*args, **options)
+
+        monkeypatch.setattr(id_maps, name, counting)
+    id_maps.write([ImageRecord(7, "a.jpg", "", FOUND)], tmp_path)
+    assert id_maps.read(tmp_path / "a.ids.json").masks.rles == FOUND.rles
+    boxes = [(6, 4), (2, 2), (6, 4), (2, 4)]
+    assert sorted(drawn) == sorted(boxes * 2)

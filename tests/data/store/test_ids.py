@@ -4,7 +4,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sohes.data.store.ids import Ids
+from sohes.data.store.ids import Ids, distinct
+from sohes.errors import SohesError
+from sohes.masks import empty_mask_set
+from sohes.structures import ImageRecord
 
 
 @given(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=40), st.lists(st.integers(-50, 50), max_size=9))
@@ -33,3 +36,12 @@ def test_nobody_can_change_them() -> None:
     with pytest.raises(ValueError, match="read-only"):
         Ids(given_ids).in_order[0] = 9
     given_ids[0] = 0  # the caller's own array stays as it was
+
+
+def test_records_pass_until_one_has_the_id_of_another() -> None:
+    records = [ImageRecord(number, f"{place}.jpg", "", empty_mask_set(1, 1)) for place, number in enumerate((7, 2, 7))]
+    assert list(distinct(records[:2])) == records[:2]
+    passed = distinct(records)
+    assert [next(passed), next(passed)] == records[:2]
+    with pytest.raises(SohesError, match=r"image id 7 occurs twice, the second time for 2\.jpg"):
+        next(passed)

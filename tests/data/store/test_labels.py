@@ -64,6 +64,23 @@ def test_a_shard_gives_back_its_records(tmp_path: Path) -> None:
     np.testing.assert_array_equal(decode(read_shard(tmp_path / "s.parquet")[0].masks), NESTED)
 
 
+def test_scores_of_other_people_are_rounded_to_32_bits(tmp_path: Path) -> None:
+    """As docs/formats.md says."""
+    close = np.array([0.5, 0.5 + 1e-9, 0.5, 0.5])
+    of_others = dataclasses.replace(record(3), masks=dataclasses.replace(record(3).masks, scores=close))
+    write_shard(tmp_path / "s.parquet", [of_others])
+    assert read_shard(tmp_path / "s.parquet")[0].masks.scores.tolist() == [0.5] * 4
+
+
+def test_an_image_that_two_shards_hold_is_not_written_twice(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_shard(tmp_path / f"shards/{name}.parquet", [record(3)])
+    for write in (export_coco, export_sa1b, lambda shards, out: write_shard(out, iter_records(shards))):
+        with pytest.raises(SohesError, match="image id 3 occurs twice"):
+            write(tmp_path / "shards", tmp_path / "out")
+    assert not (tmp_path / "out").is_file()
+
+
 def test_rows_read_well_without_this_program(tmp_path: Path) -> None:
     write_shard(tmp_path / "s.parquet", [record(3)])
     row = pq.read_table(tmp_path / "s.parquet").to_pylist()[0]

@@ -4,12 +4,13 @@ The results list (`coco_instances_results.json`) is what detectron2's evaluation
 HASSOD and UnSAM leave behind: `[{"image_id", "category_id", "segmentation", "score", ...}, ...]`. It names no file and
 does not list an image without detections. The other form is a dictionary with `images` and `annotations`, with scores
 or without, as in the pseudo-labels of CutLER, HASSOD and FreeSOLO and from `sohes export`. Categories and boxes do not
-matter.
+matter. If no polygon of a file reaches beyond 1, coordinates are fractions of the image's sides, as in ground truth.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from sohes.data.benchmarks import coco
 from sohes.data.exchange import label_studio
 from sohes.errors import SohesError
 from sohes.masks import gate
-from sohes.masks.mask_json import Found, Remarks, coco_images
+from sohes.masks.mask_json import IN_SIDES, Found, Remarks, coco_images, drawn_in_sides, with_sides
 from sohes.structures import ImageRecord
 
 SOURCE = "coco_json"
@@ -47,15 +48,29 @@ def _first_character(path: Path) -> str:
 
 def _results(path: Path, sizes: Mapping[int, tuple[int, int]]) -> Iterator[ImageRecord]:
     found: dict[int, Found] = {}
+    in_sides = False
+    for detection, in_sides in with_sides(_detections(path)):
+        image_id = detection["image_id"]
+        if image_id not in found:
+            found[image_id] = Found(_size(detection, image_id, sizes, path), f"image {image_id}", path)
+        found[image_id].add([detection], in_sides=in_sides)
+    _tell(path, in_sides)
+    for image_id in list(found):
+        yield ImageRecord(image_id, "", "", found.pop(image_id).masks(SOURCE))
+
+
+def _detections(path: Path) -> Iterator[dict[str, Any]]:
     for detection in iter_list(path):
         image_id = gate.whole(detection.get("image_id")) if isinstance(detection, dict) else None
         if image_id is None:
             raise SohesError(f"{path} is not a list of COCO results: an item needs a whole number image_id")
-        if image_id not in found:
-            found[image_id] = Found(_size(detection, image_id, sizes, path), f"image {image_id}", path)
-        found[image_id].add([detection])
-    for image_id in list(found):
-        yield ImageRecord(image_id, "", "", found.pop(image_id).masks(SOURCE))
+        detection["image_id"] = image_id
+        yield detection
+
+
+def _tell(path: Path, in_sides: bool) -> None:
+    if in_sides:
+        print(f"sohes: {path}: {IN_SIDES}", file=sys.stderr)
 
 
 def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], path: Path) -> tuple[int, int]:
@@ -72,11 +87,12 @@ def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], p
 
 
 def _annotated(path: Path) -> Iterator[ImageRecord]:
-    remarks = Remarks()
-    for image, drawn in coco_images(coco.load(path), remarks):
+    remarks, content = Remarks(), coco.load(path)
+    _tell(path, in_sides := drawn_in_sides(content["annotations"]))
+    for image, drawn in coco_images(content, remarks):
         if of_no_image := remarks.sentences(path):
             raise SohesError(f"{of_no_image[0]}: a mask that is lost would lower AR in silence")
-        found = Found((image["height"], image["width"]), image["file_name"], path).add(drawn)
+        found = Found((image["height"], image["width"]), image["file_name"], path).add(drawn, in_sides=in_sides)
         yield ImageRecord(image["id"], image["file_name"], "", found.masks(SOURCE))
 
 

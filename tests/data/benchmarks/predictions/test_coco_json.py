@@ -55,6 +55,28 @@ def test_polygons_take_the_benchmarks_size(tmp_path):
         list(coco_json.read(written(tmp_path, [detection(9, segmentation=[[1, 1, 5, 1, 5, 3]])]), SIZES))
 
 
+FRACTIONS = [[1 / 6, 1 / 4, 5 / 6, 1 / 4, 5 / 6, 3 / 4, 1 / 6, 3 / 4]]  # MASK
+
+
+@pytest.mark.parametrize("annotated", [False, True])
+def test_coordinates_as_fractions_are_read_and_told(annotated, tmp_path, capsys):
+    found = [detection(segmentation=rle(~MASK)), detection(8, segmentation=FRACTIONS), detection(segmentation=rle())]
+
+    def records():
+        images = [{"id": i, "file_name": f"{i}.jpg", "height": 4, "width": 6} for i in SIZES]
+        content = {"images": images, "annotations": found} if annotated else found
+        return {record.image_id: record for record in coco_json.read(written(tmp_path, content), SIZES)}
+
+    read = records()
+    np.testing.assert_array_equal(decode(read[8].masks), [MASK])
+    np.testing.assert_array_equal(decode(read[7].masks), [~MASK, MASK])  # in their order
+    assert "results.json: no polygon reaches beyond 1, so their coordinates were read as" in capsys.readouterr().err
+    found.append(detection(8, segmentation=[[1, 1, 5, 1, 5, 3, 1, 3]]))  # so the other one is a speck, in pixels
+    np.testing.assert_array_equal(decode(records()[8].masks)[1], MASK)
+    assert decode(records()[8].masks)[0].sum() < 2
+    assert not capsys.readouterr().err
+
+
 def test_ids_and_scores_of_other_types(tmp_path):
     (record,) = coco_json.read(written(tmp_path, [detection("7", "0.5"), detection(7.0, 1)]), SIZES)
     assert (record.image_id, record.masks.scores.tolist()) == (7, [0.5, 1.0])
