@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -133,11 +134,11 @@ class LabelDataset(Dataset):
         """Sample k of the batch of `step`."""
         rng = np.random.default_rng((self.seed, _INITIAL, step, k))
         (record, image), skipped = _first(self._candidates(_INITIAL, step, k), self._read)
-        guest, skipped_guests = self._guest(rng)
+        guest, skipped_guests = self._guest(record.image_id, rng)
         view = self._strong_geometry(image, rng)
         chosen = self._chosen(record.masks, view, rng)
         shown = Labelled(view.apply_to_image(image), view.draw(chosen), chosen.parents)
-        strong = augment.strong_view(shown, view, self.augment, rng=rng, guest=guest)
+        strong = self._strong_view(shown, view, rng, guest)
         return Sample(strong, record.image_id, skipped + skipped_guests)
 
     def collate(self, samples: Sequence[Sample]) -> Loaded:
@@ -166,6 +167,9 @@ class LabelDataset(Dataset):
         size = self.image_size
         return augment.strong_geometry(*image_HW3.shape[:2], size=size, scale_min=low, scale_max=high, rng=rng)
 
+    def _strong_view(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Labelled | None) -> Labelled:
+        return augment.strong_view(shown, view, self.augment, max_targets=self.max_targets, rng=rng, guest=guest)
+
     def _read(self, image_id: int) -> tuple[ImageRecord, np.ndarray]:
         record, image = self._record(image_id), self.images.read(image_id)
         labelled = (record.masks.height, record.masks.width)
@@ -183,13 +187,13 @@ class LabelDataset(Dataset):
             self._records[image_id] = self.labels.record(image_id)
         return self._records[image_id]
 
-    def _guest(self, rng: np.random.Generator) -> tuple[Labelled | None, tuple[str, ...]]:
+    def _guest(self, host: int, rng: np.random.Generator) -> tuple[Labelled | None, tuple[str, ...]]:
         """With probability `copy_paste`: a root with its descendants, cut out of another image to its box."""
         if rng.random() >= self.augment.copy_paste:
             return None, ()
-        start = int(rng.integers(len(self)))
-        candidates = (int(self.image_ids[(start + i) % len(self)]) for i in range(len(self)))
-        (record, image), skipped = _first(candidates, self._read)
+        (record, image), skipped = _first(self._others(host, rng), self._read)
+        if record.image_id == host:
+            return None, skipped
         areas = masks.areas(record.masks)
         low, high = (fraction * image.shape[0] * image.shape[1] for fraction in PASTED_AREA)
         roots = np.flatnonzero((record.masks.parents < 0) & (areas >= low) & (areas <= high))
@@ -199,6 +203,15 @@ class LabelDataset(Dataset):
         decoded = masks.decode(chosen)
         y0, x0, y1, x1 = masks.bounding_boxes(np.asarray(decoded.any(axis=0))[None])[0]
         return Labelled(image[y0:y1, x0:x1], decoded[:, y0:y1, x0:x1], chosen.parents), skipped
+
+    def _others(self, host: int, rng: np.random.Generator) -> Iterator[int]:
+        """The images from a random one on, the host last: it can be read, also where no other can."""
+        count = len(self)
+        start = int(rng.integers(count))
+        while count > 1 and self.image_ids[start] == host:
+            start = int(rng.integers(count))
+        in_turn = (int(self.image_ids[(start + i) % count]) for i in range(count))
+        return chain((image_id for image_id in in_turn if image_id != host), [host])
 
 
 class PairDataset(LabelDataset):
@@ -216,9 +229,9 @@ class PairDataset(LabelDataset):
         (record, image), skipped = _first(self._candidates(_PAIR, step, k), self._read)
         weak = augment.weak_view(*image.shape[:2], size=self.image_size, rng=rng)
         strong = self._strong_geometry(image, rng)
-        guest, skipped_guests = self._guest(rng)
+        guest, skipped_guests = self._guest(record.image_id, rng)
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
-        pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
+        pasted = self._strong_view(no_masks, strong, rng, guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
         labels = self._chosen(record.masks, strong, rng) if self.keep_labels else masks.empty_mask_set(*image.shape[:2])
         return Pair(

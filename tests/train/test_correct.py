@@ -31,6 +31,11 @@ def pair_of(weak, strong_view, pasted=None, parents=()):
     return Pair(square, weak, strong, strong_view, no_labels, 1, 0, ())
 
 
+def moved(lessons, pairs, max_targets=500):
+    rngs = [np.random.default_rng(0) for _ in pairs]
+    return into_strong_views(lessons, pairs, max_targets=max_targets, rngs=rngs)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_teachers_masks_land_where_the_labels_would(seed):
     """Masks of the photograph, seen by the teacher in the weak view, arrive in the strong view as if moved directly."""
@@ -43,7 +48,7 @@ def test_the_teachers_masks_land_where_the_labels_would(seed):
         Labelled(np.zeros((32, 32, 3), np.uint8), strong.apply_to_masks(on_image), np.array([-1, 0]))
     )
     lesson = Lesson(torch.from_numpy(weak.apply_to_masks(on_image)), np.array([-1, 0]), np.array([0.5, 0.1]))
-    (targets,) = into_strong_views([lesson], [pair_of(weak, strong)])
+    (targets,) = moved([lesson], [pair_of(weak, strong)])
     assert np.array_equal(targets.masks_THW.numpy(), expected.masks_NHW)
     assert targets.ancestors_TT.sum() == (expected.parents_N >= 0).sum()
 
@@ -55,10 +60,26 @@ def test_what_was_pasted_covers_the_teachers_masks_and_brings_its_own_family():
     pasted = np.zeros((2, 32, 32), bool)
     pasted[0, :12, :12], pasted[1, 2:8, 2:8] = True, True
     lesson = Lesson(masks, np.array([-1, 0, 0]), np.array([1.0, 0.1, 0.1]))
-    (targets,) = into_strong_views([lesson], [pair_of(weak, weak, pasted, [-1, 0])])
+    (targets,) = moved([lesson], [pair_of(weak, weak, pasted, [-1, 0])])
     # the mask beneath is hidden; a root, its other child, the pasted root and its part remain
     assert targets.masks_THW.sum((1, 2)).tolist() == [32 * 32 - 144, 100, 144, 36]
     assert torch.argwhere(targets.ancestors_TT).tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("places", range(5))
+def test_no_more_targets_than_places_for_what_is_taught_and_what_was_pasted(places):
+    weak = weak_view()
+    squares = torch.zeros(4, 32, 32, dtype=torch.bool)
+    squares[0], squares[1, :10, :10] = True, True  # a lesson
+    squares[2, 16:, 16:], squares[3, 20:28, 20:28] = True, True  # pasted over it
+    lesson = Lesson(squares[:2], np.array([-1, 0]), np.array([1.0, 0.1]))
+    pair = pair_of(weak, weak, squares[2:].numpy(), [-1, 0])
+    (targets,) = moved([lesson], [pair], max_targets=places)
+    visible = [squares[0] & ~squares[2], *squares[1:]]
+    taught = [k for k, square in enumerate(visible) if any(torch.equal(square, mask) for mask in targets.masks_THW)]
+    assert len(taught) == len(targets.masks_THW) == places
+    family = [[above, below] for above, below in ([0, 1], [2, 3]) if {above, below} <= set(taught)]
+    assert torch.argwhere(targets.ancestors_TT).tolist() == [[taught.index(k) for k in pair] for pair in family]
 
 
 # ---------------------------------------------------------------- the learner
@@ -99,7 +120,7 @@ def test_labels_that_are_kept_are_what_a_silent_teacher_leaves(tiny):
     rngs = [np.random.default_rng(b) for b in range(4)]
     found = learner._lessons(batch, rngs)
     assert not any(len(lesson.parents_K) for lesson in found)
-    taught = into_strong_views(learner._beside_labels(found, batch.pairs, rngs), batch.pairs)
+    taught = moved(learner._beside_labels(found, batch.pairs, rngs), batch.pairs)
     for targets, pair in zip(taught, batch.pairs, strict=True):
         labels = dataset.labels.record(pair.image_id).masks
         drawn = augment.settle(Labelled(pair.strong.image_HW3, pair.strong_view.draw(labels), labels.parents))
@@ -181,7 +202,7 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
     def taught():
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         lessons = learner._lessons(batch, [np.random.default_rng(b) for b in range(4)])
-        return sum(len(lesson.parents_K) for lesson in lessons), into_strong_views(lessons, batch.pairs)
+        return sum(len(lesson.parents_K) for lesson in lessons), moved(lessons, batch.pairs)
 
     fewer, seen = taught()
     monkeypatch.setattr(augment, "shared_box", lambda weak, strong: (0, 0, *weak.canvas_hw))
