@@ -23,7 +23,7 @@ from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesPara
 from sohes.project import Project, require
 from sohes.structures import Batch, ImageRecord, MaskSet, Movable, Targets
 from sohes.train import augment
-from sohes.train.augment import Labelled, View
+from sohes.train.augment import Guest, Labelled, View
 from sohes.train.bits import Bits
 from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor, stage_seed
 from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
@@ -167,7 +167,7 @@ class LabelDataset(Dataset):
         size = self.image_size
         return augment.strong_geometry(*image_HW3.shape[:2], size=size, scale_min=low, scale_max=high, rng=rng)
 
-    def _strong_view(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Labelled | None) -> Labelled:
+    def _strong_view(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Guest | None) -> Labelled:
         return augment.strong_view(shown, view, self.augment, max_targets=self.max_targets, rng=rng, guest=guest)
 
     def _read(self, image_id: int) -> tuple[ImageRecord, np.ndarray]:
@@ -187,8 +187,8 @@ class LabelDataset(Dataset):
             self._records[image_id] = self.labels.record(image_id)
         return self._records[image_id]
 
-    def _guest(self, host: int, rng: np.random.Generator) -> tuple[Labelled | None, tuple[str, ...]]:
-        """With probability `copy_paste`: a root with its descendants, cut out of another image to its box."""
+    def _guest(self, host: int, rng: np.random.Generator) -> tuple[Guest | None, tuple[str, ...]]:
+        """With probability `copy_paste`: a root of another image, with its descendants."""
         if rng.random() >= self.augment.copy_paste:
             return None, ()
         (record, image), skipped = _first(self._others(host, rng), self._read)
@@ -200,9 +200,7 @@ class LabelDataset(Dataset):
         if not len(roots):
             return None, skipped
         chosen = forest.select(record.masks, augment.subtree(record.masks.parents, int(rng.choice(roots))))
-        decoded = masks.decode(chosen)
-        y0, x0, y1, x1 = masks.bounding_boxes(np.asarray(decoded.any(axis=0))[None])[0]
-        return Labelled(image[y0:y1, x0:x1], decoded[:, y0:y1, x0:x1], chosen.parents), skipped
+        return Guest.cut_out(image, chosen), skipped
 
     def _others(self, host: int, rng: np.random.Generator) -> Iterator[int]:
         """The images from a random one on, the host last: it can be read, also where no other can."""

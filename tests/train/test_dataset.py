@@ -147,6 +147,12 @@ def test_what_is_pasted_comes_from_another_image(project, kind, monkeypatch):
     assert {guest for _, guest in pairs} == {1, 2, 3, 4, 5, 6}
 
 
+def test_what_is_pasted_is_never_drawn_at_the_size_of_its_photograph(project, monkeypatch):
+    monkeypatch.setattr(masks, "decode", None)
+    pasted = open_dataset(project, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
+    assert max(len(pasted.sample_for(step, 0).shown.masks_NHW) for step in range(8)) > 3
+
+
 @pytest.mark.parametrize(("count", "wrong"), [(1, []), (3, [2, 3])])
 def test_nothing_is_pasted_where_no_other_image_can_be_read(tmp_path, count, wrong):
     make_project(tmp_path, count=count, wrong=wrong)
