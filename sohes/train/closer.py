@@ -21,7 +21,7 @@ from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train import augment
 from sohes.train.augment import View
-from sohes.train.lesson import Lesson, is_sure, scores_and_cells, shared_cells
+from sohes.train.lesson import Lesson, areas_of, is_sure, scores_and_cells, shared_cells
 from sohes.train.tiles import Tiles
 
 _COUNTED = 256  # pixels a side on which overlaps are counted, at most
@@ -154,7 +154,7 @@ def joined(
     kept = np.concatenate([np.arange(known), np.sort(masks.nms_from_iou(iou_NN, new, nms_iou=params.nms_iou))])
     candidates = together[copied_to(together.device, kept)]
     y0, x0, y1, x1 = shown
-    areas, seen = torch.stack([candidates.sum((1, 2)), candidates[:, y0:y1, x0:x1].sum((1, 2))]).cpu().numpy()
+    areas, seen = torch.stack([areas_of(candidates), areas_of(candidates[:, y0:y1, x0:x1])]).cpu().numpy()
     visible = np.flatnonzero(seen)
     kept, areas = kept[visible], areas[visible]
     chosen = np.zeros(0, np.int64)

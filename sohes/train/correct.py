@@ -18,7 +18,7 @@ from sohes.structures import Targets
 from sohes.train import augment
 from sohes.train.closer import joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
-from sohes.train.lesson import Lesson, teach, to_host
+from sohes.train.lesson import Lesson, areas_of, teach, to_host
 from sohes.train.loop import Learner
 from sohes.train.objective import losses_of, part_of
 from sohes.train.outlines import refined
@@ -33,7 +33,7 @@ def into_strong_views(
     At most `max_targets` of both together, across all scales. A GPU waits once.
     """
     views = [_moved(*one) for one in zip(lessons, pairs, strict=True)]
-    areas = to_host([torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]) for moved, visible, _ in views], np.int64)
+    areas = to_host([torch.stack([areas_of(moved), areas_of(visible)]) for moved, visible, _ in views], np.int64)
     found = []
     for lesson, pair, (_, visible, pasted), (before, after), rng in zip(
         lessons, pairs, views, areas, rngs, strict=True

@@ -25,7 +25,7 @@ from sohes.train import augment
 from sohes.train.augment import View
 from sohes.train.threshold import theta_score
 
-_UPSAMPLED_AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes
+_AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes, and integers twice as many
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,13 @@ def shared_cells(inside: Sequence[Tensor]) -> list[np.ndarray]:
     return to_host(counted, np.int64)
 
 
+def areas_of(masks_KSS: Tensor) -> Tensor:
+    """(K,) int64 pixels of bool masks, on their device; `sum` would first convert all of them to integers."""
+    if masks_KSS.device.type == "cpu":
+        return torch.from_numpy(masks.pixel_counts(masks_KSS.numpy()))
+    return torch.cat([some.sum((1, 2)) for some in masks_KSS.split(_AT_ONCE)])
+
+
 def to_host(tensors: Sequence[Tensor], dtype: type) -> list[np.ndarray]:
     """The tensors as arrays, in one copy for which a GPU waits."""
     flat: np.ndarray = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy().astype(dtype)
@@ -139,8 +146,8 @@ def to_host(tensors: Sequence[Tensor], dtype: type) -> list[np.ndarray]:
 def _grow(logits_Khw: Tensor, size: int) -> Tensor:
     """(K, S, S) bool masks from logits of a mask map."""
     grown = torch.zeros((len(logits_Khw), size, size), dtype=torch.bool, device=logits_Khw.device)
-    for start in range(0, len(logits_Khw), _UPSAMPLED_AT_ONCE):
-        some = logits_Khw[start : start + _UPSAMPLED_AT_ONCE, None].float()
+    for start in range(0, len(logits_Khw), _AT_ONCE):
+        some = logits_Khw[start : start + _AT_ONCE, None].float()
         full = F.interpolate(some, size=(size, size), mode="bilinear", align_corners=False)[:, 0]
-        grown[start : start + _UPSAMPLED_AT_ONCE] = full > 0
+        grown[start : start + _AT_ONCE] = full > 0
     return grown

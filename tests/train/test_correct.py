@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sohes import masks
 from sohes.masks import forest
@@ -211,6 +212,30 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
     for one, other in zip(seen, every, strict=True):
         assert torch.equal(one.masks_THW, other.masks_THW)
         assert torch.equal(one.ancestors_TT, other.ancestors_TT)
+
+
+class SumsOfBools(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name().startswith("aten::sum") and args[0].dtype == torch.bool:
+            self.shapes.append(args[0].shape)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_stack_of_masks_is_converted_to_integers_to_be_counted(tiny):
+    """Eight bytes a pixel: of 600 masks of 448 x 448 a gigabyte."""
+    tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
+    all_are_sure = {"theta_score_small": 0.0, "theta_score_large": 0.0, "tiles": tiles}
+    looks_closer = {"parent_crops": 2, "parent_min_fraction": 0.0, "keep_labels": True}
+    dataset = tiny.dataset(PairDataset, tiles=tiles, keep_labels=True)
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update={**all_are_sure, **looks_closer}), tiny.loss)
+    with SumsOfBools() as sums:
+        learner(batch, torch.Generator().manual_seed(0))
+    assert sums.shapes == []
 
 
 def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tmp_path):

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from sohes.train.augment import View
-from sohes.train.lesson import teach
+from sohes.train.lesson import areas_of, teach
 
 
 def logits_of(*boxes, size=8, strength=4.0):
@@ -115,3 +115,14 @@ def test_autocast_does_not_round_the_cells_that_masks_share(tiny):
     with torch.autocast("cpu", torch.bfloat16):
         lesson = lesson_of(tiny.correct, logits_of(*boxes, size=64, strength=8), [0.9, 0.95])
     assert len(lesson.parents_K) == 1
+
+
+# ---------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize("count", [0, 1, 70])
+def test_areas_of_masks_and_of_a_window_of_them(count):
+    masks = torch.rand(count, 20, 30, generator=torch.Generator().manual_seed(0)) < 0.3
+    for seen in (masks, masks[:, 3:17, 5:6]):
+        assert torch.equal(areas_of(seen), seen.sum((1, 2)))
+    assert areas_of(masks.to("meta")).shape == (count,)  # as on a GPU: nothing is read
