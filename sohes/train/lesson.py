@@ -26,6 +26,7 @@ from sohes.train.augment import View
 from sohes.train.threshold import theta_score
 
 _AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes, and integers twice as many
+_PIXELS_AT_ONCE = 2**16  # of each mask; as floats they take what a bool mask of 512 x 512 does
 
 
 @dataclass(frozen=True)
@@ -127,6 +128,22 @@ def shared_cells(inside: Sequence[Tensor]) -> list[np.ndarray]:
     with full_precision(inside[0].device):  # counts are exact in float32 below 2^24, in bfloat16 below 2^8
         counted = [inside_KP @ inside_KP.T for inside_KP in inside]
     return to_host(counted, np.int64)
+
+
+def shared_pixels(masks_KSS: Tensor) -> Tensor:
+    """(K, K) int64, on their device: the pixels that each pair of bool masks shares; all, lest thin ones vanish."""
+    if masks_KSS.device.type == "cpu":
+        return torch.from_numpy(masks.intersections(masks_KSS.numpy()))
+    return _shared_in_parts(masks_KSS)
+
+
+def _shared_in_parts(masks_KSS: Tensor) -> Tensor:
+    shared_KK = torch.zeros((len(masks_KSS),) * 2, device=masks_KSS.device)
+    with full_precision(masks_KSS.device):
+        for pixels_KP in masks_KSS.flatten(1).split(_PIXELS_AT_ONCE, 1):
+            inside_KP = pixels_KP.float()
+            shared_KK += inside_KP @ inside_KP.T
+    return shared_KK.long()
 
 
 def areas_of(masks_KSS: Tensor) -> Tensor:

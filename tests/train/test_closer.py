@@ -9,7 +9,7 @@ from sohes.masks.windows import windows
 from sohes.params import TilesParams
 from sohes.structures import ModelOutput
 from sohes.train.augment import View
-from sohes.train.closer import find, with_tiles
+from sohes.train.closer import find, joined, with_tiles
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
 from sohes.train.lesson import Lesson, teach
@@ -102,6 +102,23 @@ def test_tiles_add_small_masks_to_a_lesson_and_the_forest_holds_them(params):
     assert sorted(parents.values()) == [-1, -1, 0]
     assert taught.area_fractions_K == pytest.approx(np.array(areas) / (32 * SIZE))
     forest.forest_ancestors(taught.parents_K)
+
+
+@pytest.mark.parametrize("side", [448, 1024])
+@pytest.mark.parametrize("wide", [1, 2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_thin_mask_is_taught_with_its_parent_wherever_it_lies(params, side, wide, known):
+    """As the leg of a chair: of every second or fourth column, none or all of it would be seen."""
+    weak = View(side, side, (side, side), (0, 0), False, (side, side))
+    for left in range(200, 204):
+        masks = torch.zeros(3, side, side, dtype=torch.bool)
+        masks[0, 100:400, 100:400], masks[1, 150:350, left : left + wide] = True, True
+        masks[2, 150:350, left + wide : left + 2 * wide] = True  # beside it, as another leg
+        parts = (masks, masks[:0]) if known else (masks[:1], masks[1:])
+        taught = joined(*parts, weak, (0, 0, side, side), params, rng=np.random.default_rng(0))
+        assert torch.equal(taught.masks_KSS, masks)
+        assert taught.parents_K.tolist() == [-1, 0, 0]
+        assert taught.area_fractions_K * side**2 == pytest.approx([90_000, 200 * wide, 200 * wide])
 
 
 def test_what_is_known_or_found_twice_is_taught_once(params):

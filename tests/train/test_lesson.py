@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from sohes.train import lesson as of_teacher
 from sohes.train.augment import View
-from sohes.train.lesson import areas_of, teach
+from sohes.train.lesson import _shared_in_parts, areas_of, shared_pixels, teach
 
 
 def logits_of(*boxes, size=8, strength=4.0):
@@ -126,3 +127,13 @@ def test_areas_of_masks_and_of_a_window_of_them(count):
     for seen in (masks, masks[:, 3:17, 5:6]):
         assert torch.equal(areas_of(seen), seen.sum((1, 2)))
     assert areas_of(masks.to("meta")).shape == (count,)  # as on a GPU: nothing is read
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_shared_pixels_are_counted_exactly_on_a_cpu_and_elsewhere(count, monkeypatch):
+    monkeypatch.setattr(of_teacher, "_PIXELS_AT_ONCE", 256)
+    masks = torch.rand(count, 70, 70, generator=torch.Generator().manual_seed(0)) < 0.3
+    counted = (masks[:, None] & masks).sum((2, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_shared_in_parts(masks), counted)
+    assert torch.equal(shared_pixels(masks), counted)
