@@ -83,6 +83,35 @@ def test_at_most_max_targets_masks_are_taught(tiny):
     assert len(lesson.parents_K) == tiny.correct.max_targets == 10
 
 
+def specks(count, size=16):
+    """Logits of single cells, so sure that the cells around them leave nothing in growing."""
+    logits = logits_of(*[(2 * k + 1, 2, 2 * k + 2, 3) for k in range(count)], size=size, strength=8)
+    return torch.where(logits > 0, 1.0, logits)
+
+
+def test_a_mask_that_grows_to_nothing_is_not_taught_and_takes_no_place(tiny):
+    boxes = [(y, x, y + 3, x + 3) for y in (0, 4, 8, 12) for x in (5, 9)]
+    logits = torch.cat([specks(7), logits_of(*boxes, size=16, strength=8)])
+    assert (logits > 0).flatten(1).any(1).all()
+    section = tiny.correct.model_copy(update={"max_targets": 8, "theta_score_small": 0.1, "theta_score_large": 0.1})
+    view = View(64, 64, (64, 64), (0, 0), False, (64, 64))
+    lesson = lesson_of(section, logits, [0.95] * 15, view, (0, 0, 64, 64))
+    assert lesson.area_fractions_K == pytest.approx([9 / 256] * 8)
+    assert lesson.masks_KSS.flatten(1).any(1).all()
+
+
+def test_a_mask_whose_cell_shows_the_photograph_but_whose_pixels_do_not_is_not_taught(tiny):
+    """17 rows of pixels show in five rows of cells; all that the last cell gives lies below them."""
+    logits = torch.full((1, 8, 8), -8.0)
+    logits[0, 4, 2:6], logits[0, 5, 2:6] = 0.5, 8.0
+    below = logits.clone()
+    below[0, 3] = -40.0
+    view = weak_view(17, 32)
+    both = torch.cat([logits_of((0, 0, 2, 4)), below])
+    lesson = lesson_of(tiny.correct, both, [0.95, 0.95], view)
+    assert lesson.masks_KSS.flatten(1).any(1).tolist() == [True]
+
+
 def test_only_what_the_student_sees_takes_a_place_among_the_targets(tiny):
     """16 masks of a cell in 8 x 8, of which the strong view shows the upper left quarter."""
     boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
