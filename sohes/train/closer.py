@@ -136,7 +136,7 @@ def joined(
     rng: np.random.Generator,
     known_first: bool = False,
 ) -> Lesson:
-    """Known masks and those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
+    """Known masks, then those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
 
     No known mask makes way for its duplicate, but `max_targets` still applies, across all scales, to the masks that
     reach into `shown`, the part of the weak view that the student sees.

@@ -31,7 +31,7 @@ _PIXELS_AT_ONCE = 2**16  # of each mask; as floats they take what a bool mask of
 
 @dataclass(frozen=True)
 class Lesson:
-    """What the student is to learn of one image: masks in the weak view.
+    """What the student is to learn of one image: masks in the weak view, the better of two before the other.
 
     masks_KSS: bool, on the teacher's device, none empty.  parents_K: their forest.  area_fractions_K: of the image.
     """
@@ -75,7 +75,7 @@ def teach(
     ):
         by_score = np.argsort(-scores[sure_K], kind="stable")
         by_score = by_score[areas_K[by_score] > 0]
-        kept = np.sort(masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou))
+        kept = masks.nms_from_iou(masks.iou_from_intersections(shared_KK), by_score, nms_iou=params.nms_iou)
         kept = kept[seen[sure_K[kept]] > 0]
         kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
         parents_K = forest.parents_by_coverage(shared_KK[np.ix_(kept, kept)], theta_cover=params.theta_cover)

@@ -41,6 +41,12 @@ def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarc
     assert lesson.parents_K.tolist() == [-1, 0]
 
 
+def test_a_lesson_begins_with_what_the_teacher_is_surest_of(tiny):
+    boxes = [(0, 0, 3, 3), (0, 4, 4, 8), (5, 0, 8, 4), (5, 5, 8, 8)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.8, 0.95, 0.85, 0.9])
+    assert (lesson.area_fractions_K * 64).tolist() == [16, 9, 12, 9]
+
+
 def test_small_masks_pass_with_a_lower_score_and_a_fixed_threshold_drops_them(tiny):
     logits = logits_of((0, 0, 40, 40), (50, 50, 52, 52), size=64, strength=8)
     scores = [0.75, 0.6]  # 4 of 4,096 cells: wanted is 0.37
