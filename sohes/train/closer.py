@@ -5,6 +5,7 @@ The one mechanism behind `correct.tiles`, `correct.parent_crops` and `correct.ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -34,6 +35,17 @@ class Found:
 
     masks_MSS: Tensor
     of_window_M: np.ndarray
+
+
+def in_parts(teacher: Callable[[Tensor], ModelOutput], at_once: int) -> Callable[[Tensor], ModelOutput]:
+    """The classes and masks of any number of squares, of which the teacher sees at most `at_once` in one pass."""
+
+    def look(squares_U3SS: Tensor) -> ModelOutput:
+        outputs = [teacher(some) for some in squares_U3SS.split(at_once)]
+        classes, logits = zip(*((one.class_logits_BQ2, one.mask_logits_BQhw) for one in outputs), strict=True)
+        return ModelOutput(torch.cat(classes), torch.cat(logits), None)
+
+    return look
 
 
 @torch.no_grad()

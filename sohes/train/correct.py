@@ -16,11 +16,11 @@ from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
 from sohes.train import augment
-from sohes.train.closer import joined, with_tiles
+from sohes.train.closer import in_parts, joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
 from sohes.train.lesson import Lesson, areas_of, teach, to_host
 from sohes.train.loop import Learner
-from sohes.train.objective import losses_of, part_of
+from sohes.train.objective import losses_of
 from sohes.train.outlines import refined
 from sohes.train.parent_crops import with_children
 
@@ -102,22 +102,21 @@ class Correction(Learner[Network]):
     def _lessons(self, batch: PairBatch, rngs: Sequence[np.random.Generator]) -> list[Lesson]:
         assert self.average is not None
         output = self.average(batch.weak_B3HW)
-        tiles = batch.tiles_U3SS()
-        in_tiles = None if tiles is None else self.average(tiles)
+        closer = in_parts(self.average, len(batch.pairs))
         views = [pair.weak for pair in batch.pairs]
         shown = [pair.shown for pair in batch.pairs]
         lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, self.params, rngs=rngs)
         cell = batch.weak_B3HW.shape[-1] / output.mask_logits_BQhw.shape[-1]
         seen = 0
         for b, (pair, rng) in enumerate(zip(batch.pairs, rngs, strict=True)):
-            if in_tiles is not None and pair.tiles.windows:
-                own = slice(seen, seen := seen + len(pair.tiles.windows))
+            own = slice(seen, seen := seen + len(pair.tiles.windows))
+            if pair.tiles.windows and (squares := batch.tiles_U3SS(own)) is not None:
                 lessons[b] = with_tiles(
-                    lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, shown[b], self.params, rng=rng
+                    lessons[b], pair.tiles, closer(squares), pair.weak, shown[b], self.params, rng=rng
                 )
             if self.params.parent_crops:
                 lessons[b] = with_children(
-                    lessons[b], batch.weak_B3HW[b], pair.weak, shown[b], self.average, self.params, rng=rng
+                    lessons[b], batch.weak_B3HW[b], pair.weak, shown[b], closer, self.params, rng=rng
                 )
             lessons[b] = refined(lessons[b], pair.weak_HW3, pair.weak, self.params, cell=cell)
         return lessons

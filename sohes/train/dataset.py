@@ -86,9 +86,9 @@ class PairBatch(Movable):
     tiles_USS3: torch.Tensor | None = None
     normalisation: tuple[Sequence[float], Sequence[float]] = ((), ())
 
-    def tiles_U3SS(self) -> torch.Tensor | None:
-        """The squares of the tiles, normalised where they lie: as bytes they are a quarter as long on their way."""
-        return None if self.tiles_USS3 is None else normalised_tensor(self.tiles_USS3, *self.normalisation)
+    def tiles_U3SS(self, some: slice = slice(None)) -> torch.Tensor | None:
+        """Squares of the tiles, normalised where they lie: as bytes they are a quarter as long on their way."""
+        return None if self.tiles_USS3 is None else normalised_tensor(self.tiles_USS3[some], *self.normalisation)
 
 
 class LabelDataset(Dataset):
