@@ -179,7 +179,7 @@ def strong_geometry(
     return View(height, width, (h, w), (oy, ox), bool(rng.random() < 0.5), (size, size))
 
 
-def strong_view(
+def augmented(
     shown: Labelled,
     view: View,
     params: AugmentParams,

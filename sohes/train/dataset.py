@@ -116,7 +116,7 @@ class LabelDataset(Dataset):
     ) -> None:
         self.tiles, self.keep_labels = tiles, keep_labels
         self.images, self.labels = images, labels
-        self.image_size, self.max_targets, self.augment = image_size, max_targets, augment
+        self.image_size, self.max_targets, self.augmentation = image_size, max_targets, augment
         self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
         self.batch_size, self.seed = batch_size, seed
         self.image_ids = labels.image_ids
@@ -138,7 +138,7 @@ class LabelDataset(Dataset):
         view = self._strong_geometry(image, rng)
         chosen = self._chosen(record.masks, view, rng)
         shown = Labelled(view.apply_to_image(image), view.draw(chosen), chosen.parents)
-        strong = self._strong_view(shown, view, rng, guest)
+        strong = self._augmented(shown, view, rng, guest)
         return Sample(strong, record.image_id, skipped + skipped_guests)
 
     def collate(self, samples: Sequence[Sample]) -> Loaded:
@@ -163,12 +163,12 @@ class LabelDataset(Dataset):
         return forest.select(labels, seen[kept])
 
     def _strong_geometry(self, image_HW3: np.ndarray, rng: np.random.Generator) -> View:
-        low, high = self.augment.scale_min, self.augment.scale_max
+        low, high = self.augmentation.scale_min, self.augmentation.scale_max
         size = self.image_size
         return augment.strong_geometry(*image_HW3.shape[:2], size=size, scale_min=low, scale_max=high, rng=rng)
 
-    def _strong_view(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Guest | None) -> Labelled:
-        return augment.strong_view(shown, view, self.augment, max_targets=self.max_targets, rng=rng, guest=guest)
+    def _augmented(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Guest | None) -> Labelled:
+        return augment.augmented(shown, view, self.augmentation, max_targets=self.max_targets, rng=rng, guest=guest)
 
     def _read(self, image_id: int) -> tuple[ImageRecord, np.ndarray]:
         record, image = self._record(image_id), self.images.read(image_id)
@@ -189,7 +189,7 @@ class LabelDataset(Dataset):
 
     def _guest(self, host: int, rng: np.random.Generator) -> tuple[Guest | None, tuple[str, ...]]:
         """With probability `copy_paste`: a root of another image, with its descendants."""
-        if rng.random() >= self.augment.copy_paste:
+        if rng.random() >= self.augmentation.copy_paste:
             return None, ()
         (record, image), skipped = _first(self._others(host, rng), self._read)
         if record.image_id == host:
@@ -229,7 +229,7 @@ class PairDataset(LabelDataset):
         strong = self._strong_geometry(image, rng)
         guest, skipped_guests = self._guest(record.image_id, rng)
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
-        pasted = self._strong_view(no_masks, strong, rng, guest)
+        pasted = self._augmented(no_masks, strong, rng, guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
         labels = self._chosen(record.masks, strong, rng) if self.keep_labels else masks.empty_mask_set(*image.shape[:2])
         return Pair(

@@ -187,7 +187,7 @@ def test_strong_views_keep_a_forest_whose_parents_are_larger_and_cover_their_chi
     view = augment.strong_geometry(40, 40, size=48, scale_min=0.4, scale_max=2.5, rng=rng)
     image = labelled(masks, [-1, 0, 1, 0])
     shown = augment.Labelled(view.apply_to_image(image.image_HW3), view.apply_to_masks(masks), image.parents_N)
-    strong = augment.strong_view(shown, view, params, max_targets=9, rng=rng, guest=guest)
+    strong = augment.augmented(shown, view, params, max_targets=9, rng=rng, guest=guest)
     areas = strong.masks_NHW.sum((1, 2))
     assert (areas >= augment.MIN_PIXELS).all()
     for above, below in np.argwhere(forest.forest_ancestors(strong.parents_N)):

@@ -99,7 +99,7 @@ def test_both_branches_count_alike(tiny):
 def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
     """Without weight on it, a teacher who is sure of nothing says nothing of any query."""
     dataset = tiny.dataset(PairDataset)
-    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
     batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
     loss = tiny.loss.model_copy(update={"matched_only": True})  # or else all queries learn that they are no ancestors
     said = {}
@@ -114,7 +114,7 @@ def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
 def test_labels_that_are_kept_are_what_a_silent_teacher_leaves(tiny):
     """They lie where phase 2 draws them, since the weak view does not shrink the photograph, with the same family."""
     dataset = tiny.dataset(PairDataset, keep_labels=True)
-    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
     batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
     silent = {"theta_score_small": 1.0, "theta_score_large": 1.0, "keep_labels": True}
     learner = Correction(tiny.network(), tiny.correct.model_copy(update=silent), tiny.loss)
@@ -167,7 +167,7 @@ def test_the_student_learns_the_labels_that_are_kept(tiny):
     losses = {}
     for keeps in (False, True):
         dataset = tiny.dataset(PairDataset, keep_labels=keeps)
-        dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+        dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         section = tiny.correct.model_copy(update={**silent, "keep_labels": keeps})
         losses[keeps] = Correction(tiny.network(), section, tiny.loss)(batch, torch.Generator().manual_seed(0))
@@ -180,7 +180,7 @@ def test_labels_travel_only_where_they_are_kept_and_shown(tiny):
     counts = []
     for places in (10, 1):
         dataset = tiny.dataset(PairDataset, keep_labels=True)
-        dataset.augment = dataset.augment.model_copy(update={"scale_min": 2.5, "scale_max": 2.5})
+        dataset.augmentation = dataset.augmentation.model_copy(update={"scale_min": 2.5, "scale_max": 2.5})
         dataset.max_targets = places
         for k in range(4):
             pair = dataset[0, k][1]
@@ -197,7 +197,7 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
     tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
     all_are_sure = {"theta_score_small": 0.0, "theta_score_large": 0.0, "max_targets": 500, "tiles": tiles}
     dataset = tiny.dataset(PairDataset, tiles=tiles)
-    dataset.augment = dataset.augment.model_copy(update={"scale_min": 1.5, "scale_max": 3.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"scale_min": 1.5, "scale_max": 3.0})
     learner = Correction(tiny.network(), tiny.correct.model_copy(update=all_are_sure), tiny.loss).train()
 
     def taught():
