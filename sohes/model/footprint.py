@@ -43,7 +43,10 @@ class Footprint:
 
 
 def training_footprint(params: Params, phase: InstructParams | CorrectParams, *, processes: int = 1) -> Footprint:
-    """The peak of one of `processes` in a step of `phase`. ValueError if its part of the batch is not whole images."""
+    """The peak of one of `processes` in a step of `phase`. ValueError if its part of the batch is not whole images.
+
+    It is the student's: the teacher of phase 3 keeps nothing for a backward pass and never sees more squares at once.
+    """
     parts = phase.accumulate * processes
     if phase.batch_size % parts:
         raise ValueError(f"{parts} equal parts of a batch must be whole images (got {phase.batch_size} images)")

@@ -14,7 +14,7 @@ from sohes.data.store.images import ImageStore
 from sohes.params import TRAINED_HERE, DinoParams, DistillParams, Params
 from sohes.project import Project, require
 from sohes.train.crops import CropDataset, ViewDataset
-from sohes.train.dino import Distillation
+from sohes.train.dino import Dino
 from sohes.train.distill import Imitation
 from sohes.train.loading import stage_seed
 from sohes.train.loop import train
@@ -73,13 +73,13 @@ def _train(params: Params, project: Project, unchanged: Check) -> None:
 
 def _lesson(
     params: Params, backbone: Backbone, images: ImageStore, world: World
-) -> tuple[Distillation | Imitation, CropDataset | ViewDataset, DinoParams | DistillParams]:
+) -> tuple[Dino | Imitation, CropDataset | ViewDataset, DinoParams | DistillParams]:
     """Who learns, from what, by which section of the params."""
     section, seed = params.backbone, params.seed
     of_data = stage_seed(seed, "backbone")
     if section.pretrained == "train":
         crops = CropDataset(images, backbone, section.dino, seed=of_data)
-        return Distillation(backbone, section.dino, world, seed=seed), crops, section.dino
+        return Dino(backbone, section.dino, world, seed=seed), crops, section.dino
     views = ViewDataset(images, section.distill, seed=of_data)
     teacher = build_backbone(section.distill.teacher)
     return Imitation(backbone, teacher, section.distill, world, seed=seed), views, section.distill

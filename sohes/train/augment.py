@@ -70,9 +70,13 @@ class View:
         """(N, S, S) bool masks in this view, from masks on the image."""
         return move_masks(masks_NHW, whole(self.height, self.width), self)
 
-    def draw(self, found: MaskSet) -> np.ndarray:
-        """As `apply_to_masks`, from run lengths: the masks are never drawn at the image's size."""
+    def draw(self, found: MaskSet, *, corner_yx: tuple[int, int] = (0, 0)) -> np.ndarray:
+        """As `apply_to_masks`, from run lengths: the masks are never drawn at the image's size.
+
+        corner_yx: where the image of this view lies in that of the masks.
+        """
         rows, columns, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
+        from_y, from_x = from_y + corner_yx[0], from_x + corner_yx[1]
         order = -1 if self.flip else 1  # run lengths are read from left to right
         drawn = np.zeros((len(found), *self.canvas_hw), bool)
         for i, mask in enumerate(drawn):
@@ -87,6 +91,27 @@ class Labelled:
     image_HW3: np.ndarray
     masks_NHW: np.ndarray
     parents_N: np.ndarray
+
+
+@dataclass(frozen=True)
+class Guest:
+    """An entity and its descendants, to be pasted into another image.
+
+    image_HW3: uint8, the part of their image in the box around them, which begins at `corner_yx`.  found: their masks,
+    in the whole image.
+    """
+
+    image_HW3: np.ndarray
+    found: MaskSet
+    corner_yx: tuple[int, int]
+
+    @classmethod
+    def cut_out(cls, image_HW3: np.ndarray, found: MaskSet) -> Guest:
+        """ValueError if no mask has a pixel."""
+        boxes = masks.boxes_xywh(found).astype(np.int64)
+        boxes = boxes[boxes[:, 2] > 0]
+        (x0, y0), (x1, y1) = boxes[:, :2].min(0).tolist(), (boxes[:, :2] + boxes[:, 2:]).max(0).tolist()
+        return cls(image_HW3[y0:y1, x0:x1], found, (y0, x0))
 
 
 def whole(height: int, width: int) -> View:
@@ -154,25 +179,32 @@ def strong_geometry(
     return View(height, width, (h, w), (oy, ox), bool(rng.random() < 0.5), (size, size))
 
 
-def strong_view(
-    shown: Labelled, view: View, params: AugmentParams, *, rng: np.random.Generator, guest: Labelled | None = None
+def augmented(
+    shown: Labelled,
+    view: View,
+    params: AugmentParams,
+    *,
+    max_targets: int,
+    rng: np.random.Generator,
+    guest: Guest | None = None,
 ) -> Labelled:
-    """An image shown in `view`, with `guest` (cut out to its box) pasted over it, in other colours.
+    """An image shown in `view`, with `guest` pasted over it, in other colours.
 
     Masks with fewer than MIN_PIXELS left, hidden ones and those no longer distinct from their parent are dropped and
-    their children relinked. The guest's masks come last.
+    their children relinked; so are those over `max_targets`, across all scales. The guest's masks come last.
     """
     square = settle(shown)
     if guest is not None:
         place = guest_view(guest, view, scale_min=params.scale_min, scale_max=params.scale_max, rng=rng)
-        visible = place.apply_to_masks(guest.masks_NHW) & _inside(view)
-        square = paste(square, settle(Labelled(place.apply_to_image(guest.image_HW3), visible, guest.parents_N)))
+        visible = place.draw(guest.found, corner_yx=guest.corner_yx) & _inside(view)
+        square = paste(square, settle(Labelled(place.apply_to_image(guest.image_HW3), visible, guest.found.parents)))
     image = change_colours(
         square.image_HW3, jitter=params.colour_jitter, greyscale=params.greyscale, blur=params.blur, rng=rng
     )
     # the padding keeps its one colour in every view
     image[~_inside(view)] = PADDING_RGB
-    return Labelled(image, square.masks_NHW, square.parents_N)
+    kept = sample_across_scales(masks.pixel_counts(square.masks_NHW), max_targets, rng=rng)
+    return Labelled(image, square.masks_NHW[kept], forest.relink(square.parents_N, kept))
 
 
 def _inside(view: View) -> np.ndarray:
@@ -216,8 +248,8 @@ def subtree(parents_N: np.ndarray, root: int) -> np.ndarray:
     return np.concatenate([[root], below]).astype(np.int64)
 
 
-def guest_view(guest: Labelled, host: View, *, scale_min: float, scale_max: float, rng: np.random.Generator) -> View:
-    """Where a guest, cut out to its own box, lands: jittered in size, flipped half of the time, its centre in the
+def guest_view(guest: Guest, host: View, *, scale_min: float, scale_max: float, rng: np.random.Generator) -> View:
+    """Where a guest lands: jittered in size, flipped half of the time, its centre in the
     host's window. A guest larger than half of the square is first fitted to that."""
     height, width = guest.image_HW3.shape[:2]
     fit = min(1.0, min(host.canvas_hw) / 2 / max(height, width)) * rng.uniform(scale_min, scale_max)
@@ -254,12 +286,12 @@ def paste(host: Labelled, guest: Labelled) -> Labelled:
 def occlude(masks_NHW: np.ndarray, cover_HW: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(N, H, W) each mask without what `cover` hides, and the indices of masks of which MIN_VISIBLE is left."""
     visible = masks_NHW & ~cover_HW
-    return visible, np.flatnonzero(_areas(visible) >= MIN_VISIBLE * _areas(masks_NHW))
+    return visible, np.flatnonzero(masks.pixel_counts(visible) >= MIN_VISIBLE * masks.pixel_counts(masks_NHW))
 
 
 def settle(shown: Labelled) -> Labelled:
     """Only the masks that are `distinct`, relinked."""
-    kept = distinct(_areas(shown.masks_NHW), shown.parents_N)
+    kept = distinct(masks.pixel_counts(shown.masks_NHW), shown.parents_N)
     if len(kept) == len(shown.parents_N):
         return shown
     return Labelled(shown.image_HW3, shown.masks_NHW[kept], forest.relink(shown.parents_N, kept))
@@ -275,10 +307,6 @@ def distinct(areas_N: np.ndarray, parents_N: np.ndarray) -> np.ndarray:
         if areas_N[j] >= MIN_PIXELS and (parent < 0 or areas_N[j] <= SAME_EXTENT * areas_N[parent]):
             kept.add(int(j))
     return np.array(sorted(kept), np.int64)
-
-
-def _areas(masks_NHW: np.ndarray) -> np.ndarray:
-    return np.array([np.count_nonzero(mask) for mask in masks_NHW], np.int64)  # ten times faster than by axes
 
 
 def sample_across_scales(areas_N: np.ndarray, count: int, *, rng: np.random.Generator) -> np.ndarray:

@@ -5,6 +5,7 @@ The one mechanism behind `correct.tiles`, `correct.parent_crops` and `correct.ke
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,10 +22,8 @@ from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train import augment
 from sohes.train.augment import View
-from sohes.train.lesson import Lesson, is_sure, scores_and_cells, shared_cells
+from sohes.train.lesson import Lesson, areas_of, is_sure, scores_and_cells, shared_pixels, to_host
 from sohes.train.tiles import Tiles
-
-_COUNTED = 256  # pixels a side on which overlaps are counted, at most
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,17 @@ class Found:
 
     masks_MSS: Tensor
     of_window_M: np.ndarray
+
+
+def in_parts(teacher: Callable[[Tensor], ModelOutput], at_once: int) -> Callable[[Tensor], ModelOutput]:
+    """The classes and masks of any number of squares, of which the teacher sees at most `at_once` in one pass."""
+
+    def look(squares_U3SS: Tensor) -> ModelOutput:
+        outputs = [teacher(some) for some in squares_U3SS.split(at_once)]
+        classes, logits = zip(*((one.class_logits_BQ2, one.mask_logits_BQhw) for one in outputs), strict=True)
+        return ModelOutput(torch.cat(classes), torch.cat(logits), None)
+
+    return look
 
 
 @torch.no_grad()
@@ -138,33 +148,28 @@ def joined(
     rng: np.random.Generator,
     known_first: bool = False,
 ) -> Lesson:
-    """Known masks and those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
+    """Known masks, then those found that duplicate neither them nor an earlier one (IoU over `nms_iou`), in one forest.
 
     No known mask makes way for its duplicate, but `max_targets` still applies, across all scales, to the masks that
     reach into `shown`, the part of the weak view that the student sees.
     known_first: found masks only get the places that the known ones leave.
     """
     together, known = torch.cat([known_KSS, found_MSS]), len(known_KSS)
-    step = -(-together.shape[-1] // _COUNTED)
-    shared_NN = shared_cells([together[:, step // 2 :: step, step // 2 :: step].flatten(1).float()])[0]
-    iou_NN = masks.iou_from_intersections(shared_NN)
-    filled = np.flatnonzero(np.diagonal(shared_NN) > 0)
+    y0, x0, y1, x1 = shown
+    shared_NN, seen_N = to_host([shared_pixels(together), areas_of(together[:, y0:y1, x0:x1])], np.int64)
+    areas_N, iou_NN = np.diagonal(shared_NN), masks.iou_from_intersections(shared_NN)
+    filled = np.flatnonzero(areas_N)
     new = filled[filled >= known]
     new = new[iou_NN[new, :known].max(1, initial=0) <= params.nms_iou]
-    kept = np.concatenate([np.arange(known), np.sort(masks.nms_from_iou(iou_NN, new, nms_iou=params.nms_iou))])
-    candidates = together[copied_to(together.device, kept)]
-    y0, x0, y1, x1 = shown
-    areas, seen = torch.stack([candidates.sum((1, 2)), candidates[:, y0:y1, x0:x1].sum((1, 2))]).cpu().numpy()
-    visible = np.flatnonzero(seen)
-    kept, areas = kept[visible], areas[visible]
-    chosen = np.zeros(0, np.int64)
-    for group in np.split(np.arange(len(kept)), [np.count_nonzero(kept < known)] if known_first else []):
-        some = augment.sample_across_scales(areas[group], params.max_targets - len(chosen), rng=rng)
+    kept = np.concatenate([np.arange(known), masks.nms_from_iou(iou_NN, new, nms_iou=params.nms_iou)])
+    kept = kept[seen_N[kept] > 0]
+    chosen = kept[:0]
+    for group in np.split(kept, [np.count_nonzero(kept < known)] if known_first else []):
+        some = augment.sample_across_scales(areas_N[group], params.max_targets - len(chosen), rng=rng)
         chosen = np.concatenate([chosen, group[some]])
-    kept, areas = kept[chosen], areas[chosen]
     y0, x0, y1, x1 = weak.window
     return Lesson(
-        candidates[copied_to(candidates.device, visible[chosen])],
-        forest.parents_by_coverage(shared_NN[np.ix_(kept, kept)], theta_cover=params.theta_cover),
-        areas / ((y1 - y0) * (x1 - x0)),
+        together[copied_to(together.device, chosen)],
+        forest.parents_by_coverage(shared_NN[np.ix_(chosen, chosen)], theta_cover=params.theta_cover),
+        areas_N[chosen] / ((y1 - y0) * (x1 - x0)),
     )

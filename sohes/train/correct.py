@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sohes import masks
 from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.sizes import SIZES
@@ -15,32 +16,40 @@ from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
 from sohes.structures import Targets
 from sohes.train import augment
-from sohes.train.closer import joined, with_tiles
+from sohes.train.closer import in_parts, joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
-from sohes.train.lesson import Lesson, teach, to_host
+from sohes.train.lesson import Lesson, areas_of, teach, to_host
 from sohes.train.loop import Learner
-from sohes.train.objective import losses_of, part_of
+from sohes.train.objective import losses_of
 from sohes.train.outlines import refined
 from sohes.train.parent_crops import with_children
 
 
-def into_strong_views(lessons: Sequence[Lesson], pairs: Sequence[Pair]) -> tuple[Targets, ...]:
+def into_strong_views(
+    lessons: Sequence[Lesson], pairs: Sequence[Pair], *, max_targets: int, rngs: Sequence[np.random.Generator]
+) -> tuple[Targets, ...]:
     """The student's targets: the lessons' masks in the strong views, underneath what was pasted there.
 
-    A GPU waits once.
+    At most `max_targets` of both together, across all scales. A GPU waits once.
     """
     views = [_moved(*one) for one in zip(lessons, pairs, strict=True)]
-    areas = to_host([torch.stack([moved.sum((1, 2)), visible.sum((1, 2))]) for moved, visible, _ in views], np.int64)
+    areas = to_host([torch.stack([areas_of(moved), areas_of(visible)]) for moved, visible, _ in views], np.int64)
     found = []
-    for lesson, pair, (_, visible, pasted), (before, after) in zip(lessons, pairs, views, areas, strict=True):
+    for lesson, pair, (_, visible, pasted), (before, after), rng in zip(
+        lessons, pairs, views, areas, rngs, strict=True
+    ):
         shows = np.flatnonzero(after >= augment.MIN_VISIBLE * before)
         kept = shows[augment.distinct(after[shows], forest.relink(lesson.parents_K, shows))]
         above = pair.strong.parents_N
         below = np.where(above >= 0, above + len(kept), -1)
         parents = np.concatenate([forest.relink(lesson.parents_K, kept), below])
+        both = np.concatenate([after[kept], masks.pixel_counts(pair.strong.masks_NHW)])
+        chosen = augment.sample_across_scales(both, max_targets, rng=rng)
+        from_lesson, from_guest = kept[chosen[chosen < len(kept)]], chosen[chosen >= len(kept)] - len(kept)
         device = visible.device
-        targets = torch.cat([visible[copied_to(device, kept)], pasted])
-        found.append(Targets(targets, copied_to(device, forest.forest_ancestors(parents))))
+        targets = torch.cat([visible[copied_to(device, from_lesson)], pasted[copied_to(device, from_guest)]])
+        ancestors = forest.forest_ancestors(forest.relink(parents, chosen))
+        found.append(Targets(targets, copied_to(device, ancestors)))
     return tuple(found)
 
 
@@ -75,7 +84,8 @@ class Correction(Learner[Network]):
     def forward(self, batch: PairBatch, generator: torch.Generator) -> dict[str, Tensor]:
         rngs = [np.random.default_rng((generator.initial_seed(), pair.place)) for pair in batch.pairs]
         found = self._lessons(batch, rngs)
-        taught = into_strong_views(self._beside_labels(found, batch.pairs, rngs), batch.pairs)
+        lessons = self._beside_labels(found, batch.pairs, rngs)
+        taught = into_strong_views(lessons, batch.pairs, max_targets=self.params.max_targets, rngs=rngs)
         given, own = (
             (batch.initial.images_B3HW, batch.initial.targets, self.loss),
             (batch.strong_B3HW, taught, self.own_loss),
@@ -92,22 +102,21 @@ class Correction(Learner[Network]):
     def _lessons(self, batch: PairBatch, rngs: Sequence[np.random.Generator]) -> list[Lesson]:
         assert self.average is not None
         output = self.average(batch.weak_B3HW)
-        tiles = batch.tiles_U3SS()
-        in_tiles = None if tiles is None else self.average(tiles)
+        closer = in_parts(self.average, len(batch.pairs))
         views = [pair.weak for pair in batch.pairs]
         shown = [pair.shown for pair in batch.pairs]
         lessons = teach(output.class_logits_BQ2, output.mask_logits_BQhw, views, shown, self.params, rngs=rngs)
         cell = batch.weak_B3HW.shape[-1] / output.mask_logits_BQhw.shape[-1]
         seen = 0
         for b, (pair, rng) in enumerate(zip(batch.pairs, rngs, strict=True)):
-            if in_tiles is not None and pair.tiles.windows:
-                own = slice(seen, seen := seen + len(pair.tiles.windows))
+            own = slice(seen, seen := seen + len(pair.tiles.windows))
+            if pair.tiles.windows and (squares := batch.tiles_U3SS(own)) is not None:
                 lessons[b] = with_tiles(
-                    lessons[b], pair.tiles, part_of(in_tiles, own), pair.weak, shown[b], self.params, rng=rng
+                    lessons[b], pair.tiles, closer(squares), pair.weak, shown[b], self.params, rng=rng
                 )
             if self.params.parent_crops:
                 lessons[b] = with_children(
-                    lessons[b], batch.weak_B3HW[b], pair.weak, shown[b], self.average, self.params, rng=rng
+                    lessons[b], batch.weak_B3HW[b], pair.weak, shown[b], closer, self.params, rng=rng
                 )
             lessons[b] = refined(lessons[b], pair.weak_HW3, pair.weak, self.params, cell=cell)
         return lessons

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import TypeVar
 
@@ -22,7 +23,7 @@ from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesPara
 from sohes.project import Project, require
 from sohes.structures import Batch, ImageRecord, MaskSet, Movable, Targets
 from sohes.train import augment
-from sohes.train.augment import Labelled, View
+from sohes.train.augment import Guest, Labelled, View
 from sohes.train.bits import Bits
 from sohes.train.loading import Loaded, Position, from_epochs, normalised, normalised_tensor, stage_seed
 from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
@@ -85,9 +86,9 @@ class PairBatch(Movable):
     tiles_USS3: torch.Tensor | None = None
     normalisation: tuple[Sequence[float], Sequence[float]] = ((), ())
 
-    def tiles_U3SS(self) -> torch.Tensor | None:
-        """The squares of the tiles, normalised where they lie: as bytes they are a quarter as long on their way."""
-        return None if self.tiles_USS3 is None else normalised_tensor(self.tiles_USS3, *self.normalisation)
+    def tiles_U3SS(self, some: slice = slice(None)) -> torch.Tensor | None:
+        """Squares of the tiles, normalised where they lie: as bytes they are a quarter as long on their way."""
+        return None if self.tiles_USS3 is None else normalised_tensor(self.tiles_USS3[some], *self.normalisation)
 
 
 class LabelDataset(Dataset):
@@ -115,7 +116,7 @@ class LabelDataset(Dataset):
     ) -> None:
         self.tiles, self.keep_labels = tiles, keep_labels
         self.images, self.labels = images, labels
-        self.image_size, self.max_targets, self.augment = image_size, max_targets, augment
+        self.image_size, self.max_targets, self.augmentation = image_size, max_targets, augment
         self.mean, self.std = (tuple(float(v) for v in part) for part in normalisation)
         self.batch_size, self.seed = batch_size, seed
         self.image_ids = labels.image_ids
@@ -133,11 +134,11 @@ class LabelDataset(Dataset):
         """Sample k of the batch of `step`."""
         rng = np.random.default_rng((self.seed, _INITIAL, step, k))
         (record, image), skipped = _first(self._candidates(_INITIAL, step, k), self._read)
-        guest, skipped_guests = self._guest(rng)
+        guest, skipped_guests = self._guest(record.image_id, rng)
         view = self._strong_geometry(image, rng)
         chosen = self._chosen(record.masks, view, rng)
         shown = Labelled(view.apply_to_image(image), view.draw(chosen), chosen.parents)
-        strong = augment.strong_view(shown, view, self.augment, rng=rng, guest=guest)
+        strong = self._augmented(shown, view, rng, guest)
         return Sample(strong, record.image_id, skipped + skipped_guests)
 
     def collate(self, samples: Sequence[Sample]) -> Loaded:
@@ -162,9 +163,12 @@ class LabelDataset(Dataset):
         return forest.select(labels, seen[kept])
 
     def _strong_geometry(self, image_HW3: np.ndarray, rng: np.random.Generator) -> View:
-        low, high = self.augment.scale_min, self.augment.scale_max
+        low, high = self.augmentation.scale_min, self.augmentation.scale_max
         size = self.image_size
         return augment.strong_geometry(*image_HW3.shape[:2], size=size, scale_min=low, scale_max=high, rng=rng)
+
+    def _augmented(self, shown: Labelled, view: View, rng: np.random.Generator, guest: Guest | None) -> Labelled:
+        return augment.augmented(shown, view, self.augmentation, max_targets=self.max_targets, rng=rng, guest=guest)
 
     def _read(self, image_id: int) -> tuple[ImageRecord, np.ndarray]:
         record, image = self._record(image_id), self.images.read(image_id)
@@ -183,22 +187,29 @@ class LabelDataset(Dataset):
             self._records[image_id] = self.labels.record(image_id)
         return self._records[image_id]
 
-    def _guest(self, rng: np.random.Generator) -> tuple[Labelled | None, tuple[str, ...]]:
-        """With probability `copy_paste`: a root with its descendants, cut out of another image to its box."""
-        if rng.random() >= self.augment.copy_paste:
+    def _guest(self, host: int, rng: np.random.Generator) -> tuple[Guest | None, tuple[str, ...]]:
+        """With probability `copy_paste`: a root of another image, with its descendants."""
+        if rng.random() >= self.augmentation.copy_paste:
             return None, ()
-        start = int(rng.integers(len(self)))
-        candidates = (int(self.image_ids[(start + i) % len(self)]) for i in range(len(self)))
-        (record, image), skipped = _first(candidates, self._read)
+        (record, image), skipped = _first(self._others(host, rng), self._read)
+        if record.image_id == host:
+            return None, skipped
         areas = masks.areas(record.masks)
         low, high = (fraction * image.shape[0] * image.shape[1] for fraction in PASTED_AREA)
         roots = np.flatnonzero((record.masks.parents < 0) & (areas >= low) & (areas <= high))
         if not len(roots):
             return None, skipped
         chosen = forest.select(record.masks, augment.subtree(record.masks.parents, int(rng.choice(roots))))
-        decoded = masks.decode(chosen)
-        y0, x0, y1, x1 = masks.bounding_boxes(np.asarray(decoded.any(axis=0))[None])[0]
-        return Labelled(image[y0:y1, x0:x1], decoded[:, y0:y1, x0:x1], chosen.parents), skipped
+        return Guest.cut_out(image, chosen), skipped
+
+    def _others(self, host: int, rng: np.random.Generator) -> Iterator[int]:
+        """The images from a random one on, the host last: it can be read, also where no other can."""
+        count = len(self)
+        start = int(rng.integers(count))
+        while count > 1 and self.image_ids[start] == host:
+            start = int(rng.integers(count))
+        in_turn = (int(self.image_ids[(start + i) % count]) for i in range(count))
+        return chain((image_id for image_id in in_turn if image_id != host), [host])
 
 
 class PairDataset(LabelDataset):
@@ -216,9 +227,9 @@ class PairDataset(LabelDataset):
         (record, image), skipped = _first(self._candidates(_PAIR, step, k), self._read)
         weak = augment.weak_view(*image.shape[:2], size=self.image_size, rng=rng)
         strong = self._strong_geometry(image, rng)
-        guest, skipped_guests = self._guest(rng)
+        guest, skipped_guests = self._guest(record.image_id, rng)
         no_masks = Labelled(strong.apply_to_image(image), np.zeros((0, *strong.canvas_hw), bool), np.zeros(0, np.int64))
-        pasted = augment.strong_view(no_masks, strong, self.augment, rng=rng, guest=guest)
+        pasted = self._augmented(no_masks, strong, rng, guest)
         tiles = NO_TILES if self.tiles is None else cut_tiles(image, weak, augment.shared_box(weak, strong), self.tiles)
         labels = self._chosen(record.masks, strong, rng) if self.keep_labels else masks.empty_mask_set(*image.shape[:2])
         return Pair(

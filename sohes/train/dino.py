@@ -113,7 +113,7 @@ def momentum_at(step: int, params: DinoParams) -> float:
 # ---------------------------------------------------------------- the training
 
 
-class Distillation(Learner[Network]):
+class Dino(Learner[Network]):
     """Student (`network`) and teacher (`average`), whose weights are the better ones and are kept (section 5.2)."""
 
     centre_K: Tensor

@@ -16,7 +16,7 @@ def refined(lesson: Lesson, weak_HW3: np.ndarray, weak: View, params: CorrectPar
     """The lesson with `refiner`'s outlines, without those that became duplicates, in a new forest by coverage.
 
     A mask whose IoU with its refined self is below `refine_min_iou` stays as it is. Of duplicates (IoU above `nms_iou`)
-    the first stays. Computed on the CPU, for which a GPU waits once an image.
+    the better one stays, which comes first. Computed on the CPU, for which a GPU waits once an image.
     weak_HW3: uint8 RGB, the weak view.  cell: side of a cell of the mask map in its pixels, for all masks: with their
     windows' own, smaller one, masks found in windows gained less (docs/log.md).
     """

@@ -18,7 +18,7 @@ from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train.augment import View
 from sohes.train.closer import find, joined
-from sohes.train.lesson import Lesson
+from sohes.train.lesson import Lesson, areas_of
 from sohes.train.tiles import Tiles
 
 
@@ -65,5 +65,5 @@ def _boxes(masks_KSS: Tensor) -> list[Box]:
 
 def _lies_inside(masks_MSS: Tensor, parents_MSS: Tensor, *, child_cover: float) -> np.ndarray:
     """(M,) bool: whether a mask is smaller than its parent and at least `child_cover` of it lies in there."""
-    areas, shared = masks_MSS.sum((1, 2)), (masks_MSS & parents_MSS).sum((1, 2))
-    return ((areas < parents_MSS.sum((1, 2))) & (shared >= child_cover * areas)).cpu().numpy()
+    areas, shared = areas_of(masks_MSS), areas_of(masks_MSS & parents_MSS)
+    return ((areas < areas_of(parents_MSS)) & (shared >= child_cover * areas)).cpu().numpy()

@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from sohes.data.imaging import PADDING_RGB, letterbox
-from sohes.masks import forest, mask_set
+from sohes.masks import bounding_boxes, forest, mask_set
 from sohes.params import AugmentParams
 from sohes.train import augment
-from sohes.train.augment import Labelled, View
+from sohes.train.augment import Guest, Labelled, View
 
 STILL = AugmentParams(scale_min=1, scale_max=1, colour_jitter=0, greyscale=0, blur=0, copy_paste=0)
 
@@ -181,12 +181,13 @@ def test_a_partly_hidden_mask_keeps_what_shows():
 def test_strong_views_keep_a_forest_whose_parents_are_larger_and_cover_their_children(seed):
     rng = np.random.default_rng(seed)
     masks = square_masks((0, 0, 24, 30), (2, 2, 20, 14), (4, 4, 12, 12), (2, 16, 20, 28), size=40)
-    guest = labelled(square_masks((0, 0, 16, 16), (3, 3, 12, 12), size=16), [-1, 0], value=99)
+    found = mask_set(square_masks((0, 0, 16, 16), (3, 3, 12, 12), size=16), parents=[-1, 0])
+    guest = Guest.cut_out(np.full((16, 16, 3), 99, np.uint8), found)
     params = STILL.model_copy(update={"scale_min": 0.4, "scale_max": 2.5, "colour_jitter": 0.5, "blur": 0.5})
     view = augment.strong_geometry(40, 40, size=48, scale_min=0.4, scale_max=2.5, rng=rng)
     image = labelled(masks, [-1, 0, 1, 0])
     shown = augment.Labelled(view.apply_to_image(image.image_HW3), view.apply_to_masks(masks), image.parents_N)
-    strong = augment.strong_view(shown, view, params, rng=rng, guest=guest)
+    strong = augment.augmented(shown, view, params, max_targets=9, rng=rng, guest=guest)
     areas = strong.masks_NHW.sum((1, 2))
     assert (areas >= augment.MIN_PIXELS).all()
     for above, below in np.argwhere(forest.forest_ancestors(strong.parents_N)):
@@ -197,6 +198,25 @@ def test_strong_views_keep_a_forest_whose_parents_are_larger_and_cover_their_chi
     outside[y0:y1, x0:x1] = False
     assert (strong.image_HW3[outside] == PADDING_RGB).all()
     assert not strong.masks_NHW[:, outside].any()
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_a_guest_is_drawn_where_it_lands_as_if_cut_out_at_full_size(seed):
+    rng = np.random.default_rng(seed)
+    height, width = (int(side) for side in rng.integers(30, 90, 2))
+    dense = np.zeros((4, height, width), bool)
+    for mask in dense[:3]:
+        y, x = rng.integers(5, 12, 2)
+        mask[y : y + 15, x : x + 15] = rng.random((15, 15)) < 0.7
+    image = rng.integers(0, 256, (height, width, 3), np.uint8)
+    y0, x0, y1, x1 = bounding_boxes(dense.any(0)[None])[0]
+    cut = labelled(dense[:, y0:y1, x0:x1], [-1, 0, 0, 0])
+    guest = Guest.cut_out(image, mask_set(dense, parents=[-1, 0, 0, 0]))
+    assert np.array_equal(guest.image_HW3, image[y0:y1, x0:x1])
+    host = augment.strong_geometry(40, 50, size=64, scale_min=0.5, scale_max=2.0, rng=rng)
+    view = augment.guest_view(guest, host, scale_min=0.5, scale_max=2.0, rng=rng)
+    assert np.array_equal(view.draw(guest.found, corner_yx=guest.corner_yx), view.apply_to_masks(cut.masks_NHW))
+    assert view.apply_to_masks(cut.masks_NHW).any()
 
 
 def test_subtree_is_the_root_and_all_below():

@@ -9,7 +9,7 @@ from sohes.masks.windows import windows
 from sohes.params import TilesParams
 from sohes.structures import ModelOutput
 from sohes.train.augment import View
-from sohes.train.closer import find, with_tiles
+from sohes.train.closer import find, in_parts, joined, with_tiles
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
 from sohes.train.lesson import Lesson, teach
@@ -104,6 +104,23 @@ def test_tiles_add_small_masks_to_a_lesson_and_the_forest_holds_them(params):
     forest.forest_ancestors(taught.parents_K)
 
 
+@pytest.mark.parametrize("side", [448, 1024])
+@pytest.mark.parametrize("wide", [1, 2, 3])
+@pytest.mark.parametrize("known", [True, False])
+def test_a_thin_mask_is_taught_with_its_parent_wherever_it_lies(params, side, wide, known):
+    """As the leg of a chair: of every second or fourth column, none or all of it would be seen."""
+    weak = View(side, side, (side, side), (0, 0), False, (side, side))
+    for left in range(200, 204):
+        masks = torch.zeros(3, side, side, dtype=torch.bool)
+        masks[0, 100:400, 100:400], masks[1, 150:350, left : left + wide] = True, True
+        masks[2, 150:350, left + wide : left + 2 * wide] = True  # beside it, as another leg
+        parts = (masks, masks[:0]) if known else (masks[:1], masks[1:])
+        taught = joined(*parts, weak, (0, 0, side, side), params, rng=np.random.default_rng(0))
+        assert torch.equal(taught.masks_KSS, masks)
+        assert taught.parents_K.tolist() == [-1, 0, 0]
+        assert taught.area_fractions_K * side**2 == pytest.approx([90_000, 200 * wide, 200 * wide])
+
+
 def test_what_is_known_or_found_twice_is_taught_once(params):
     rng = np.random.default_rng(0)
     known = lesson_of((4, 8, 12, 16))
@@ -145,6 +162,24 @@ def test_the_switch_adds_to_what_the_learner_teaches_and_is_off_otherwise(tiny):
     assert all(torch.equal(a.masks_KSS, b.masks_KSS) for a, b in zip(alone, taught[()], strict=True))
     counts = {levels: sum(len(lesson.parents_K) for lesson in lessons) for levels, lessons in taught.items()}
     assert counts[(0.6,)] > counts[()] > 0
+
+
+def test_a_closer_look_takes_no_larger_batch_than_the_first(tiny):
+    """Of however many squares, with the same masks as all at once."""
+    sure = {"theta_score_small": 0.0, "theta_score_large": 0.05, "max_targets": 40, "tiles": TILES}
+    crops = {"parent_crops": 5, "parent_min_fraction": 0.0}
+    dataset = tiny.dataset(PairDataset, tiles=TILES)
+    batch = dataset.collate([dataset[0, k] for k in range(2)]).batch.to("cpu")
+    assert len(batch.tiles_USS3) > 2
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update={**sure, **crops}), tiny.loss).train()
+    sizes = []
+    learner.average.register_forward_pre_hook(lambda _, args: sizes.append(len(args[0])))
+    learner._lessons(batch, [np.random.default_rng(b) for b in range(2)])
+    assert sum(sizes) > 2 + len(batch.tiles_USS3)
+    assert max(sizes) == 2
+    few, all_of_them = (in_parts(learner.average, n)(batch.tiles_U3SS()) for n in (2, 100))
+    torch.testing.assert_close(few.mask_logits_BQhw, all_of_them.mask_logits_BQhw)
+    torch.testing.assert_close(few.class_logits_BQ2, all_of_them.class_logits_BQ2)
 
 
 def test_a_pair_without_a_window_beside_one_with_some(tiny):

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from sohes import masks
 from sohes.masks import forest
@@ -31,6 +32,11 @@ def pair_of(weak, strong_view, pasted=None, parents=()):
     return Pair(square, weak, strong, strong_view, no_labels, 1, 0, ())
 
 
+def moved(lessons, pairs, max_targets=500):
+    rngs = [np.random.default_rng(0) for _ in pairs]
+    return into_strong_views(lessons, pairs, max_targets=max_targets, rngs=rngs)
+
+
 @pytest.mark.parametrize("seed", range(10))
 def test_the_teachers_masks_land_where_the_labels_would(seed):
     """Masks of the photograph, seen by the teacher in the weak view, arrive in the strong view as if moved directly."""
@@ -43,7 +49,7 @@ def test_the_teachers_masks_land_where_the_labels_would(seed):
         Labelled(np.zeros((32, 32, 3), np.uint8), strong.apply_to_masks(on_image), np.array([-1, 0]))
     )
     lesson = Lesson(torch.from_numpy(weak.apply_to_masks(on_image)), np.array([-1, 0]), np.array([0.5, 0.1]))
-    (targets,) = into_strong_views([lesson], [pair_of(weak, strong)])
+    (targets,) = moved([lesson], [pair_of(weak, strong)])
     assert np.array_equal(targets.masks_THW.numpy(), expected.masks_NHW)
     assert targets.ancestors_TT.sum() == (expected.parents_N >= 0).sum()
 
@@ -55,10 +61,26 @@ def test_what_was_pasted_covers_the_teachers_masks_and_brings_its_own_family():
     pasted = np.zeros((2, 32, 32), bool)
     pasted[0, :12, :12], pasted[1, 2:8, 2:8] = True, True
     lesson = Lesson(masks, np.array([-1, 0, 0]), np.array([1.0, 0.1, 0.1]))
-    (targets,) = into_strong_views([lesson], [pair_of(weak, weak, pasted, [-1, 0])])
+    (targets,) = moved([lesson], [pair_of(weak, weak, pasted, [-1, 0])])
     # the mask beneath is hidden; a root, its other child, the pasted root and its part remain
     assert targets.masks_THW.sum((1, 2)).tolist() == [32 * 32 - 144, 100, 144, 36]
     assert torch.argwhere(targets.ancestors_TT).tolist() == [[0, 1], [2, 3]]
+
+
+@pytest.mark.parametrize("places", range(5))
+def test_no_more_targets_than_places_for_what_is_taught_and_what_was_pasted(places):
+    weak = weak_view()
+    squares = torch.zeros(4, 32, 32, dtype=torch.bool)
+    squares[0], squares[1, :10, :10] = True, True  # a lesson
+    squares[2, 16:, 16:], squares[3, 20:28, 20:28] = True, True  # pasted over it
+    lesson = Lesson(squares[:2], np.array([-1, 0]), np.array([1.0, 0.1]))
+    pair = pair_of(weak, weak, squares[2:].numpy(), [-1, 0])
+    (targets,) = moved([lesson], [pair], max_targets=places)
+    visible = [squares[0] & ~squares[2], *squares[1:]]
+    taught = [k for k, square in enumerate(visible) if any(torch.equal(square, mask) for mask in targets.masks_THW)]
+    assert len(taught) == len(targets.masks_THW) == places
+    family = [[above, below] for above, below in ([0, 1], [2, 3]) if {above, below} <= set(taught)]
+    assert torch.argwhere(targets.ancestors_TT).tolist() == [[taught.index(k) for k in pair] for pair in family]
 
 
 # ---------------------------------------------------------------- the learner
@@ -77,7 +99,7 @@ def test_both_branches_count_alike(tiny):
 def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
     """Without weight on it, a teacher who is sure of nothing says nothing of any query."""
     dataset = tiny.dataset(PairDataset)
-    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
     batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
     loss = tiny.loss.model_copy(update={"matched_only": True})  # or else all queries learn that they are no ancestors
     said = {}
@@ -92,14 +114,14 @@ def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
 def test_labels_that_are_kept_are_what_a_silent_teacher_leaves(tiny):
     """They lie where phase 2 draws them, since the weak view does not shrink the photograph, with the same family."""
     dataset = tiny.dataset(PairDataset, keep_labels=True)
-    dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
     batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
     silent = {"theta_score_small": 1.0, "theta_score_large": 1.0, "keep_labels": True}
     learner = Correction(tiny.network(), tiny.correct.model_copy(update=silent), tiny.loss)
     rngs = [np.random.default_rng(b) for b in range(4)]
     found = learner._lessons(batch, rngs)
     assert not any(len(lesson.parents_K) for lesson in found)
-    taught = into_strong_views(learner._beside_labels(found, batch.pairs, rngs), batch.pairs)
+    taught = moved(learner._beside_labels(found, batch.pairs, rngs), batch.pairs)
     for targets, pair in zip(taught, batch.pairs, strict=True):
         labels = dataset.labels.record(pair.image_id).masks
         drawn = augment.settle(Labelled(pair.strong.image_HW3, pair.strong_view.draw(labels), labels.parents))
@@ -145,7 +167,7 @@ def test_the_student_learns_the_labels_that_are_kept(tiny):
     losses = {}
     for keeps in (False, True):
         dataset = tiny.dataset(PairDataset, keep_labels=keeps)
-        dataset.augment = dataset.augment.model_copy(update={"copy_paste": 0.0})
+        dataset.augmentation = dataset.augmentation.model_copy(update={"copy_paste": 0.0})
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         section = tiny.correct.model_copy(update={**silent, "keep_labels": keeps})
         losses[keeps] = Correction(tiny.network(), section, tiny.loss)(batch, torch.Generator().manual_seed(0))
@@ -158,7 +180,7 @@ def test_labels_travel_only_where_they_are_kept_and_shown(tiny):
     counts = []
     for places in (10, 1):
         dataset = tiny.dataset(PairDataset, keep_labels=True)
-        dataset.augment = dataset.augment.model_copy(update={"scale_min": 2.5, "scale_max": 2.5})
+        dataset.augmentation = dataset.augmentation.model_copy(update={"scale_min": 2.5, "scale_max": 2.5})
         dataset.max_targets = places
         for k in range(4):
             pair = dataset[0, k][1]
@@ -175,13 +197,13 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
     tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
     all_are_sure = {"theta_score_small": 0.0, "theta_score_large": 0.0, "max_targets": 500, "tiles": tiles}
     dataset = tiny.dataset(PairDataset, tiles=tiles)
-    dataset.augment = dataset.augment.model_copy(update={"scale_min": 1.5, "scale_max": 3.0})
+    dataset.augmentation = dataset.augmentation.model_copy(update={"scale_min": 1.5, "scale_max": 3.0})
     learner = Correction(tiny.network(), tiny.correct.model_copy(update=all_are_sure), tiny.loss).train()
 
     def taught():
         batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
         lessons = learner._lessons(batch, [np.random.default_rng(b) for b in range(4)])
-        return sum(len(lesson.parents_K) for lesson in lessons), into_strong_views(lessons, batch.pairs)
+        return sum(len(lesson.parents_K) for lesson in lessons), moved(lessons, batch.pairs)
 
     fewer, seen = taught()
     monkeypatch.setattr(augment, "shared_box", lambda weak, strong: (0, 0, *weak.canvas_hw))
@@ -190,6 +212,30 @@ def test_where_there_is_room_for_all_the_students_view_changes_nothing(tiny, mon
     for one, other in zip(seen, every, strict=True):
         assert torch.equal(one.masks_THW, other.masks_THW)
         assert torch.equal(one.ancestors_TT, other.ancestors_TT)
+
+
+class SumsOfBools(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.shapes = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function.name().startswith("aten::sum") and args[0].dtype == torch.bool:
+            self.shapes.append(args[0].shape)
+        return function(*args, **(kwargs or {}))
+
+
+def test_no_stack_of_masks_is_converted_to_integers_to_be_counted(tiny):
+    """Eight bytes a pixel: of 600 masks of 448 x 448 a gigabyte."""
+    tiles = TilesParams(levels=(0.6,), overlap=0.25, score_factor=0.9)
+    all_are_sure = {"theta_score_small": 0.0, "theta_score_large": 0.0, "tiles": tiles}
+    looks_closer = {"parent_crops": 2, "parent_min_fraction": 0.0, "keep_labels": True}
+    dataset = tiny.dataset(PairDataset, tiles=tiles, keep_labels=True)
+    batch = dataset.collate([dataset[0, k] for k in range(4)]).batch.to("cpu")
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update={**all_are_sure, **looks_closer}), tiny.loss)
+    with SumsOfBools() as sums:
+        learner(batch, torch.Generator().manual_seed(0))
+    assert sums.shapes == []
 
 
 def test_only_the_student_learns_by_gradient_and_the_teacher_follows_it(tiny, tmp_path):

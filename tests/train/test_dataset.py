@@ -117,6 +117,53 @@ def test_at_most_max_targets_masks(project):
     assert max(len(dataset.sample_for(0, k).shown.masks_NHW) for k in range(4)) == 2
 
 
+@pytest.mark.parametrize("max_targets", [1, 2, 3, 4])
+def test_what_is_pasted_counts_among_max_targets(project, max_targets):
+    pasted = AUGMENT.model_copy(update={"copy_paste": 1.0, "scale_min": 1.0, "scale_max": 1.0})
+    everything = open_dataset(project, augment=pasted)
+    few = open_dataset(project, max_targets=max_targets, augment=pasted)
+    counts = [[len(each.sample_for(step, 0).shown.masks_NHW) for step in range(16)] for each in (everything, few)]
+    assert max(counts[0]) > 4
+    assert max(counts[1]) == max_targets
+    third = open_dataset(project, PairDataset, max_targets=max_targets, augment=pasted)
+    assert max(len(third.pair_for(step, 0).strong.masks_NHW) for step in range(16)) == min(max_targets, 2)
+
+
+@pytest.mark.parametrize("kind", [LabelDataset, PairDataset])
+def test_what_is_pasted_comes_from_another_image(project, kind, monkeypatch):
+    dataset = open_dataset(project, kind, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
+    hosts, guests = [], []
+    drawn, read = dataset._guest, dataset._read
+    monkeypatch.setattr(dataset, "_guest", lambda host, rng: (hosts.append(host), drawn(host, rng))[1])
+    monkeypatch.setattr(dataset, "_read", lambda image_id: (guests.append(image_id), read(image_id))[1])
+    draw = dataset.pair_for if kind is PairDataset else dataset.sample_for
+    pairs = set()
+    for step in range(40):
+        hosts.clear(), guests.clear()
+        sample = draw(step, 0)
+        assert hosts == [sample.image_id] == guests[:1]
+        pairs.add(tuple(guests))
+    assert all(len(pair) == 2 and pair[0] != pair[1] for pair in pairs)
+    assert {guest for _, guest in pairs} == {1, 2, 3, 4, 5, 6}
+
+
+def test_what_is_pasted_is_never_drawn_at_the_size_of_its_photograph(project, monkeypatch):
+    monkeypatch.setattr(masks, "decode", None)
+    pasted = open_dataset(project, augment=AUGMENT.model_copy(update={"copy_paste": 1.0}))
+    assert max(len(pasted.sample_for(step, 0).shown.masks_NHW) for step in range(8)) > 3
+
+
+@pytest.mark.parametrize(("count", "wrong"), [(1, []), (3, [2, 3])])
+def test_nothing_is_pasted_where_no_other_image_can_be_read(tmp_path, count, wrong):
+    make_project(tmp_path, count=count, wrong=wrong)
+    pasted = AUGMENT.model_copy(update={"copy_paste": 1.0})
+    samples = [open_dataset(tmp_path, augment=pasted).sample_for(step, 0) for step in range(6)]
+    assert {sample.image_id for sample in samples} == {1}
+    assert max(len(sample.shown.masks_NHW) for sample in samples) <= 3
+    pairs = [open_dataset(tmp_path, PairDataset, augment=pasted).pair_for(step, 0) for step in range(6)]
+    assert not any(len(pair.strong.masks_NHW) for pair in pairs)
+
+
 def test_masks_that_the_view_does_not_show_take_no_ones_place(project):
     quiet = AUGMENT.model_copy(update={"copy_paste": 0.0, "scale_min": 2.5, "scale_max": 2.5})
     everything = open_dataset(project, augment=quiet)

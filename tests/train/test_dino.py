@@ -13,7 +13,7 @@ from sohes.errors import SohesError
 from sohes.params import DinoParams, load_params
 from sohes.train import loop
 from sohes.train.crops import CropDataset
-from sohes.train.dino import Distillation, Head, Network, dino_loss, momentum_at, moved_centre, rate_at
+from sohes.train.dino import Dino, Head, Network, dino_loss, momentum_at, moved_centre, rate_at
 from sohes.train.world import World
 
 torch.set_num_threads(1)
@@ -89,7 +89,7 @@ class Memory:
 
 def train(params: DinoParams, state: Memory, *, stop_after=10**6, backbone: Backbone | None = None, world=ALONE):
     """The trained backbone, None if it was stopped, and the figures of each step."""
-    recorder, learner = Recorder(), Distillation(backbone or tiny_backbone(), params, world, seed=5)
+    recorder, learner = Recorder(), Dino(backbone or tiny_backbone(), params, world, seed=5)
     dataset = StopsAfter(CropDataset(Stripes(), learner.network.backbone, params, seed=5), stop_after)
     try:
         loop.train(learner, dataset, params, title="backbone", seed=5, world=world, state=state, recorder=recorder)

@@ -164,19 +164,18 @@ def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, im
 @pytest.mark.parametrize(
     ("closer", "of_each_image"),
     [
-        ({"tiles": TILES}, {"closer._scores": 1, "closer.joined": 1, "lesson.to_host": 1}),
+        ({"tiles": TILES}, {"closer._scores": 1, "lesson.to_host": 1}),
         (
             {"parent_crops": 2},
             {
                 "parent_crops._boxes": 1,
                 "parent_crops._lies_inside": 1,
                 "closer._scores": 1,
-                "closer.joined": 1,
                 "lesson.to_host": 1,
             },
         ),
         ({"refiner": "guided"}, {"outlines.refined": 1}),
-        ({"keep_labels": True}, {"closer.joined": 1, "lesson.to_host": 1}),
+        ({"keep_labels": True}, {"lesson.to_host": 1}),
     ],
     ids=["tiles", "parent_crops", "refiner", "keep_labels"],
 )

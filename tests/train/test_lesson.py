@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from sohes.train import lesson as of_teacher
 from sohes.train.augment import View
-from sohes.train.lesson import teach
+from sohes.train.lesson import _shared_in_parts, areas_of, shared_pixels, teach
 
 
 def logits_of(*boxes, size=8, strength=4.0):
@@ -38,6 +39,12 @@ def test_the_teacher_keeps_sure_masks_without_duplicates_and_finds_their_hierarc
     assert lesson.area_fractions_K == pytest.approx([36 / 64, 4 / 64])
     assert areas[0] == pytest.approx(36 / 64, abs=0.05)
     assert lesson.parents_K.tolist() == [-1, 0]
+
+
+def test_a_lesson_begins_with_what_the_teacher_is_surest_of(tiny):
+    boxes = [(0, 0, 3, 3), (0, 4, 4, 8), (5, 0, 8, 4), (5, 5, 8, 8)]
+    lesson = lesson_of(tiny.correct, logits_of(*boxes, strength=8), [0.8, 0.95, 0.85, 0.9])
+    assert (lesson.area_fractions_K * 64).tolist() == [16, 9, 12, 9]
 
 
 def test_small_masks_pass_with_a_lower_score_and_a_fixed_threshold_drops_them(tiny):
@@ -82,6 +89,35 @@ def test_at_most_max_targets_masks_are_taught(tiny):
     assert len(lesson.parents_K) == tiny.correct.max_targets == 10
 
 
+def specks(count, size=16):
+    """Logits of single cells, so sure that the cells around them leave nothing in growing."""
+    logits = logits_of(*[(2 * k + 1, 2, 2 * k + 2, 3) for k in range(count)], size=size, strength=8)
+    return torch.where(logits > 0, 1.0, logits)
+
+
+def test_a_mask_that_grows_to_nothing_is_not_taught_and_takes_no_place(tiny):
+    boxes = [(y, x, y + 3, x + 3) for y in (0, 4, 8, 12) for x in (5, 9)]
+    logits = torch.cat([specks(7), logits_of(*boxes, size=16, strength=8)])
+    assert (logits > 0).flatten(1).any(1).all()
+    section = tiny.correct.model_copy(update={"max_targets": 8, "theta_score_small": 0.1, "theta_score_large": 0.1})
+    view = View(64, 64, (64, 64), (0, 0), False, (64, 64))
+    lesson = lesson_of(section, logits, [0.95] * 15, view, (0, 0, 64, 64))
+    assert lesson.area_fractions_K == pytest.approx([9 / 256] * 8)
+    assert lesson.masks_KSS.flatten(1).any(1).all()
+
+
+def test_a_mask_whose_cell_shows_the_photograph_but_whose_pixels_do_not_is_not_taught(tiny):
+    """17 rows of pixels show in five rows of cells; all that the last cell gives lies below them."""
+    logits = torch.full((1, 8, 8), -8.0)
+    logits[0, 4, 2:6], logits[0, 5, 2:6] = 0.5, 8.0
+    below = logits.clone()
+    below[0, 3] = -40.0
+    view = weak_view(17, 32)
+    both = torch.cat([logits_of((0, 0, 2, 4)), below])
+    lesson = lesson_of(tiny.correct, both, [0.95, 0.95], view)
+    assert lesson.masks_KSS.flatten(1).any(1).tolist() == [True]
+
+
 def test_only_what_the_student_sees_takes_a_place_among_the_targets(tiny):
     """16 masks of a cell in 8 x 8, of which the strong view shows the upper left quarter."""
     boxes = [(y, x, y + 1, x + 1) for y in range(0, 8, 2) for x in range(0, 8, 2)]
@@ -115,3 +151,24 @@ def test_autocast_does_not_round_the_cells_that_masks_share(tiny):
     with torch.autocast("cpu", torch.bfloat16):
         lesson = lesson_of(tiny.correct, logits_of(*boxes, size=64, strength=8), [0.9, 0.95])
     assert len(lesson.parents_K) == 1
+
+
+# ---------------------------------------------------------------- counts
+
+
+@pytest.mark.parametrize("count", [0, 1, 70])
+def test_areas_of_masks_and_of_a_window_of_them(count):
+    masks = torch.rand(count, 20, 30, generator=torch.Generator().manual_seed(0)) < 0.3
+    for seen in (masks, masks[:, 3:17, 5:6]):
+        assert torch.equal(areas_of(seen), seen.sum((1, 2)))
+    assert areas_of(masks.to("meta")).shape == (count,)  # as on a GPU: nothing is read
+
+
+@pytest.mark.parametrize("count", [0, 1, 40])
+def test_shared_pixels_are_counted_exactly_on_a_cpu_and_elsewhere(count, monkeypatch):
+    monkeypatch.setattr(of_teacher, "_PIXELS_AT_ONCE", 256)
+    masks = torch.rand(count, 70, 70, generator=torch.Generator().manual_seed(0)) < 0.3
+    counted = (masks[:, None] & masks).sum((2, 3))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(_shared_in_parts(masks), counted)
+    assert torch.equal(shared_pixels(masks), counted)

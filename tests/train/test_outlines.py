@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from sohes.masks import packed
+from sohes.train import outlines
 from sohes.train.augment import View
-from sohes.train.lesson import Lesson
+from sohes.train.lesson import Lesson, teach
 from sohes.train.outlines import refined
 
 SIZE = 96
@@ -72,6 +74,31 @@ def test_what_moves_to_the_same_edge_is_taught_once(params):
     assert iou(family[1], family[2]) < params.nms_iou
     assert len(lesson.masks_KSS) == 3
     assert lesson.parents_K.tolist() == [-1, 0, 1]
+
+
+@pytest.mark.parametrize("sure", [0, 1])
+def test_of_two_that_move_to_the_same_edge_the_surer_one_is_taught(params, monkeypatch, sure):
+    """Whichever query found it."""
+    coarse, moved = drawn((8, 8, 48, 36), (8, 8, 48, 48)), drawn((8, 8, 48, 46), (8, 8, 48, 44))
+    logits = torch.where(torch.from_numpy(coarse[:, ::4, ::4]), torch.tensor([1.0, 1.0])[:, None, None], -8.0)
+    logits[sure] *= 8
+    every = params.model_copy(update={"theta_score_small": 0.1, "theta_score_large": 0.1, "nms_iou": 0.72})
+    classes, rngs = torch.tensor([6.0, 0.0]).expand(1, 2, 2), [np.random.default_rng(0)]
+    (lesson,) = teach(classes, logits[None], [WEAK], [(0, 0, 64, SIZE)], every, rngs=rngs)
+    assert len(lesson.parents_K) == 2
+
+    class Mover:
+        def __init__(self, cell):
+            pass
+
+        def refine(self, image, before):
+            by_width = np.argsort(np.argsort(packed.areas(before)))
+            return packed.pack(moved[by_width, :64], size=(64, SIZE))
+
+    monkeypatch.setattr(outlines, "GuidedRefiner", Mover)
+    photo = np.zeros((SIZE, SIZE, 3), np.uint8)
+    taught = refined(lesson, photo, WEAK, every, cell=4.0)
+    assert np.array_equal(taught.masks_KSS.numpy(), moved[sure : sure + 1])
 
 
 @pytest.mark.parametrize("refiner", ["none", "guided"])

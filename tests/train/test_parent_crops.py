@@ -6,7 +6,7 @@ from sohes.structures import ModelOutput
 from sohes.train.augment import View
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
-from sohes.train.lesson import Lesson
+from sohes.train.lesson import Lesson, teach
 from sohes.train.parent_crops import with_children
 
 SIZE = 64
@@ -86,6 +86,18 @@ def test_two_crops_that_find_the_same_part_teach_it_once(params):
     assert full.parents_K.tolist() == [-1, 0, 1, 2]
     again = children_of(full, Teacher((0, 0, 4, 4)), params)
     assert len(again.parents_K) == 4
+
+
+def test_a_speck_that_grows_to_nothing_is_not_looked_into(params):
+    logits = torch.full((1, 2, 16, 16), -8.0)
+    logits[0, 0, 4:9, 4:9], logits[0, 1, 12, 12] = 8.0, 1.0
+    classes = torch.tensor([4.0, -4.0]).expand(1, 2, 2)
+    every = {"parent_min_fraction": 0.0, "theta_score_small": 0.1, "theta_score_large": 0.1}
+    section, whole = params.model_copy(update=every), (0, 0, SIZE, SIZE)
+    (lesson,) = teach(classes, logits, [VIEW], [whole], section, rngs=[np.random.default_rng(0)])
+    teacher = Teacher((0, 0, 8, 8))
+    assert len(children_of(lesson, teacher, section).parents_K) == 2
+    assert len(teacher.seen) == 1
 
 
 def test_the_limit_of_targets_holds(params):

@@ -39,7 +39,7 @@ def teach(task, folder, world):
         dataset.sample_for = stop
     if task == "calm":
         network.dropout = 0.0
-        dataset.augment = params.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
+        dataset.augmentation = params.augment.model_copy(update={"copy_paste": 0.0, "scale_min": 1.0, "scale_max": 1.0})
     section = params
     learner = Instruction(network, params, settings.loss)  # the first process's weights become everybody's
     if task == "frozen pairs":
