@@ -80,6 +80,10 @@ def test_an_error_names_the_key(tmp_path, change, sentence):
             lambda p: (p["model"].update(head="cascade"), p["correct"].update(compile=True)),
             "correct.compile is for model",
         ),
+        (
+            lambda p: (p["model"].update(head="cascade"), p["correct"].update(hold_free=True)),
+            r"correct\.hold_free is for model\.head mask2former \(got cascade\): set it to false",
+        ),
         (lambda p: p["model"]["cascade"].update(anchor_scale=0.2), "anchor_scale"),
     ],
 )

@@ -11,6 +11,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets, pairs_among
+from sohes.losses.hold import hold_loss
 from sohes.losses.mask_loss import dice, mask_bce
 from sohes.losses.matcher import assign_all, matching_cost, resemblance
 from sohes.losses.points import Comparison, compare
@@ -43,8 +44,13 @@ def criterion(
     targets: Sequence[Targets],
     params: LossParams,
     generator: torch.Generator | None = None,
+    teacher: ModelOutput | None = None,
 ) -> dict[str, Tensor]:
     """The loss of a batch: `loss` with its graph, and its detached summands `class, mask, dice, ancestor`.
+
+    teacher: its output on the same images (ours, phase 3). Then the last layer's queries that learn no target and
+    resemble none are held to it: a summand `hold` (`hold_loss`), and in place of NOTHING their class is told what the
+    teacher's is.
 
     The summands are weighted and summed over the decoder layers, each matched on its own: they add up to `loss`.
     Computed in float32 also under autocast. A batch without a target yields finite losses that reach every head, so
@@ -68,7 +74,13 @@ def criterion(
             "ancestor": [],
         }
         for layer, labels_BQ, pairs in zip(layers, learners.labels_LBQ, learners.of_layers, strict=True):
-            parts["class"].append(class_loss(layer.class_logits_BQ2.float(), labels_BQ, params.no_object_weight))
+            held_to = teacher if layer is output else None
+            said_BQ2 = None if held_to is None else held_to.class_logits_BQ2.float().softmax(-1)
+            parts["class"].append(
+                class_loss(layer.class_logits_BQ2.float(), labels_BQ, params.no_object_weight, said_BQ2)
+            )
+            if held_to is not None:
+                parts["hold"] = [hold_loss(output, held_to, labels_BQ == NOTHING) / num_masks]
             if layer.ancestor_logits_BQQ is not None:
                 parts["ancestor"].append(
                     _ancestors(layer.ancestor_logits_BQQ.float(), targets, pairs, matched_only=params.matched_only)
@@ -78,6 +90,7 @@ def criterion(
             "mask": params.mask_weight,
             "dice": params.dice_weight,
             "ancestor": params.ancestor_weight,
+            "hold": params.mask_weight,
         }
         zero = torch.zeros((), device=num_masks.device)  # a network may lack the ancestor head
         summands = {name: weights[name] * sum(values, zero) for name, values in parts.items()}
@@ -85,9 +98,18 @@ def criterion(
     return {"loss": loss, **{name: value.detach() for name, value in summands.items()}}
 
 
-def class_loss(class_logits_BQ2: Tensor, labels_BQ: Tensor, no_object_weight: float) -> Tensor:
-    """Two-way cross-entropy of queries that are an ENTITY or NOTHING; the latter weigh `no_object_weight`."""
-    entropy_BQ = F.cross_entropy(class_logits_BQ2.transpose(1, 2), labels_BQ, ignore_index=UNTOLD, reduction="none")
+def class_loss(
+    class_logits_BQ2: Tensor, labels_BQ: Tensor, no_object_weight: float, said_BQ2: Tensor | None = None
+) -> Tensor:
+    """Two-way cross-entropy of queries that are an ENTITY or NOTHING; the latter weigh `no_object_weight`.
+
+    said_BQ2: probabilities that queries are told in place of NOTHING.
+    """
+    logits_B2Q = class_logits_BQ2.transpose(1, 2)
+    entropy_BQ = F.cross_entropy(logits_B2Q, labels_BQ, ignore_index=UNTOLD, reduction="none")
+    if said_BQ2 is not None:
+        soft_BQ = F.cross_entropy(logits_B2Q, said_BQ2.transpose(1, 2), reduction="none")
+        entropy_BQ = torch.where(labels_BQ == NOTHING, soft_BQ, entropy_BQ)
     weight_BQ = torch.where(labels_BQ == ENTITY, 1.0, no_object_weight) * (labels_BQ != UNTOLD)
     # the floor matters if nothing is matched and no_object_weight is 0
     return (entropy_BQ * weight_BQ).sum() / weight_BQ.sum().clamp(min=1e-8)

@@ -101,6 +101,13 @@ class Params(Section):
         return self
 
     @model_validator(mode="after")
+    def _only_queries_are_held(self) -> Params:
+        if self.correct.hold_free and self.model.head != "mask2former":
+            head = self.model.head
+            raise ValueError(f"correct.hold_free is for model.head mask2former (got {head}): set it to false")
+        return self
+
+    @model_validator(mode="after")
     def _network_fits_the_backbone(self) -> Params:
         vit = self.backbone
         if not self.instruct.backbone_of_start:  # that ViT is only known when its card is read

@@ -149,6 +149,8 @@ class CorrectParams(TrainingParams):
     """A mask whose IoU with its refined self is lower stays unrefined; not read with `none`."""
     keep_labels: bool
     """Labels stay, and the teacher adds what resembles none; false, as in the paper: only its masks are taught."""
+    hold_free: bool
+    """Queries that learn no mask are held to what the teacher's draw; false, as in the paper; for mask2former."""
     no_object_weight: Amount
     """As `loss.no_object_weight`, where a mask2former is taught the teacher's masks; 0: it calls no query nothing."""
 

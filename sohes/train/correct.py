@@ -14,7 +14,7 @@ from sohes.masks import forest
 from sohes.masks.sizes import SIZES
 from sohes.model.build import Network
 from sohes.params import CorrectParams, LossParams
-from sohes.structures import Targets
+from sohes.structures import ModelOutput, Targets
 from sohes.train import augment
 from sohes.train.closer import in_parts, joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
@@ -68,7 +68,7 @@ class Correction(Learner[Network]):
     """Student (`network`) and teacher (`average`), both clones of phase 2's model; the teacher is what is kept.
 
     L = L_seg(student(strong(I1)), initial labels) + L_seg(student(strong(I2)), teacher(weak(I2))), equal weights. With
-    `keep_labels`, I2 has its initial labels, too.
+    `keep_labels`, I2 has its initial labels, too; with `hold_free`, both branches hold free queries to the teacher.
     """
 
     images_per_sample = 2
@@ -90,13 +90,18 @@ class Correction(Learner[Network]):
             (batch.initial.images_B3HW, batch.initial.targets, self.loss),
             (batch.strong_B3HW, taught, self.own_loss),
         )
-        initial, teacher = losses_of(self.network, [given, own], generator)
+        initial, teacher = losses_of(self.network, [given, own], generator, self._holding(given[0], own[0]))
         branches = {"initial_labels": initial["loss"].detach(), "teacher_labels": teacher["loss"].detach()}
         counts = {
             name: initial["loss"].new_full((), count)
             for name, count in teacher_masks_per_image(found, batch.pairs).items()
         }
         return {**{name: initial[name] + teacher[name] for name in initial}, **branches, **counts}
+
+    @torch.no_grad()
+    def _holding(self, *views_B3HW: Tensor) -> ModelOutput | None:
+        """With `hold_free`: what the teacher says of the student's own views."""
+        return self.average(torch.cat(views_B3HW)) if self.average is not None and self.params.hold_free else None
 
     @torch.no_grad()
     def _lessons(self, batch: PairBatch, rngs: Sequence[np.random.Generator]) -> list[Lesson]:

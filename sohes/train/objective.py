@@ -16,10 +16,12 @@ from sohes.structures import ModelOutput, Targets
 Branch = tuple[Tensor, Sequence[Targets], LossParams]  # images_B3HW, their targets, and what weighs how much
 
 
-def losses_of(network: Network, branches: Sequence[Branch], generator: torch.Generator) -> list[dict[str, Tensor]]:
+def losses_of(
+    network: Network, branches: Sequence[Branch], generator: torch.Generator, teacher: ModelOutput | None = None
+) -> list[dict[str, Tensor]]:
     """`loss` of each branch and its detached summands; the Mask2Former head takes all branches in one pass.
 
-    A cascade's summands all weigh the same.
+    A cascade's summands all weigh the same. teacher: as in `criterion`, of the images of all branches in their order.
     """
     if isinstance(network, CascadeSegmenter):
         return [network.losses(images, targets) for images, targets, _ in branches]
@@ -27,7 +29,8 @@ def losses_of(network: Network, branches: Sequence[Branch], generator: torch.Gen
     results, start = [], 0
     for images, targets, loss in branches:
         stop = start + len(images)
-        results.append(criterion(part_of(output, slice(start, stop)), targets, loss, generator=generator))
+        held_to = None if teacher is None else part_of(teacher, slice(start, stop))
+        results.append(criterion(part_of(output, slice(start, stop)), targets, loss, generator, held_to))
         start = stop
     return results
 

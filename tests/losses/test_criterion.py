@@ -442,3 +442,22 @@ def test_a_process_without_targets_trains_along(tmp_path):
     assert without["mask"] == 0
     # 5 targets on 2 processes: each divides by 2.5, and DDP's mean over the two comes to 5
     assert with_targets["mask"] == pytest.approx(2 * with_targets["mask_alone"])
+
+
+def test_queries_that_learn_nothing_are_held_to_the_teacher_in_the_last_layer_alone():
+    output, targets, teacher = make_output(), make_targets(2, 1), make_output(seed=5)
+    without = criterion(output, targets, PARAMS)
+    held = criterion(output, targets, PARAMS, teacher=teacher)
+    assert "hold" not in without
+    assert held["loss"].item() == pytest.approx(sum(held[name].item() for name in (*PARTS, "hold")), rel=1e-5)
+    assert all(held[name] == without[name] for name in ("mask", "dice", "ancestor"))
+    parts = torch.autograd.grad(held["loss"] - without["loss"], leaves(output), allow_unused=True)
+    moved = [part is not None and bool(part.abs().max() > 1e-6) for part in parts]
+    assert moved == [True, True, *[False] * (len(moved) - 2)]  # classes and masks of the last layer
+
+
+def test_what_a_teacher_says_stands_in_place_of_nothing():
+    logits = torch.tensor([[[0.0, 0.0], [1.0, 0.0], [0.0, 2.0]]])
+    labels, said = torch.tensor([[ENTITY, NOTHING, UNTOLD]]), torch.tensor([[[0.0, 1.0], [0.75, 0.25], [1.0, 0.0]]])
+    entity, held = math.log(2), math.log(1 + math.e) - 0.75
+    assert class_loss(logits, labels, 0.1, said).item() == pytest.approx((entity + 0.1 * held) / 1.1)

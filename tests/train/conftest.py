@@ -124,7 +124,7 @@ def tiny_settings() -> SimpleNamespace:
         correct=CorrectParams(
             teacher_momentum=0.9, theta_score_small=0.3, theta_score_large=0.7, gamma=200, nms_iou=0.9,
             theta_cover=0.9, parent_crops=0, parent_min_fraction=0.05, child_cover=0.7, tiles=NO_TILES,
-            refiner="none", refine_min_iou=0.5, keep_labels=False, no_object_weight=0.1, **SHARED,
+            refiner="none", refine_min_iou=0.5, keep_labels=False, hold_free=False, no_object_weight=0.1, **SHARED,
         ),
         loss=LossParams(
             class_weight=2, matching_class_weight=2, queries_per_target=1, near_dice=0.7,

@@ -96,6 +96,18 @@ def test_both_branches_count_alike(tiny):
     assert losses["loss"].item() == pytest.approx(parts.item(), rel=1e-5)
 
 
+def test_free_queries_are_held_to_the_teacher_in_both_branches(tiny):
+    dataset = tiny.dataset(PairDataset)
+    batch = dataset.collate([dataset[0, k] for k in range(2)]).batch.to("cpu")
+    learner = Correction(tiny.network(), tiny.correct.model_copy(update={"hold_free": True}), tiny.loss)
+    losses = learner(batch, torch.Generator().manual_seed(0))
+    assert losses["hold"] > 0
+    parts = sum(losses[name] for name in ("class", "mask", "dice", "ancestor", "hold"))
+    assert losses["loss"].item() == pytest.approx(parts.item(), rel=1e-5)
+    losses["loss"].backward()
+    assert all(weight.grad is None for weight in learner.average.parameters())
+
+
 def test_what_the_teacher_does_not_say_can_be_left_open(tiny):
     """Without weight on it, a teacher who is sure of nothing says nothing of any query."""
     dataset = tiny.dataset(PairDataset)

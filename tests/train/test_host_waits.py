@@ -176,8 +176,9 @@ def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, im
         ),
         ({"refiner": "guided"}, {"outlines.refined": 1}),
         ({"keep_labels": True}, {"lesson.to_host": 1}),
+        ({"hold_free": True}, {}),
     ],
-    ids=["tiles", "parent_crops", "refiner", "keep_labels"],
+    ids=["tiles", "parent_crops", "refiner", "keep_labels", "hold_free"],
 )
 def test_a_closer_look_waits_a_few_times_for_each_image(tiny_params, tiny, closer, of_each_image):
     without = step(tiny_params, tiny, Correction, PairDataset, **ALL_ARE_SURE)
