@@ -89,7 +89,7 @@ def open_tasks(params: Params, *, semantic: str | None = None, detection: str | 
 def find_backbones(params: Params, root: Path) -> dict[str, Path]:
     """The files that hold the ViT `before` and `after`. SohesError if one is missing."""
     found = {which: require(Project(root).model(name), "model", name) for which, name in BACKBONES.items()}
-    return found | {"before": vit_of_start(params.instruct) or found["before"]}
+    return found | {"before": vit_of_start(params.instruct, root) or found["before"]}
 
 
 def measure(

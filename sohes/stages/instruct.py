@@ -30,8 +30,8 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     project, section = Project(root), params.instruct
     digests = input_digests(project, "backbone")
     torch.manual_seed(params.seed)
-    network = build_network(first_vit(vit_of_start(section), project.model("backbone")), params.model)
-    if (start := start_of(section)) is not None:
+    network = build_network(first_vit(vit_of_start(section, root), project.model("backbone")), params.model)
+    if (start := start_of(section, root)) is not None:
         taken = begin_from(network, start)
         digests["start"] = digest_file(start)
     with join_world() as world:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sohes.downstream import run
-from sohes.downstream.run import Task, measure
+from sohes.downstream.run import Task, find_backbones, measure
 from sohes.downstream.sets.examples import ClassSet
 from sohes.params import load_params
 from sohes.project import Project
@@ -64,3 +64,16 @@ def test_all_processes_train_or_none(tmp_path, repository, monkeypatch, found_he
     else:
         with pytest.raises(Trains):
             both()
+
+
+def test_the_model_that_phase_2_begins_with_is_looked_up_in_the_project(tmp_path, repository, monkeypatch):
+    root, elsewhere = tmp_path / "project", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (root / "models").mkdir(parents=True)
+    for name in ("backbone", "correct", "mine"):
+        (root / f"models/{name}.safetensors").touch()
+        (root / f"models/{name}.json").write_text("{}")
+    begun = {"instruct.start": "models/mine.safetensors", "instruct.backbone_of_start": True}
+    monkeypatch.chdir(elsewhere)
+    found = find_backbones(load_params(repository / "params.yaml", begun), root)
+    assert found == {"before": root / "models/mine.safetensors", "after": root / "models/correct.safetensors"}

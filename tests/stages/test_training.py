@@ -161,6 +161,16 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
         instruct.run(begun.model_copy(update={"instruct": absent}), tmp_path)
 
 
+def test_the_model_that_phase_2_begins_with_is_looked_up_in_the_project(trained, tmp_path, repository, monkeypatch):
+    params, told = tiny_params(repository), {}
+    begun = {"start": "models/correct.safetensors", "backbone_of_start": True}
+    section = type(params.instruct).model_validate(params.instruct.model_dump() | begun)
+    monkeypatch.setattr(instruct, "train_phase", lambda *_, **given: told.update(given))
+    monkeypatch.chdir(tmp_path)
+    instruct.run(params.model_copy(update={"instruct": section}), trained)
+    assert told["digests"]["start"] == digest_file(trained / "models/correct.safetensors")
+
+
 def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_path, repository, capsys):
     """The pipeline's own, of another width, has found the pseudo-labels."""
     make_project(tmp_path)
