@@ -30,7 +30,10 @@ EXTRAS = {
 }
 
 # Words that identify an out-of-memory error: of Python, of torch for GPU and CPU, and of OpenCV.
-_MEMORY = ("memoryerror", "out of memory", "outofmemory", "can't allocate memory", "insufficient memory")
+_MEMORY = (
+    *("memoryerror", "out of memory", "outofmemory", "insufficient memory"),
+    *("can't allocate memory", "cannot allocate memory"),
+)
 
 
 class SohesError(Exception):
@@ -75,7 +78,7 @@ def sentence_of(error: BaseException) -> str | None:
     for link in chain(error):
         if isinstance(link, ModuleNotFoundError) and link.name in EXTRAS:
             return _lacking(link.name)
-        if _mentions(link, _MEMORY):
+        if lacks_memory(link):
             return (
                 f"there is not enough memory ({str(link).splitlines()[0] if str(link) else type(link).__name__}): take "
                 "fewer processes (SOHES_WORKERS), smaller images or a smaller batch, and run the same command again"
@@ -105,7 +108,12 @@ def print_any_name() -> None:
 
 def is_the_machines(error: BaseException) -> bool:
     """Whether the machine is at fault (memory, disk, GPU) rather than what was worked on."""
-    return isinstance(error, OSError) or _mentions(error, (*_MEMORY, "cuda error"))
+    return isinstance(error, OSError) or lacks_memory(error) or _mentions(error, ("cuda error",))
+
+
+def lacks_memory(error: BaseException) -> bool:
+    """Whether Python, torch or OpenCV got no memory, on the GPU or the CPU."""
+    return _mentions(error, _MEMORY)
 
 
 def _mentions(error: BaseException, words: tuple[str, ...]) -> bool:

@@ -241,6 +241,7 @@ def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_st
             "CUDA out of memory. Tried to allocate 2 GiB.",
         ),
         (RuntimeError("DefaultCPUAllocator: can't allocate memory"), "DefaultCPUAllocator: can't allocate memory"),
+        (RuntimeError("unable to mmap: Cannot allocate memory (12)"), "unable to mmap: Cannot allocate memory (12)"),
     ],
 )
 def test_running_out_of_memory_is_one_sentence_with_a_remedy(failing_stage, capsys, error, reason):

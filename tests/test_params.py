@@ -5,7 +5,7 @@ import yaml
 
 from sohes.errors import SohesError
 from sohes.model.footprint import build
-from sohes.params import load_params, load_params_anywhere
+from sohes.params import load_params, load_params_anywhere, profiles
 from sohes.params.model import grid_side
 from sohes.project import TEMPLATE
 
@@ -59,6 +59,19 @@ def test_an_error_names_the_key(tmp_path, change, sentence):
         (lambda p: p["model"].update(num_queries=100), r"84 or 189 \(got 100\)"),
         (lambda p: p["model"].update(num_queries=300), r"189 or 336 \(got 300\)"),
         (lambda p: p["model"].update(image_size=208), "image_size must be a multiple of 32 and of backbone.patch_size"),
+        (
+            lambda p: p["downstream"].update(image_size=200),
+            "downstream.image_size must be a multiple of 32 and of back",
+        ),
+        (lambda p: p["downstream"].update(image_size=240), r"of 32 and of backbone.patch_size 16 \(got 240\)"),
+        (
+            lambda p: p["backbone"]["dino"].update(image_size=84),
+            "backbone: patch_size 16 must divide dino.image_size 84",
+        ),
+        (
+            lambda p: (p["backbone"].update(pretrained="distill"), p["backbone"]["distill"].update(image_size=322)),
+            "backbone: patch_size 16 must divide distill.image_size 322",
+        ),
         (lambda p: p["model"]["adapter"].update(num_heads=5), "adapter.num_heads 5 must divide half of backbone.emb"),
         (lambda p: p["model"]["adapter"].update(interactions=6), "interactions 6 must not exceed backbone.depth 4"),
         (lambda p: p["instruct"].update(accumulate=3), "instruct: accumulate 3 must divide batch_size 4"),
@@ -93,6 +106,16 @@ def test_numbers_that_do_not_fit_together_are_found_before_anything_is_computed(
     assert len(str(caught.value)) < len(str(tmp_path)) + 160  # it names the numbers, not the whole section
 
 
+@pytest.mark.parametrize("pretrained", ["train", "distill"])
+@pytest.mark.parametrize("profile", profiles())
+def test_every_profiles_backbone_can_be_trained_here(profile, pretrained):
+    load_params(profiles()[profile], {"backbone.pretrained": pretrained})
+
+
+def test_views_of_a_training_that_is_not_run_may_have_any_size(tmp_path):
+    load_params(changed(tmp_path, lambda p: p["backbone"]["distill"].update(image_size=322)))
+
+
 def test_crops_that_are_never_made_may_have_any_size(tmp_path):
     quiet = {"crop_size": 60, "theta_small": 0.0, "recluster": "small"}
     assert load_params(changed(tmp_path, lambda p: p["explore"].update(quiet))).explore.crop_size == 60
@@ -110,6 +133,7 @@ def test_a_network_on_another_models_vit_need_not_fit_the_backbone(tmp_path):
     def begin_with_small(p):
         p["model"].update(image_size=416)  # 416 is no multiple of the demo's patches
         p["backbone"].update(patch_size=12, image_size=192)
+        p["backbone"]["dino"].update(image_size=84)
         p["instruct"].update(start="small", backbone_of_start=True)
 
     params = load_params(changed(tmp_path, begin_with_small))

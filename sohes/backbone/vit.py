@@ -25,7 +25,7 @@ from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.backbone.precision import half_precision
-from sohes.errors import SohesError, first_sentence
+from sohes.errors import SohesError, first_sentence, is_the_machines, lacks_memory
 from sohes.params import TRAINED_HERE, VitParams
 from sohes.project import read_json
 from sohes.work.files import atomic_path, digest_file, write_json
@@ -56,7 +56,7 @@ class Backbone(nn.Module):
         except TypeError:  # a convolutional network takes no patch size
             self.vit = None
         except (AssertionError, AttributeError, RuntimeError, ValueError) as error:
-            if pretrained:  # and the weights cannot be had, which the caller has a remedy for
+            if pretrained or is_the_machines(error):  # of weights that cannot be had the caller knows the remedy
                 raise
             raise SohesError(
                 f"timm {timm.__version__} cannot build {architecture} with {dict(arguments)} "
@@ -258,6 +258,8 @@ def _from_hub(params: VitParams) -> Backbone:
     except SohesError:
         raise
     except Exception as error:  # the hub's client raises a dozen kinds: no network, no login, a licence, a full disk
+        if lacks_memory(error):
+            raise
         raise SohesError(
             f"cannot get the weights of {name} from the hub ({first_sentence(error)}): check the network, or "
             f"fetch them elsewhere and set backbone.pretrained to that file and backbone.architecture to {name}"
@@ -277,6 +279,8 @@ def _from_weights(path: Path, params: VitParams) -> Backbone:
     except FileNotFoundError:
         raise SohesError(f"no backbone weights at {path}: fix backbone.pretrained") from None
     except (*_BAD_FILE, KeyError, ValueError) as error:
+        if is_the_machines(error):
+            raise
         raise SohesError(_not_these_weights(path, params.architecture, error)) from None
     if missing:
         raise SohesError(_not_these_weights(path, params.architecture, f"it lacks {missing[0]}"))
@@ -324,6 +328,8 @@ def load_backbone(path: Path) -> Backbone:
     try:
         backbone.vit.load_state_dict(load_file(path))
     except _BAD_FILE as error:
+        if is_the_machines(error):
+            raise
         raise SohesError(_not_these_weights(path, architecture, error)) from None
     return backbone
 

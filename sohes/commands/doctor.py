@@ -146,7 +146,7 @@ def _training(params: Params, processes: int | None) -> Iterator[Finding]:
 
     count = processes or max(1, torch.cuda.device_count() if torch.cuda.is_available() else 1)
     device, room = _room()
-    start = start_of(params.instruct)
+    start = start_of(params.instruct, HERE.root)
     if start is not None and not start.is_file():
         yield Finding("start", State.broken, f"no model at {start}: set instruct.start to another, or to null")
     for name, phase in (("instruct", params.instruct), ("correct", params.correct)):

@@ -76,7 +76,7 @@ def _run(stage: str, params: Path, settings: list[str] | None, shards: range | N
         load=load,
         unfinished=Project(root).state(stage),
         code=_code(stage),
-        inputs=[*(root / path for path in known.reads), *named_inputs(stage, values)],
+        inputs=[*(root / path for path in known.reads), *named_inputs(stage, values, root)],
     )
     run = importlib.import_module(f"sohes.stages.{stage}").run
     with (
@@ -105,11 +105,11 @@ def _code(stage: str) -> list[Path]:
     return [*own, *(PACKAGE / name for name in known.resources)]
 
 
-def named_inputs(stage: str, values: Params) -> Iterator[Path]:
-    """Files outside of the project that a stage reads: weights that the params name."""
+def named_inputs(stage: str, values: Params, root: Path) -> Iterator[Path]:
+    """Files that a stage of the project at `root` reads because the params name them: weights."""
     if stage == "backbone":
         yield Path(values.backbone.source)
-    if stage == "instruct" and (start := start_of(values.instruct)) is not None:
+    if stage == "instruct" and (start := start_of(values.instruct, root)) is not None:
         yield start
     if stage in ("explore", "evaluate"):
         from sohes.explore.refine import weights_file

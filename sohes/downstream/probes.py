@@ -74,8 +74,9 @@ class DetectionProbe(Probe):
         # The map of stride 4 is not used: its layers would wait for gradients that never come.
         for unused in (self.adapter.up, self.adapter.norms[0], self.adapter.prior.project[0]):
             unused.requires_grad_(False)
-        # Images come normalised and square: torchvision's own preprocessing is turned off.
+        # Images come normalised and square: torchvision's own preprocessing is turned off, its padding to 32, too.
         plain = {"min_size": image_size, "max_size": image_size, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
+        plain["size_divisible"] = 1
         self.detector = RetinaNet(_Pyramid(self.adapter, dim), num_classes=classes, **plain)
 
     def losses(self, images_B3HW: Tensor, boxes: tuple[Tensor, ...], labels: tuple[Tensor, ...]) -> dict[str, Tensor]:

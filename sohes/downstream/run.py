@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -88,7 +89,7 @@ def open_tasks(params: Params, *, semantic: str | None = None, detection: str | 
 def find_backbones(params: Params, root: Path) -> dict[str, Path]:
     """The files that hold the ViT `before` and `after`. SohesError if one is missing."""
     found = {which: require(Project(root).model(name), "model", name) for which, name in BACKBONES.items()}
-    return found | {"before": vit_of_start(params.instruct) or found["before"]}
+    return found | {"before": vit_of_start(params.instruct, root) or found["before"]}
 
 
 def measure(
@@ -115,8 +116,8 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
     section, folder, name = params.downstream, Project(root).state("downstream"), f"{task.name}-{which}"
     depends = _depends_on(task, path, params)
     result = folder / f"{name}-{depends}.json"
-    if result.exists():
-        return read_json(result, "remove it and run the same command again", needs=["figure"])["figure"]
+    if (kept := world.of_first(partial(_kept, result))) is not None:  # else some would train and others not
+        return kept
     bare = path == Project(root).model("backbone")
     backbone = load_backbone(path) if bare else load_checkpoint(path)[0].backbone
     torch.manual_seed(params.seed)  # both backbones get the same adapter and head
@@ -143,6 +144,12 @@ def _figure(task: Task, which: str, path: Path, params: Params, root: Path, worl
         state.remove()
     world.wait()
     return figure
+
+
+def _kept(result: Path) -> float | None:
+    if not result.exists():
+        return None
+    return read_json(result, "remove it and run the same command again", needs=["figure"])["figure"]
 
 
 def _probe(task: Task, backbone: Backbone, params: Params) -> SemanticProbe | DetectionProbe:

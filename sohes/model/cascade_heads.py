@@ -127,7 +127,7 @@ class TorchvisionCascade(Detector):
             class_losses.append(of_class)
             box_losses.append(of_box)
             moved = _move(stage, deltas.detach(), rois, sizes)
-            rois = [boxes[remove_small_boxes(boxes, 1.0)] for boxes in moved]
+            rois = [_large(boxes, instead) for boxes, instead in zip(moved, rois, strict=True)]
 
         logits = self._mask_logits(features, mask_rois, sizes)
         each = [(t["masks"], t["labels"]) for t in wanted]
@@ -203,6 +203,12 @@ def _move(stage: RoIHeads, deltas: Tensor, rois: list[Tensor], sizes: list[tuple
     boxes = stage.box_coder.decode(deltas, rois)[:, ENTITY]
     parts = boxes.split([len(each) for each in rois])
     return [clip_boxes_to_image(part, size) for part, size in zip(parts, sizes, strict=True)]
+
+
+def _large(boxes: Tensor, instead: Tensor) -> Tensor:
+    """Without boxes below a pixel or of NaN; `instead` if none is left: a diverged cascade must come to its loss."""
+    large = boxes[remove_small_boxes(boxes, 1.0)]
+    return large if len(large) else instead
 
 
 def as_features(maps: list[Tensor]) -> Features:

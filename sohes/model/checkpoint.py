@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from safetensors.torch import save as serialise
 
 from sohes.backbone.vit import Backbone, load_backbone
-from sohes.errors import SohesError
+from sohes.errors import SohesError, is_the_machines
 from sohes.model.build import Network, build_network
 from sohes.model.queries import GridQueries
 from sohes.params import ModelParams
@@ -57,6 +57,8 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     try:
         model.load_state_dict(load_file(path))
     except (RuntimeError, SafetensorError) as error:
+        if is_the_machines(error):
+            raise
         lines = [line.strip() for line in str(error).splitlines()]
         raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
     return model, card

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,8 +83,11 @@ def _loss_bytes(model: ModelParams, loss: LossParams, max_targets: int) -> int:
 
 
 def build(params: Params) -> Network:
-    """The network that phase 2 trains by the params, with random weights. SohesError if it cannot be built."""
-    if (start := vit_of_start(params.instruct)) is not None:
+    """The network that phase 2 trains by the params, with random weights. SohesError if it cannot be built.
+
+    A relative `instruct.start` is one of the project in the working directory.
+    """
+    if (start := vit_of_start(params.instruct, Path())) is not None:
         return build_network(untrained_vit(start), params.model)
     vit = params.backbone
     shape = {name: getattr(vit, name) for name in ("patch_size", "embed_dim", "depth", "num_heads")}

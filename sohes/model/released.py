@@ -39,12 +39,12 @@ def has_gpu() -> bool:
     return any(Path(device).exists() for device in GPUS)
 
 
-def start_of(params: InstructParams, root: Path = Path()) -> Path | None:
+def start_of(params: InstructParams, root: Path) -> Path | None:
     """The file of the model that phase 2 begins with, if it begins with one. root: of the project."""
     return None if params.start is None else root / model_file(params.start)
 
 
-def vit_of_start(params: InstructParams, root: Path = Path()) -> Path | None:
+def vit_of_start(params: InstructParams, root: Path) -> Path | None:
     """The file of the model whose ViT phase 2 trains; None: it trains the pipeline's backbone.
 
     root: of the project. SohesError if there is no such file.

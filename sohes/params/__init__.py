@@ -19,7 +19,7 @@ from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, Dist
 from sohes.params.evaluate import EvaluateParams, ReportParams
 from sohes.params.explore import ExploreParams
 from sohes.params.keys import set_keys
-from sohes.params.model import AdapterParams, CascadeParams, LossParams, ModelParams
+from sohes.params.model import AdapterParams, CascadeParams, LossParams, ModelParams, check_side
 from sohes.params.pull import PullParams, ScenesParams
 from sohes.params.section import Count, Positive, Section
 from sohes.params.training import (
@@ -112,6 +112,7 @@ class Params(Section):
         vit = self.backbone
         if not self.instruct.backbone_of_start:  # that ViT is only known when its card is read
             self.model.check_fits(embed_dim=vit.embed_dim, depth=vit.depth, patch_size=vit.patch_size)
+            check_side("downstream.image_size", self.downstream.image_size, vit.patch_size)
         return self
 
 

@@ -114,6 +114,14 @@ class BackboneParams(VitParams):
     dino: DinoParams
     distill: DistillParams
 
+    @model_validator(mode="after")
+    def _learns_from_whole_patches(self) -> BackboneParams:
+        learns = {"train": ("dino", self.dino.image_size), "distill": ("distill", self.distill.image_size)}
+        name, size = learns.get(self.pretrained, ("", 0))
+        if size % self.patch_size:
+            raise ValueError(f"patch_size {self.patch_size} must divide {name}.image_size {size}")
+        return self
+
     @property
     def source(self) -> str:
         """The weights whose knowledge the backbone has: a distilled one its teacher's."""

@@ -44,6 +44,12 @@ STRIDE = 32  # of the network's coarsest map, in pixels
 GRIDS = (1, 2, 4)  # of grid queries: places a side of each granularity, in units of g
 
 
+def check_side(key: str, side: int, patch_size: int) -> None:
+    """ValueError if a square of this side is not made of whole patches and whole cells of an adapter's coarsest map."""
+    if side % patch_size or side % STRIDE:
+        raise ValueError(f"{key} must be a multiple of {STRIDE} and of backbone.patch_size {patch_size} (got {side})")
+
+
 def grid_side(num_queries: int) -> int:
     """g with g^2 + (2g)^2 + (4g)^2 = num_queries. ValueError, with the nearest valid numbers, if there is none."""
     per_unit = sum(n * n for n in GRIDS)
@@ -102,7 +108,7 @@ class ModelParams(Section):
 
     def check_fits(self, *, embed_dim: int, depth: int, patch_size: int) -> None:
         """ValueError if a ViT of this shape cannot carry the network."""
-        adapter, size = self.adapter, self.image_size
+        adapter = self.adapter
         if embed_dim // 2 % adapter.num_heads:
             raise ValueError(
                 f"model.adapter.num_heads {adapter.num_heads} must divide half of backbone.embed_dim {embed_dim}"
@@ -111,10 +117,7 @@ class ModelParams(Section):
             raise ValueError(
                 f"model.adapter.interactions {adapter.interactions} must not exceed backbone.depth {depth}"
             )
-        if size % patch_size or size % STRIDE:
-            raise ValueError(
-                f"model.image_size must be a multiple of {STRIDE} and of backbone.patch_size {patch_size} (got {size})"
-            )
+        check_side("model.image_size", self.image_size, patch_size)
 
 
 class LossParams(Section):

@@ -25,17 +25,17 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     unchanged: see `Origin`.
     """
     project, section = Project(root), params.correct
-    digests = input_digests(project, "instruct")
-    network, card = load_checkpoint(project.model("instruct"))
-    if network.params.of_weights != params.model.of_weights:
-        raise SohesError(
-            f"{project.model('instruct')} has another architecture than `model` in the params: "
-            "run `sohes instruct` again"
-        )
-    if network.params != params.model:
-        trained, network = network, build_network(network.backbone, params.model)
-        network.load_state_dict(trained.state_dict())
     with join_world() as world:
+        digests = world.of_first(partial(input_digests, project, "instruct"))  # reads all labels
+        network, card = load_checkpoint(project.model("instruct"))
+        if network.params.of_weights != params.model.of_weights:
+            raise SohesError(
+                f"{project.model('instruct')} has another architecture than `model` in the params: "
+                "run `sohes instruct` again"
+            )
+        if network.params != params.model:
+            trained, network = network, build_network(network.backbone, params.model)
+            network.load_state_dict(trained.state_dict())
         train_phase(
             "correct",
             Correction(network, section, params.loss),

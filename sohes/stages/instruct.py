@@ -28,15 +28,15 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     unchanged: see `Origin`.
     """
     project, section = Project(root), params.instruct
-    digests = input_digests(project, "backbone")
-    torch.manual_seed(params.seed)
-    network = build_network(first_vit(vit_of_start(section), project.model("backbone")), params.model)
-    if (start := start_of(section)) is not None:
-        taken = begin_from(network, start)
-        digests["start"] = digest_file(start)
     with join_world() as world:
-        if start is not None and world.is_first:
-            print(f"instruct: {taken:.0%} of the weights begin as those of {start}", flush=True)
+        digests = world.of_first(partial(input_digests, project, "backbone"))  # reads all labels
+        torch.manual_seed(params.seed)
+        network = build_network(first_vit(vit_of_start(section, root), project.model("backbone")), params.model)
+        if (start := start_of(section, root)) is not None:
+            taken = begin_from(network, start)
+            digests["start"] = digest_file(start)
+            if world.is_first:
+                print(f"instruct: {taken:.0%} of the weights begin as those of {start}", flush=True)
         train_phase(
             "instruct",
             Instruction(network, section, params.loss),

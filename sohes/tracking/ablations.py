@@ -65,7 +65,7 @@ def record_row(
             client.delete_run(run.info.run_id)
         paper = {f"paper.{metric}": str(value) for metric, value in table.rows[row].paper.items()}
         facts = {
-            "sohes.label_free": _TAGS[_label_free(params, table.phase_of(row))],
+            "sohes.label_free": _TAGS[_label_free(params, table.phase_of(row), root)],
             "sohes.row": row,
             "sohes.key": key,
             "sohes.baseline": str(row == table.baseline).lower(),
@@ -113,10 +113,10 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
     return RecordedRow(tags["sohes.row"], baseline, claim, dict(run.data.params), figures, paper, own)
 
 
-def _label_free(params: Params, phase: str) -> bool | None:
+def _label_free(params: Params, phase: str, root: Path) -> bool | None:
     backbone = params.backbone.source
     labels = label_free.of_labels(params.explore, backbone)
-    return labels if phase == "explore" else label_free.of_model(labels, backbone, start_of(params.instruct))
+    return labels if phase == "explore" else label_free.of_model(labels, backbone, start_of(params.instruct, root))
 
 
 def _experiment(client: MlflowClient, name: str, table: Table, root: Path) -> str:

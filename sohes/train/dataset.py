@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError, is_the_machines
 from sohes.masks import forest
 from sohes.masks.windows import Box
 from sohes.params import AugmentParams, CorrectParams, InstructParams, TilesParams
@@ -31,6 +31,7 @@ from sohes.work.files import digest_file
 
 PASTED_AREA = (0.002, 0.3)  # of its image: a speck teaches nothing, and a background would cover the whole host
 _RECORDS_KEPT = 1024  # in each worker's memory: small data sets are read once, large ones take some 10 MB
+_MOST_FAILURES = 64  # images in a row: a data set with so many bad ones has been lost or swapped as a whole
 _ORDER, _INITIAL, _PAIR = range(3)  # independent random streams
 T = TypeVar("T")
 Kind = TypeVar("Kind", bound="LabelDataset")
@@ -95,7 +96,7 @@ class LabelDataset(Dataset):
     """Strong views of the labelled images, by position: `dataset[step, k]` is sample k of a step's batch.
 
     A record that cannot be used is named in the sample's `skipped` and the next one in the order takes its place;
-    SohesError if none is left.
+    SohesError if none is left, or after _MOST_FAILURES in a row; TemporaryError if the machine cannot read it.
     normalisation: mean and std of RGB in [0, 1], three numbers each.
     tiles: what the teacher of phase 3 sees besides.  keep_labels: as in `CorrectParams`.
     """
@@ -271,7 +272,17 @@ def _first(candidates: Iterator[int], read: Callable[[int], T]) -> tuple[T, tupl
         try:
             return read(image_id), tuple(skipped)
         except (SohesError, OSError, ValueError, KeyError) as error:
+            if is_the_machines(error):
+                raise TemporaryError(
+                    f"image {image_id} could not be read ({' '.join(str(error).split())}): see that its disk is there, "
+                    "and run the same command again, which continues from the last checkpoint"
+                ) from error
             skipped.append(f"image {image_id}: {error}")
+        if len(skipped) == _MOST_FAILURES:
+            raise SohesError(
+                f"{len(skipped)} labelled images in a row cannot be used; the last one: {skipped[-1]}; see that images "
+                "and labels are where they were and belong together"
+            )
     raise SohesError(f"none of {len(skipped)} labelled images can be used; the last one: {skipped[-1]}")
 
 

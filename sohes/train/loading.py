@@ -121,9 +121,10 @@ def load(
         yield from loader
         return
     except SohesError as error:  # a worker's comes with its traceback; the sentence is the last line
-        sentence = str(error).strip().splitlines()[-1].partition("SohesError: ")
+        kind = type(error)
+        sentence = str(error).strip().splitlines()[-1].partition(f"{kind.__name__}: ")
         traceback.clear_frames(error.__traceback__)  # they hold the workers, which would keep the process from ending
-    raise SohesError(sentence[2] or sentence[0])
+    raise kind(sentence[2] or sentence[0])
 
 
 def _start_worker(_: int) -> None:

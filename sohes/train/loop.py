@@ -123,8 +123,8 @@ def train(
 
     title: the stage's name; its steps draw other random numbers than those of another stage with the same seed.
     Continues from `state` if it holds one. validate: called in every process of the world. SohesError for a loss that
-    is not finite; SystemExit(75) after SIGTERM or SIGUSR1 (130 after Ctrl-C), with the state saved: the same command
-    continues.
+    is not finite, and if the processes would begin at different steps; SystemExit(75) after SIGTERM or SIGUSR1 (130
+    after Ctrl-C), with the state saved: the same command continues.
     """
     learner.to(world.device).train()
     seed_of_steps = stage_seed(seed, title)
@@ -205,7 +205,13 @@ def _resume(
 ) -> tuple[int, Meter]:
     """The next step and the meter; restores weights and optimizer. Without a state: the beginning."""
     saved = state.load()
-    world.wait()  # before the first process saves again
+    # All have read when all have told, so that the first process may save again.
+    steps = set(world.gather(0 if saved is None else saved["step"]))
+    if len(steps) > 1:
+        raise SohesError(
+            f"the processes of one training would begin at different steps ({', '.join(map(str, sorted(steps)))}), by "
+            f"what each finds in {state.folder}: let all see the same folder, or remove it everywhere to begin again"
+        )
     if saved is None:
         return 0, Meter()
     learner.load_state_dict(saved["learner"])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pickle
+import errno
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 import torch
 
-from sohes.errors import SohesError, first_sentence
+from sohes.errors import SohesError, first_sentence, is_the_machines
 from sohes.project import read_json
 from sohes.train.world import World
 from sohes.work.files import atomic_path, write_json
@@ -55,12 +55,14 @@ class ResumableState:
     """The state of one training run in a folder of its own.
 
     A state with another fingerprint (the identity of params, labels, starting weights and code) is discarded with a
-    message when this object is made. Only the first process of a world may discard or save.
+    message when this object is made, and one that is damaged is set aside in `state-damaged.pt`, the last of its kind.
+    Only the first process of a world may discard, set aside or save.
     """
 
     def __init__(self, folder: Path, fingerprint: str, *, may_write: bool = True) -> None:
         self.folder, self.fingerprint, self.may_write = Path(folder), fingerprint, may_write
         self._state, self._run = self.folder / "state.pt", self.folder / "run.json"
+        self._damaged = self.folder / "state-damaged.pt"
         found = self._read_run()
         if found and found["fingerprint"] != fingerprint:
             self._discard("it was made with other params, inputs or code")
@@ -82,15 +84,21 @@ class ResumableState:
                 torch.save({**state, "fingerprint": self.fingerprint}, temporary)
 
     def load(self) -> dict[str, Any] | None:
-        """The saved state, its tensors on the CPU; None if there is none, or if it cannot be used."""
-        if not self._state.exists():
-            return None
+        """The saved state, its tensors on the CPU; None if there is none, or if it cannot be used.
+
+        What the machine is at fault for is raised: a disk or memory that fails for a moment costs no training.
+        """
         try:
             state = torch.load(self._state, map_location="cpu", weights_only=True)
-        except (RuntimeError, EOFError, OSError, pickle.UnpicklingError) as error:
-            self._discard(f"it cannot be read ({first_sentence(error)})")
+            fingerprint = state["fingerprint"]
+        except FileNotFoundError:
             return None
-        if state["fingerprint"] != self.fingerprint:
+        except Exception as error:  # torch raises a dozen kinds of exceptions on damaged files
+            if is_the_machines(error) and not _seeks_outside(error):
+                raise
+            self._set_aside(first_sentence(error))
+            return None
+        if fingerprint != self.fingerprint:
             self._discard("it was made with other params, inputs or code")
             return None
         return state
@@ -106,7 +114,21 @@ class ResumableState:
         except (FileNotFoundError, SohesError):
             return None
 
+    def _set_aside(self, reason: str) -> None:
+        if self.may_write:
+            self._state.replace(self._damaged)
+            print(
+                f"the saved training state cannot be read ({reason}): it is set aside as {self._damaged}, and the "
+                "training begins again",
+                file=sys.stderr,
+            )
+
     def _discard(self, reason: str) -> None:
         if self.may_write:
             print(f"the saved training state in {self.folder} is discarded: {reason}", file=sys.stderr)
             self.remove()
+
+
+def _seeks_outside(error: BaseException) -> bool:
+    """Whether a reader was sent to a place before the file's beginning, as by the index of a file that was cut."""
+    return isinstance(error, OSError) and error.errno == errno.EINVAL

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
 
-from sohes.errors import LOST, TemporaryError
+from sohes.errors import LOST, SohesError, TemporaryError
 
 # How long a process waits for another that says nothing: longer than compiling a network or writing a checkpoint takes.
 PATIENCE = timedelta(minutes=10)
@@ -46,6 +46,23 @@ class World:
         if self.size > 1:
             distributed.all_gather_object(values, value)
         return values
+
+    def of_first(self, make: Callable[[], T]) -> T:
+        """What `make` gives in the first process, in every process; anything that can be pickled.
+
+        For what is long to compute, or could differ between the processes. A SohesError of `make` is raised in each.
+        """
+        made: list[Any] = [None]
+        if self.is_first:
+            try:
+                made = [make()]
+            except SohesError as error:
+                made = [error]
+        if self.size > 1:
+            distributed.broadcast_object_list(made)
+        if isinstance(made[0], SohesError):
+            raise made[0]
+        return made[0]
 
     def wait(self) -> None:
         """Until all processes are here."""

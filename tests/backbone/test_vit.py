@@ -31,6 +31,40 @@ def small_backbone(**changes) -> Backbone:
     return build_backbone(small_params(**changes)).eval()
 
 
+@pytest.mark.parametrize("from_card", [True, False])
+def test_a_lack_of_memory_is_no_fault_of_the_weights(tmp_path, monkeypatch, from_card):
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(small_backbone(), path, {})
+    if not from_card:
+        path.with_suffix(".json").unlink()
+    lacking = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    def fail(*_, **__):
+        raise lacking
+
+    with monkeypatch.context() as patched:
+        patched.setattr(timm.models.VisionTransformer, "load_state_dict", fail)
+        with pytest.raises(RuntimeError) as caught:
+            build_backbone(small_params(pretrained=str(path)))
+        assert caught.value is lacking
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(RuntimeError) as caught:
+        build_backbone(small_params(pretrained=str(path)))
+    assert caught.value is lacking
+
+
+def test_a_lack_of_memory_is_no_fault_of_the_hub(monkeypatch):
+    lacking = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    def fail(*_, **__):
+        raise lacking
+
+    monkeypatch.setattr(timm, "create_model", fail)
+    with pytest.raises(RuntimeError) as caught:
+        build_backbone(small_params(pretrained="vit_tiny_patch16_224.augreg_in21k"))
+    assert caught.value is lacking
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("size", [(16, 16), (8, 20)])
 def test_tokens_are_timms_own_features_at_any_size(family, size):

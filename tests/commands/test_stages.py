@@ -92,10 +92,13 @@ def test_weights_outside_of_the_project_are_inputs_too(repository, tmp_path, mon
     explore = values.explore.model_copy(update={"refiner": "crm"})
     values = values.model_copy(update={"explore": explore})
     monkeypatch.setenv("SOHES_CRM", str(tmp_path / "crm"))
-    assert list(stages.named_inputs("explore", values)) == []  # the stage itself says that they are missing
+    assert list(stages.named_inputs("explore", values, tmp_path)) == []  # the stage itself says that they are missing
     (tmp_path / "crm").touch()
-    assert list(stages.named_inputs("explore", values)) == [tmp_path / "crm"]
-    assert list(stages.named_inputs("backbone", values)) == [Path(values.backbone.source)]
+    assert list(stages.named_inputs("explore", values, tmp_path)) == [tmp_path / "crm"]
+    assert list(stages.named_inputs("backbone", values, tmp_path)) == [Path(values.backbone.source)]
+    begun = values.instruct.model_copy(update={"start": "models/mine.safetensors"})
+    values = values.model_copy(update={"instruct": begun})
+    assert list(stages.named_inputs("instruct", values, tmp_path)) == [tmp_path / "models/mine.safetensors"]
 
 
 # ---------------------------------------------------------------- --set

@@ -40,6 +40,18 @@ def test_all_that_may_learn_learns_and_the_vit_does_not(backbone, task):
     assert not probe.backbone.training
 
 
+@pytest.mark.parametrize(("patch_size", "side"), [(14, 70), (16, 80), (14, 224)])
+def test_a_square_of_whole_patches_is_taken_as_it_is(patch_size, side):
+    shape = {"patch_size": patch_size, "embed_dim": 32, "depth": 1, "num_heads": 2, "img_size": side}
+    backbone = Backbone("vit_tiny_patch16_224", shape)
+    seen = []
+    backbone.vit.patch_embed.register_forward_hook(lambda module, given, made: seen.append(given[0]))
+    probe = DetectionProbe(backbone, ADAPTER, classes=3, dim=16, image_size=side).train()
+    images = torch.randn(1, 3, side, side)
+    assert probe.losses(images, (torch.tensor([[1.0, 1, 30, 30]]),), (torch.tensor([2]),))["loss"].isfinite()
+    assert torch.equal(seen[0], images)
+
+
 def test_void_pixels_teach_nothing(backbone):
     probe, images = SemanticProbe(backbone, ADAPTER, classes=3), torch.randn(1, 3, 64, 64)
     wanted = torch.randint(0, 3, (1, 64, 64))

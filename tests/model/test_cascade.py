@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 
 from sohes import masks
@@ -91,6 +92,24 @@ def test_every_parameter_learns_whether_or_not_there_are_targets():
         losses["loss"].backward()
         assert [name for name, p in network.named_parameters() if p.grad is None] == []
         assert all(p.grad.isfinite().all() for p in network.parameters())
+
+
+@pytest.mark.parametrize("part", ["pyramid.inner_blocks.0.0.weight", "detector.stages.0.box_predictor.bbox_pred.bias"])
+@pytest.mark.parametrize("second", [a_square_with_a_part()[1], no_targets()])
+def test_a_weight_that_is_no_number_shows_in_the_loss(part, second):
+    network = tiny().train()
+    with torch.no_grad():
+        network.get_parameter(part).view(-1)[-1] = torch.nan
+    losses = network.losses(torch.randn(2, 3, SIZE, SIZE), [a_square_with_a_part()[1], second])
+    assert losses["loss"].isnan()
+
+
+def test_boxes_that_all_collapse_leave_those_before_them():
+    network = tiny().train()
+    with torch.no_grad():
+        network.detector.stages[0].box_predictor.bbox_pred.bias[4:] = torch.tensor([0.0, 0.0, -60.0, -60.0])
+    losses = network.losses(torch.randn(2, 3, SIZE, SIZE), [a_square_with_a_part()[1], no_targets()])
+    assert losses["loss"].isfinite()
 
 
 def test_bfloat16_autocast_trains():

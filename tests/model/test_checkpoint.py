@@ -110,6 +110,18 @@ def test_a_card_with_unknown_params_names_the_key(saved):
         load_checkpoint(saved)
 
 
+def test_a_lack_of_memory_is_no_fault_of_the_weights(saved, monkeypatch):
+    lacking = RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory")
+
+    def fail(*_, **__):
+        raise lacking
+
+    monkeypatch.setattr(Segmenter, "load_state_dict", fail)
+    with pytest.raises(RuntimeError) as caught:
+        load_checkpoint(saved)
+    assert caught.value is lacking
+
+
 def test_weights_of_another_shape_are_refused_in_one_line(saved):
     edit(saved, model=MODEL.model_dump(mode="json") | {"hidden_dim": 32})
     with pytest.raises(SohesError, match="does not fit its card") as error:

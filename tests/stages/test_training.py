@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from sohes.params import Params, load_params
 from sohes.project import Project
 from sohes.stages import correct, evaluate, instruct
 from sohes.train.dataset import PairDataset, open_dataset
+from sohes.train.world import World
 from sohes.work.files import digest_file
 
 
@@ -159,6 +161,33 @@ def test_phase_2_can_begin_with_a_trained_model(trained, tmp_path, repository, c
     absent = begun.instruct.model_copy(update={"start": "gone.safetensors"})
     with pytest.raises(SohesError, match=r"no model at .*gone\.safetensors"):
         instruct.run(begun.model_copy(update={"instruct": absent}), tmp_path)
+
+
+@pytest.mark.parametrize("stage", [instruct, correct])
+def test_the_first_process_alone_reads_all_labels(trained, repository, monkeypatch, stage):
+    class Second(World):
+        def of_first(self, make):
+            return {"labels": "as the first one read them"}
+
+    def read_here(*_):
+        raise AssertionError
+
+    told = {}
+    monkeypatch.setattr(stage, "join_world", lambda: nullcontext(Second(1, 2, torch.device("cpu"))))
+    monkeypatch.setattr(stage, "input_digests", read_here)
+    monkeypatch.setattr(stage, "train_phase", lambda *_, **given: told.update(given))
+    stage.run(tiny_params(repository), trained)
+    assert told["digests"]["labels"] == "as the first one read them"
+
+
+def test_the_model_that_phase_2_begins_with_is_looked_up_in_the_project(trained, tmp_path, repository, monkeypatch):
+    params, told = tiny_params(repository), {}
+    begun = {"start": "models/correct.safetensors", "backbone_of_start": True}
+    section = type(params.instruct).model_validate(params.instruct.model_dump() | begun)
+    monkeypatch.setattr(instruct, "train_phase", lambda *_, **given: told.update(given))
+    monkeypatch.chdir(tmp_path)
+    instruct.run(params.model_copy(update={"instruct": section}), trained)
+    assert told["digests"]["start"] == digest_file(trained / "models/correct.safetensors")
 
 
 def test_phase_2_can_keep_the_vit_of_the_model_that_it_begins_with(trained, tmp_path, repository, capsys):

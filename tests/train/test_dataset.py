@@ -1,3 +1,4 @@
+import errno
 import io
 import multiprocessing
 from contextlib import closing
@@ -11,7 +12,7 @@ from PIL import Image
 from sohes import masks
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore, write_shard
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.masks import forest
 from sohes.params import AugmentParams
 from sohes.project import Project
@@ -183,6 +184,50 @@ def test_a_bad_record_is_named_and_the_next_one_takes_its_place(tmp_path):
     assert any(r.startswith("image 2:") and "30 x 48" in r and "32 x 48" in r for r in reasons)
     assert any(r.startswith("image 5:") for r in reasons)
     assert dataset.collate(samples).skipped == tuple(reasons)
+
+
+class Unreadable:
+    """Images and labels that fail with one error; `tried` counts the reads."""
+
+    def __init__(self, count, error):
+        self.image_ids, self.error, self.tried = list(range(count)), error, 0
+
+    def record(self, image_id):
+        return None
+
+    def read(self, image_id):
+        self.tried += 1
+        raise self.error
+
+
+def unreadable(count, error, kind=LabelDataset):
+    store = Unreadable(count, error)
+    return kind(
+        store, store, image_size=32, max_targets=10, augment=AUGMENT, normalisation=((0.5,) * 3, (0.2,) * 3),
+        batch_size=4, seed=0,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [LabelDataset, PairDataset])
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_disk_that_fails_is_no_fault_of_an_image(kind, workers):
+    lost = unreadable(100, OSError(errno.EIO, "Input/output error", "/mnt/images-00000.tar"), kind)
+    where = positions(start=0, steps=1, batch_size=4, accumulate=1, rank=0, world_size=1)
+    said = r"^image \d+ could not be read \(.*Input/output error.*images-00000.tar.*\): see that its disk is there, .*$"
+    with pytest.raises(TemporaryError, match=said) as caught:
+        next(load(lost, where, workers=workers))
+    assert len(str(caught.value).splitlines()) == 1
+    assert lost.images.tried == (0 if workers else 1)
+    assert multiprocessing.active_children() == []
+
+
+@pytest.mark.parametrize("kind", [LabelDataset, PairDataset])
+def test_many_bad_images_in_a_row_end_the_search(kind):
+    lost = unreadable(100_000, SohesError("images-00000.tar is missing: run `sohes pull` again"), kind)
+    said = r"^64 labelled images in a row cannot be used; the last one: image \d+: images-00000.tar is missing"
+    with pytest.raises(SohesError, match=said):
+        lost[0, 0]
+    assert lost.images.tried == 64
 
 
 def test_no_good_record_at_all_is_an_error(tmp_path):

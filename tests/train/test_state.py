@@ -1,3 +1,6 @@
+import errno
+import os
+
 import pytest
 import torch
 
@@ -28,13 +31,69 @@ def test_a_state_of_other_params_is_discarded_with_a_message(tmp_path, capsys):
     assert other.load() is None
 
 
-def test_a_damaged_state_is_discarded_with_a_message(tmp_path, capsys):
+def half(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def beginning(data: bytes) -> bytes:
+    return data[:200]
+
+
+def other_name(data: bytes) -> bytes:
+    return data.replace(b"fingerprint", b"fingerprinz")
+
+
+def no_text(data: bytes) -> bytes:
+    return data.replace(b"fingerprint", b"finger\xffrint")
+
+
+def empty(_: bytes) -> bytes:
+    return b""
+
+
+@pytest.mark.parametrize("damage", [half, beginning, other_name, no_text, empty])
+def test_a_damaged_state_is_set_aside_with_a_message(tmp_path, capsys, damage):
     state = ResumableState(tmp_path, "f")
     state.begin("run-1")
-    state.save({"step": 3})
-    (tmp_path / "state.pt").write_bytes((tmp_path / "state.pt").read_bytes()[:200])
-    assert state.load() is None
-    assert "discarded: it cannot be read" in capsys.readouterr().err
+    for _ in range(2):  # one such file is kept
+        state.save({"step": 3, "weights": torch.arange(3000.0)})
+        damaged = damage((tmp_path / "state.pt").read_bytes())
+        (tmp_path / "state.pt").write_bytes(damaged)
+        assert ResumableState(tmp_path, "f", may_write=False).load() is None
+        assert state.load() is None
+        assert (tmp_path / "state-damaged.pt").read_bytes() == damaged
+        said = capsys.readouterr().err
+        assert "the saved training state cannot be read" in said
+        assert f"it is set aside as {tmp_path / 'state-damaged.pt'}" in said
+    assert {path.name for path in tmp_path.iterdir()} == {"run.json", "state-damaged.pt"}
+    assert state.run_id == "run-1"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.EIO, os.strerror(errno.EIO)),
+        OSError(errno.ESTALE, os.strerror(errno.ESTALE)),
+        MemoryError(),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:127] . DefaultCPUAllocator: can't allocate memory"),
+        RuntimeError("unable to mmap 8 bytes from file <state.pt>: Cannot allocate memory (12)"),
+    ],
+)
+@pytest.mark.parametrize("may_write", [True, False])
+def test_what_the_machine_is_at_fault_for_costs_no_state(tmp_path, monkeypatch, capsys, error, may_write):
+    ResumableState(tmp_path, "f").save({"step": 3})
+    state = ResumableState(tmp_path, "f", may_write=may_write)
+    with monkeypatch.context() as patched:
+
+        def fail(*_, **__):
+            raise error
+
+        patched.setattr(torch, "load", fail)
+        with pytest.raises(type(error)) as caught:
+            state.load()
+    assert caught.value is error
+    assert capsys.readouterr().err == ""
+    assert state.load()["step"] == 3
 
 
 def test_a_process_that_may_not_write_leaves_the_folder_alone(tmp_path):

@@ -16,6 +16,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, sys.argv[1])
+from sohes.errors import SohesError
 from conftest import MemoryRecorder, make_dataset, make_network, make_state, tiny_settings
 from sohes.train.correct import Correction
 from sohes.train.dataset import PairDataset
@@ -49,6 +50,8 @@ def teach(task, folder, world):
         )
         learner, dataset = Correction(network, section, settings.loss), make_dataset(PairDataset)
     state = make_state(folder / task)
+    if task == "apart" and world.is_first:
+        state = make_state(folder / "signal")
     state.may_write = world.is_first
     code, history = 0, []
     try:
@@ -57,14 +60,27 @@ def teach(task, folder, world):
         )
     except SystemExit as end:
         code = end.code
+    except SohesError as error:
+        code = str(error)
     return {"learner": learner.state_dict(), "history": history, "code": code}
+
+
+def fails():
+    raise SohesError(f"of {os.environ['RANK']}")
 
 
 folder = Path(sys.argv[2])
 with join_world() as world:
     assert (world.size, world.device.type) == (2, "cpu")
     assert world.gather("ab"[world.rank]) == ["a", "b"]
-    results = {task: teach(task, folder, world) for task in ("empty", "calm", "frozen pairs", "signal")}
+    assert world.of_first(lambda: "ab"[world.rank]) == "a"
+    try:
+        world.of_first(fails)
+    except SohesError as error:
+        assert str(error) == "of 0", error
+    else:
+        raise AssertionError
+    results = {task: teach(task, folder, world) for task in ("empty", "calm", "frozen pairs", "signal", "apart")}
     torch.save(results, folder / f"{world.rank}.pt")
 """
 
@@ -90,6 +106,7 @@ def test_alone_without_torchrun(monkeypatch):
         values = torch.tensor([1.0, 2.0])
         assert torch.equal(world.mean(values), torch.tensor([1.0, 2.0]))
         assert world.gather("mine") == ["mine"]
+        assert world.of_first(lambda: "mine") == "mine"
         world.wait()
 
 
@@ -132,3 +149,10 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step(both):
     assert "stopped on request after step 3 of 6" in both.said[0]
     assert torch.load(both.folder / "signal/state.pt", weights_only=True)["step"] == 3
     assert same(first["learner"], second["learner"])
+
+
+def test_processes_that_would_begin_at_different_steps_all_say_so(both):
+    for result in both.results:
+        code = result["apart"]["code"]
+        assert code.startswith("the processes of one training would begin at different steps (0, 3)"), code
+        assert code.endswith("let all see the same folder, or remove it everywhere to begin again")

@@ -6,6 +6,7 @@ COCO's compressed run lengths, which are ASCII.
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 from collections.abc import Iterable, Iterator
@@ -174,6 +175,8 @@ def _open(path: Path) -> pq.ParquetFile:
     try:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, ValueError, OSError) as error:  # such as names that are no text
+        if _is_the_disks(error):
+            raise
         raise SohesError(f"{path} cannot be read as a label shard ({first_sentence(error)}): write it again") from None
     found = (file.schema_arrow.metadata or {}).get(b"sohes_labels", b"none").decode(errors="replace")
     if found != SCHEMA_VERSION:
@@ -198,7 +201,14 @@ def _readable(path: Path) -> Iterator[None]:
     try:
         yield
     except (pa.ArrowException, OSError) as error:
+        if _is_the_disks(error):
+            raise
         raise SohesError(f"{path} cannot be read as a label shard ({first_sentence(error)}): write it again") from None
+
+
+def _is_the_disks(error: Exception) -> bool:
+    """Whether the file may be sound; Arrow's errors of what it cannot decode are an OSError without a number."""
+    return isinstance(error, OSError) and error.errno not in (None, errno.ENOENT)
 
 
 def _row(record: ImageRecord) -> dict[str, Any]:

@@ -255,6 +255,21 @@ def test_names_that_are_no_text_are_refused(tmp_path: Path) -> None:
             read(path)
 
 
+@pytest.mark.parametrize("when", ["opened", "read"])
+def test_a_disk_that_fails_is_no_damage_of_a_shard(tmp_path: Path, monkeypatch, when) -> None:
+    write_shard(tmp_path / "s.parquet", [record(3)])
+    store = LabelStore(tmp_path)
+    failing = OSError(errno.EIO, "Error reading bytes from file. Detail: [errno 5] Input/output error")
+
+    def fail(*_, **__):
+        raise failing
+
+    monkeypatch.setattr(*((pq, "ParquetFile") if when == "opened" else (pq.ParquetFile, "read_row_group")), fail)
+    with pytest.raises(OSError, match="Input/output") as caught:
+        store.record(3)
+    assert caught.value is failing
+
+
 def test_other_columns_and_torn_groups_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "s.parquet"
     write_shard(path, [record(3)])
