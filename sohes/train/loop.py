@@ -1,6 +1,6 @@
 """The training loop of every network here: accumulate, clip, step, average, record, validate, save, resume.
 
-Every step draws its samples from (stage, seed, step) alone, and its random numbers from these and the process's rank, so
+Every step draws its samples from (stage, seed, step) alone, and its random numbers from these and the process's rank:
 a run that was stopped continues as if nothing had happened, to the bit on a CPU, with as many processes as before.
 """
 
