@@ -7,6 +7,7 @@ classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
 from __future__ import annotations
 
 import pickle
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -284,7 +285,21 @@ def _from_weights(path: Path, params: VitParams) -> Backbone:
         raise SohesError(_not_these_weights(path, params.architecture, error)) from None
     if missing:
         raise SohesError(_not_these_weights(path, params.architecture, f"it lacks {missing[0]}"))
+    _say_normalisation(path, backbone)
     return backbone
+
+
+def _say_normalisation(path: Path, backbone: Backbone) -> None:
+    """Bare weights do not tell how images were normalised for them, and timm's own of one architecture may differ."""
+    name, taken = backbone.architecture, (backbone.mean, backbone.std)
+    known = {tagged: timm.get_pretrained_cfg(tagged) for tagged in timm.list_pretrained(f"{name}.*")}
+    others = [tagged for tagged, cfg in known.items() if cfg and (tuple(cfg.mean), tuple(cfg.std)) != taken]
+    if others:  # none of a name with a tag
+        print(
+            f"{path}: images are normalised with the mean {backbone.mean} and std {backbone.std} of {name}; if these "
+            f"weights want others, set backbone.architecture to a name with a tag, such as {others[0]}",
+            file=sys.stderr,
+        )
 
 
 # ---------------------------------------------------------------- save, load

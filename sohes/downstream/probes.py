@@ -11,14 +11,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.models.detection import RetinaNet
+from torchvision.models.detection.retinanet import RetinaNetHead
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from sohes.backbone.precision import full_precision
 from sohes.model.adapter import ViTAdapter
 from sohes.params import AdapterParams
 
 if TYPE_CHECKING:
     from sohes.backbone.vit import Backbone
 
+ANCHORS = 9  # of a cell: torchvision's three sizes in three shapes
 LEVELS = 4  # maps of the adapter, strides 4 to 32
 CLASSES_AT_ONCE = 16  # 150 maps at a photograph's size would be gigabytes
 
@@ -77,7 +80,8 @@ class DetectionProbe(Probe):
         # Images come normalised and square: torchvision's own preprocessing is turned off, its padding to 32, too.
         plain = {"min_size": image_size, "max_size": image_size, "image_mean": [0.0] * 3, "image_std": [1.0] * 3}
         plain["size_divisible"] = 1
-        self.detector = RetinaNet(_Pyramid(self.adapter, dim), num_classes=classes, **plain)
+        pyramid, head = _Pyramid(self.adapter, dim), _Head(dim, ANCHORS, classes)
+        self.detector = RetinaNet(pyramid, num_classes=classes, head=head, **plain)
 
     def losses(self, images_B3HW: Tensor, boxes: tuple[Tensor, ...], labels: tuple[Tensor, ...]) -> dict[str, Tensor]:
         """`class` (focal), `box` (L1) and their sum `loss`."""
@@ -88,6 +92,14 @@ class DetectionProbe(Probe):
 
     def detect(self, images_B3HW: Tensor) -> list[FoundBoxes]:
         return [FoundBoxes(f["boxes"], f["scores"], f["labels"]) for f in self.detector(list(images_B3HW))]
+
+
+class _Head(RetinaNetHead):
+    """In float32, also under autocast: boxes need more digits than bfloat16 has."""
+
+    def forward(self, maps: list[Tensor]) -> dict[str, Tensor]:
+        with full_precision(maps[0].device):
+            return super().forward([each.float() for each in maps])
 
 
 class _Pyramid(nn.Module):

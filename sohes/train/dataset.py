@@ -30,7 +30,7 @@ from sohes.train.tiles import NO_TILES, Tiles, cut_tiles
 from sohes.work.files import digest_file
 
 PASTED_AREA = (0.002, 0.3)  # of its image: a speck teaches nothing, and a background would cover the whole host
-_RECORDS_KEPT = 1024  # in each worker's memory: small data sets are read once, large ones take some 10 MB
+_RECORDS_KEPT = 1024  # in each worker's memory: small data sets are read once; with 170 masks each, 45 MB
 _MOST_FAILURES = 64  # images in a row: a data set with so many bad ones has been lost or swapped as a whole
 _ORDER, _INITIAL, _PAIR = range(3)  # independent random streams
 T = TypeVar("T")

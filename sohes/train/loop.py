@@ -1,7 +1,7 @@
 """The training loop of every network here: accumulate, clip, step, average, record, validate, save, resume.
 
-Every step draws its samples and its random numbers from (stage, seed, step) alone, so a run that was stopped continues
-as if nothing had happened, to the bit on a CPU.
+Every step draws its samples from (stage, seed, step) alone, and its random numbers from these and the process's rank:
+a run that was stopped continues as if nothing had happened, to the bit on a CPU, with as many processes as before.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import closing, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from typing import Any, Generic, Protocol, TypeAlias, TypeVar
 
 import numpy as np
@@ -181,10 +181,12 @@ def train(
                 row = meter.flush(done)
                 recorder.metrics({**row, **_machine(meter.seconds_per_step(), images_per_step, world)}, step=done)
             if validate and params.validate_every and done % params.validate_every == 0:
-                recorder.metrics(validate(learner), step=done)
+                with meter.paused():
+                    recorder.metrics(validate(learner), step=done)
                 learner.train()
             if stop or done % params.checkpoint_every == 0:
-                save(done)
+                with meter.paused():
+                    save(done)
             if stop and done < params.steps:
                 if world.is_first:
                     done_of = f"after step {done} of {params.steps}"
@@ -291,8 +293,15 @@ class Meter:
         self._sums, self._count = {"skipped_images": self._sums["skipped_images"]}, 0
         return row
 
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """What is done in the block, such as a validation, is no part of the steps' time."""
+        began = time.monotonic()
+        yield
+        self._since += time.monotonic() - began
+
     def seconds_per_step(self) -> float:
-        """Since the last call."""
+        """Since the last call, without pauses."""
         now = time.monotonic()
         seconds = (now - self._since) / max(1, self._timed)
         self._since, self._timed = now, 0

@@ -31,6 +31,25 @@ def small_backbone(**changes) -> Backbone:
     return build_backbone(small_params(**changes)).eval()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "std", "said"),
+    [
+        ("vit_base_patch8_224", 0.5, True),
+        ("vit_base_patch8_224.dino", 0.229, False),
+        ("vit_small_patch14_dinov2", 0.229, False),  # all its weights want the same
+    ],
+)
+def test_bare_weights_say_how_images_are_normalised_if_that_is_open(tmp_path, capsys, architecture, std, said):
+    path = tmp_path / "bare.pth"
+    torch.save(small_backbone(architecture=architecture).vit.state_dict(), path)
+    made = build_backbone(small_params(architecture=architecture, pretrained=str(path)))
+    assert made.std[0] == std
+    told = capsys.readouterr().err
+    assert ("(0.5, 0.5, 0.5) of vit_base_patch8_224; if these weights want others" in told) == said
+    assert ("such as vit_base_patch8_224.dino\n" in told) == said
+    assert bool(told) == said
+
+
 @pytest.mark.parametrize("from_card", [True, False])
 def test_a_lack_of_memory_is_no_fault_of_the_weights(tmp_path, monkeypatch, from_card):
     path = tmp_path / "backbone.safetensors"

@@ -52,6 +52,16 @@ def test_a_square_of_whole_patches_is_taken_as_it_is(patch_size, side):
     assert torch.equal(seen[0], images)
 
 
+def test_boxes_are_float32_also_under_autocast(backbone):
+    probe, seen = detector(backbone).train(), {}
+    probe.detector.head.register_forward_hook(lambda module, given, made: seen.update(made))
+    probe.detector.backbone.coarser.register_forward_hook(lambda module, given, made: seen.update(maps=made[0][0]))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert losses(probe, torch.randn(2, 3, 64, 64))["loss"].dtype == torch.float32
+    assert seen["maps"].dtype == torch.bfloat16
+    assert seen["bbox_regression"].dtype == seen["cls_logits"].dtype == torch.float32
+
+
 def test_void_pixels_teach_nothing(backbone):
     probe, images = SemanticProbe(backbone, ADAPTER, classes=3), torch.randn(1, 3, 64, 64)
     wanted = torch.randint(0, 3, (1, 64, 64))

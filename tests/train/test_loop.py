@@ -310,3 +310,31 @@ def test_the_meter_continues_in_the_middle_of_a_row():
     assert whole.flush(3) == second.flush(3) == {"loss": 3.0, "skipped_images": 3.0}
     whole.add({"loss": 5.0, "skipped_images": 1.0})
     assert whole.flush(4) == {"loss": 5.0, "skipped_images": 4.0}
+
+
+def test_neither_validations_nor_checkpoints_are_counted_as_steps(tiny, tmp_path, monkeypatch):
+    """A clock that only they and the steps move: 1 second a step, 100 each of the others."""
+    now = [0.0]
+    monkeypatch.setattr("sohes.train.loop.time.monotonic", lambda: now[0])
+
+    def passes(seconds):
+        now[0] += seconds
+
+    class Slow(Instruction):
+        def after_backward(self, step):
+            passes(1)
+
+    params = tiny.instruct.model_copy(update={"steps": 20, "validate_every": 5, "checkpoint_every": 4})
+    state, recorder = tiny.state(tmp_path), tiny.recorder()
+    monkeypatch.setattr(state, "save", lambda _: passes(100))
+
+    def validate(_):
+        passes(100)
+        return {}
+
+    train(
+        Slow(tiny.network(), params, tiny.loss), tiny.dataset(), params, title="t", seed=0, world=tiny.world,
+        state=state, recorder=recorder, validate=validate,
+    )  # fmt: skip
+    rates = [values["images_per_second"] for _, values in recorder.rows if "images_per_second" in values]
+    assert rates == [params.batch_size] * 2
