@@ -66,13 +66,10 @@ class View:
         x0, y0, width, height = boxes_xywh_N4.T
         return (x0 < right) & (x0 + width > left) & (y0 < bottom) & (y0 + height > top)
 
-    def apply_to_masks(self, masks_NHW: np.ndarray) -> np.ndarray:
-        """(N, S, S) bool masks in this view, from masks on the image."""
-        return move_masks(masks_NHW, whole(self.height, self.width), self)
-
     def draw(self, found: MaskSet, *, corner_yx: tuple[int, int] = (0, 0)) -> np.ndarray:
-        """As `apply_to_masks`, from run lengths: the masks are never drawn at the image's size.
+        """(N, S, S) bool masks in this view, from masks on the image, which are never drawn at the image's size.
 
+        Each pixel takes the image's pixel that its centre falls into: one step, so nothing is rounded twice.
         corner_yx: where the image of this view lies in that of the masks.
         """
         rows, columns, from_y, from_x = shared_rectangle(whole(self.height, self.width), self)
@@ -117,17 +114,6 @@ class Guest:
 def whole(height: int, width: int) -> View:
     """The view of an image that changes nothing."""
     return View(height, width, (height, width), (0, 0), False, (height, width))
-
-
-def move_masks(masks_N: np.ndarray, source: View, target: View) -> np.ndarray:
-    """Masks of one view of an image in another view of it; false where the source view does not reach.
-
-    Each pixel of the target takes the source pixel that its centre falls into: one step, so nothing is rounded twice.
-    """
-    rows, columns, from_y, from_x = shared_rectangle(source, target)
-    moved = np.zeros((len(masks_N), *target.canvas_hw), bool)
-    moved[:, rows, columns] = masks_N.take(from_y, axis=1).take(from_x, axis=2)
-    return moved
 
 
 def shared_rectangle(source: View, target: View) -> tuple[slice, slice, np.ndarray, np.ndarray]:

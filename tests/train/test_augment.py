@@ -27,14 +27,27 @@ def labelled(masks_NHW, parents, value=0):
 # ---------------------------------------------------------------- geometry
 
 
+def move_masks(masks, source, target):
+    """Masks of one view of an image in another, pixel by pixel; false where the source view does not reach."""
+    rows, columns, from_y, from_x = augment.shared_rectangle(source, target)
+    moved = np.zeros((len(masks), *target.canvas_hw), bool)
+    moved[:, rows, columns] = masks.take(from_y, axis=1).take(from_x, axis=2)
+    return moved
+
+
+def drawn(view, masks):
+    """As the data set draws them."""
+    return view.draw(mask_set(masks))
+
+
 def inverted(masks, view):
     """Masks of a view, on the image."""
-    return augment.move_masks(masks, view, augment.whole(view.height, view.width))
+    return move_masks(masks, view, augment.whole(view.height, view.width))
 
 
 def test_a_flipped_view_of_a_drawing():
     view = View(2, 3, (2, 3), (0, 0), True, (3, 3))
-    seen = view.apply_to_masks(draw("##. #.."))
+    seen = drawn(view, draw("##. #.."))
     assert np.array_equal(seen, draw(".## ..# ..."))
     assert np.array_equal(inverted(seen, view), draw("##. #.."))
 
@@ -46,7 +59,7 @@ def test_masks_go_there_and_back_exactly_in_the_weak_view(height, width, flip):
     masks = random_masks(rng, 4, height, width)
     view = augment.weak_view(height, width, size=32, rng=rng)
     view = View(view.height, view.width, view.resized_hw, view.offset_yx, flip, view.canvas_hw)
-    assert np.array_equal(inverted(view.apply_to_masks(masks), view), masks)
+    assert np.array_equal(inverted(drawn(view, masks), view), masks)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -55,8 +68,8 @@ def test_an_enlarging_strong_view_gives_back_every_pixel_that_it_shows(seed):
     masks = random_masks(rng, 3, 20, 27)
     view = augment.strong_geometry(20, 27, size=32, scale_min=1.0, scale_max=2.5, rng=rng)
     everything = np.ones((1, 20, 27), bool)
-    shown = inverted(view.apply_to_masks(everything), view)[0]
-    back = inverted(view.apply_to_masks(masks), view)
+    shown = inverted(drawn(view, everything), view)[0]
+    back = inverted(drawn(view, masks), view)
     assert shown.any()
     assert np.array_equal(back, masks & shown)
 
@@ -69,7 +82,7 @@ def test_moving_from_view_to_view_equals_going_through_the_image(seed):
     whole = int(rng.choice([1, 3]))  # a whole factor: every pixel becomes 1 x 1 or 3 x 3
     weak = augment.weak_view(20, 27, size=27 * whole, rng=rng)
     strong = augment.strong_geometry(20, 27, size=27 * 3, scale_min=0.2, scale_max=2.0, rng=rng)
-    assert np.array_equal(augment.move_masks(weak.apply_to_masks(masks), weak, strong), strong.apply_to_masks(masks))
+    assert np.array_equal(move_masks(drawn(weak, masks), weak, strong), drawn(strong, masks))
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -79,7 +92,7 @@ def test_the_shared_box_holds_what_moves_and_touches_it_on_all_sides(seed):
     strong = augment.strong_geometry(20, 27, size=54, scale_min=0.5, scale_max=3.0, rng=rng)
     y0, x0, y1, x1 = augment.shared_box(weak, strong)
     pixels = np.eye(27 * 27, dtype=bool).reshape(-1, 27, 27)
-    moved = augment.move_masks(pixels, weak, strong).any((1, 2)).reshape(27, 27)
+    moved = move_masks(pixels, weak, strong).any((1, 2)).reshape(27, 27)
     assert moved[y0:y1, x0:x1].sum() == moved.sum() > 0
     assert all(side.any() for side in (moved[y0], moved[y1 - 1], moved[:, x0], moved[:, x1 - 1]))
 
@@ -96,7 +109,7 @@ def test_a_view_shows_the_boxes_of_which_it_has_a_pixel(seed):
         mask[y : y + h, x : x + w] = True
         boxes.append((x, y, w, h))
     seen = view.shows(np.array(boxes, float))
-    assert seen.tolist() == view.apply_to_masks(masks).any((1, 2)).tolist()
+    assert seen.tolist() == drawn(view, masks).any((1, 2)).tolist()
     assert 0 < seen.sum()
 
 
@@ -121,7 +134,7 @@ def test_image_and_masks_move_together():
     image = np.where(mask[0, :, :, None], 255, 0).astype(np.uint8).repeat(3, 2)
     for _ in range(10):
         view = augment.strong_geometry(24, 32, size=64, scale_min=0.7, scale_max=2.0, rng=rng)
-        seen, square = view.apply_to_masks(mask)[0], view.apply_to_image(image)[:, :, 0]
+        seen, square = drawn(view, mask)[0], view.apply_to_image(image)[:, :, 0]
         y0, x0, y1, x1 = view.window
         differ = (square > 127) != seen
         assert differ[y0:y1, x0:x1].mean() < 0.02  # blends along the outline only
@@ -131,7 +144,7 @@ def test_image_and_masks_move_together():
 
 def test_a_view_without_anything_to_see_is_all_padding():
     view = View(4, 4, (4, 4), (9, 0), False, (8, 8))
-    assert not view.apply_to_masks(np.ones((1, 4, 4), bool)).any()
+    assert not drawn(view, np.ones((1, 4, 4), bool)).any()
     assert (view.apply_to_image(np.zeros((4, 4, 3), np.uint8)) == PADDING_RGB).all()
 
 
@@ -186,7 +199,7 @@ def test_strong_views_keep_a_forest_whose_parents_are_larger_and_cover_their_chi
     params = STILL.model_copy(update={"scale_min": 0.4, "scale_max": 2.5, "colour_jitter": 0.5, "blur": 0.5})
     view = augment.strong_geometry(40, 40, size=48, scale_min=0.4, scale_max=2.5, rng=rng)
     image = labelled(masks, [-1, 0, 1, 0])
-    shown = augment.Labelled(view.apply_to_image(image.image_HW3), view.apply_to_masks(masks), image.parents_N)
+    shown = augment.Labelled(view.apply_to_image(image.image_HW3), drawn(view, masks), image.parents_N)
     strong = augment.augmented(shown, view, params, max_targets=9, rng=rng, guest=guest)
     areas = strong.masks_NHW.sum((1, 2))
     assert (areas >= augment.MIN_PIXELS).all()
@@ -215,8 +228,8 @@ def test_a_guest_is_drawn_where_it_lands_as_if_cut_out_at_full_size(seed):
     assert np.array_equal(guest.image_HW3, image[y0:y1, x0:x1])
     host = augment.strong_geometry(40, 50, size=64, scale_min=0.5, scale_max=2.0, rng=rng)
     view = augment.guest_view(guest, host, scale_min=0.5, scale_max=2.0, rng=rng)
-    assert np.array_equal(view.draw(guest.found, corner_yx=guest.corner_yx), view.apply_to_masks(cut.masks_NHW))
-    assert view.apply_to_masks(cut.masks_NHW).any()
+    assert np.array_equal(view.draw(guest.found, corner_yx=guest.corner_yx), drawn(view, cut.masks_NHW))
+    assert drawn(view, cut.masks_NHW).any()
 
 
 def test_subtree_is_the_root_and_all_below():
@@ -269,4 +282,5 @@ def test_masks_are_drawn_from_run_lengths_as_they_are_moved(seed: int) -> None:
     dense = rng.random((4, height, width)) < rng.uniform(0.05, 0.95, (4, 1, 1))
     dense[0], dense[1] = True, False
     view = augment.strong_geometry(height, width, size=48, scale_min=0.2, scale_max=3.0, rng=rng)
-    np.testing.assert_array_equal(view.draw(mask_set(dense)), view.apply_to_masks(dense))
+    whole = augment.whole(view.height, view.width)
+    np.testing.assert_array_equal(drawn(view, dense), move_masks(dense, whole, view))

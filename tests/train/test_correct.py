@@ -46,9 +46,9 @@ def test_the_teachers_masks_land_where_the_labels_would(seed):
     weak = augment.weak_view(32, 24, size=32, rng=rng)
     strong = augment.strong_geometry(32, 24, size=32, scale_min=0.6, scale_max=2.0, rng=rng)
     expected = augment.settle(
-        Labelled(np.zeros((32, 32, 3), np.uint8), strong.apply_to_masks(on_image), np.array([-1, 0]))
+        Labelled(np.zeros((32, 32, 3), np.uint8), strong.draw(masks.mask_set(on_image)), np.array([-1, 0]))
     )
-    lesson = Lesson(torch.from_numpy(weak.apply_to_masks(on_image)), np.array([-1, 0]), np.array([0.5, 0.1]))
+    lesson = Lesson(torch.from_numpy(weak.draw(masks.mask_set(on_image))), np.array([-1, 0]), np.array([0.5, 0.1]))
     (targets,) = moved([lesson], [pair_of(weak, strong)])
     assert np.array_equal(targets.masks_THW.numpy(), expected.masks_NHW)
     assert targets.ancestors_TT.sum() == (expected.parents_N >= 0).sum()
