@@ -235,8 +235,8 @@ def subtree(parents_N: np.ndarray, root: int) -> np.ndarray:
 
 
 def guest_view(guest: Guest, host: View, *, scale_min: float, scale_max: float, rng: np.random.Generator) -> View:
-    """Where a guest lands: jittered in size, flipped half of the time, its centre in the
-    host's window. A guest larger than half of the square is first fitted to that."""
+    """Where a guest lands: jittered in size, flipped half of the time, its centre in the host's window. A guest larger
+    than half of the square is first fitted to that."""
     height, width = guest.image_HW3.shape[:2]
     fit = min(1.0, min(host.canvas_hw) / 2 / max(height, width)) * rng.uniform(scale_min, scale_max)
     h, w = max(1, round(height * fit)), max(1, round(width * fit))

@@ -75,10 +75,10 @@ def _opened(data: bytes) -> Iterator[Image.Image]:
 
 def rgb_pixels(image: Image.Image, *, max_megapixels: float, apply_exif: bool) -> np.ndarray:
     """(H, W, 3) uint8 RGB pixels of a Pillow image, converted as `decode_image` says. UnreadableImage says why not."""
-    if min(image.size) < MIN_SIDE:
-        size = "{} x {}".format(*image.size)
-        raise UnreadableImage(f"too small: {size} pixels, at least {MIN_SIDE} on each side are needed")
-    check_size(*image.size, max_megapixels)
+    width, height = image.size
+    if min(width, height) < MIN_SIDE:
+        raise UnreadableImage(f"too small: {width} x {height} pixels, at least {MIN_SIDE} on each side are needed")
+    check_size(width, height, max_megapixels)
     with _as_unreadable():
         image.load()
         return np.array(_rgb(_upright(image) if apply_exif else image))

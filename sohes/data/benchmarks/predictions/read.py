@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import sys
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -96,12 +95,10 @@ def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> I
 
 def _of_one(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
     """The image of each name, without the names of several."""
-    found: dict[str, int] = {}
-    taken: Counter[str] = Counter()
+    found: dict[str, int | None] = {}
     for name, image_id in pairs:
-        found[name] = image_id
-        taken[name] += 1
-    return {name: image_id for name, image_id in found.items() if taken[name] == 1}
+        found[name] = None if name in found else image_id
+    return {name: image_id for name, image_id in found.items() if image_id is not None}
 
 
 def _bare(name: str) -> str:
