@@ -14,7 +14,9 @@ import torch
 from PIL import Image
 
 from sohes import masks
-from sohes.backbone.vit import Backbone, build_backbone, save_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
+from sohes.backbone.vit import Backbone
 from sohes.data.store.labels import write_shard
 from sohes.data.store.pack import Candidate, pack_shard, shard_name, write_manifest
 from sohes.data.store.rejected import check_rejected

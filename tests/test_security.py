@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from sohes.backbone.vit import build_backbone
+from sohes.backbone.build import build_backbone
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.tracking import flatten

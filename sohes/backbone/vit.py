@@ -1,4 +1,4 @@
-"""The plain ViT: built by timm, and saved with everything needed to build it again offline.
+"""The plain ViT, built by timm, and its features.
 
 Any image size works (position embeddings are interpolated, rotary ones computed), and so does any timm model of the
 classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
@@ -6,32 +6,19 @@ classes VisionTransformer (DINO, DINOv2, MAE, ...) and Eva (DINOv3, EVA-02).
 
 from __future__ import annotations
 
-import pickle
-import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import timm
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
-from timm.models import load_state_dict
 from timm.models.eva import Eva
-from timm.models.eva import checkpoint_filter_fn as eva_weights
 from timm.models.vision_transformer import VisionTransformer
-from timm.models.vision_transformer import checkpoint_filter_fn as vit_weights
 from torch import Tensor, nn
 
 from sohes.backbone.precision import half_precision
-from sohes.errors import SohesError, first_sentence, is_the_machines, lacks_memory
-from sohes.params import TRAINED_HERE, VitParams
-from sohes.project import read_json
-from sohes.work.files import atomic_path, digest_file, write_json
+from sohes.errors import SohesError, first_sentence, is_the_machines
 
-CARD_VERSION = 1
 Kind = Literal["tokens", "keys", "values"]
 Tap = tuple[Kind, int]  # a kind of features, and the block it comes from
 
@@ -214,146 +201,3 @@ def extract_features(
             tokens_BhwC = backbone.taps(backbone.normalise(images[first : first + per_batch]), wanted)
             features.extend(tokens_BhwC.float().cpu().numpy())
     return features
-
-
-# ---------------------------------------------------------------- build
-
-
-def build_backbone(params: VitParams) -> Backbone:
-    """The backbone that `params.pretrained` names: random (`train`, `distill`), from a file, or from timm's hub.
-
-    A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
-    be obtained or differ in shape from the params.
-    """
-    if params.pretrained in TRAINED_HERE:
-        return _from_params(params)
-    path = Path(params.pretrained)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
-        backbone = load_backbone(path) if path.with_suffix(".json").exists() else _from_weights(path, params)
-    else:
-        backbone = _from_hub(params)
-    for name in ("patch_size", "embed_dim", "depth", "num_heads"):
-        wanted, found = getattr(params, name), getattr(backbone, name)
-        if wanted != found:
-            raise SohesError(f"backbone.{name} is {wanted}, but {params.pretrained} has {found}: set it to {found}")
-    return backbone
-
-
-def _from_params(params: VitParams) -> Backbone:
-    name = params.architecture
-    if not timm.is_model(name):
-        raise SohesError(f"timm has no model {name}: fix backbone.architecture (for example vit_small_patch16_224)")
-    shape = {key: getattr(params, key) for key in ("patch_size", "embed_dim", "depth", "num_heads")}
-    return Backbone(name, {**shape, "img_size": params.image_size})
-
-
-def _from_hub(params: VitParams) -> Backbone:
-    name = params.pretrained
-    if not name.startswith("hf-hub:") and not timm.models.is_model_pretrained(name):
-        raise SohesError(
-            f"timm has no pretrained model {name}: set backbone.pretrained to `train`, a .safetensors file, or a name "
-            "such as vit_base_patch8_224.dino"
-        )
-    try:
-        backbone = Backbone(name, {"img_size": params.image_size}, pretrained=True)
-    except SohesError:
-        raise
-    except Exception as error:  # the hub's client raises a dozen kinds: no network, no login, a licence, a full disk
-        if lacks_memory(error):
-            raise
-        raise SohesError(
-            f"cannot get the weights of {name} from the hub ({first_sentence(error)}): check the network, or "
-            f"fetch them elsewhere and set backbone.pretrained to that file and backbone.architecture to {name}"
-        ) from None
-    if isinstance(backbone.norm, nn.LayerNorm) and bool((backbone.norm.weight == 1).all()):
-        raise SohesError(f"{name} has no norm for its patch tokens, only for their mean: choose another backbone")
-    return backbone
-
-
-def _from_weights(path: Path, params: VitParams) -> Backbone:
-    """Bare weights, timm's or those of the DINO family's own releases, fitted to patch and image size."""
-    backbone = _from_params(params)
-    fit = eva_weights if isinstance(backbone.vit, Eva) else vit_weights
-    try:
-        weights = fit(load_state_dict(str(path), weights_only=True), backbone.vit)  # a pickle must not run code
-        missing = backbone.vit.load_state_dict(weights, strict=False).missing_keys
-    except FileNotFoundError:
-        raise SohesError(f"no backbone weights at {path}: fix backbone.pretrained") from None
-    except (*_BAD_FILE, KeyError, ValueError) as error:
-        if is_the_machines(error):
-            raise
-        raise SohesError(_not_these_weights(path, params.architecture, error)) from None
-    if missing:
-        raise SohesError(_not_these_weights(path, params.architecture, f"it lacks {missing[0]}"))
-    _say_normalisation(path, backbone)
-    return backbone
-
-
-def _say_normalisation(path: Path, backbone: Backbone) -> None:
-    """Bare weights do not tell how images were normalised for them, and timm's own of one architecture may differ."""
-    name, taken = backbone.architecture, (backbone.mean, backbone.std)
-    known = {tagged: timm.get_pretrained_cfg(tagged) for tagged in timm.list_pretrained(f"{name}.*")}
-    others = [tagged for tagged, cfg in known.items() if cfg and (tuple(cfg.mean), tuple(cfg.std)) != taken]
-    if others:  # none of a name with a tag
-        print(
-            f"{path}: images are normalised with the mean {backbone.mean} and std {backbone.std} of {name}; if these "
-            f"weights want others, set backbone.architecture to a name with a tag, such as {others[0]}",
-            file=sys.stderr,
-        )
-
-
-# ---------------------------------------------------------------- save, load
-
-
-def save_backbone(backbone: Backbone, path: Path, card: Mapping[str, Any]) -> None:
-    """Write the weights and, beside them, a JSON card: how to build the model again, their digest, and `card`."""
-    path = Path(path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in backbone.vit.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(serialise(weights))  # save_file would make it readable by its owner only
-    facts = {
-        "version": CARD_VERSION,
-        "architecture": backbone.architecture,
-        "arguments": backbone.arguments,
-        "patch_size": backbone.patch_size,
-        "embed_dim": backbone.embed_dim,
-        "depth": backbone.depth,
-        "parameters": sum(p.numel() for p in backbone.parameters()),
-        "digest": digest_file(path),
-    }
-    write_json(path.with_suffix(".json"), {**card, **facts})
-
-
-def load_backbone(path: Path) -> Backbone:
-    """A backbone that `save_backbone` wrote. SohesError if it is missing, damaged, or not what its card says."""
-    path = Path(path)
-    card_path = path.with_suffix(".json")
-    for needed in (path, card_path):
-        if not needed.exists():
-            raise SohesError(f"no backbone at {needed}: run `sohes backbone` first")
-    card = read_json(card_path, "run `sohes backbone` again", needs=["version", "architecture", "arguments", "digest"])
-    version, architecture, arguments = card["version"], card["architecture"], card["arguments"]
-    if not isinstance(arguments, dict):
-        raise SohesError(f"{card_path} is damaged (its arguments are {arguments}): run `sohes backbone` again")
-    if version != CARD_VERSION:
-        raise SohesError(f"{card_path} is of version {version}, not {CARD_VERSION}: run `sohes backbone` again")
-    if card["digest"] != digest_file(path):
-        raise SohesError(f"{path} is not the file that its card describes: run `sohes backbone` again")
-    backbone = Backbone(architecture, arguments)
-    try:
-        backbone.vit.load_state_dict(load_file(path))
-    except _BAD_FILE as error:
-        if is_the_machines(error):
-            raise
-        raise SohesError(_not_these_weights(path, architecture, error)) from None
-    return backbone
-
-
-_BAD_FILE = (RuntimeError, SafetensorError, pickle.UnpicklingError, EOFError)
-
-
-def _not_these_weights(path: Path, architecture: str, why: object) -> str:
-    return (
-        f"{path} does not hold the weights of {architecture} ({first_sentence(why)}): name another file, or the "
-        "architecture of this one"
-    )

@@ -110,7 +110,8 @@ def _after_a_vit(tokens: Extract, params: BackboneParams, *, amp: bool) -> Extra
     """The same tokens, after a ViT with random weights has run on each image: it costs time, its output is ignored."""
     import torch
 
-    from sohes.backbone.vit import build_backbone, extract_features
+    from sohes.backbone.build import build_backbone
+    from sohes.backbone.vit import extract_features
 
     torch.set_num_threads(1)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import torch
 
-from sohes.backbone.vit import Backbone, load_backbone
+from sohes.backbone.checkpoint import load_backbone
+from sohes.backbone.vit import Backbone
 from sohes.downstream.probes import DetectionProbe, SemanticProbe
 from sohes.downstream.scores import score_detection, score_semantic
 from sohes.downstream.sets import scenes

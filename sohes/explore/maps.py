@@ -39,7 +39,8 @@ def make_extractor(params: ExploreParams, backbone: Path) -> Extract:
         return _handmade(params)
     import torch
 
-    from sohes.backbone.vit import extract_features, load_backbone
+    from sohes.backbone.checkpoint import load_backbone
+    from sohes.backbone.vit import extract_features
 
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return partial(extract_features, load_backbone(backbone).to(device), amp=params.amp, wanted=taps)

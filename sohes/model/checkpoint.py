@@ -7,39 +7,26 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from safetensors.torch import save as serialise
 
-from sohes.backbone.vit import Backbone, load_backbone
-from sohes.errors import SohesError, is_the_machines
+from sohes.backbone.checkpoint import load_backbone
+from sohes.backbone.vit import Backbone
+from sohes.errors import SohesError
 from sohes.model.build import Network, build_network
 from sohes.model.queries import GridQueries
 from sohes.params import ModelParams
-from sohes.project import read_json
-from sohes.work.files import atomic_path, digest_file, write_json
+from sohes.work.weights import load_weights, read_card, save_weights
 
-CARD_VERSION = 1
 GRID_EMBEDDING = "mask_decoder.queries.embedding"
 
 
 def save_checkpoint(path: Path, model: Network, card: Mapping[str, Any]) -> None:
-    """Write the weights, and beside them `<name>.json`: `card`, the architecture, and the digest of the weights.
-
-    Each file is written whole or not at all; the card comes last, and a pair that does not match is refused on loading.
-    """
-    path = Path(path)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(serialise(weights))  # save_file would make it readable by its owner only
+    """Write the weights, and beside them `<name>.json`: `card`, and the architecture."""
     facts = {
-        "version": CARD_VERSION,
         "backbone": {"architecture": model.backbone.architecture, "arguments": model.backbone.arguments},
         "model": model.params.model_dump(mode="json"),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "digest": digest_file(path),
     }
-    write_json(path.with_suffix(".json"), {**card, **facts})
+    save_weights(Path(path), model, {**card, **facts})
 
 
 def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
@@ -48,19 +35,13 @@ def load_checkpoint(path: Path) -> tuple[Network, dict[str, Any]]:
     SohesError if a file is missing, damaged, of another version, or not what the card says.
     """
     path = Path(path)
-    card, again = _read_card(path)
+    card, again = _card_of(path)
     try:
         model = build_network(_untrained(card), ModelParams.model_validate(card["model"]))
     except ValidationError as error:
         key = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise SohesError(f"{path.with_suffix('.json')} does not fit this program at model.{key}: {again}") from None
-    try:
-        model.load_state_dict(load_file(path))
-    except (RuntimeError, SafetensorError) as error:
-        if is_the_machines(error):
-            raise
-        lines = [line.strip() for line in str(error).splitlines()]
-        raise SohesError(f"{path} does not fit its card ({lines[min(1, len(lines) - 1)]}): {again}") from None
+    load_weights(path, model, again)
     return model, card
 
 
@@ -71,10 +52,10 @@ def first_vit(of_start: Path | None, backbone: Path) -> Backbone:
 
 def untrained_vit(path: Path) -> Backbone:
     """A ViT like that of the segmenter in `path`, with random weights. SohesError as from `load_checkpoint`."""
-    return _untrained(_read_card(Path(path))[0])
+    return _untrained(_card_of(Path(path))[0])
 
 
-def _read_card(path: Path) -> tuple[dict[str, Any], str]:
+def _card_of(path: Path) -> tuple[dict[str, Any], str]:
     """The card of a segmenter whose weights are what it says, and what to do if they turn out not to be."""
     # A model of the pipeline has its stage's name; one from elsewhere can only be copied again.
     stage = path.stem if path.stem in ("instruct", "correct") else None
@@ -89,14 +70,10 @@ def _read_card(path: Path) -> tuple[dict[str, Any], str]:
     card_path = path.with_suffix(".json")
     if not card_path.is_file():
         raise SohesError(f"the card {card_path} beside {path.name} is missing: {again}")
-    card = read_json(card_path, again, needs=["version", "backbone", "model", "digest"])
+    card = read_card(path, again, needs=["backbone", "model"])
     vit = card["backbone"]
     if not isinstance(vit, dict) or "architecture" not in vit or not isinstance(vit.get("arguments"), dict):
         raise SohesError(f"{card_path} is damaged (its backbone lacks architecture or arguments): {again}")
-    if (version := card["version"]) != CARD_VERSION:
-        raise SohesError(f"{card_path} is of version {version}, this program reads {CARD_VERSION}: {again}")
-    if card["digest"] != digest_file(path):
-        raise SohesError(f"{path} is not the file that its card describes: {again}")
     return card, again
 
 

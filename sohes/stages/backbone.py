@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from sohes import tracking
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
 from sohes.backbone.label_free import is_label_free
-from sohes.backbone.vit import Backbone, build_backbone, save_backbone
+from sohes.backbone.vit import Backbone
 from sohes.data.store.images import ImageStore
 from sohes.params import TRAINED_HERE, DinoParams, DistillParams, Params
 from sohes.project import Project, require

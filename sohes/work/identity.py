@@ -14,7 +14,7 @@ WITHOUT_EFFECT = frozenset(
     for name in (
         "", ".errors", ".params", ".pipeline", ".project", ".tracking", ".work.alone", ".work.cgroup",
         ".work.compiled", ".work.cost", ".work.files", ".work.identity", ".work.memory", ".work.origin", ".work.pool",
-        ".work.sharded", ".work.surroundings",
+        ".work.sharded", ".work.surroundings", ".work.weights",
     )
 )  # fmt: skip
 

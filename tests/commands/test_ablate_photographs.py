@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
 from sohes.commands import ablate_photographs as photographs
 from sohes.errors import SohesError
 from sohes.explore.refine.network import RELEASES

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import yaml
 
-from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
 from sohes.commands.calibrate import calibrate
 from sohes.data.store.images import ImageStore
 from sohes.errors import SohesError

@@ -24,7 +24,7 @@ def params(tiny_params: dict) -> Params:
 @pytest.fixture
 def root(tiny_model: Path, params: Params, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The working folder: a project with a model and the backbone that it started from."""
-    from sohes.backbone.vit import save_backbone
+    from sohes.backbone.checkpoint import save_backbone
     from sohes.model.checkpoint import load_checkpoint
 
     save_backbone(load_checkpoint(tiny_model)[0].backbone, tiny_model.with_name("backbone.safetensors"), {})
@@ -59,7 +59,8 @@ def test_scenes_both_tasks_and_a_second_call_trains_nothing(root, monkeypatch):
 
 def test_what_began_with_another_model_is_compared_with_its_vit(root, params, tiny_model):
     """Not with the backbone that has found the pseudo-labels, here of another width."""
-    from sohes.backbone.vit import Backbone, save_backbone
+    from sohes.backbone.checkpoint import save_backbone
+    from sohes.backbone.vit import Backbone
     from sohes.downstream.run import find_backbones
 
     vit = Backbone("vit_tiny_patch16_224", {"patch_size": 8, "embed_dim": 48, "depth": 1, "num_heads": 3})

@@ -38,7 +38,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.fixture
 def folder(tiny_model: Path, tiny_params: dict, root: Path) -> Path:
     """A project whose three phases are done, trained on another photograph."""
-    from sohes.backbone.vit import save_backbone
+    from sohes.backbone.checkpoint import save_backbone
     from sohes.model.checkpoint import load_checkpoint
 
     home = tiny_model.parents[1]

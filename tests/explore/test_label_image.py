@@ -161,7 +161,9 @@ def test_duplicates_fall_to_earlier_candidates() -> None:
 def test_tokens_come_from_the_backbone_in_the_file(params: ExploreParams, repository, tmp_path) -> None:
     import torch
 
-    from sohes.backbone.vit import build_backbone, extract_features, save_backbone
+    from sohes.backbone.build import build_backbone
+    from sohes.backbone.checkpoint import save_backbone
+    from sohes.backbone.vit import extract_features
 
     small = {"pretrained": "train", "patch_size": 16, "embed_dim": 32, "depth": 1, "num_heads": 2, "image_size": 64}
     torch.manual_seed(0)

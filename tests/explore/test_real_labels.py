@@ -63,7 +63,8 @@ def test_photographs_of_benchmarks(params: ExploreParams, shared_data: Path, fol
 
 
 def test_the_photographs_profile_reaches_its_recall(repository: Path, shared_data: Path, tmp_path: Path) -> None:
-    from sohes.backbone.vit import build_backbone, save_backbone
+    from sohes.backbone.build import build_backbone
+    from sohes.backbone.checkpoint import save_backbone
     from sohes.data.benchmarks.catalogue import read_photographs
     from sohes.evaluate.recall import evaluate_masks
 

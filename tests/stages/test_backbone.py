@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from sohes.backbone.vit import load_backbone
+from sohes.backbone.checkpoint import load_backbone
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.stages import backbone, pull

@@ -12,7 +12,8 @@ import pytest
 import torch
 import yaml
 
-from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import LabelStore, read_shard
 from sohes.errors import SohesError

@@ -18,7 +18,8 @@ from packing import make_project
 from PIL import Image
 from safetensors.torch import load_file
 
-from sohes.backbone.vit import Backbone, load_backbone, save_backbone
+from sohes.backbone.checkpoint import load_backbone, save_backbone
+from sohes.backbone.vit import Backbone
 from sohes.commands import segment
 from sohes.errors import SohesError
 from sohes.evaluate.figures import UNTRAINED, read_rows

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from sohes.backbone.vit import Backbone, build_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError
 from sohes.params import DinoParams, load_params
 from sohes.train import loop

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from infra.gpu.lab import ROOT, Lab, Row, Rows, forget, pictures
-from sohes.backbone.vit import build_backbone, save_backbone
+from sohes.backbone.build import build_backbone
+from sohes.backbone.checkpoint import save_backbone
 from sohes.bench.explore import Timed, label_in_steps
 from sohes.bench.places import place_tokens, places_image
 from sohes.explore.feature_server import FeatureServer
