@@ -17,21 +17,21 @@ from torch import nn
 from sohes.backbone.checkpoint import load_backbone
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError, first_sentence, is_the_machines, lacks_memory
-from sohes.params import TRAINED_HERE, VitParams
+from sohes.params import TRAINED_HERE, WEIGHT_FILES, VitParams, weights_in
 
 _BAD_FILE = (EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
 
 
-def build_backbone(params: VitParams) -> Backbone:
+def build_backbone(params: VitParams, root: Path = Path()) -> Backbone:
     """The backbone that `params.pretrained` names: random (`train`, `distill`), from a file, or from timm's hub.
 
-    A file is one of ours with its card, or bare weights of `params.architecture`. SohesError if the weights cannot
-    be obtained or differ in shape from the params.
+    A file is one of ours with its card, or bare weights of `params.architecture`; a relative path starts at `root`.
+    SohesError if the weights cannot be obtained or differ in shape from the params.
     """
     if params.pretrained in TRAINED_HERE:
         return _from_params(params)
-    path = Path(params.pretrained)
-    if path.suffix in (".safetensors", ".pth", ".pt", ".bin"):
+    if params.pretrained.endswith(WEIGHT_FILES):
+        path = Path(weights_in(root, params.pretrained))
         backbone = load_backbone(path) if path.with_suffix(".json").exists() else _from_weights(path, params)
     else:
         backbone = _from_hub(params)

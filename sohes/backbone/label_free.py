@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sohes.errors import SohesError
+from sohes.params import WEIGHT_FILES
 from sohes.project import read_json
 
 # Methods that learn from images alone, and the collections of images that only DINOv2 and DINOv3 were trained on.
@@ -13,7 +14,6 @@ IMAGENET = {"in1k", "in12k", "in21k", "in22k"}  # without a method: timm's tag f
 # Architectures whose weights learned from captions, which people wrote, or from the features of a model that did; so
 # did every model with CLIP in its name.
 CAPTIONED = {"aimv2", "beit3", "eva", "eva02", "intern300m", "pe", "radio", "siglip", "tipsv2"}
-FILES = (".safetensors", ".pth", ".pt", ".bin")
 
 
 def is_label_free(pretrained: str | Path) -> bool | None:
@@ -21,7 +21,7 @@ def is_label_free(pretrained: str | Path) -> bool | None:
     name = str(pretrained)
     if name == "train":
         return True
-    if name.endswith(FILES):
+    if name.endswith(WEIGHT_FILES):
         return _by_card(Path(name).with_suffix(".json"))
     architecture, _, tag = name.removeprefix("hf-hub:timm/").partition(".")
     if "/" in architecture:  # somebody's own weights on the hub
@@ -52,5 +52,5 @@ def _by_card(path: Path) -> bool | None:
     except (OSError, SohesError, KeyError, TypeError):
         return None
     if isinstance(known, str):
-        return None if known.endswith(FILES) else is_label_free(known)
+        return None if known.endswith(WEIGHT_FILES) else is_label_free(known)
     return known if isinstance(known, bool) else None

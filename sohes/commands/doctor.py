@@ -20,7 +20,7 @@ from sohes.commands.options import HERE, ParamsFile
 from sohes.errors import SohesError, is_installed
 from sohes.explore.refine import what_it_lacks
 from sohes.model.released import start_of
-from sohes.params import CorrectParams, InstructParams, Params, load_params_anywhere
+from sohes.params import WEIGHT_FILES, CorrectParams, InstructParams, Params, load_params_anywhere, weights_in
 from sohes.project import Project, dvc_settings, read_json, require_git
 from sohes.tracking import tracking_uri
 from sohes.tracking.store import database_file, without_secrets
@@ -209,10 +209,10 @@ def _room() -> tuple[str, float]:
 def _weights(params: Params, root: Path) -> Finding:
     made = Project(root).model("backbone")
     if not made.exists():
-        return _source(params)
+        return _source(params, root)
     if _is_made_of(made, params):
         return Finding("weights", State.ok, f"{made}")
-    source = _source(params)
+    source = _source(params, root)
     return replace(source, words=f"{source.words}; {made} is there, but its card does not name these params")
 
 
@@ -227,16 +227,15 @@ def _is_made_of(backbone: Path, params: Params) -> bool:
     return made_of(params).items() <= card.items()
 
 
-def _source(params: Params) -> Finding:
+def _source(params: Params, root: Path) -> Finding:
     """Where stage `backbone` would get the weights."""
-    wanted = params.backbone.source
+    wanted = weights_in(root, params.backbone.source)
     if wanted == "train":
         return Finding("weights", State.ok, "none needed: `sohes backbone` trains them (backbone.pretrained: train)")
-    if Path(wanted).suffix:
+    if wanted.endswith(WEIGHT_FILES):
         there = Path(wanted).exists()
-        if there or "/" in wanted:
-            words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
-            return Finding("weights", State.ok if there else State.broken, words)
+        words = wanted if there else f"no file {wanted}: fix backbone.pretrained"
+        return Finding("weights", State.ok if there else State.broken, words)
     if is_cached(_on_the_hub(wanted)):
         return Finding("weights", State.ok, f"{wanted}, in the hub's cache on this machine")
     return Finding("weights", State.missing, f"{wanted} is not here yet: `sohes backbone` fetches it from the hub")

@@ -29,7 +29,7 @@ from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict
 from sohes.evaluate.recall import Scores, evaluate_masks
 from sohes.explore import label_free
 from sohes.model.released import start_of
-from sohes.params import Params, load_params
+from sohes.params import Params, load_params, weights_in
 from sohes.pipeline import PHASES, SECTIONS
 from sohes.project import Project, read_json
 from sohes.structures import ImageRecord
@@ -199,8 +199,7 @@ def _facts(trained: Trained, first: Trained) -> str:
     count = params.pull.scenes.train if store is None else len(store)
     drawn = f"{count} drawn scenes of {params.pull.scenes.size} pixels and **not one photograph**"
     trained_on = drawn if params.pull.source == "scenes" else f"{'' if store is None else f'{count} '}photographs"
-    source = params.backbone.source
-    backbone = str(project.root / source) if (project.root / source).is_file() else source
+    backbone = weights_in(project.root, params.backbone.source)
     start = start_of(params.instruct, project.root)
     claim = label_free.of_model(label_free.of_labels(params.explore, backbone), backbone, start)
     lines = [

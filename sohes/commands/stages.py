@@ -17,7 +17,7 @@ import sohes
 from sohes.commands.options import HERE, ParamsFile, Settings
 from sohes.errors import SohesError
 from sohes.model.released import start_of
-from sohes.params import Params, load_params
+from sohes.params import WEIGHT_FILES, Params, load_params, weights_in
 from sohes.params.keys import parse_changes
 from sohes.pipeline import PHASES, STAGES, Phase
 from sohes.project import Project
@@ -107,8 +107,8 @@ def _code(stage: str) -> list[Path]:
 
 def named_inputs(stage: str, values: Params, root: Path) -> Iterator[Path]:
     """Files that a stage of the project at `root` reads because the params name them: weights."""
-    if stage == "backbone":
-        yield Path(values.backbone.source)
+    if stage == "backbone" and (source := weights_in(root, values.backbone.source)).endswith(WEIGHT_FILES):
+        yield Path(source)
     if stage == "instruct" and (start := start_of(values.instruct, root)) is not None:
         yield start
     if stage in ("explore", "evaluate"):

@@ -15,7 +15,15 @@ from typing import Annotated, Any, TypeVar
 from pydantic import Field, ValidationError, model_validator
 
 from sohes.errors import SohesError
-from sohes.params.backbone import TRAINED_HERE, BackboneParams, DinoParams, DistillParams, VitParams
+from sohes.params.backbone import (
+    TRAINED_HERE,
+    WEIGHT_FILES,
+    BackboneParams,
+    DinoParams,
+    DistillParams,
+    VitParams,
+    weights_in,
+)
 from sohes.params.evaluate import EvaluateParams, ReportParams
 from sohes.params.explore import ExploreParams
 from sohes.params.keys import set_keys
@@ -36,6 +44,7 @@ from sohes.project import TEMPLATE, read_mapping
 
 __all__ = [
     "TRAINED_HERE",
+    "WEIGHT_FILES",
     "AdapterParams",
     "AugmentParams",
     "BackboneParams",
@@ -63,6 +72,7 @@ __all__ = [
     "load_params_anywhere",
     "profiles",
     "validated",
+    "weights_in",
 ]
 
 S = TypeVar("S", bound=Section)

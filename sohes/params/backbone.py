@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from pydantic import model_validator
@@ -10,6 +11,12 @@ from sohes.params.section import Amount, Count, Fraction, NameOrFile, Positive, 
 from sohes.params.training import RateParams
 
 TRAINED_HERE = ("train", "distill")  # `backbone.pretrained` of weights that are made here
+WEIGHT_FILES = (".safetensors", ".pth", ".pt", ".bin")  # how its files end
+
+
+def weights_in(root: Path, pretrained: str) -> str:
+    """What `pretrained` names, a file's path starting at the project's folder `root`."""
+    return str(root / pretrained) if pretrained.endswith(WEIGHT_FILES) else pretrained
 
 
 class PretrainingParams(Section):

@@ -13,7 +13,7 @@ from sohes.backbone.checkpoint import save_backbone
 from sohes.backbone.label_free import is_label_free
 from sohes.backbone.vit import Backbone
 from sohes.data.store.images import ImageStore
-from sohes.params import TRAINED_HERE, DinoParams, DistillParams, Params
+from sohes.params import TRAINED_HERE, DinoParams, DistillParams, Params, weights_in
 from sohes.project import Project, require
 from sohes.train.crops import CropDataset, ViewDataset
 from sohes.train.dino import Dino
@@ -38,8 +38,8 @@ def run(params: Params, root: Path, *, unchanged: Check = unchecked) -> None:
     if params.backbone.pretrained in TRAINED_HERE:
         _train(params, project, unchanged)
     elif is_first_process():
-        card = {**made_of(params), "label_free": is_label_free(params.backbone.pretrained)}
-        backbone = build_backbone(params.backbone)
+        card = {**made_of(params), "label_free": is_label_free(weights_in(root, params.backbone.pretrained))}
+        backbone = build_backbone(params.backbone, root)
         with tracking.stage_run("backbone", params, root) as recorder:
             unchanged()
             save_backbone(backbone, project.model("backbone"), card)
@@ -53,35 +53,35 @@ def made_of(params: Params) -> dict[str, object]:
 
 def _train(params: Params, project: Project, unchanged: Check) -> None:
     """DINO (`sohes.train.dino`) or a teacher's features (`sohes.train.distill`) on the pulled images."""
-    teacher = Path(params.backbone.source)
+    source = weights_in(project.root, params.backbone.source)
     manifest = require(project.images_manifest, "images", "pull")
     made = {**made_of(params), "images": digest_file(manifest)}
-    if teacher.is_file():
-        made["teacher"] = digest_file(teacher)
+    if Path(source).is_file():
+        made["teacher"] = digest_file(source)
     backbone = build_backbone(params.backbone)
     depends = {**made, "code": code_digest("sohes.stages.backbone")}
     open_run = partial(tracking.stage_run, "backbone", params, project.root)
     with join_world() as world, resumable(project.state("backbone"), depends, world, open_run) as (state, recorder):
-        learner, dataset, section = _lesson(params, backbone, ImageStore(project.images), world)
+        learner, dataset, section = _lesson(params, backbone, project, world)
         train(
             learner, dataset, section, title="backbone", seed=params.seed, world=world, state=state, recorder=recorder
         )
         if world.is_first:
             unchanged()
-            card = {**made, "label_free": is_label_free(params.backbone.source)}
+            card = {**made, "label_free": is_label_free(source)}
             save_backbone(learner.kept.backbone, project.model("backbone"), card)
             recorder.artifact(project.card("backbone"))
 
 
 def _lesson(
-    params: Params, backbone: Backbone, images: ImageStore, world: World
+    params: Params, backbone: Backbone, project: Project, world: World
 ) -> tuple[Dino | Imitation, CropDataset | ViewDataset, DinoParams | DistillParams]:
     """Who learns, from what, by which section of the params."""
-    section, seed = params.backbone, params.seed
+    section, seed, images = params.backbone, params.seed, ImageStore(project.images)
     of_data = stage_seed(seed, "backbone")
     if section.pretrained == "train":
         crops = CropDataset(images, backbone, section.dino, seed=of_data)
         return Dino(backbone, section.dino, world, seed=seed), crops, section.dino
     views = ViewDataset(images, section.distill, seed=of_data)
-    teacher = build_backbone(section.distill.teacher)
+    teacher = build_backbone(section.distill.teacher, project.root)
     return Imitation(backbone, teacher, section.distill, world, seed=seed), views, section.distill

@@ -14,7 +14,7 @@ from sohes.errors import SohesError
 from sohes.evaluate.ablation import Table, table_file
 from sohes.explore import label_free
 from sohes.model.released import start_of
-from sohes.params import Params
+from sohes.params import Params, weights_in
 from sohes.project import read_json
 from sohes.tracking.recorder import flatten
 from sohes.tracking.store import experiment_id, has_store, store_errors, tracking_client, tracking_uri
@@ -114,7 +114,7 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
 
 
 def _label_free(params: Params, phase: str, root: Path) -> bool | None:
-    backbone = params.backbone.source
+    backbone = weights_in(root, params.backbone.source)
     labels = label_free.of_labels(params.explore, backbone)
     return labels if phase == "explore" else label_free.of_model(labels, backbone, start_of(params.instruct, root))
 

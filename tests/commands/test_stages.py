@@ -95,7 +95,10 @@ def test_weights_outside_of_the_project_are_inputs_too(repository, tmp_path, mon
     assert list(stages.named_inputs("explore", values, tmp_path)) == []  # the stage itself says that they are missing
     (tmp_path / "crm").touch()
     assert list(stages.named_inputs("explore", values, tmp_path)) == [tmp_path / "crm"]
-    assert list(stages.named_inputs("backbone", values, tmp_path)) == [Path(values.backbone.source)]
+    assert list(stages.named_inputs("backbone", values, tmp_path)) == []  # `train` is no file
+    taken = values.backbone.model_copy(update={"pretrained": "given/vit.pth"})
+    values = values.model_copy(update={"backbone": taken})
+    assert list(stages.named_inputs("backbone", values, tmp_path)) == [tmp_path / "given/vit.pth"]
     begun = values.instruct.model_copy(update={"start": "models/mine.safetensors"})
     values = values.model_copy(update={"instruct": begun})
     assert list(stages.named_inputs("instruct", values, tmp_path)) == [tmp_path / "models/mine.safetensors"]

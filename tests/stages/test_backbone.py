@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 
@@ -121,15 +122,19 @@ def test_a_state_of_an_earlier_version_is_discarded_with_a_message(params, root,
     assert (root / "models/backbone.safetensors").exists()
 
 
-def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_factory):
+@pytest.mark.parametrize("relative", [False, True])
+def test_a_file_is_taken_as_it_is_and_needs_no_images(params, root, tmp_path_factory, relative):
     backbone.run(params, root)
     weights = root / "models/backbone.safetensors"
     elsewhere = tmp_path_factory.mktemp("elsewhere")
-    backbone.run(changed(params, pretrained=str(weights)), elsewhere)
+    if relative:  # from the project's folder, wherever the command runs
+        shutil.copytree(root / "models", elsewhere / "given")
+    named = "given/backbone.safetensors" if relative else str(weights)
+    backbone.run(changed(params, pretrained=named), elsewhere)
     copied = elsewhere / "models/backbone.safetensors"
     assert copied.read_bytes() == weights.read_bytes()
     card = json.loads(copied.with_suffix(".json").read_text())
-    assert (card["params"]["pretrained"], card["label_free"]) == (str(weights), True)
+    assert (card["params"]["pretrained"], card["label_free"]) == (named, True)
 
 
 def test_a_distilled_backbone_has_the_shape_of_the_params_and_is_as_label_free_as_its_teacher(params, root, capfd):
@@ -140,7 +145,7 @@ def test_a_distilled_backbone_has_the_shape_of_the_params_and_is_as_label_free_a
     shape = params.backbone.model_dump(
         include={"architecture", "patch_size", "embed_dim", "depth", "num_heads", "image_size"}
     )
-    named = params.backbone.distill.teacher.model_copy(update={"pretrained": str(teacher), **shape})
+    named = params.backbone.distill.teacher.model_copy(update={"pretrained": "models/teacher.safetensors", **shape})
     distill = params.backbone.distill.model_copy(update={"teacher": named})
     smaller = changed(params, pretrained="distill", embed_dim=16, distill=distill)
     expected = load_backbone(teacher).state_dict()
