@@ -17,6 +17,7 @@ from sohes.losses.matcher import assign_all, matching_cost, resemblance
 from sohes.losses.points import Comparison, compare
 from sohes.params import LossParams
 from sohes.structures import MaskFactors, ModelOutput, Targets
+from sohes.work.transfer import to_device
 
 ENTITY, NOTHING, UNTOLD = 0, 1, -100  # what the class head is told of a query
 
@@ -183,7 +184,7 @@ def _moved(learners_4M: np.ndarray, labels_BLQ: np.ndarray, counts: Sequence[int
     _, group, size = np.unique(among_all[1] * num_layers + layer, return_inverse=True, return_counts=True)
     within = learners_4M[:, np.lexsort(learners_4M[:2])][2:]
     rows = np.stack([*among_all, size[group], *within])
-    moved = copied_to(device, np.concatenate([rows.ravel(), labels_BLQ.swapaxes(0, 1).ravel()]))
+    moved = to_device(device, np.concatenate([rows.ravel(), labels_BLQ.swapaxes(0, 1).ravel()]))
     queries, targets, size_M, *within_M = moved[: rows.size].view(rows.shape)
     per_image = np.bincount(image, minlength=batch).tolist()
     per_block = np.bincount(layer * batch + image, minlength=num_layers * batch).tolist()
@@ -195,11 +196,6 @@ def _moved(learners_4M: np.ndarray, labels_BLQ: np.ndarray, counts: Sequence[int
         [blocks[first : first + batch] for first in range(0, len(blocks), batch)],
         moved[rows.size :].view(num_layers, batch, num_queries),
     )
-
-
-def copied_to(device: torch.device, array: np.ndarray) -> Tensor:
-    """A copy for which a GPU is not waited for."""
-    return torch.from_numpy(array).to(device, non_blocking=True)
 
 
 def _ancestors(ancestor_logits_BQQ: Tensor, targets: Sequence[Targets], pairs: Pairs, *, matched_only: bool) -> Tensor:

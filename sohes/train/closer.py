@@ -14,7 +14,6 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sohes import masks
-from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.windows import Box, cut_sides
 from sohes.model.decode import cells_shown
@@ -22,8 +21,9 @@ from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
 from sohes.train import augment
 from sohes.train.augment import View
-from sohes.train.lesson import Lesson, areas_of, is_sure, scores_and_cells, shared_pixels, to_host
+from sohes.train.lesson import Lesson, areas_of, is_sure, scores_and_cells, shared_pixels
 from sohes.train.tiles import Tiles
+from sohes.work.transfer import to_device, to_host
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,12 @@ def find(
     kept = [min(params.max_targets, int(np.count_nonzero(of_one))) for of_one in scores]
     query = np.concatenate([np.argsort(-of_one, kind="stable")[:n] for of_one, n in zip(scores, kept, strict=True)])
     of_window = np.repeat(np.arange(len(kept)), kept)
-    index = copied_to(logits_WQhw.device, of_window * scores.shape[1] + query)
+    index = to_device(logits_WQhw.device, of_window * scores.shape[1] + query)
     chosen = logits_WQhw.flatten(0, 1)[index].split(kept)
     boxes = (window.box for window in tiles.windows)
     placed = [_place(*one, size) for one in zip(chosen, boxes, tiles.contents, strict=True)]
     by_score = np.argsort(-scores[of_window, query], kind="stable")
-    return Found(torch.cat(placed)[copied_to(logits_WQhw.device, by_score)], of_window[by_score])
+    return Found(torch.cat(placed)[to_device(logits_WQhw.device, by_score)], of_window[by_score])
 
 
 def _scores(
@@ -97,7 +97,7 @@ def _scores(
     cuts_Whw: np.ndarray,
 ) -> np.ndarray:
     """(W, Q) float64 scores, 0 for a mask that is cut off or that the teacher is not sure of."""
-    shown_W1P, cuts_W1P = (copied_to(logits_WQhw.device, cells).flatten(1)[:, None] for cells in (shown_Whw, cuts_Whw))
+    shown_W1P, cuts_W1P = (to_device(logits_WQhw.device, cells).flatten(1)[:, None] for cells in (shown_Whw, cuts_Whw))
     logits_WQP = logits_WQhw.flatten(2)
     inside_WQP = (logits_WQP > 0) & shown_W1P
     scores_WQ, cells_WQ = scores_and_cells(class_logits_WQ2, logits_WQP, inside_WQP.float())
@@ -169,7 +169,7 @@ def joined(
         chosen = np.concatenate([chosen, group[some]])
     y0, x0, y1, x1 = weak.window
     return Lesson(
-        together[copied_to(together.device, chosen)],
+        together[to_device(together.device, chosen)],
         forest.parents_by_coverage(shared_NN[np.ix_(chosen, chosen)], theta_cover=params.theta_cover),
         areas_N[chosen] / ((y1 - y0) * (x1 - x0)),
     )

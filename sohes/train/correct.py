@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from sohes import masks
-from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.sizes import SIZES
 from sohes.model.build import Network
@@ -18,11 +17,12 @@ from sohes.structures import ModelOutput, Targets
 from sohes.train import augment
 from sohes.train.closer import in_parts, joined, with_tiles
 from sohes.train.dataset import Pair, PairBatch
-from sohes.train.lesson import Lesson, areas_of, teach, to_host
+from sohes.train.lesson import Lesson, areas_of, teach
 from sohes.train.loop import Learner
 from sohes.train.objective import losses_of
 from sohes.train.outlines import refined
 from sohes.train.parent_crops import with_children
+from sohes.work.transfer import to_device, to_host
 
 
 def into_strong_views(
@@ -47,9 +47,9 @@ def into_strong_views(
         chosen = augment.sample_across_scales(both, max_targets, rng=rng)
         from_lesson, from_guest = kept[chosen[chosen < len(kept)]], chosen[chosen >= len(kept)] - len(kept)
         device = visible.device
-        targets = torch.cat([visible[copied_to(device, from_lesson)], pasted[copied_to(device, from_guest)]])
+        targets = torch.cat([visible[to_device(device, from_lesson)], pasted[to_device(device, from_guest)]])
         ancestors = forest.forest_ancestors(forest.relink(parents, chosen))
-        found.append(Targets(targets, copied_to(device, ancestors)))
+        found.append(Targets(targets, to_device(device, ancestors)))
     return tuple(found)
 
 
@@ -58,9 +58,9 @@ def _moved(lesson: Lesson, pair: Pair) -> tuple[Tensor, Tensor, Tensor]:
     device = lesson.masks_KSS.device
     rows, columns, from_y, from_x = augment.shared_rectangle(pair.weak, pair.strong_view)
     moved = torch.zeros((len(lesson.parents_K), *pair.strong_view.canvas_hw), dtype=torch.bool, device=device)
-    seen_rows, seen_columns = (copied_to(device, index) for index in (from_y, from_x))
+    seen_rows, seen_columns = (to_device(device, index) for index in (from_y, from_x))
     moved[:, rows, columns] = lesson.masks_KSS.index_select(1, seen_rows).index_select(2, seen_columns)
-    pasted = copied_to(device, pair.strong.masks_NHW)
+    pasted = to_device(device, pair.strong.masks_NHW)
     return moved, moved & ~pasted.any(0) if len(pasted) else moved, pasted
 
 

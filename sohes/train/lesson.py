@@ -16,7 +16,6 @@ from torch.nn import functional as F
 
 from sohes import masks
 from sohes.backbone.precision import full_precision
-from sohes.losses.criterion import copied_to
 from sohes.masks import forest
 from sohes.masks.windows import Box
 from sohes.model.decode import cells_shown
@@ -24,6 +23,7 @@ from sohes.params import CorrectParams
 from sohes.train import augment
 from sohes.train.augment import View
 from sohes.train.threshold import theta_score
+from sohes.work.transfer import to_device, to_host
 
 _AT_ONCE = 32  # masks; 1024 x 1024 floats of all would take gigabytes, and integers twice as many
 _PIXELS_AT_ONCE = 2**16  # of each mask; as floats they take what a bool mask of 512 x 512 does
@@ -64,7 +64,7 @@ def teach(
     figures_B3Q = torch.stack([figures_3Q for figures_3Q, _ in looks]).cpu().numpy()
     sure = [np.flatnonzero(is_sure(scores, fractions, params)) for scores, fractions, _ in figures_B3Q]
     device = mask_logits_BQhw.device
-    chosen = [copied_to(device, sure_K) for sure_K in sure]
+    chosen = [to_device(device, sure_K) for sure_K in sure]
     grown = [_grow(logits[of_one], view) for logits, of_one, view in zip(mask_logits_BQhw, chosen, weak, strict=True)]
     counted = shared_cells([inside_QP[of_one] for (_, inside_QP), of_one in zip(looks, chosen, strict=True)])
     on_host = to_host([*counted, *(areas_of(masks_KSS) for masks_KSS in grown)], np.int64)
@@ -79,7 +79,7 @@ def teach(
         kept = kept[seen[sure_K[kept]] > 0]
         kept = kept[augment.sample_across_scales(np.diagonal(shared_KK)[kept], params.max_targets, rng=rng)]
         parents_K = forest.parents_by_coverage(shared_KK[np.ix_(kept, kept)], theta_cover=params.theta_cover)
-        lessons.append(Lesson(masks_KSS[copied_to(device, kept)], parents_K, fractions[sure_K[kept]]))
+        lessons.append(Lesson(masks_KSS[to_device(device, kept)], parents_K, fractions[sure_K[kept]]))
     return lessons
 
 
@@ -146,13 +146,6 @@ def areas_of(masks_KSS: Tensor) -> Tensor:
     if masks_KSS.device.type == "cpu":
         return torch.from_numpy(masks.pixel_counts(masks_KSS.numpy()))
     return torch.cat([some.sum((1, 2)) for some in masks_KSS.split(_AT_ONCE)])
-
-
-def to_host(tensors: Sequence[Tensor], dtype: type) -> list[np.ndarray]:
-    """The tensors as arrays, in one copy for which a GPU waits."""
-    flat: np.ndarray = torch.cat([tensor.flatten() for tensor in tensors]).cpu().numpy().astype(dtype)
-    parts = np.split(flat, np.cumsum([tensor.numel() for tensor in tensors])[:-1])
-    return [part.reshape(tensor.shape) for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def _grow(logits_Khw: Tensor, weak: View) -> Tensor:

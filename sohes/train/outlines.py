@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from sohes.explore.refine.guided import GuidedRefiner
-from sohes.losses.criterion import copied_to
 from sohes.masks import forest, packed
 from sohes.params import CorrectParams
 from sohes.train.augment import View
 from sohes.train.lesson import Lesson
+from sohes.work.transfer import to_device
 
 
 def refined(lesson: Lesson, weak_HW3: np.ndarray, weak: View, params: CorrectParams, *, cell: float) -> Lesson:
@@ -31,7 +31,7 @@ def refined(lesson: Lesson, weak_HW3: np.ndarray, weak: View, params: CorrectPar
     drawn = np.zeros((len(settled), *coarse.shape[1:]), bool)
     drawn[:, :height, :width] = settled.unpacked()
     return Lesson(
-        copied_to(lesson.masks_KSS.device, drawn),
+        to_device(lesson.masks_KSS.device, drawn),
         forest.parents_by_coverage(packed.intersections(settled), theta_cover=params.theta_cover),
         packed.areas(settled) / (height * width),
     )

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sohes.losses.criterion import copied_to
 from sohes.masks.windows import Box, Window
 from sohes.params import CorrectParams
 from sohes.structures import ModelOutput
@@ -20,6 +19,7 @@ from sohes.train.augment import View
 from sohes.train.closer import find, joined
 from sohes.train.lesson import Lesson, areas_of
 from sohes.train.tiles import Tiles
+from sohes.work.transfer import to_device
 
 
 @torch.no_grad()
@@ -44,15 +44,15 @@ def with_children(
     chosen = wide[np.argsort(-lesson.area_fractions_K[wide], kind="stable")][: params.parent_crops]
     if not len(chosen):
         return lesson
-    boxes = _boxes(lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen)])
+    boxes = _boxes(lesson.masks_KSS[to_device(lesson.masks_KSS.device, chosen)])
     size = weak_3SS.shape[-1]
     crops = [weak_3SS[None, :, y0:y1, x0:x1] for y0, x0, y1, x1 in boxes]
     output = teacher(torch.cat([F.interpolate(c, (size, size), mode="bilinear", align_corners=False) for c in crops]))
     seen = Tiles((), tuple(Window(box, 0) for box in boxes), ((size, size),) * len(boxes))
     found = find(output, seen, params, size=size, within=None)
-    parents_MSS = lesson.masks_KSS[copied_to(lesson.masks_KSS.device, chosen[found.of_window_M])]
+    parents_MSS = lesson.masks_KSS[to_device(lesson.masks_KSS.device, chosen[found.of_window_M])]
     is_part = _lies_inside(found.masks_MSS, parents_MSS, child_cover=params.child_cover)
-    parts_MSS = found.masks_MSS[copied_to(found.masks_MSS.device, np.flatnonzero(is_part))]
+    parts_MSS = found.masks_MSS[to_device(found.masks_MSS.device, np.flatnonzero(is_part))]
     return joined(lesson.masks_KSS, parts_MSS, weak, shown, params, rng=rng)
 
 

@@ -157,25 +157,25 @@ def test_phase_2_waits_for_the_matching_alone(tiny_params, tiny, num_points, fro
 @pytest.mark.parametrize("images", [2, 4])
 def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, images, frozen):
     waits = step(tiny_params, tiny, Correction, PairDataset, images=images, frozen=frozen, **ALL_ARE_SURE)
-    lessons = {"train.lesson.teach": 1, "train.lesson.to_host": 2}  # scores, overlaps, areas in the strong views
+    lessons = {"train.lesson.teach": 1, "work.transfer.to_host": 2}  # scores, overlaps, areas in the strong views
     assert waits == {**lessons, "losses.criterion._match_layers": 2}  # of both branches
 
 
 @pytest.mark.parametrize(
     ("closer", "of_each_image"),
     [
-        ({"tiles": TILES}, {"closer._scores": 1, "lesson.to_host": 1}),
+        ({"tiles": TILES}, {"train.closer._scores": 1, "work.transfer.to_host": 1}),
         (
             {"parent_crops": 2},
             {
-                "parent_crops._boxes": 1,
-                "parent_crops._lies_inside": 1,
-                "closer._scores": 1,
-                "lesson.to_host": 1,
+                "train.parent_crops._boxes": 1,
+                "train.parent_crops._lies_inside": 1,
+                "train.closer._scores": 1,
+                "work.transfer.to_host": 1,
             },
         ),
-        ({"refiner": "guided"}, {"outlines.refined": 1}),
-        ({"keep_labels": True}, {"lesson.to_host": 1}),
+        ({"refiner": "guided"}, {"train.outlines.refined": 1}),
+        ({"keep_labels": True}, {"work.transfer.to_host": 1}),
         ({"hold_free": True}, {}),
     ],
     ids=["tiles", "parent_crops", "refiner", "keep_labels", "hold_free"],
@@ -183,4 +183,4 @@ def test_phase_3_waits_as_often_for_many_images_as_for_few(tiny_params, tiny, im
 def test_a_closer_look_waits_a_few_times_for_each_image(tiny_params, tiny, closer, of_each_image):
     without = step(tiny_params, tiny, Correction, PairDataset, **ALL_ARE_SURE)
     waits = step(tiny_params, tiny, Correction, PairDataset, **ALL_ARE_SURE, **closer)
-    assert waits - without == {f"train.{name}": 2 * count for name, count in of_each_image.items()}
+    assert waits - without == {name: 2 * count for name, count in of_each_image.items()}
