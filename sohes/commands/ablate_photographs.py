@@ -17,7 +17,7 @@ import typer
 
 from sohes.commands.options import BACKBONE, HERE, ParamsFile
 from sohes.data.benchmarks.catalogue import read_photographs
-from sohes.data.benchmarks.places import name_and_folder
+from sohes.data.benchmarks.places import files_of, name_and_folder
 from sohes.errors import SohesError
 from sohes.evaluate.ablation import load_table
 from sohes.evaluate.methods import Outcome, compare_settings
@@ -78,7 +78,7 @@ def ablate_photographs(
         sections=("explore",),
         load=load_params,
         code=code_of("sohes.commands.ablate_photographs"),
-        inputs=[backbone, *places.values()],
+        inputs=[backbone, *chain.from_iterable(map(files_of, places.values()))],
     )
     rows, baseline = _rows_of(table or DEFAULT_TABLES, project)
     options: list[tuple[str, object]] = [("backbone", backbone), ("params", params), ("images", images), ("out", out)]

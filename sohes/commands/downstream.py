@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +12,7 @@ import typer
 
 from sohes import tracking
 from sohes.commands.options import HERE, ParamsFile
-from sohes.data.benchmarks.places import name_and_folder
+from sohes.data.benchmarks.places import files_of, name_and_folder
 from sohes.evaluate.published import PAPER_DOWNSTREAM, SOHES_PAPER
 from sohes.evaluate.tables import markdown
 from sohes.params import load_params
@@ -43,6 +44,7 @@ def downstream(
     values, root = load_params(params), Path.cwd()
     backbones = find_backbones(values, root)
     tasks = open_tasks(values, semantic=semantic, detection=detection)
+    folders = [name_and_folder(task.text)[1] for task in tasks if task.text != SCENES]
     origin = Origin(
         "downstream",
         values,
@@ -50,7 +52,7 @@ def downstream(
         sections=("pull", "model", "downstream"),
         load=load_params,
         code=code_of("sohes.downstream.run"),
-        inputs=[*backbones.values(), *(name_and_folder(task.text)[1] for task in tasks if task.text != SCENES)],
+        inputs=[*backbones.values(), *chain.from_iterable(map(files_of, folders))],
     )
     with join_world() as world, tracking.stage_run("downstream", values, root) as recorder:
         outcomes = measure(tasks, backbones, values, root=root, world=world, recorder=recorder)

@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Annotated
 
@@ -21,9 +22,10 @@ import typer
 from sohes.commands.options import HERE
 from sohes.data.benchmarks.catalogue import Benchmark, decode_photograph
 from sohes.data.benchmarks.catalogue import benchmark as find_benchmark
-from sohes.data.benchmarks.places import name_and_folder
+from sohes.data.benchmarks.places import files_of, name_and_folder
 from sohes.data.store.images import ImageStore
 from sohes.data.store.labels import iter_records
+from sohes.errors import TemporaryError
 from sohes.evaluate.comparison import comparison_markdown
 from sohes.evaluate.phases import Predicted, depends_on, make_predictor, predict_images, write_predicted
 from sohes.evaluate.recall import Scores, evaluate_masks
@@ -147,8 +149,7 @@ def _origin(trained: Trained, benchmarks: Sequence[str]) -> Origin:
         sections=SECTIONS,
         load=load_params,
         code=code_of("sohes.commands.results"),
-        unfinished=project.state("results"),
-        inputs=[*models, *(name_and_folder(text)[1] for text in benchmarks)],
+        inputs=[*models, *chain.from_iterable(files_of(name_and_folder(text)[1]) for text in benchmarks)],
     )
 
 
@@ -156,25 +157,34 @@ def _sample(text: str) -> Sample:
     name, root = name_and_folder(text)
     reader = find_benchmark(name)
     truth = tuple(reader.read_benchmark(root))
-    digests = (hashlib.sha256(reader.read_image(root, record.file_name)).hexdigest() for record in truth)
-    return Sample(name, root, truth, tuple(f"sha256:{digest}" for digest in digests))
+    return Sample(name, root, truth, tuple(_digest(reader.read_image(root, record.file_name)) for record in truth))
+
+
+def _digest(photograph: bytes) -> str:
+    return f"sha256:{hashlib.sha256(photograph).hexdigest()}"
 
 
 def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     params = trained.params.evaluate
     code = code_digest("sohes.data.benchmarks.catalogue")
-    key = identity([sample.digests, code, depends_on(phase, trained.params, trained.project.root)])
+
+    def key() -> str:
+        return identity([sample.digests, code, depends_on(phase, trained.params, trained.project.root)])
+
     photographs = [
         (r.image_id, r.file_name, d, (r.masks.height, r.masks.width))
         for r, d in zip(sample.truth, sample.digests, strict=True)
     ]
     results, name = trained.project.state("results"), f"{sample.name}-{phase}-"
-    work = ShardedWork(results / f"{name}{key}", plan_shards(photographs, params.images_per_shard))
+    work = ShardedWork(results / f"{name}{key()}", plan_shards(photographs, params.images_per_shard))
     # Phase 1 runs on the CPU, one image a worker; the network takes its images in batches, in this process.
     workers = default_workers() if phase == "explore" else 1
     compute = partial(_compute, phase, trained, sample.name, sample.root)
     left, description = work.left(), f"{sample.name}, {TITLES[phase]}"
     work.spread(compute, write_predicted, left, workers=workers, description=description)
+    if work.folder.name != f"{name}{key()}":  # which of the two models a shard has seen, nobody knows
+        shutil.rmtree(work.folder)
+        raise TemporaryError(f"a model of {trained.name} changed while results ran: run the same command again")
     for folder in set(results.glob(f"{glob.escape(name)}*")) - {work.folder}:  # of other params, models or code
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
@@ -185,7 +195,14 @@ def _compute(
 ) -> Predicted:
     """photographs: id, file name, digest and size of each."""
     reader: Benchmark = find_benchmark(benchmark)
-    images = (decode_photograph(reader.read_image(root, name), size) for _, name, _, size in photographs)
+
+    def read(name: str, digest: str) -> bytes:
+        data = reader.read_image(root, name)
+        if _digest(data) != digest:  # it is what the shard is named after
+            raise TemporaryError(f"{name} in {root} changed while results ran: run the same command again")
+        return data
+
+    images = (decode_photograph(read(name, digest), size) for _, name, digest, size in photographs)
     named = [photograph[:3] for photograph in photographs]
     return predict_images(named, images, make_predictor(phase, trained.params, trained.project.root))
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from sohes.commands import results
 from sohes.data.store.labels import export_coco
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.masks import mask_set
 from sohes.structures import ImageRecord
 
@@ -173,4 +173,42 @@ def test_a_page_on_what_changed_meanwhile_is_not_written(folder, root, tmp_path,
     with pytest.raises(SohesError, match=f"{place} changed while results ran"):
         results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
     assert not (tmp_path / "page.md").exists()
-    assert not (folder / ".sohes/results").exists()
+    assert len(list((folder / ".sohes/results").iterdir())) == 3  # each named after all that it has seen
+
+
+def test_what_lies_beside_the_photographs_may_change(folder, root, tmp_path, monkeypatch):
+    scored = results.evaluate_masks
+
+    def download(*arguments, **options):
+        for name in ("train2017.zip.part", "notes.txt", "train2017/000000000009.jpg"):
+            (root / name).parent.mkdir(exist_ok=True)
+            with (root / name).open("a") as file:
+                file.write("more of it")
+        return scored(*arguments, **options)
+
+    (root / "train2017.zip.part").write_text("a part of it")
+    monkeypatch.setattr(results, "evaluate_masks", download)
+    results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
+    assert (tmp_path / "page.md").exists()
+
+
+@pytest.mark.parametrize("place", ["models/instruct.safetensors", "val2017/000000000002.png"])
+def test_no_shard_stays_that_may_have_seen_another_model_or_photograph(folder, root, tmp_path, monkeypatch, place):
+    """What it is named after may come back."""
+    make = results.make_predictor
+
+    def change_meanwhile(phase, *arguments):
+        predictor = make(phase, *arguments)
+        if phase == "instruct":
+            path = next(home / place for home in (folder, root) if (home / place).exists())
+            path.write_bytes(path.read_bytes() + b" ")
+        return predictor
+
+    monkeypatch.setattr(results, "make_predictor", change_meanwhile)
+    with pytest.raises(
+        TemporaryError, match=r"(a model of .*|2\.png in .*/coco) changed while results ran: run the same"
+    ):
+        results.results([f"coco={root}"], project=[str(folder)], out=tmp_path / "page.md")
+    left = {path.name.rpartition("-")[0]: path for path in (folder / ".sohes/results").iterdir()}
+    assert left.keys() >= {"coco-explore"}
+    assert not list(left.get("coco-instruct", tmp_path / "none").glob("parts/*.json"))
