@@ -6,7 +6,6 @@ photographs are the same.
 
 from __future__ import annotations
 
-import glob
 import hashlib
 import shlex
 import shutil
@@ -185,7 +184,7 @@ def _score(phase: str, trained: Trained, sample: Sample) -> Scores:
     if work.folder.name != f"{name}{key()}":  # which of the two models a shard has seen, nobody knows
         shutil.rmtree(work.folder)
         raise TemporaryError(f"a model of {trained.name} changed while results ran: run the same command again")
-    for folder in set(results.glob(f"{glob.escape(name)}*")) - {work.folder}:  # of other params, models or code
+    for folder in work.others():
         shutil.rmtree(folder)
     return evaluate_masks(sample.truth, iter_records(work.folder), max_masks=params.max_masks)
 

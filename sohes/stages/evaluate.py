@@ -140,7 +140,8 @@ def _finish(works: dict[str, ShardedWork], params: Params, root: Path, recorder:
     recorder.overall(by_phase(rows), phase_markdown(rows))
     if "correct" in rows:
         _register(rows["correct"], params, project, recorder)
-    next(iter(works.values())).remove()
+    for work in works.values():
+        work.remove()
 
 
 def _is_figure(value: object) -> TypeGuard[float]:

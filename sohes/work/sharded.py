@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -134,9 +135,19 @@ class ShardedWork:
         for index in indices:
             self._part(index).unlink()
 
+    def others(self) -> list[Path]:
+        """The folder's siblings of other params, inputs or code. Where several kinds of work lie together, a folder is
+        named `<kind>-<identity>`, and those of other kinds are none of them."""
+        kind = self.folder.name.rpartition("-")[0]
+        beside = self.folder.parent.iterdir() if self.folder.parent.exists() else ()
+        return [path for path in beside if path != self.folder and path.name.rpartition("-")[0] == kind]
+
     def remove(self) -> None:
-        """Remove the folder, and its siblings of other params, inputs or code."""
-        shutil.rmtree(self.folder.parent, ignore_errors=True)
+        """Remove the folder and the `others`."""
+        for folder in (self.folder, *self.others()):
+            shutil.rmtree(folder, ignore_errors=True)
+        with suppress(OSError):  # another kind of work waits there
+            self.folder.parent.rmdir()
 
 
 def _piece(compute: Callable[[Sequence[Any]], Made], shard: Shard) -> Made:

@@ -13,6 +13,7 @@ from sohes.params import Params
 from sohes.project import Project
 from sohes.stages import evaluate, pull
 from sohes.structures import CROWD, ImageRecord
+from sohes.work.sharded import ShardedWork
 
 
 @pytest.fixture
@@ -56,3 +57,15 @@ def test_a_row_says_with_how_many_masks_it_was_scored(project, tmp_path):
     (row,) = read_rows(project).values()
     assert row["AR"] > 0
     assert row["max_masks"] == 7
+
+
+def test_one_phase_that_ends_leaves_the_finished_shards_of_another(project):
+    params, project = project
+    works = {phase: ShardedWork(project.state("evaluate") / f"{phase}-1", [[1]]) for phase in ("explore", "instruct")}
+    for work in works.values():
+        truth = list(iter_records(project.truth))
+        write_shard(work.path(0, ".parquet"), truth)
+        work._finish((0, [1]), {"images": len(truth), "masks": 1, "seconds": 1.0})
+    evaluate._finish({"explore": works["explore"]}, params, project.root, MagicMock())
+    assert list(project.state("evaluate").iterdir()) == [works["instruct"].folder]
+    assert works["instruct"].missing() == []

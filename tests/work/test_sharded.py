@@ -116,7 +116,19 @@ def test_removing_takes_what_other_params_have_left(work):
     stale = work.folder.parent / "def"
     stale.mkdir(parents=True)
     work.remove()
-    assert not stale.exists()
+    assert not stale.parent.exists()
+
+
+def test_removing_leaves_another_kind_of_work(tmp_path):
+    instruct, other, correct = (
+        ShardedWork(tmp_path / name, [[1]]) for name in ("instruct-1", "instruct-2", "correct-1")
+    )
+    for work in (instruct, other, correct):
+        work.run(partial(make, work), work.left(), workers=1, description="test")
+    assert instruct.others() == [other.folder]
+    instruct.remove()
+    assert list(tmp_path.iterdir()) == [correct.folder]
+    assert correct.missing() == []
 
 
 def test_it_travels_to_a_worker_without_the_items_of_all_shards(tmp_path):
