@@ -52,6 +52,8 @@ def run(name: str, root: Path) -> tuple[str, list[Path]]:
         text += f"\nNot label-free, since human labels trained the refiner or the backbone: {', '.join(human)}.\n"
     if unknown := [row.name for row in rows if row.label_free is None]:
         text += f"\nUnknown whether label-free, since it is unknown what trained the backbone: {', '.join(unknown)}.\n"
+    if others := [row.name for row in rows if row.base and baseline.base and row.base != baseline.base]:
+        text += f"\nMade with other params than the baseline, beside those that the table sets: {', '.join(others)}.\n"
     folder = Project(root).reports / "ablations"
     written = [folder / f"{name}{suffix}" for suffix in (".csv", ".md", ".png")]
     contents = (_csv(header, body), f"# {title}\n\n{text}".encode(), plots.ablation(title, _bars(rows, differences)))

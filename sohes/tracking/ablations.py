@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,9 +13,11 @@ from sohes.evaluate.ablation import Table, table_file
 from sohes.explore import label_free
 from sohes.model.released import start_of
 from sohes.params import Params, weights_in
+from sohes.pipeline import PHASES, STAGES
 from sohes.project import read_json
 from sohes.tracking.recorder import flatten
 from sohes.tracking.store import experiment_id, has_store, store_errors, tracking_client, tracking_uri
+from sohes.work.identity import identity
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
@@ -32,11 +32,13 @@ class RecordedRow:
     """A row as it was recorded. details: what `Scores.details` wrote. paper: the published figures by metric.
 
     label_free: false if human labels trained its refiner or backbone, None if that is unknown.
+    base: differs if the params that no row of its table sets do; None if it is unknown, as of older records.
     """
 
     name: str
     baseline: bool
     label_free: bool | None
+    base: str | None
     params: dict[str, str]
     metrics: dict[str, float]
     paper: dict[str, float]
@@ -53,21 +55,20 @@ def record_row(
     values = flatten(params.model_dump(mode="json"))
     figures = {key: value for key, value in metrics.items() if key not in ("images", "max_masks")}
     # How long it took differs from run to run and makes no new row.
-    identity = json.dumps([values, {k: v for k, v in figures.items() if k != "seconds_per_image"}], sort_keys=True)
-    key = hashlib.sha256(identity.encode()).hexdigest()[:16]
+    key = identity([values, {k: v for k, v in figures.items() if k != "seconds_per_image"}])
     with store_errors(tracking_uri(root)):
         client = tracking_client(root)
         experiment = _experiment(client, name, table, root)
-        runs = client.search_runs([experiment], f"tags.`sohes.row` = '{row}'")
-        if any(run.data.tags.get("sohes.key") == key for run in runs):
+        # Told apart here: in MLflow's filters no name can hold an apostrophe.
+        others = [run for run in client.search_runs([experiment]) if run.data.tags.get("sohes.row") == row]
+        if any(run.data.tags.get("sohes.key") == key and _is_whole(run) for run in others):
             return False
-        for run in runs:  # one run a row: an older one, of other params, stays in MLflow's trash
-            client.delete_run(run.info.run_id)
         paper = {f"paper.{metric}": str(value) for metric, value in table.rows[row].paper.items()}
         facts = {
             "sohes.label_free": _TAGS[_label_free(params, table.phase_of(row), root)],
             "sohes.row": row,
             "sohes.key": key,
+            "sohes.base": _base(values, table),
             "sohes.baseline": str(row == table.baseline).lower(),
         }
         tags = {**facts, "sohes.phase": table.phase_of(row), "sohes.source": table.source, **paper}
@@ -78,7 +79,22 @@ def record_row(
             client.log_metric(run_id, metric, round(value, 4))  # the UI shows every digit
         client.log_artifact(run_id, str(details))
         client.set_terminated(run_id)
+        for run in others:  # one run a row: an older one, of other params or half recorded, stays in MLflow's trash
+            client.delete_run(run.info.run_id)
     return True
+
+
+def _is_whole(run: Run) -> bool:
+    """Whether its recording has ended well: it is tagged before its figures and files are there."""
+    return run.info.status == "FINISHED"
+
+
+def _base(values: Mapping[str, str], table: Table) -> str:
+    """An identity of the params that a table's rows share: they are compared with a baseline of the same."""
+    last = max(PHASES.index(table.phase_of(row)) for row in table.rows)
+    needed = {"seed", "evaluate"}.union(*(STAGES[name].sections for name in ("pull", "backbone", *PHASES[: last + 1])))
+    own = table.keys()
+    return identity({k: v for k, v in values.items() if k not in own and k.partition(".")[0] in needed})
 
 
 def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
@@ -96,7 +112,7 @@ def recorded_rows(name: str, root: Path) -> tuple[str, list[RecordedRow]]:
                 f"no experiment {PREFIX + name!r} at {tracking_uri(root)}: run `sohes ablate {name}` first"
             )
         runs = client.search_runs([found.experiment_id], order_by=["attributes.start_time ASC"])
-        return found.tags.get("sohes.title", name), [_row(client, run) for run in runs]
+        return found.tags.get("sohes.title", name), [_row(client, run) for run in runs if _is_whole(run)]
 
 
 def _row(client: MlflowClient, run: Run) -> RecordedRow:
@@ -110,7 +126,8 @@ def _row(client: MlflowClient, run: Run) -> RecordedRow:
     tag = tags.get("sohes.label_free", "true")  # rows without one are older than refiners that know human masks
     claim = {word: value for value, word in _TAGS.items()}.get(tag)
     figures = dict(run.data.metrics)
-    return RecordedRow(tags["sohes.row"], baseline, claim, dict(run.data.params), figures, paper, own)
+    base = tags.get("sohes.base")
+    return RecordedRow(tags["sohes.row"], baseline, claim, base, dict(run.data.params), figures, paper, own)
 
 
 def _label_free(params: Params, phase: str, root: Path) -> bool | None:

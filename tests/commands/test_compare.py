@@ -79,6 +79,51 @@ def test_rows_whose_backbone_knows_labels_or_is_unknown_are_named(tmp_path, repo
     assert "Unknown whether label-free, since it is unknown what trained the backbone: cover." in text
 
 
+def test_rows_of_other_params_than_the_baselines_are_named(tmp_path, repository):
+    base = load_params(repository / "params.yaml")
+    record(tmp_path, base, "plain", [20.0, 40.0])
+    cover = load_params(repository / "params.yaml", {"explore.theta_cover": 0.7, "instruct.steps": 7})
+    record(tmp_path, cover, "cover", [30.0, 50.0])  # phase 1, which reads nothing of phase 2
+    assert "other params" not in compare.run("t", tmp_path)[0]
+    edited = load_params(repository / "params.yaml", {"explore.theta_cover": 0.7, "evaluate.max_masks": 100})
+    assert record(tmp_path, edited, "cover", [30.0, 50.0])
+    text, written = compare.run("t", tmp_path)
+    assert "Made with other params than the baseline, beside those that the table sets: cover." in text
+    assert text in written[1].read_text()
+    client = tracking_client(tmp_path)
+    (experiment,) = [one for one in client.search_experiments() if one.name == "ablation t"]
+    for run in client.search_runs([experiment.experiment_id]):  # as an older version has recorded it
+        if run.data.tags["sohes.row"] == "plain":
+            client.delete_tag(run.info.run_id, "sohes.base")
+    assert "other params" not in compare.run("t", tmp_path)[0]
+
+
+def test_a_row_whose_recording_broke_is_recorded_again(tmp_path, repository, monkeypatch):
+    from mlflow.tracking import MlflowClient
+
+    def broken(*_):
+        raise ConnectionError("the store is full")
+
+    base = load_params(repository / "params.yaml")
+    assert record(tmp_path, base, "plain", [10.0, 20.0])
+    with monkeypatch.context() as patched:
+        patched.setattr(MlflowClient, "log_artifact", broken)
+        with pytest.raises(SohesError, match="the store is full"):
+            record(tmp_path, base, "plain", [20.0, 40.0])
+    assert [row.metrics["AR"] for row in recorded_rows("t", tmp_path)[1]] == [15.0]  # what was whole
+    assert record(tmp_path, base, "plain", [20.0, 40.0])
+    assert [row.metrics["AR"] for row in recorded_rows("t", tmp_path)[1]] == [30.0]
+    assert not record(tmp_path, base, "plain", [20.0, 40.0])
+
+
+def test_a_rows_name_may_hold_any_sign(tmp_path, repository, monkeypatch):
+    name = 'the teacher\'s `best`, "0.5" of 100 %'
+    monkeypatch.setitem(TABLE.rows, name, Row(set={}))
+    base = load_params(repository / "params.yaml")
+    assert [record(tmp_path, base, name, [20.0, 40.0]) for _ in range(2)] == [True, False]
+    assert [row.name for row in recorded_rows("t", tmp_path)[1]] == [name]
+
+
 def test_what_was_not_recorded_is_one_sentence(tmp_path):
     with pytest.raises(
         SohesError, match=r"no table 'nope' in .*params/ablations \(there is: .*, table-8\): name one of them"
