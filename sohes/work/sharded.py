@@ -136,8 +136,10 @@ class ShardedWork:
             self._part(index).unlink()
 
     def others(self) -> list[Path]:
-        """The folder's siblings of other params, inputs or code. Where several kinds of work lie together, a folder is
-        named `<kind>-<identity>`, and those of other kinds are none of them."""
+        """The folder's siblings of other params, inputs or code.
+
+        Where several kinds of work lie together, a folder is named `<kind>-<identity>`; other kinds do not count.
+        """
         kind = self.folder.name.rpartition("-")[0]
         beside = self.folder.parent.iterdir() if self.folder.parent.exists() else ()
         return [path for path in beside if path != self.folder and path.name.rpartition("-")[0] == kind]
