@@ -42,10 +42,8 @@ def run_tasks(
     """
     if not tasks:
         return []
-    variables = dict(environment or {})
-    asked_for = {} if isinstance(profile, LocalProfile) else profile.asked_for(kind)
-    digest = identity([inputs, asked_for, variables])
-    launch = Launch(kind, group, root, variables, on_line, on_progress, record, digest)
+    digest = identity([inputs, {} if isinstance(profile, LocalProfile) else profile.asked_for(kind)])
+    launch = Launch(kind, group, root, environment or {}, on_line, on_progress, record, digest)
     if isinstance(profile, SlurmProfile):
         require_package("submitit")
         from sohes.launch.slurm import run_slurm

@@ -46,7 +46,7 @@ class Launch:
     on_line: Callable[[str], None]
     on_progress: Callable[[int, int], None]
     record: Callable[[], None]
-    digest: str  # of what the tasks read, and of the profile and environment that they are asked for with
+    digest: str  # of what the tasks read, and of the profile that they are asked for with
 
     def record_if_done(self, outcomes: Iterable[Outcome]) -> None:
         """Call `record` if every task has succeeded."""
