@@ -18,9 +18,13 @@ from flows.command import add_options, exit_code, failure, may_pass, records_to
 from flows.server import require_server, without_tracebacks
 from flows.workspace import folder_name
 from sohes.commands import compare
-from sohes.evaluate.ablation import load_table
+from sohes.evaluate.ablation import load_table, table_file
 from sohes.launch import Task, load_profile, run_tasks
+from sohes.pipeline import STAGES
 from sohes.project import Project
+from sohes.work.files import digest_file
+from sohes.work.identity import identity
+from sohes.work.origin import code_of
 
 
 @task(
@@ -35,9 +39,11 @@ def run_row(table: str, row: str, params: Path, root: Path, launch: str | None) 
     """`sohes ablate TABLE --row ROW`, where the launch profile says. A row whose refiner is missing is left out."""
     command = (sys.executable, "-m", "sohes", "ablate", table, "--row", row, "--params", str(params))
     profile = load_profile(Project(root).launch_profiles, launch)
+    read = (params, table_file(table, root), *code_of(*(f"sohes.stages.{stage}" for stage in STAGES)))
+    inputs = identity([digest_file(file) for file in read if file.exists()])
     (outcome,) = run_tasks(
         [Task("row", command)], kind="whole", group=f"ablate-{table}-{folder_name(row)}", root=root, profile=profile,
-        environment=records_to(profile), on_line=partial(get_run_logger().info, "%s"),
+        environment=records_to(profile), on_line=partial(get_run_logger().info, "%s"), inputs=inputs,
     )  # fmt: skip
     if outcome.exit_code != 0:
         raise failure(f"row {row!r} of {table}", outcome)

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from flows.command import error_of, why
-from flows.graph import command_of, commit, params_file, sections_of, stages
+from flows.graph import command_of, commit, outputs, params_file, sections_of, stages
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import Kind, LocalProfile, Outcome, Profile, Task, run_tasks
 from sohes.launch.task import last_lines, with_python
@@ -36,7 +36,8 @@ def run_elsewhere(
 ) -> Outcome:
     """Run one stage by the launcher and record it; the outcome of the first task that failed, or of the last.
 
-    TemporaryError if something that the stage depends on was changed while it ran.
+    TemporaryError if something that the stage depends on was changed while it ran. SohesError if DVC does not record
+    it: the next call only does that.
     """
     before = inputs_digest(stage, root)
     command = with_python(command_of(stages(root)[stage]), sys.executable)
@@ -47,20 +48,33 @@ def run_elsewhere(
         tasks = [Task(f"{k.start:05d}", (*command, "--shard", as_ranges(k))) for k in jobs_of(shards, per_job)]
         outcomes = run_tasks(
             tasks, kind=kind_of(stage, shard=True), group=f"{stage}-shards", root=root, profile=profile,
-            environment=environment, on_line=on_line, on_progress=on_progress,
+            environment=environment, on_line=on_line, on_progress=on_progress, inputs=before,
         )  # fmt: skip
         if failed := [outcome for outcome in outcomes if outcome.exit_code != 0]:
             what = "shards" if per_job == 1 else f"jobs of {per_job} shards"
             on_line(f"{stage}: {len(failed)} of {len(tasks)} {what} failed; the others are kept")
             return failed[0]
+    trouble: list[SohesError] = []
+
+    def record() -> None:
+        """Raises what a job that has ended well need not run again for, and keeps all else as trouble."""
+        if inputs_digest(stage, root) != before:
+            words = f"code, params or inputs of {stage} changed while it ran: not recorded, run it again"
+            trouble.append(TemporaryError(words))
+            return
+        try:
+            commit(stage, root)
+        except SohesError as error:
+            if all((root / out).exists() for out in outputs(stages(root)[stage])):
+                raise
+            trouble.append(error)
+
     (outcome,) = run_tasks(
         [Task(stage, command)], kind=kind_of(stage), group=stage, root=root, profile=profile, environment=environment,
-        on_line=on_line,
+        on_line=on_line, record=record, inputs=before,
     )  # fmt: skip
-    if outcome.exit_code == 0:
-        if inputs_digest(stage, root) != before:
-            raise TemporaryError(f"code, params or inputs of {stage} changed while it ran: not recorded, run it again")
-        commit(stage, root)
+    if trouble:
+        raise trouble[0]
     return outcome
 
 

@@ -109,8 +109,14 @@ def reproduce_command(stage: str) -> list[str]:
 
 
 def commit(stage: str, root: Path) -> None:
-    """Write what lies there into dvc.lock and the cache, as if DVC had run the stage."""
-    _dvc("commit", "--force", stage, root=root)
+    """Write what lies there into dvc.lock and the cache, as if DVC had run the stage.
+
+    SohesError names the command that does so, for whoever has removed what was in its way.
+    """
+    try:
+        _dvc("commit", "--force", stage, root=root)
+    except SohesError as error:
+        raise SohesError(f"{error}: remove the cause, then `dvc commit --force {stage}`") from None
 
 
 def _dvc(verb: str, *arguments: str, root: Path) -> str:

@@ -77,8 +77,10 @@ def run_kubernetes(tasks: Sequence[Task], launch: Launch, profile: KubernetesPro
         with contextlib.suppress(SohesError):
             _forget(ledger, cluster, launch.root)
         raise
+    in_order = [outcomes[task.name] for task in tasks]
+    launch.record_if_done(in_order)
     _forget(ledger, cluster, launch.root)
-    return [outcomes[task.name] for task in tasks]
+    return in_order
 
 
 Place = tuple[str, int | None]  # a Job, and which of its indexes
@@ -93,17 +95,16 @@ def _announced(
     tasks: Sequence[Task], launch: Launch, ledger: Ledger, cluster: Cluster, profile: KubernetesProfile
 ) -> dict[str, Place]:
     """The place of every task. We choose the names of Jobs, so they are written down before any exists."""
-    commands = {task.name: list(task.command) for task in tasks}
     places: dict[str, Place] = {}
     for one in list(ledger.submissions):
-        known = {name for name, command in one.commands.items() if commands.get(name) == command and name in one.jobs}
+        known = {task.name for task in tasks if one.answers(task, launch.digest)}
         places |= {name: _place(one.jobs[name]) for name in known}
         if not known:
             _delete(cluster, launch.root, map(_place, one.jobs.values()))
             ledger.drop(one)
     new = [task for task in tasks if task.name not in places]
     if new:
-        submission = ledger.open(new)
+        submission = ledger.open(new, launch.digest)
         job = job_name(submission.name, new[0].name)
         indexes = [job]
         if len(new) > 1:

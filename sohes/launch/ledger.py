@@ -18,13 +18,20 @@ from sohes.work.files import write_json
 class Submission:
     """Jobs submitted together. name: unique, written down before any of them exists.  jobs: id by task.
 
-    root: the project's folder: in a copy of the project these are another's jobs.
+    root: the project's folder: in a copy of the project these are another's jobs. digest: `Launch.digest`; jobs with
+    another one have read other params, code or inputs, or were asked for in another way.
     """
 
     name: str
     jobs: dict[str, str]
     commands: dict[str, list[str]]
     root: str = ""
+    digest: str = ""
+
+    def answers(self, task: Task, digest: str) -> bool:
+        """Whether it has a job that does just what is asked for now."""
+        same = self.digest == digest and self.commands.get(task.name) == list(task.command)
+        return same and task.name in self.jobs
 
 
 class Ledger:
@@ -41,10 +48,11 @@ class Ledger:
         except TypeError:
             raise SohesError(f"{self._path} is damaged: {remedy}") from None
 
-    def open(self, tasks: list[Task]) -> Submission:
+    def open(self, tasks: list[Task], digest: str) -> Submission:
         """Announce a submission, before it is made."""
         name = f"sohes-{self._group}-{uuid.uuid4().hex[:8]}"
-        submission = Submission(name, {}, {task.name: list(task.command) for task in tasks}, self._root)
+        commands = {task.name: list(task.command) for task in tasks}
+        submission = Submission(name, {}, commands, self._root, digest)
         self._save([*self.submissions, submission])
         return submission
 

@@ -51,6 +51,12 @@ class _Cluster(_Profile):
     whole: Resources  # any other stage that does not split, and the end of one that does
     train: Resources  # backbone, instruct, correct
 
+    def asked_for(self, kind: str) -> dict[str, object]:
+        """What a job of that kind is made from; not how it is waited for, nor how many run at the same time."""
+        waiting = {"poll_seconds", "at_once", "grace_seconds", "keep_seconds"}
+        others = {"cpu", "shard", "whole", "train"} - {kind}
+        return self.model_dump(mode="json", exclude=waiting | others)
+
     @model_validator(mode="after")
     def _only_training_spans_nodes(self) -> _Cluster:
         if any(resources.nodes != 1 for resources in (self.cpu, self.shard, self.whole)):

@@ -83,10 +83,12 @@ def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> l
                 _scancel(["--name", submission.name])
                 ledger.drop(submission)
             for name, job in _attach(submission, launch.root).items():
-                if name in wanted and submission.commands[name] == list(wanted[name].command):
+                if name in wanted and submission.answers(wanted[name], launch.digest):
                     jobs[name] = job
                 elif not job.done():
                     job.cancel()
+            if submission.digest != launch.digest:
+                ledger.drop(submission)
         new = [task for task in tasks if task.name not in jobs]
         for start in range(0, len(new), ARRAY):
             part = new[start : start + ARRAY]
@@ -100,6 +102,7 @@ def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> l
                     job.cancel()
         ledger.close()
         raise
+    launch.record_if_done(outcomes)
     ledger.close()
     return outcomes
 
@@ -111,7 +114,7 @@ def _folder(root: Path, name: str) -> Path:
 def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmProfile) -> dict[str, Any]:
     import submitit
 
-    submission = ledger.open(tasks)
+    submission = ledger.open(tasks, launch.digest)
     resources: Resources = getattr(profile, launch.kind)
     try:
         executor = submitit.SlurmExecutor(_folder(launch.root, submission.name), python=profile.python)

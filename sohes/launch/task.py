@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -27,6 +27,15 @@ class Task:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """How a task ended. exit_code: negative for a signal. last_lines: the last of its output, oldest first."""
+
+    exit_code: int
+    log: Path
+    last_lines: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Launch:
     """What holds for all tasks that are launched together; see `sohes.launch.run_tasks`."""
 
@@ -36,15 +45,13 @@ class Launch:
     environment: Mapping[str, str]
     on_line: Callable[[str], None]
     on_progress: Callable[[int, int], None]
+    record: Callable[[], None]
+    digest: str  # of what the tasks read, and of the profile that they are asked for with
 
-
-@dataclass(frozen=True)
-class Outcome:
-    """How a task ended. exit_code: negative for a signal. last_lines: the last of its output, oldest first."""
-
-    exit_code: int
-    log: Path
-    last_lines: tuple[str, ...]
+    def record_if_done(self, outcomes: Iterable[Outcome]) -> None:
+        """Call `record` if every task has succeeded."""
+        if all(outcome.exit_code == 0 for outcome in outcomes):
+            self.record()
 
 
 def log_file(root: Path, name: str) -> Path:

@@ -93,6 +93,15 @@ def test_what_changed_while_it_ran_is_not_recorded(root, name, text):
     assert not is_fresh("explore", root)
 
 
+def test_a_commit_that_fails_is_one_sentence_with_the_command_that_records_it(root):
+    (root / ".dvc/config").write_text("[cache]\n    dir = /proc/nowhere\n")
+    with pytest.raises(
+        SohesError, match=r"dvc commit explore failed: .*remove the cause, then `dvc commit --force exp"
+    ):
+        run(root)
+    assert (root / "out.txt").exists()
+
+
 @pytest.mark.parametrize("option", ["--params mine.yaml", "--params=mine.yaml"])
 def test_a_stage_with_a_params_file_of_its_own_is_asked_and_watched_with_that_file(root, option):
     stage = yaml.safe_load((root / "dvc.yaml").read_text())["stages"]["explore"]

@@ -128,7 +128,7 @@ def test_names_are_dns_labels_and_differ():
 
 def test_names_differ_however_long_the_group_is_and_whichever_part_does(tmp_path):
     groups = [f"ablate-table-2-{word * 9}" for word in ("theta-0.6-", "theta-0.5-")]
-    submissions = [Ledger(tmp_path, "kubernetes", group).open([TASK]).name for group in groups * 2]
+    submissions = [Ledger(tmp_path, "kubernetes", group).open([TASK], "d").name for group in groups * 2]
     names = {job_name(submission, task) for submission in submissions for task in ("row", "row-" * 30, "row-" * 31)}
     assert len(names) == 4 * 3
     assert max(map(len, names)) < 56  # with -11099 of an index it is a host name, of 63 letters at most
@@ -393,6 +393,30 @@ def test_jobs_of_other_commands_are_deleted_before_new_ones_are_made(api, profil
         run_tasks(others, kind="shard", group="g", root=tmp_path, profile=quick(profile, tmp_path))
     assert (len(api.created), api.deleted[0]) == (2, first)
     assert not list((tmp_path / ".sohes/launch").iterdir())
+
+
+@pytest.mark.parametrize("changed", ["inputs", "image", "poll_seconds"])
+def test_a_job_that_ended_before_an_edit_is_no_answer_to_it(api, profile, tmp_path, changed):
+    """The first call's jobs stay, since what it made could not be recorded."""
+    there = quick(profile, tmp_path)
+
+    def refuse() -> None:
+        raise SohesError("dvc commit failed")
+
+    options = {"kind": "shard", "group": "g", "root": tmp_path}
+    with pytest.raises(SohesError, match="dvc commit failed"):
+        run_tasks(tasks(2), **options, profile=there, inputs="a", record=refuse)
+    (first,) = api.jobs
+    recorded = []
+    values = {"image": "sohes:next"} if changed == "image" else {"poll_seconds": 0.02}
+    inputs = "b" if changed == "inputs" else "a"
+    run_tasks(
+        tasks(2), **options, profile=quick(profile, tmp_path, **values), inputs=inputs,
+        record=lambda: recorded.append(1),
+    )  # fmt: skip
+    assert len(api.created) == (1 if changed == "poll_seconds" else 2)
+    assert first in api.deleted
+    assert (recorded, api.jobs) == ([1], {})
 
 
 def stamped(second: int, *words: str) -> list[str]:

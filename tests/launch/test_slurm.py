@@ -122,6 +122,43 @@ def test_925_jobs_of_twelve_shards_are_one_array_and_each_look_at_them_is_one_ca
     assert "#SBATCH --array=0-924%64" in scripts[0] if arrays == 1 else any("0-999%64" in script for script in scripts)
 
 
+def programs(folder: Path, monkeypatch: pytest.MonkeyPatch, **says: str) -> Path:
+    """Slurm's, which note that they were called and say something."""
+    folder.mkdir()
+    for name in ("srun", "sbatch", "sacct", "scancel"):
+        (folder / name).write_text(f'#!/bin/sh\necho "$@" >> $0.calls\n{says.get(name, "")}\n')
+        (folder / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setattr(submitit.SlurmJob, "watcher", SlurmInfoWatcher(delay_s=600))
+    return folder
+
+
+def nodes_end_with(code: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The jobs of one task end while the launcher sleeps."""
+
+    def work(_: float) -> None:
+        for path in root.glob(".sohes/slurm/*/*_submitted.pkl"):
+            path.with_name(path.name.replace("submitted", "0_result")).write_bytes(pickle.dumps(("success", code)))
+
+    monkeypatch.setattr("sohes.launch.slurm.time.sleep", work)
+
+
+@pytest.mark.parametrize(("second", "jobs"), [("a", 1), ("b", 2)])
+def test_a_job_that_ended_before_an_edit_is_no_answer_to_it(tmp_path, profile, monkeypatch, second, jobs):
+    slurm = programs(tmp_path / "bin", monkeypatch, sbatch="echo Submitted batch job $(wc -l < $0.calls)")
+    nodes_end_with(0, tmp_path, monkeypatch)
+    tasks, recorded = [Task("a", ("true",))], []
+
+    def refuse() -> None:
+        raise SohesError("dvc commit failed")
+
+    with pytest.raises(SohesError, match="dvc commit failed"):
+        launch(tasks, tmp_path, profile, inputs="a", record=refuse)
+    launch(tasks, tmp_path, profile, inputs=second, record=lambda: recorded.append(1))
+    assert len((slurm / "sbatch.calls").read_text().splitlines()) == jobs
+    assert (recorded, list((tmp_path / ".sohes/launch").iterdir())) == ([1], [])
+
+
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
