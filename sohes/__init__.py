@@ -38,7 +38,8 @@ def load(model: Path | str = "small", *, params: Path | str | None = None) -> Pr
     as `sohes instruct` and `sohes correct` write them; an `.onnx` file; `mlflow:/NAME@ALIAS` or `mlflow:/NAME/VERSION`
     from MLflow's registry (MLFLOW_TRACKING_URI, or the database in the working folder); `hf://ORG/MODEL` from the
     Hugging Face hub; or `https://HOST/FILE#sha256=HEX` (docs/python.md). params: the file whose `evaluate` section
-    says which masks are kept; by default what the model's card says, or the params.yaml that comes with the code.
+    says which masks are kept; by default the params.yaml of the project whose pipeline made the model, else what its
+    card says, else the params.yaml that comes with the code.
     SohesError for a model that is missing, damaged, or cannot be fetched.
     """
     from sohes.model.released import evaluate_of

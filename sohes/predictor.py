@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -16,6 +17,9 @@ from sohes.evaluate.result import Result
 from sohes.model import onnx
 from sohes.model.released import graph_for_cpu
 from sohes.params import EvaluateParams
+
+if TYPE_CHECKING:
+    import torch
 
 Photo = np.ndarray | Image.Image | Path | str
 
@@ -55,19 +59,20 @@ class Predictor:
 
         def read() -> Iterator[np.ndarray]:
             for photo in photos:
-                waiting.append(as_pixels(photo))
+                pixels = as_pixels(photo)
+                waiting.append(pixels.copy() if pixels is photo else pixels)  # the caller may use its array again
                 yield waiting[-1]
 
         for found in segment_images(self.network, read(), params, source=self.source):
             yield Result(waiting.pop(0), found)
 
-    def to(self, device: str) -> Predictor:
+    def to(self, device: str | torch.device) -> Predictor:
         """The same on another device, such as `cpu` or `cuda:1`; the network is moved, not copied.
 
         SohesError for a device that is not here, the network then stays where it is; and for an ONNX file's network.
         """
         if isinstance(self.network, onnx.OnnxSegmenter):
-            if device == "cpu":
+            if str(device) in ("cpu", "cpu:0"):
                 return self
             raise SohesError(f"an ONNX model runs on the CPU (got {device}): load its .safetensors file instead")
         import torch

@@ -60,6 +60,19 @@ def test_many_come_in_order_each_with_its_own_photograph(predictor):
     assert same(results[2], predictor.segment(photos[2]))
 
 
+def test_an_array_that_is_used_again_for_the_next_photograph_is_no_matter(predictor):
+    frame = IMAGE.copy()
+
+    def frames():
+        yield frame
+        frame[:] = IMAGE[::-1]
+        yield frame
+
+    first, second = predictor.segment_many(frames())
+    assert same(first, predictor.segment(IMAGE))
+    assert same(second, predictor.segment(IMAGE[::-1].copy()))
+
+
 def test_an_error_comes_after_the_results_before_it(predictor, tmp_path):
     """Though the next photograph is read while the network is still busy with one."""
     (tmp_path / "torn.png").write_bytes(b"\x89PNG torn")

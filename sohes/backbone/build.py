@@ -18,7 +18,9 @@ from sohes.backbone.checkpoint import load_backbone
 from sohes.backbone.vit import Backbone
 from sohes.errors import SohesError, first_sentence, is_the_machines, lacks_memory
 from sohes.params import TRAINED_HERE, WEIGHT_FILES, VitParams, weights_in
+from sohes.project import read_json
 
+_ANOTHER = "name another file in backbone.pretrained"
 _BAD_FILE = (EOFError, KeyError, RuntimeError, SafetensorError, ValueError, pickle.UnpicklingError)
 
 
@@ -32,7 +34,7 @@ def build_backbone(params: VitParams, root: Path = Path()) -> Backbone:
         return _from_params(params)
     if params.pretrained.endswith(WEIGHT_FILES):
         path = Path(weights_in(root, params.pretrained))
-        backbone = load_backbone(path) if path.with_suffix(".json").exists() else _from_weights(path, params)
+        backbone = load_backbone(path, _ANOTHER) if path.exists() and _has_card(path) else _from_weights(path, params)
     else:
         backbone = _from_hub(params)
     for name in ("patch_size", "embed_dim", "depth", "num_heads"):
@@ -40,6 +42,14 @@ def build_backbone(params: VitParams, root: Path = Path()) -> Backbone:
         if wanted != found:
             raise SohesError(f"backbone.{name} is {wanted}, but {params.pretrained} has {found}: set it to {found}")
     return backbone
+
+
+def _has_card(path: Path) -> bool:
+    """Whether `sohes backbone` wrote the file: any other may have a .json of something else beside it."""
+    try:
+        return {"architecture", "digest"} <= read_json(path.with_suffix(".json"), "").keys()
+    except (OSError, SohesError):
+        return False
 
 
 def _from_params(params: VitParams) -> Backbone:

@@ -50,7 +50,9 @@ def label(
         "labels.parquet"
     ),
     format: Annotated[FormatName, typer.Option(help="As in export.")] = "parquet",
-    backbone: Annotated[Path, typer.Option(help="Makes the tokens of explore.features.")] = BACKBONE,
+    backbone: Annotated[
+        Path | None, typer.Option(help="Makes the tokens of explore.features.", show_default=str(BACKBONE))
+    ] = None,
     exif: Upright = True,
     params: ParamsFile = HERE.params,
 ) -> None:
@@ -61,12 +63,22 @@ def label(
     Example: sohes label ~/photos --out labels.json --format coco
     """
     values = load_params_anywhere(params)
+    if out.name in ("", ".."):  # the folder has a name all the same, but `/`
+        out = Path(os.path.abspath(out))  # noqa: PTH100 (links stay)
+    if not out.name:
+        raise SohesError(f"--out cannot be {out}: name a file or folder in it")
     check_out(format, out)
     if len(os.fsencode(out.name)) > LONGEST_NAME:
         raise SohesError(f"--out has a name of {len(os.fsencode(out.name))} bytes: take one of {LONGEST_NAME} at most")
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: name one")
     require_writable(out.parent)
+    if backbone is not None and not values.explore.uses_backbone:
+        raise SohesError(
+            f"explore.features is {values.explore.features}, for which {backbone} is not needed: leave out --backbone, "
+            "or set explore.features to tokens"
+        )
+    backbone = backbone or BACKBONE
     if values.explore.uses_backbone and not backbone.exists():
         raise SohesError(
             f"no backbone at {backbone}, but explore.features is {values.explore.features}: run `sohes backbone`, name "
@@ -158,9 +170,10 @@ def _finish(
         raise SohesError(f"none of {total} photographs could be labelled: fix them or name others. The first: {first}")
     parts = (iter_records(work.path(index, ".parquet")) for index in range(len(work.shards)))
     FORMATS[format].write(itertools.chain.from_iterable(parts), out)
-    rejected_list = out.with_name(f"{out.stem}.rejected.jsonl")  # two outputs may lie in one folder
+    name = out.stem if out.suffix == ".parquet" else out.name  # two outputs may lie in one folder
+    rejected_list = out.with_name(f"{name}.rejected.jsonl")
     write_rejected(rejected_list, rejected)
-    write_json(out.with_name(f"{out.stem}.manifest.json"), {**counts, **depends})
+    write_json(out.with_name(f"{name}.manifest.json"), {**counts, **depends})
     work.remove()
     print(
         f"wrote {out}: {images} photographs, {counts['masks'] / images:.1f} masks each, {len(rejected)} rejected "

@@ -94,9 +94,11 @@ def choose(model: str | None, params: Path | None, *, explore: bool) -> dict[str
     """The `model`, `evaluate` and `explore` of `run`. Says on stderr what it chose and why, and a model's limits.
 
     Without `model` it is the working folder's, unless there is none or its card says that it is no good on photographs:
-    then the one that comes with the code. Without `params` the numbers are those that the model's card says it is
-    meant for, or those of `params.yaml`.
+    then the one that comes with the code. Without `params` the numbers are those that the model is meant for
+    (`evaluate_of`), or those of `params.yaml`.
     """
+    if explore and model is not None:
+        raise SohesError(f"phase 1 takes no model (got {model}): leave out --model, or --explore")
     if explore:
         values = load_params_anywhere(params or HERE.params)
         return {"model": "", "evaluate": values.evaluate, "explore": values.explore}
@@ -175,7 +177,7 @@ def run(
         failed[what].append(file)
 
     console = Console(stderr=True)  # standard output is for the files' names, which may go elsewhere
-    own_lines = sys.stdout.isatty()
+    own_lines = sys.stdout is not None and sys.stdout.isatty()
     with Progress(console=console, disable=not console.is_terminal, redirect_stdout=own_lines) as progress:
         task = progress.add_task("segment", total=len(files))
         segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model)

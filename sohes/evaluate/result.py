@@ -142,6 +142,8 @@ class Result:
         photograph's size; pictures of the other format that an earlier call has left are removed.
         Returns the JSON's path, which is written last.
         """
+        if picture_format not in get_args(PictureFormat):
+            raise SohesError(f"pictures are {' or '.join(get_args(PictureFormat))} (got {picture_format})")
         folder = Path(folder)
         drawn = pictures.strongest(self.found)
         encode = encode_webp if picture_format == "webp" else encode_png

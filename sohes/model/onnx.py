@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,11 +28,15 @@ OUTPUTS = ("class_logits", "mask_logits", "ancestor_logits")  # (Q, 2), (Q, h, w
 
 @dataclass(frozen=True)
 class OnnxSegmenter:
-    """The network of an ONNX file, on the CPU."""
+    """The network of an ONNX file, on the CPU. It is pickled as its path."""
 
+    path: Path
     session: InferenceSession
     params: ModelParams
     on_gpu = False
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load_onnx, (self.path,)
 
     def predict(self, squares: Sequence[np.ndarray]) -> list[Logits]:
         """The logits of each uint8 (image_size, image_size, 3) RGB image, one after the other."""
@@ -46,14 +50,14 @@ def load_onnx(path: Path) -> OnnxSegmenter:
         params = ModelParams.model_validate(card["model"])
     except (KeyError, ValidationError):
         raise SohesError(f"the card in {path} does not fit this program: {_AGAIN}") from None
-    return OnnxSegmenter(_open(path.resolve()), params)
+    return OnnxSegmenter(path.resolve(), _open(path), params)
 
 
 def card_of(path: Path) -> dict[str, Any]:
     """The model's card. SohesError as for `load_onnx`."""
     if not path.is_file():
         raise SohesError(f"no model at {path}: name an {SUFFIX} file that is there")
-    text = _open(path.resolve()).get_modelmeta().custom_metadata_map.get(CARD)
+    text = _open(path).get_modelmeta().custom_metadata_map.get(CARD)
     try:
         card = json.loads(text or "")
     except ValueError:
@@ -66,9 +70,15 @@ def card_of(path: Path) -> dict[str, Any]:
 _AGAIN = "export one with `sohes export-model`"
 
 
-@cache
 def _open(path: Path) -> InferenceSession:
-    """Opened once, for its card and its network.
+    """Opened once, for its card and its network, until the file is replaced."""
+    status = path.stat()
+    return _opened(path.resolve(), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, changed: int, size: int) -> InferenceSession:
+    """The network of the file as it is now.
 
     The graph runs as it was exported: to optimise the released model's takes 0.3 s, and saves 2 % of the 0.27 s a view.
     """

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 
 from sohes.errors import SohesError, is_installed
 from sohes.model import onnx
-from sohes.params import EvaluateParams, InstructParams
+from sohes.params import EvaluateParams, InstructParams, load_params
 from sohes.params.pull import NO_PHOTOGRAPHS
-from sohes.project import read_json
+from sohes.project import Project, read_json
 
 NAME = "small"  # `sohes.load("small")`, `sohes segment --model small`
 FOLDER = Path(__file__).parents[1] / "released"
@@ -74,10 +74,15 @@ def is_for_photographs(model: Path) -> bool:
 
 
 def evaluate_of(model: Path) -> EvaluateParams | None:
-    """The `evaluate` numbers that the card says the model is meant for; None if it names none.
+    """The `evaluate` numbers that the model is meant for: those of its project's params.yaml, else its card's.
 
-    SohesError if they do not fit this program.
+    Only a model of the pipeline that lies in its place has a project. None if its card names none, either. SohesError
+    if they do not fit this program.
     """
+    file = Path(model).absolute()
+    project = Project(file.parent.parent)
+    if file in (project.model("instruct"), project.model("correct")) and project.params.is_file():
+        return load_params(project.params).evaluate  # as it is now: they may be chosen after the training
     section = read_card(model).get("evaluate")
     try:
         return None if section is None else EvaluateParams.model_validate(section)

@@ -46,7 +46,8 @@ def hub_name(name: str) -> tuple[str, str, str | None]:
     """The repository, file and revision of a name on the hub. SohesError for another kind of name."""
     path, _, revision = name.removeprefix(HUB).partition("@")
     repository, file = "/".join(path.split("/")[:2]), "/".join(path.split("/")[2:]) or FILE
-    sound = name.startswith(HUB) and _NAME.fullmatch(repository) and ".." not in PurePosixPath(file).parts
+    inside = not file.startswith("/") and ".." not in PurePosixPath(file).parts
+    sound = name.startswith(HUB) and _NAME.fullmatch(repository) and inside
     if not sound or PurePosixPath(file).suffix not in _SUFFIXES:
         raise SohesError(f"{name} is no model on the hub: write hf://ORG/MODEL, or hf://ORG/MODEL/FILE@REVISION")
     return repository, file, revision or None
@@ -90,15 +91,16 @@ def _from_address(name: str) -> Path:
             f"{shown(url)} needs the digest of what lies there: write {shown(url)}#sha256=, and the 64 digits that "
             "`sha256sum` prints"
         )
-    path = PurePosixPath(urlsplit(url).path)
-    if path.suffix not in _SUFFIXES:
+    address = urlsplit(url)
+    path = PurePosixPath(unquote(address.path))  # decoded first, or an escaped slash in its name leads out of the cache
+    if path.suffix not in _SUFFIXES or "\0" in path.name:
         raise SohesError(f"{shown(url)} is no model: name a {' or '.join(_SUFFIXES)} file")
     digest = f"sha256:{found[1].lower()}"
-    file = cache_home() / "sohes/models" / found[1].lower() / fitted(unquote(path.name), 200)
+    file = cache_home() / "sohes/models" / found[1].lower() / fitted(path.name, 200)
     fetch(url, file, digest=digest, patience=_PATIENCE)
     if path.suffix != onnx.SUFFIX:
-        address = urlsplit(url)
-        _fetch_card(address._replace(path=str(path.with_suffix(".json"))).geturl(), file, digest)
+        card = PurePosixPath(address.path).with_suffix(".json")
+        _fetch_card(address._replace(path=str(card)).geturl(), file, digest)
     return file
 
 

@@ -73,6 +73,7 @@ def train_phase(
         if world.is_first:
             unchanged()
             card = {**depends, "phase": stage, "weights": weights, "metrics": history[-1]}
+            card["evaluate"] = params.evaluate.model_dump(mode="json")  # for whoever uses it outside of the project
             if params.pull.source == "scenes":  # `sohes segment` heeds it
                 card["limits"] = f"it has learned from drawn scenes and is {NO_PHOTOGRAPHS}"
             save_checkpoint(project.model(stage), learner.kept, card)

@@ -82,6 +82,27 @@ def test_bare_weights_fit_the_architecture_and_the_image_size(tmp_path):
     assert torch.equal(built.vit.blocks[1].mlp.fc1.weight, load_file(path)["blocks.1.mlp.fc1.weight"])
 
 
+@pytest.mark.parametrize(
+    "beside", ['{"num": 1}', "no JSON", '{"digest": "sha256:0", "backbone": {"architecture": "x"}}']
+)
+def test_bare_weights_may_lie_beside_a_json_of_something_else(tmp_path, beside):
+    path = tmp_path / "timm.safetensors"
+    save_file(small_backbone().vit.state_dict(), path)
+    path.with_suffix(".json").write_text(beside)
+    assert torch.equal(build_backbone(small_params(pretrained=str(path))).vit.pos_embed, load_file(path)["pos_embed"])
+
+
+def test_what_is_wrong_with_a_named_backbone_is_not_cured_by_the_command_that_found_it(tmp_path):
+    path = tmp_path / "backbone.safetensors"
+    save_backbone(small_backbone(), path, {})
+    save_file({"x": torch.zeros(2)}, path)
+    with pytest.raises(SohesError, match=r"not the file that its card describes: name another file in backbone\.pre"):
+        build_backbone(small_params(pretrained=str(path)))
+    path.unlink()
+    with pytest.raises(SohesError, match=r"no backbone weights at .*: fix backbone\.pretrained"):
+        build_backbone(small_params(pretrained=str(path)))
+
+
 def test_bare_weights_of_another_model_are_one_sentence(tmp_path):
     path = tmp_path / "other.safetensors"
     save_file(small_backbone(depth=1).vit.state_dict(), path)

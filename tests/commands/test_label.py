@@ -57,7 +57,7 @@ def label(params: Params, photos: Path, out: Path, **options: object) -> list[st
     file = photos.with_name("mine.yaml")
     file.write_text(yaml.safe_dump(params.model_dump(mode="json")))
     with redirect_stdout(io.StringIO()) as told:
-        labelling.label(photos, out, backbone=out.with_name("absent.safetensors"), params=file, **options)
+        labelling.label(photos, out, params=file, **options)
     return told.getvalue().splitlines()
 
 
@@ -282,3 +282,29 @@ def test_parts_that_may_have_seen_other_weights_are_made_again(params, photos, t
     with pytest.raises(SohesError, match="weights changed while label ran"):
         label(params, photos, tmp_path / "labels.parquet")
     assert not list(tmp_path.glob(".labels*"))
+
+
+def test_a_backbone_that_is_not_needed_is_named(params, photos, tmp_path):
+    with pytest.raises(SohesError, match=r"explore\.features is handmade, for which mine\.safetensors is not needed"):
+        label(params, photos, tmp_path / "labels.parquet", backbone=Path("mine.safetensors"))
+
+
+@pytest.mark.parametrize("out", [".", ".."])
+def test_a_folder_may_be_named_by_dots(params, photos, tmp_path, monkeypatch, out):
+    (tmp_path / "a/b").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "a/b")
+    label(params, photos, Path(out), format="yolo")
+    made = {".": "a/b", "..": "a"}[out]
+    assert (tmp_path / f"{made}.manifest.json").exists()
+    assert list((tmp_path / made).glob("*"))
+
+
+def test_the_root_is_no_output(params, photos):
+    with pytest.raises(SohesError, match="--out cannot be /"):
+        label(params, photos, Path("/"), format="yolo")
+
+
+def test_outputs_of_one_stem_have_each_their_own_facts(params, photos, tmp_path):
+    label(params, photos, tmp_path / "mine.parquet")
+    label(params, photos, tmp_path / "mine.json", format="coco")
+    assert {path.name for path in tmp_path.glob("mine*manifest*")} == {"mine.manifest.json", "mine.json.manifest.json"}

@@ -2,6 +2,7 @@ import errno
 import json
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -241,6 +242,16 @@ def test_no_more_than_the_best_masks_and_phase_one_has_no_order(segment, photos)
         list(segment(photos / "one.png", max_masks=0))
     with pytest.raises(SohesError, match="leave out --max-masks"):
         list(segment(photos / "one.png", max_masks=3, explore=True))
+
+
+def test_phase_one_takes_no_model():
+    with pytest.raises(SohesError, match=r"takes no model \(got mine\.safetensors\): leave out --model"):
+        choose("mine.safetensors", None, explore=True)
+
+
+def test_a_closed_standard_output_is_no_matter(segment, photos, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert list(segment(photos / "one.png"))
 
 
 def test_a_run_that_was_stopped_resumes_with_what_is_left(segment, photos, tmp_path, capsys):

@@ -138,3 +138,9 @@ def test_an_empty_result_saves_too(tmp_path):
     assert json.loads(nothing.save(tmp_path).read_text())["annotations"] == []
     assert nothing.to_coco()["annotations"] == []
     assert np.array_equal(nothing.plot(), nothing.image)
+
+
+def test_a_picture_of_another_kind_is_refused(result, tmp_path):
+    with pytest.raises(SohesError, match=r"pictures are webp or png \(got jpg\)"):
+        result.save(tmp_path, picture_format="jpg")
+    assert not list(tmp_path.iterdir())

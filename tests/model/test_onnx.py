@@ -1,9 +1,11 @@
 import json
+import pickle
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+import torch
 
 import sohes
 from sohes import masks
@@ -48,6 +50,22 @@ def test_masks_scores_and_forest_are_those_of_torch(model):
         assert np.diagonal(iou).min() > 0.99
         np.testing.assert_allclose(a.scores, b.scores, atol=1e-4)
         np.testing.assert_array_equal(a.parents, b.parents)
+
+
+def test_a_file_that_was_replaced_is_read_again(model, tmp_path):
+    path = tmp_path / "mine.onnx"
+    path.write_bytes(model[1].read_bytes())
+    assert sohes.load(path).segment(SCENES[0]).masks.any()
+    path.write_bytes(b"garbage")
+    with pytest.raises(SohesError, match=r"mine\.onnx is not a network"):
+        sohes.load(path)
+
+
+def test_it_can_be_pickled_and_moved_to_where_it_is(model):
+    predictor = sohes.load(model[1])
+    again = pickle.loads(pickle.dumps(predictor))
+    np.testing.assert_array_equal(again.segment(SCENES[0]).masks, predictor.segment(SCENES[0]).masks)
+    assert all(predictor.to(device) is predictor for device in ("cpu", "cpu:0", torch.device("cpu")))
 
 
 def test_segment_needs_no_torch(model, tmp_path):

@@ -1,13 +1,16 @@
 import json
+import shutil
 import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 
 import sohes
 from infra.release import FACTS
+from sohes.commands.segment import choose
 from sohes.data.scenes.render import render_scene
 from sohes.errors import SohesError
 from sohes.model import released
@@ -84,6 +87,25 @@ def test_numbers_that_do_not_fit_name_the_key_and_the_way_out(tmp_path):
     (tmp_path / "model.json").write_text(json.dumps({"evaluate": read_card(SMALL)["evaluate"] | {"novelty": 3}}))
     with pytest.raises(SohesError, match=r"does not fit this program at evaluate\.novelty: name a params file"):
         evaluate_of(tmp_path / "model.safetensors")
+
+
+def test_a_model_is_used_as_its_project_says_and_elsewhere_as_its_card_says(tiny_model, tiny_params, tmp_path):
+    """From any folder, by `sohes.load` and `sohes segment` alike."""
+    card = read_card(tiny_model)
+    tiny_params["evaluate"]["nms_iou"] = 0.77
+    tiny_model.with_suffix(".json").write_text(json.dumps(card | {"evaluate": tiny_params["evaluate"]}))
+
+    def numbers(file: Path) -> tuple[float, float]:
+        return sohes.load(file).params.nms_iou, choose(str(file), None, explore=False)["evaluate"].nms_iou
+
+    assert numbers(tiny_model) == (0.77, 0.77)
+    tiny_params["evaluate"]["nms_iou"] = 0.66  # after the training
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(tiny_params))
+    assert numbers(tiny_model) == (0.66, 0.66)
+    copy = tmp_path / "models/cups.safetensors"
+    for end in (".safetensors", ".json"):
+        shutil.copy(tiny_model.with_suffix(end), copy.with_suffix(end))
+    assert numbers(copy) == (0.77, 0.77)
 
 
 def test_it_is_loaded_by_name_with_the_numbers_of_its_card(repository):

@@ -132,6 +132,15 @@ def test_an_onnx_file_behind_an_address_has_its_card_inside(quick) -> None:
     assert quick.faults.paths == ["/a.onnx"]
 
 
+@pytest.mark.parametrize("name", ["..%2F..%2Fa.onnx", "%2Ftmp%2Fa.onnx", "b%2f..%2fa.onnx"])
+def test_an_escaped_slash_does_not_lead_out_of_the_cache(quick, cache: Path, monkeypatch, name: str) -> None:
+    fetched = []
+    monkeypatch.setattr("sohes.model.shared.fetch", lambda url, file, **_: fetched.append(file))
+    file = fetch_shared(f"{quick.url}/{name}#sha256={'0' * 64}")
+    assert (fetched, file.name, file.parent.name) == ([file], "a.onnx", "0" * 64)
+    assert file.resolve().is_relative_to(cache.resolve())
+
+
 def test_a_wrong_digest_leaves_nothing(quick, tiny_model: Path, cache: Path) -> None:
     address = put(quick, tiny_model, "a.safetensors")[:-64] + "0" * 64
     with pytest.raises(SohesError, match=r"a\.safetensors has the digest sha256:\w+, but sha256:0+ was expected"):
@@ -157,6 +166,7 @@ def test_a_card_of_another_model_is_refused_and_asked_for_again(quick, tiny_mode
         ("a.safetensors#sha256=123", "needs the digest"),
         ("a.safetensors#md5=" + "0" * 64, "needs the digest"),
         ("a.zip#sha256=" + "0" * 64, r"a\.zip is no model: name a \.safetensors or \.onnx file"),
+        ("a%00.onnx#sha256=" + "0" * 64, "is no model"),
         ("absent.onnx#sha256=" + "0" * 64, r"absent\.onnx was refused \(HTTP status 404\)"),
     ],
 )

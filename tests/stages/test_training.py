@@ -91,7 +91,7 @@ def trained(tmp_path_factory, repository):
     return root
 
 
-def test_both_stages_write_a_model_its_card_and_the_history(trained):
+def test_both_stages_write_a_model_its_card_and_the_history(trained, repository):
     for phase in ("instruct", "correct"):
         model, card = load_checkpoint(trained / f"models/{phase}.safetensors")
         history = json.loads((trained / f"metrics/{phase}.json").read_text())
@@ -99,6 +99,7 @@ def test_both_stages_write_a_model_its_card_and_the_history(trained):
         assert card["metrics"] == history[-1]
         assert set(card["digests"]) >= {"images", "labels", "backbone"}
         assert set(card["params"]) == {"model", "loss", phase}
+        assert card["evaluate"]["nms_iou"] == tiny_params(repository).evaluate.nms_iou
         assert model.params.image_size == 64
         assert not (trained / ".sohes" / phase).exists()  # the resumable state of a finished run is gone
     assert "moving average of the student's weights" in card["weights"]
