@@ -36,6 +36,7 @@ from sohes.work.walk import walk
 
 MAX_FILE_BYTES = 2**30  # files are read into memory as a whole; no photograph comes near
 _ESCAPED = re.compile(r"\\x[89a-f][0-9a-f]")  # a byte that is not UTF-8, as `_printable` shows it
+_DRAWN = re.compile(r"(.+)\.(?:photo\.jpg|(?:overlay|levels)\.(?:webp|png))", re.DOTALL)  # as `Result.save` names them
 _HEAD = 65536  # bytes that, with the size, identify a photograph: reading a large folder twice takes hours
 
 
@@ -153,8 +154,9 @@ def list_photographs(folder: Path, *, leave_out: Path | None = None) -> Listing:
     if not folder.is_dir():
         raise SohesError(f"there is no folder of photographs at {folder}: fix pull.folder.images")
     found = walk(folder, leave_out=leave_out)
-    photographs = [name for name in found.files if is_photograph(name)]
-    others = len(found.files) - len(photographs)
+    files = frozenset(found.files)
+    photographs = [name for name in files if is_photograph(name) and not _is_drawn(name, files)]
+    others = len(files) - len(photographs)
     return Listing(sorted(map(_printable, photographs)), sorted(map(_printable, found.unread)), others)
 
 
@@ -178,13 +180,22 @@ def read_photograph(path: Path) -> bytes:
         raise UnreadableImage(f"it cannot be read: {error.strerror}") from None
 
 
+def _is_drawn(name: str, files: Collection[str]) -> bool:
+    """Whether it is a picture that `sohes segment` has left beside its JSON."""
+    drawn = _DRAWN.fullmatch(name)
+    return drawn is not None and f"{drawn[1]}.json" in files
+
+
 def _is_outside(name: str) -> bool:
     return PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
 
 
 def left_out(folder: Path, others: int) -> str:
     """The message about files below a folder that are not photographs."""
-    return f"{folder}: {others} left out, because their names end in none of {', '.join(SUFFIXES)}"
+    return (
+        f"{folder}: {others} left out, because their names end in none of {', '.join(SUFFIXES)}, or because they are "
+        "pictures of `sohes segment`"
+    )
 
 
 def _printable(name: str) -> str:

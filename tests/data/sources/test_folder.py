@@ -148,6 +148,16 @@ def test_files_that_are_not_photographs_are_reported(tmp_path: Path) -> None:
 # ---------------------------------------------------------------- the split
 
 
+def test_pictures_that_segment_has_drawn_are_no_photographs(tmp_path: Path) -> None:
+    mine = ("a.png", "b.photo.jpg", "trip/c.overlay.webp")
+    drawn = ("a.json", "a.photo.jpg", "a.overlay.webp", "a.levels.png", "trip/a.json", "trip/a.photo.jpg")
+    (tmp_path / "trip").mkdir()
+    for name in (*mine, *drawn):
+        (tmp_path / name).touch()
+    listing = list_photographs(tmp_path)
+    assert (listing.photographs, listing.others) == (sorted(mine), len(drawn))
+
+
 def test_ids_count_in_the_order_of_names_and_the_split_is_disjoint(tmp_path: Path) -> None:
     plan = FolderSource(folder_of(tmp_path, 20), None, 0.1).plan()
     assert plan == FolderSource(tmp_path, None, 0.1).plan()
