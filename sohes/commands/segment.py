@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import os
 import shlex
 import sys
@@ -26,7 +27,7 @@ from sohes.evaluate.result import PictureFormat, Result
 from sohes.masks import forest
 from sohes.model.released import NAME, evaluate_of, is_for_photographs, read_card
 from sohes.params import EvaluateParams, ExploreParams, load_params_anywhere, validated
-from sohes.project import Project
+from sohes.project import Project, read_json
 from sohes.tracking.named import named_model
 from sohes.work.files import fitted, require_writable
 
@@ -148,7 +149,7 @@ def run(
     explore: phase 1 with these numbers instead of the network. levels: in place of those of `evaluate.tiles`.
     max_masks: in place of `evaluate.max_masks`.
     apply_exif: turn photographs upright; benchmarks draw their masks in stored pixels, without it.
-    resume: skip photographs whose JSON, written last of their results, is in `out`, whatever made it.
+    resume: skip photographs whose JSON, written last of their results, is in `out`, whatever model made it.
     A photograph that cannot be read, or whose results cannot be written, is reported and skipped; SohesError names
     them at the end. SohesError if there is nothing to read or no model, OSError if `out` cannot be written to.
     """
@@ -168,6 +169,7 @@ def run(
     require_writable(out)
     names = dict(zip(files, output_names(files), strict=True))
     shown = dict(zip(files, names_in(files, [Path(photo) for photo in photos]), strict=True))
+    _refuse_others(files, names, out)
     if resume:
         files = _left(files, names, out)
     failed: dict[str, list[Path]] = {"read": [], "written": []}
@@ -181,7 +183,7 @@ def run(
     with Progress(console=console, disable=not console.is_terminal, redirect_stdout=own_lines) as progress:
         task = progress.add_task("segment", total=len(files))
         segment_many = _phase_one(explore, root) if explore else _trained(evaluate, model)
-        waiting: deque[Path] = deque()  # read, but without results so far
+        waiting: deque[tuple[Path, str]] = deque()  # read, but without results so far; with the file's digest
 
         def read() -> Iterator[np.ndarray]:
             for file in files:
@@ -192,13 +194,14 @@ def run(
                     report("read", file, error)
                     progress.advance(task)
                 else:
-                    waiting.append(file)
+                    waiting.append((file, _digest(data)))
                     yield image
 
         for result in segment_many(read()):
-            file = waiting.popleft()
+            file, digest = waiting.popleft()
+            about = {"file_name": shown[file], "digest": digest}
             try:
-                written = result.save(out, names[file], file_name=shown[file], picture_format=picture_format)
+                written = result.save(out, names[file], **about, picture_format=picture_format)
             except OSError as error:
                 report("written", file, error.strerror or error)
             else:
@@ -211,6 +214,35 @@ def run(
             if which
         )
         raise SohesError(f"{counts}: {'the others are done; ' if lost < len(files) else ''}fix or remove these")
+
+
+def _digest(data: bytes) -> str:
+    return f"sha256:{hashlib.sha256(data).hexdigest()}"
+
+
+def _refuse_others(files: Sequence[Path], names: Mapping[Path, str], out: Path) -> None:
+    """SohesError if a JSON in `out` that would be replaced, or taken as done, is another photograph's.
+
+    Photographs of two folders may share a name. A JSON without a digest may be anybody's, and says nothing.
+    """
+    for file in files:
+        there = out / f"{names[file]}.json"
+        try:
+            known = read_json(there, "")["image"]["digest"]
+            other = known != _digest(read_photograph(file))
+        except (
+            OSError,
+            SohesError,
+            KeyError,
+            TypeError,
+            UnreadableImage,
+        ):  # none of ours; one that cannot be read is told
+            continue
+        if other:
+            raise SohesError(
+                f"{there} is of another photograph than {file}, or of what it was: name another folder with --out, or "
+                "remove it"
+            )
 
 
 def _left(files: Sequence[Path], names: Mapping[Path, str], out: Path) -> list[Path]:

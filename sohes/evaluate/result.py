@@ -134,12 +134,19 @@ class Result:
         return pictures.overlay(*pictures.reduced(self.image, pictures.strongest(self.found), longest=IN_NOTEBOOK))
 
     def save(
-        self, folder: Path | str, name: str = "photo", *, file_name: str = "", picture_format: PictureFormat = "webp"
+        self,
+        folder: Path | str,
+        name: str = "photo",
+        *,
+        file_name: str = "",
+        digest: str = "",
+        picture_format: PictureFormat = "webp",
     ) -> Path:
         """Write `<name>.json`, the photograph as `<name>.photo.jpg`, `<name>.overlay.webp` and `<name>.levels.webp`.
 
-        file_name: the photograph's name in the JSON. picture_format: `png` for an overlay without loss in the
-        photograph's size; pictures of the other format that an earlier call has left are removed.
+        file_name: the photograph's name in the JSON. digest: of its file, noted there too. picture_format: `png` for
+        an overlay without loss in the photograph's size; pictures of the other format that an earlier call has left
+        are removed.
         Returns the JSON's path, which is written last.
         """
         if picture_format not in get_args(PictureFormat):
@@ -160,7 +167,8 @@ class Result:
                 threads.submit(keep, "levels", lambda: pictures.contact_sheet(self.image, drawn)),
             ]
             keep("overlay", lambda: pictures.overlay(*pictures.reduced(self.image, drawn, longest=longest)))
-            text = json.dumps(self.to_json(file_name or f"{name}.photo.jpg"))
+            content = self.to_json(file_name or f"{name}.photo.jpg")
+            text = json.dumps({**content, "image": {**content["image"], "digest": digest}} if digest else content)
             for job in jobs:
                 job.result()
         target = folder / f"{name}.json"

@@ -270,6 +270,23 @@ def test_a_run_that_was_stopped_resumes_with_what_is_left(segment, photos, tmp_p
     assert len(list(segment(photos))) == 4
 
 
+@pytest.mark.parametrize("resume", [False, True])
+def test_results_are_not_those_of_another_photograph_of_the_name(segment, tmp_path, resume):
+    for seed, day in enumerate(("day1", "day2")):
+        (tmp_path / day).mkdir()
+        Image.fromarray(render_scene(0, size=96, seed=seed).image_HW3).save(tmp_path / day / "a.png")
+    (first,) = segment(tmp_path / "day1")
+    content = first.read_bytes()
+    with pytest.raises(
+        SohesError, match=r"a\.json is of another photograph than .*day2/a\.png, .*: name another folder"
+    ):
+        list(segment(tmp_path / "day2", resume=resume))
+    assert first.read_bytes() == content
+    assert len(list(segment(tmp_path / "day1", resume=resume))) == (0 if resume else 1)
+    first.write_text(json.dumps({**json.loads(content), "image": {"height": 96, "width": 96}}))  # as older ones
+    assert len(list(segment(tmp_path / "day2", resume=resume))) == (0 if resume else 1)
+
+
 def outside(tmp_path, monkeypatch):
     """A fresh folder without a project, and a code that came without a template."""
     folder = tmp_path / "elsewhere"
