@@ -2,6 +2,7 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import urllib.request
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from processes import free_port
 
@@ -54,6 +56,37 @@ def test_only_a_higher_recall_on_the_same_images_is_better(ar, images, better):
     challenger = {"sohes.eval": images} | ({} if ar is None else {"sohes.AR": str(ar)})
     assert beats(challenger, champion) is better
     assert beats(challenger, None)
+
+
+@pytest.mark.parametrize(("section", "better"), [("one", True), ("other", False), (None, True)])
+def test_only_a_recall_of_the_same_evaluate_section_is_better(section, better):
+    champion = {"sohes.AR": "30.0", "sohes.eval": EVAL} | ({} if section is None else {"sohes.evaluate": section})
+    assert beats({"sohes.AR": "31.0", "sohes.eval": EVAL, "sohes.evaluate": "one"}, champion) is better
+
+
+def test_a_version_that_missed_its_alias_gets_it_the_next_time(
+    tiny_model, tiny_params, database, tmp_path, monkeypatch
+):
+    client = MlflowClient(f"sqlite:///{shutil.copy(database, tmp_path)}")
+    monkeypatch.chdir(tmp_path)
+    run_id = client.create_run(client.create_experiment("sohes", str(tmp_path / "artifacts"))).info.run_id
+    params = Params.model_validate(tiny_params)
+    fewer = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"max_masks": 3})})
+
+    def made(of: Params) -> str:
+        return register(client, run_id, tiny_model, of, metrics={"AR": 20.0}, data={"eval": EVAL}).version
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(client, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(params)
+    first = made(params)
+    assert client.get_model_version_by_alias(NAME, "champion").version == first
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert made(fewer) != first == client.get_model_version_by_alias(NAME, "champion").version
 
 
 def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
