@@ -131,8 +131,10 @@ def registered_model(name: str, root: Path) -> Path:
         folder = Project(root).state("registry") / f"{model}-{found.version}-{found.tags.get('sohes.model', '')[-12:]}"
         if not folder.exists():
             _fetch(client.get_model_version_download_uri(model, found.version), folder, tracking_uri(root))
-    (checkpoint,) = folder.glob("artifacts/*.safetensors")
-    return checkpoint
+    checkpoints = list(folder.glob("artifacts/*.safetensors"))
+    if len(checkpoints) != 1:
+        raise SohesError(f"{name} is no model of SOHES: name a version that `sohes evaluate` has registered")
+    return checkpoints[0]
 
 
 def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
@@ -222,4 +224,8 @@ def _fetch(source: str, folder: Path, uri: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         got = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri)
-        Path(got).rename(folder)
+        try:
+            Path(got).rename(folder)
+        except OSError:  # another process has fetched it meanwhile
+            if not folder.is_dir():
+                raise

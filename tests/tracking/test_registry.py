@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from sohes import tracking
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.predictor import load_predictor
+from sohes.tracking import registry
 from sohes.tracking.registry import NAME, beats, register, registered_model, save_pyfunc
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -128,6 +130,28 @@ def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
         registered_model("mlflow:/absent/3", tmp_path)
     with pytest.raises(SohesError, match="write mlflow:/NAME@ALIAS"):
         registered_model("mlflow:/sohes", tmp_path)
+
+
+def test_a_foreign_model_is_one_sentence(database, tmp_path, monkeypatch):
+    client = MlflowClient(f"sqlite:///{shutil.copy(database, tmp_path)}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/MLmodel").touch()
+    client.create_registered_model("cats")
+    client.create_model_version("cats", str(tmp_path / "cats"))
+    with pytest.raises(SohesError, match="mlflow:/cats/1 is no model of SOHES"):
+        registered_model("mlflow:/cats/1", tmp_path)
+
+
+def test_two_processes_may_fetch_one_model_at_a_time(tmp_path, monkeypatch):
+    def fetched(*, dst_path: str, **_: object) -> str:
+        for folder in (Path(dst_path) / "model", tmp_path / "sohes-1"):  # the other process is quicker
+            (folder / "artifacts").mkdir(parents=True)
+        return str(Path(dst_path) / "model")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
+    registry._fetch("models:/sohes/1", tmp_path / "sohes-1", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["sohes-1"]
 
 
 @pytest.mark.parametrize("address", [None, "sqlite:///{}/other.db?timeout=3"])
