@@ -12,7 +12,7 @@ import typer
 
 from sohes.commands.options import HERE
 from sohes.data.benchmarks.predictions.read import read_records
-from sohes.data.exchange.formats import FORMATS, FormatName, check_out
+from sohes.data.exchange.formats import FORMATS, FormatName, check_names, check_out
 from sohes.structures import ImageRecord
 
 
@@ -28,6 +28,7 @@ def export(
     Example: sohes export predictions/correct --out correct.json
     """
     check_out(format, out)
+    check_names(format, out, (record.file_name for record in read_records(labels)))  # before anything is written
     FORMATS[format].write(_numbered(labels), out)
     print(f"wrote {out}")
 

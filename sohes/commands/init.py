@@ -65,11 +65,11 @@ def init(
     with edited(source, params, schema=HERE.schema) as values:
         folder = values["pull"]["folder"]
         values["pull"]["source"] = "folder"
-        folder["images"] = _as_written(images, params)
-        folder["annotations"] = None if annotations is None else _as_written(annotations, params)
+        folder["images"] = _as_written(images)
+        folder["annotations"] = None if annotations is None else _as_written(annotations)
     scored = "scored against your annotations" if annotations else "predicted but not scored: there are no annotations"
     write_file(HERE.schema, schema_text())
-    if params == HERE.params and (new := make_project(Path())):
+    if params.resolve() == HERE.params.resolve() and (new := make_project(Path())):
         print(f"made a project here: {', '.join(map(str, new))}")
     print(f"{params}: pull.source is folder, pull.folder.images is {folder['images']}", flush=True)
     # Last, because it takes a while and so that nobody has to name the files again once the annotations are right.
@@ -140,7 +140,7 @@ def _profile(name: str, params: Path) -> Path:
     return files[name]
 
 
-def _as_written(path: Path, params: Path) -> str:
-    """Relative to the params file inside its folder, where it moves with the project; absolute outside."""
-    path, home = path.resolve(), params.parent.resolve()
+def _as_written(path: Path) -> str:
+    """Relative inside the project's folder, which is the working one, so that it moves with it; absolute outside."""
+    path, home = path.resolve(), HERE.root.resolve()
     return os.path.relpath(path, home) if path.is_relative_to(home) else str(path)

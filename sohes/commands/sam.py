@@ -44,8 +44,8 @@ def sam(
     reader = find_benchmark(benchmark)
     truth = list(reader.read_benchmark(root))
     settings = {"points_per_side": points_per_side, "pred_iou": pred_iou, "stability": stability}
-    _claim(out, {"model": str(Path(model).resolve()), "benchmark": benchmark, "images": len(truth), **settings})
     segment = make_sam(model, device=str(best_device()), points_per_batch=points_per_batch, **settings)  # type: ignore[arg-type]
+    _claim(out, {"model": str(Path(model).resolve()), "benchmark": benchmark, "images": len(truth), **settings})
     shards = list(enumerate(plan_shards(truth, IMAGES_PER_SHARD)))
     for index, records in track(shards, description="sam"):
         path = out / f"shard-{index:05d}.parquet"

@@ -21,6 +21,7 @@ from sohes.params import Params
 from sohes.project import Project
 from sohes.tracking.store import has_store, store_errors, tracking_client, tracking_uri
 from sohes.work.files import digest_file
+from sohes.work.identity import identity
 
 if TYPE_CHECKING:
     from mlflow.entities.model_registry import ModelVersion
@@ -45,41 +46,60 @@ def register(
     """Put a checkpoint into the registry, its metrics and the digests of its data linked; returns its version.
 
     metrics: `AR` among them, if the images are annotated. data: digests by name, `eval` among them.
-    The alias `champion` goes to the first version, and to this one if its AR is higher on the same evaluation images.
-    The same model on the same images is registered once.
+    The alias `champion` goes to the first version, and to this one if its AR is higher on the same evaluation images,
+    predicted by the same `evaluate` section. The same model on the same images by the same section is registered once.
     """
-    digest = digest_file(model)
-    for known in client.search_model_versions(f"name = '{NAME}'"):
-        if (known.tags.get("sohes.model"), known.tags.get("sohes.eval")) == (digest, data["eval"]):
-            return known
-    tags = {"sohes.model": digest, **{f"sohes.{name}": value for name, value in data.items()}}
+    section = params.evaluate.model_dump(mode="json", exclude={"batch_size", "images_per_shard"})  # cost, not results
+    tags = {"sohes.model": digest_file(model), "sohes.evaluate": identity(section)}
+    tags |= {f"sohes.{name}": value for name, value in data.items()}
+    versions = client.search_model_versions(f"name = '{NAME}'")
+    same = (v for v in versions if v.tags.get("sohes.model") == tags["sohes.model"] and _scored_alike(tags, v.tags))
+    version = next(same, None) or _add(client, run_id, model, params, tags, metrics=metrics)
+    if beats(version.tags, _champion(client)):  # also of a version whose run was stopped before it asked
+        client.set_registered_model_alias(NAME, CHAMPION, version.version)
+    return version
+
+
+def _add(
+    client: MlflowClient,
+    run_id: str,
+    model: Path,
+    params: Params,
+    tags: dict[str, str],
+    *,
+    metrics: Mapping[str, float],
+) -> ModelVersion:
     experiment = client.get_run(run_id).info.experiment_id
     logged = client.create_logged_model(experiment, name=NAME, source_run_id=run_id, tags=tags, model_type="pyfunc")
     with tempfile.TemporaryDirectory() as folder:
         save_pyfunc(Path(folder) / "model", model, params)
         client.log_model_artifacts(logged.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(logged.model_id, "READY")
-    _link_metrics(client, run_id, logged.model_id, metrics, data["eval"])
+    _link_metrics(client, run_id, logged.model_id, metrics, tags["sohes.eval"])
 
     tags["sohes.logged_model"] = logged.model_id
     if not client.search_registered_models(f"name = '{NAME}'"):
         client.create_registered_model(NAME, description="Masks, scores and parents of everything in a photograph.")
     scored = {f"sohes.{name}": str(value) for name, value in metrics.items()}
-    made = client.create_model_version(
+    return client.create_model_version(
         NAME, logged.artifact_location, run_id, tags={**tags, **scored}, model_id=logged.model_id
     )
-    if beats(made.tags, _champion(client)):
-        client.set_registered_model_alias(NAME, CHAMPION, made.version)
-    return made
 
 
 def beats(challenger: Mapping[str, str], champion: Mapping[str, str] | None) -> bool:
-    """Whether the version with these tags is better: there is no other, or its AR on the same images is lower."""
+    """Whether the version with these tags is better: there is no other, or its AR, scored alike, is lower."""
     if champion is None:
         return True
-    same_images = challenger["sohes.eval"] == champion["sohes.eval"]
     both_scored = "sohes.AR" in challenger and "sohes.AR" in champion
-    return same_images and both_scored and float(challenger["sohes.AR"]) > float(champion["sohes.AR"])
+    if not (both_scored and _scored_alike(challenger, champion)):
+        return False
+    return float(challenger["sohes.AR"]) > float(champion["sohes.AR"])
+
+
+def _scored_alike(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether on the same images by the same `evaluate` section, which versions of older releases do not tell."""
+    told = {tags["sohes.evaluate"] for tags in (one, other) if "sohes.evaluate" in tags}
+    return one.get("sohes.eval") == other.get("sohes.eval") and len(told) < 2
 
 
 def registered_model(name: str, root: Path) -> Path:
@@ -111,8 +131,10 @@ def registered_model(name: str, root: Path) -> Path:
         folder = Project(root).state("registry") / f"{model}-{found.version}-{found.tags.get('sohes.model', '')[-12:]}"
         if not folder.exists():
             _fetch(client.get_model_version_download_uri(model, found.version), folder, tracking_uri(root))
-    (checkpoint,) = folder.glob("artifacts/*.safetensors")
-    return checkpoint
+    checkpoints = list(folder.glob("artifacts/*.safetensors"))
+    if len(checkpoints) != 1:
+        raise SohesError(f"{name} is no model of SOHES: name a version that `sohes evaluate` has registered")
+    return checkpoints[0]
 
 
 def save_pyfunc(folder: Path, model: Path, params: Params) -> None:
@@ -202,4 +224,8 @@ def _fetch(source: str, folder: Path, uri: str) -> None:
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         got = download_artifacts(artifact_uri=source, dst_path=scratch, tracking_uri=uri)
-        Path(got).rename(folder)
+        try:
+            Path(got).rename(folder)
+        except OSError:  # another process has fetched it meanwhile
+            if not folder.is_dir():
+                raise

@@ -55,3 +55,18 @@ def test_a_profile_that_is_there_stays(monkeypatch, tmp_path, repository):
         chosen = repository / ("params/photographs.yaml" if (given, seed) == ("params.yaml", 0) else given)
         wanted = load_params(chosen).model_copy(update={"seed": seed})
         assert load_params(params).model_dump(exclude={"pull"}) == wanted.model_dump(exclude={"pull"})
+
+
+@pytest.mark.parametrize(
+    ("params", "is_project"), [("params.yaml", True), ("{}/params.yaml", True), ("conf/params.yaml", False)]
+)
+def test_wherever_the_params_are_the_paths_are_the_projects(params, is_project, monkeypatch, tmp_path):
+    monkeypatch.setattr(init, "out_of_reach", lambda weights: None)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos/one.jpg").touch()
+    file = Path(params.format(tmp_path))
+    init.init(images=Path("photos"), annotations=None, profile=None, params=file)
+    assert load_params(file).pull.folder.images == Path("photos")
+    assert (tmp_path / "dvc.yaml").exists() is is_project

@@ -104,3 +104,9 @@ def test_a_folder_without_sam_is_one_sentence(tmp_path):
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(SohesError, match="cannot be used for mask generation"):
         make_sam(tmp_path, device="cpu", **SETTINGS)
+
+
+def test_a_run_that_cannot_start_claims_no_folder(root, tmp_path):
+    with pytest.raises(SohesError, match="no SAM at"):
+        sam.sam(tmp_path / "absent", benchmark="coco", root=root, out=tmp_path / "sam", **SETTINGS)
+    assert not (tmp_path / "sam").exists()

@@ -2,15 +2,18 @@ import base64
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import numpy as np
 import pytest
+from mlflow.tracking import MlflowClient
 from PIL import Image
 from processes import free_port
 
@@ -19,6 +22,7 @@ from sohes import tracking
 from sohes.errors import SohesError
 from sohes.params import Params
 from sohes.predictor import load_predictor
+from sohes.tracking import registry
 from sohes.tracking.registry import NAME, beats, register, registered_model, save_pyfunc
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 56, 3), np.uint8)
@@ -54,6 +58,37 @@ def test_only_a_higher_recall_on_the_same_images_is_better(ar, images, better):
     challenger = {"sohes.eval": images} | ({} if ar is None else {"sohes.AR": str(ar)})
     assert beats(challenger, champion) is better
     assert beats(challenger, None)
+
+
+@pytest.mark.parametrize(("section", "better"), [("one", True), ("other", False), (None, True)])
+def test_only_a_recall_of_the_same_evaluate_section_is_better(section, better):
+    champion = {"sohes.AR": "30.0", "sohes.eval": EVAL} | ({} if section is None else {"sohes.evaluate": section})
+    assert beats({"sohes.AR": "31.0", "sohes.eval": EVAL, "sohes.evaluate": "one"}, champion) is better
+
+
+def test_a_version_that_missed_its_alias_gets_it_the_next_time(
+    tiny_model, tiny_params, database, tmp_path, monkeypatch
+):
+    client = MlflowClient(f"sqlite:///{shutil.copy(database, tmp_path)}")
+    monkeypatch.chdir(tmp_path)
+    run_id = client.create_run(client.create_experiment("sohes", str(tmp_path / "artifacts"))).info.run_id
+    params = Params.model_validate(tiny_params)
+    fewer = params.model_copy(update={"evaluate": params.evaluate.model_copy(update={"max_masks": 3})})
+
+    def made(of: Params) -> str:
+        return register(client, run_id, tiny_model, of, metrics={"AR": 20.0}, data={"eval": EVAL}).version
+
+    def killed(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as stopped:
+        stopped.setattr(client, "set_registered_model_alias", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(params)
+    first = made(params)
+    assert client.get_model_version_by_alias(NAME, "champion").version == first
+    assert len(client.search_model_versions(f"name = '{NAME}'")) == 1
+    assert made(fewer) != first == client.get_model_version_by_alias(NAME, "champion").version
 
 
 def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
@@ -95,6 +130,28 @@ def test_the_champion_changes_for_a_better_model_only_and_can_be_loaded_by_name(
         registered_model("mlflow:/absent/3", tmp_path)
     with pytest.raises(SohesError, match="write mlflow:/NAME@ALIAS"):
         registered_model("mlflow:/sohes", tmp_path)
+
+
+def test_a_foreign_model_is_one_sentence(database, tmp_path, monkeypatch):
+    client = MlflowClient(f"sqlite:///{shutil.copy(database, tmp_path)}")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "cats").mkdir()
+    (tmp_path / "cats/MLmodel").touch()
+    client.create_registered_model("cats")
+    client.create_model_version("cats", str(tmp_path / "cats"))
+    with pytest.raises(SohesError, match="mlflow:/cats/1 is no model of SOHES"):
+        registered_model("mlflow:/cats/1", tmp_path)
+
+
+def test_two_processes_may_fetch_one_model_at_a_time(tmp_path, monkeypatch):
+    def fetched(*, dst_path: str, **_: object) -> str:
+        for folder in (Path(dst_path) / "model", tmp_path / "sohes-1"):  # the other process is quicker
+            (folder / "artifacts").mkdir(parents=True)
+        return str(Path(dst_path) / "model")
+
+    monkeypatch.setattr("mlflow.artifacts.download_artifacts", fetched)
+    registry._fetch("models:/sohes/1", tmp_path / "sohes-1", "")
+    assert [path.name for path in tmp_path.iterdir()] == ["sohes-1"]
 
 
 @pytest.mark.parametrize("address", [None, "sqlite:///{}/other.db?timeout=3"])

@@ -26,12 +26,15 @@ region belongs to.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
 
 import numpy as np
 
+from sohes.data.sources.source import SUFFIXES
 from sohes.data.store.ids import distinct
 from sohes.errors import SohesError
 from sohes.masks import encode, gate, sample
@@ -42,6 +45,7 @@ from sohes.work.files import atomic_path
 SOURCE = "label_studio"
 WIDTHS = (3, 4, 8, 16)  # bits of a run's length
 CHANNELS = 4
+SERVED, UPLOADED = "/data/local-files/?", "/data/upload/"  # in the addresses of Label Studio's own photographs
 
 # ---------------------------------------------------------------- write
 
@@ -110,7 +114,7 @@ def read_task(task: Any, path: Path) -> ImageRecord:
     if not is_task(task):
         raise SohesError(f"{path} is not a list of Label Studio's tasks: an item has no `data` (got {task!r:.80})")
     data = task["data"]
-    name = next((value for value in data.values() if isinstance(value, str)), "")
+    name = _photograph(data)
     where = name or f"task {task.get('id')!s:.40}"
     done = [a for a in _objects(task.get("annotations")) if not a.get("was_cancelled")]
     choices = done or _objects(task.get("predictions"))
@@ -128,6 +132,20 @@ def read_task(task: Any, path: Path) -> ImageRecord:
     image_id = gate.whole(data.get("image_id"))
     found = Found(size, where, path).add(annotations)
     return ImageRecord(-1 if image_id is None else image_id, name, "", found.masks(SOURCE))
+
+
+def _photograph(data: dict[str, Any]) -> str:
+    """Its path as it was before Label Studio took it: served from a folder, or uploaded behind eight hex digits."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str)}
+    images = (
+        value for value in texts.values() if value.partition("?")[0].lower().endswith(SUFFIXES) or SERVED in value
+    )
+    address = texts.get("image") or next(images, "")
+    if SERVED in address:
+        return parse_qs(urlsplit(address).query).get("d", [""])[0]
+    if UPLOADED in address:
+        return re.sub("^[0-9a-f]{8}-", "", unquote(PurePosixPath(urlsplit(address).path).name))
+    return address
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:

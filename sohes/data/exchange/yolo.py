@@ -41,7 +41,9 @@ def write(records: Iterable[ImageRecord], folder: Path) -> None:
     """An image without masks has an empty file; a mask without a pixel has no line."""
     for record, file in placed(records, places(folder)):
         sides = np.array([record.masks.width, record.masks.height])
-        lines = (bridged(parts) / sides for parts in part_polygons(record.masks) if parts)
+        parts_of = list(part_polygons(record.masks))
+        best_first = np.argsort(-record.masks.scores, kind="stable").tolist()
+        lines = (bridged(parts_of[index]) / sides for index in best_first if parts_of[index])
         write_file(file, "".join(f"0 {' '.join(f'{v:.7g}' for v in corners.ravel())}\n" for corners in lines))
     write_file(folder / "data.yaml", f"{_DATA}names:\n  0: entity\n")
 

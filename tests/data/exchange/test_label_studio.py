@@ -127,3 +127,21 @@ def test_a_damaged_task_is_one_sentence(change, words: str, tmp_path: Path) -> N
 
 def region(task: dict) -> dict:
     return task["predictions"][0]["result"][0]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ({"caption": "a cup.", "image": "trip/a.png"}, "trip/a.png"),
+        ({"caption": "a cup.", "photo": "trip/A.JPG"}, "trip/A.JPG"),
+        ({"image": "/data/local-files/?d=photos/a%20b.png"}, "photos/a b.png"),
+        ({"text": "a", "photo": "/data/local-files/?d=photos/a.png"}, "photos/a.png"),
+        ({"image": "/data/upload/1/0a1b2c3d-a%20b.png"}, "a b.png"),
+        ({"image": "http://localhost:8080/data/upload/1/0a1b2c3d-a.png"}, "a.png"),
+        ({"image": "0a1b2c3d-a.png"}, "0a1b2c3d-a.png"),
+        ({"caption": "a cup."}, ""),
+    ],
+)
+def test_a_task_is_named_after_its_photograph(data: dict, name: str) -> None:
+    task = {"data": {**data, "height": 2, "width": 3}, "predictions": [{"result": []}]}
+    assert label_studio.read_task(task, Path("tasks.json")).file_name == name

@@ -71,3 +71,13 @@ def test_two_images_of_one_name_are_told_apart_or_refused(tmp_path: Path) -> Non
     twins = [ImageRecord(1, "a.jpg", "", masks), ImageRecord(2, "a.png", "", masks)]
     with pytest.raises(SohesError, match=r"a\.txt is of no image whose size is known"):
         list(read_records(tmp_path, twins))
+
+
+def test_lines_are_in_the_order_of_the_scores(tmp_path: Path) -> None:
+    masks_NHW = np.zeros((4, 10, 10), bool)
+    for index in (0, 1, 3):  # the third is without a pixel
+        masks_NHW[index, index : index + 2] = True
+    masks = mask_set(masks_NHW, scores=np.array([0.2, 0.9, 0.5, 0.9], np.float32))
+    yolo.write([ImageRecord(1, "a.jpg", "", masks)], tmp_path)
+    tops = [min(float(y) for y in line.split()[2::2]) for line in (tmp_path / "labels/a.txt").read_text().splitlines()]
+    assert tops == [0.1, 0.3, 0]
