@@ -38,7 +38,7 @@ from flows.graph import command_of, environment, is_fresh, params_file, reproduc
 from flows.server import require_server, without_tracebacks
 from flows.ui import MLFLOW_URL
 from sohes import tracking
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
@@ -111,7 +111,7 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
             httpx.post(url, json={"text": text}, timeout=10).raise_for_status()
         except httpx.HTTPError as error:
             # Without the address, which is a secret: whoever has it may post.
-            print(f"sohes: the notification was not sent ({type(error).__name__})", file=sys.stderr)
+            remark(f"the notification was not sent ({type(error).__name__})")
 
 
 def only_one(root: Path) -> AbstractContextManager[None]:

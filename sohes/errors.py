@@ -99,6 +99,11 @@ def first_sentence(error: object) -> str:
     return lines[0].split(". ")[0].rstrip(":.") if lines else type(error).__name__
 
 
+def remark(sentence: str) -> None:
+    """Say on stderr what does not end the command: `sohes: ` is kept for the sentence that does."""
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
+
+
 def print_any_name() -> None:
     """Show letters that the terminal does not have as escapes, where they would end the command."""
     for stream in (sys.stdout, sys.stderr):
