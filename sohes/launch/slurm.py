@@ -43,10 +43,14 @@ class Command:
         return {**self.__dict__, "_process": None}
 
     def __call__(self) -> int:
-        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        # The flow's number, which sbatch has handed on, counts the CPUs of the flow's machine.
+        inherited = {name: value for name, value in os.environ.items() if name != "SOHES_WORKERS"}
+        environment = {**inherited, **self.environment, "PYTHONUNBUFFERED": "1"}
+        told_to_end: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
         self._process = subprocess.Popen(self._here(), cwd=self.root, env=environment, stderr=subprocess.STDOUT)
         code = self._process.wait()
-        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        if code != 0 and (told_to_end or code in (-signal.SIGTERM, 128 + signal.SIGTERM)):  # torchrun ends with 1
             # Slurm is ending the job, and this process is next. Returning would report as failed a job that was
             # cancelled or will come back from the queue.
             time.sleep(KILL_WAIT)
@@ -197,12 +201,14 @@ def _outcome(job: Any) -> Outcome:
     try:
         state, result = pickle.loads(job.paths.result_pickle.read_bytes())  # written by our own job, in our own folder
         code = result if state == "success" else FAILED
-        return Outcome(code, log, said if state == "success" else (*said, str(result).strip().splitlines()[-1]))
+        said = said if state == "success" else (*said, str(result).strip().splitlines()[-1])
     except FileNotFoundError:
         word = job.watcher.get_state(job.job_id, mode="force")
+        code, said = FAILED, (*said, f"Slurm says {word} of job {job.job_id}")
+    if code != 0:  # Slurm may have queued it again
         with contextlib.suppress(subprocess.CalledProcessError, OSError):
             job.cancel()
-        return Outcome(FAILED, log, (*said, f"Slurm says {word} of job {job.job_id}"))
+    return Outcome(code, log, said)
 
 
 def _scancel(arguments: Sequence[str]) -> None:

@@ -159,6 +159,38 @@ def test_a_job_that_ended_before_an_edit_is_no_answer_to_it(tmp_path, profile, m
     assert (recorded, list((tmp_path / ".sohes/launch").iterdir())) == ([1], [])
 
 
+def test_a_job_that_failed_is_cancelled(tmp_path, profile, monkeypatch):
+    slurm = programs(tmp_path / "bin", monkeypatch, sbatch="echo Submitted batch job 7")
+    nodes_end_with(1, tmp_path, monkeypatch)
+    (outcome,) = launch([Task("a", ("true",))], tmp_path, profile)
+    assert (outcome.exit_code, (slurm / "scancel.calls").read_text()) == (1, "7\n")
+
+
+@pytest.mark.parametrize(("code", "waits"), [(1, True), (75, True), (0, False)])
+def test_what_slurm_ends_does_not_report_itself_as_failed(tmp_path, code, waits):
+    """As torchrun, which ends with 1 after SIGTERM, while Slurm queues the job again."""
+    stage = f"import os, signal, sys; os.kill(os.getppid(), signal.SIGTERM); sys.exit({code})"
+    job = (
+        "import sys; from pathlib import Path; from sohes.launch import slurm\n"
+        "slurm.time.sleep = lambda seconds: print('waits', seconds)\n"
+        "print(slurm.Command(('python', '-c', sys.argv[1]), Path(), {}, None)())"
+    )
+    done = subprocess.run(python(job, stage), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [*(["waits 300"] if waits else []), str(code)]
+
+
+@pytest.mark.parametrize(("in_profile", "expected"), [({}, None), ({"SOHES_WORKERS": "3"}, "3")])
+def test_a_job_has_as_many_processes_as_cpus_whatever_its_flow_has(tmp_path, in_profile, expected):
+    stage = "import os; print(os.environ.get('SOHES_WORKERS'))"
+    job = (
+        "import sys; from pathlib import Path; from sohes.launch.slurm import Command\n"
+        f"Command(('python', '-c', sys.argv[1]), Path(), {in_profile}, None)()"
+    )
+    environment = {**os.environ, "SOHES_WORKERS": "2"}
+    done = subprocess.run(python(job, stage), env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
+
+
 @pytest.mark.slurm
 @pytest.mark.usefixtures("slurm")
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
