@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
 from sohes.launch.task import Launch, Outcome, Task, last_lines, pause, with_python
@@ -26,6 +26,11 @@ from sohes.project import Project
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
 FAILED = 1
+MAY_PASS = (
+    "timed out",
+    "unable to contact",
+    "try again",
+)  # in what Slurm says of a controller that is busy or restarts
 KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
 
 
@@ -76,7 +81,8 @@ class Command:
 def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> list[Outcome]:
     """Submit the tasks that have no job yet and wait for all. An interruption cancels the jobs, kill -9 leaves them.
 
-    SohesError if Slurm refuses. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
+    SohesError if Slurm refuses; TemporaryError, and jobs go on, if it does not answer: the next call cancels what
+    it may have queued unseen. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
     """
     ledger = Ledger(launch.root, "slurm", launch.group)
     jobs: dict[str, Any] = {}
@@ -99,6 +105,8 @@ def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> l
             jobs |= _submit(part, launch, ledger, profile)
         _wait(list(jobs.values()), profile.poll_seconds, launch.on_progress)
         outcomes = [_outcome(jobs[task.name]) for task in tasks]
+    except TemporaryError:
+        raise  # the ledger stays, and the next call finds the jobs
     except BaseException:
         for job in jobs.values():
             with contextlib.suppress(subprocess.CalledProcessError, OSError):
@@ -133,8 +141,9 @@ def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmPro
         with executor.batch():
             jobs = [executor.submit(command) for command in commands]
     except submitit.core.utils.FailedJobError as error:
-        ledger.drop(submission)
         said = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
+        _require_answer(str(error), said[-1])
+        ledger.drop(submission)
         raise SohesError(f"Slurm refuses the jobs: {said[-1].strip()} (fix infra/launch)") from None
     named = {task.name: job for task, job in zip(tasks, jobs, strict=True)}
     ledger.submitted(submission, {name: job.job_id for name, job in named.items()})
@@ -143,6 +152,7 @@ def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmPro
 
 def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) -> dict[str, Any]:
     """The profile as submitit's parameters."""
+    options = {key: value for key, value in profile.options.items() if value is not False}
     values: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,
@@ -155,7 +165,8 @@ def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) ->
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.at_once,
         "stderr_to_stdout": True,
-        "additional_parameters": {("requeue" if profile.requeue else "no-requeue"): True, **profile.options},
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which Slurm 22.05 to 23.02 does not take from sbatch
+        "additional_parameters": {("requeue" if profile.requeue else "no-requeue"): True, **options},
     }
     if resources.gpus:
         values["gpus_per_node"] = resources.gpus
@@ -213,6 +224,13 @@ def _outcome(job: Any) -> Outcome:
 
 def _scancel(arguments: Sequence[str]) -> None:
     try:
-        subprocess.run(["scancel", *arguments], check=False, capture_output=True)
+        done = subprocess.run(["scancel", *arguments], check=False, capture_output=True, text=True)
     except OSError as error:
         raise SohesError(f"cannot run scancel: {error.strerror}: run on a login node of the cluster") from None
+    _require_answer(done.stderr, done.stderr)
+
+
+def _require_answer(error: str, said: str) -> None:
+    """TemporaryError if Slurm's controller did not answer, so that nobody knows what it has done."""
+    if any(words in error.lower() for words in MAY_PASS):
+        raise TemporaryError(f"Slurm does not answer: {said.strip()}: run the same command again later")

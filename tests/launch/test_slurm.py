@@ -13,7 +13,7 @@ import pytest
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch import SlurmProfile, Task, load_profile, run_tasks
 from sohes.launch.ledger import Ledger
 from sohes.launch.profile import Resources
@@ -52,9 +52,12 @@ def test_the_profile_in_slurms_words(profile):
         "requeue": True,
     }
     resources = profile.shard.model_copy(update={"gpus": 4, "memory_gib": 48})
-    got = sbatch_parameters(SlurmProfile.model_validate(values | {"options": {"qos": "high"}}), resources, "name")
+    got = sbatch_parameters(
+        SlurmProfile.model_validate(values | {"options": {"qos": "high", "exclusive": False}}), resources, "name"
+    )
     assert (got["partition"], got["account"], got["time"], got["mem"]) == ("gpu", "me", 5, "48GB")
     assert (got["gpus_per_node"], got["setup"]) == (4, ["module load cuda"])
+    assert got["srun_args"] == ["--cpus-per-task=1"]
     assert got["additional_parameters"] == {"requeue": True, "qos": "high"}
 
 
@@ -157,6 +160,25 @@ def test_a_job_that_ended_before_an_edit_is_no_answer_to_it(tmp_path, profile, m
     launch(tasks, tmp_path, profile, inputs=second, record=lambda: recorded.append(1))
     assert len((slurm / "sbatch.calls").read_text().splitlines()) == jobs
     assert (recorded, list((tmp_path / ".sohes/launch").iterdir())) == ([1], [])
+
+
+@pytest.mark.parametrize(
+    "words", ["Socket timed out on send/recv operation", "Unable to contact slurm controller (connect failure)"]
+)
+def test_what_slurm_may_have_queued_unseen_is_cancelled_by_the_next_call(tmp_path, profile, monkeypatch, words):
+    slurm = programs(tmp_path / "bin", monkeypatch, sbatch=f"echo 'sbatch: error: {words}' >&2; exit 1")
+    tasks = [Task("a", ("true",))]
+    with pytest.raises(TemporaryError, match="Slurm does not answer: sbatch: error: "):
+        launch(tasks, tmp_path, profile)
+    (unseen,) = Ledger(tmp_path, "slurm", "test").submissions
+    (slurm / "scancel").write_text(f"#!/bin/sh\necho 'scancel: error: {words}' >&2; exit 1\n")
+    with pytest.raises(TemporaryError, match="Slurm does not answer: scancel: error: "):
+        launch(tasks, tmp_path, profile)
+    (slurm / "scancel").write_text('#!/bin/sh\necho "$@" >> $0.calls\n')
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    nodes_end_with(0, tmp_path, monkeypatch)
+    launch(tasks, tmp_path, profile)
+    assert (slurm / "scancel.calls").read_text() == f"--name {unseen.name}\n"
 
 
 def test_a_job_that_failed_is_cancelled(tmp_path, profile, monkeypatch):
