@@ -96,7 +96,7 @@ def _set_automation(client: SyncPrefectClient, wanted: AutomationCore) -> None:
 
 
 def _profile(project: Project, deployment: dict[str, Any]) -> object:
-    return load_profile(project.launch_profiles, deployment["parameters"]["launch"])
+    return load_profile(project.launch_profiles, (deployment.get("parameters") or {}).get("launch"))
 
 
 def main(arguments: list[str] | None = None) -> int:

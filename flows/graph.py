@@ -64,8 +64,9 @@ def _touches(dependency: str, output: str) -> bool:
 
 
 def command_of(stage: Mapping[str, Any]) -> tuple[str, ...]:
-    """The stage's command as words."""
-    return tuple(shlex.split(stage["cmd"]))
+    """The stage's command as words; a list is run in its order until one fails, as DVC does."""
+    lines = stage["cmd"]
+    return tuple(shlex.split(lines if isinstance(lines, str) else " && ".join(lines)))
 
 
 def params_file(command: tuple[str, ...]) -> Path:

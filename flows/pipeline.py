@@ -12,6 +12,7 @@ import argparse
 import base64
 import os
 import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -38,7 +39,7 @@ from flows.graph import command_of, environment, is_fresh, params_file, reproduc
 from flows.server import require_server, without_tracebacks
 from flows.ui import MLFLOW_URL
 from sohes import tracking
-from sohes.errors import SohesError
+from sohes.errors import SohesError, first_sentence, remark
 from sohes.evaluate.figures import read_rows
 from sohes.evaluate.tables import phase_markdown
 from sohes.launch import LocalProfile, load_profile, run_task
@@ -75,7 +76,7 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
             on_line=on_line,
         )  # fmt: skip
     else:
-        progress = ShardProgress(stage)
+        progress = ShardProgress(stage, logger.warning)
         outcome = run_elsewhere(
             stage, root, profile, environment=records_to(profile), on_line=on_line, on_progress=progress
         )
@@ -87,19 +88,25 @@ def run_stage(stage: str, root: Path, launch: str | None) -> State:
 
 
 class ShardProgress:
-    """Shows in Prefect's UI how many shards of a stage are done."""
+    """Shows in Prefect's UI how many shards of a stage are done. If that fails, the jobs go on."""
 
-    def __init__(self, stage: str) -> None:
-        self._stage = stage
+    def __init__(self, stage: str, warn: Callable[[str], None]) -> None:
+        self._stage, self._warn = stage, warn
         self._artifact: UUID | None = None
+        self._failed = False
 
     def __call__(self, done: int, total: int) -> None:
         percent = 100 * done / max(total, 1)
-        if self._artifact is None:
-            key, words = f"shards-{self._stage}", f"Shards of {self._stage}"
-            self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=words))
-        else:
-            update_progress_artifact(self._artifact, percent)
+        try:
+            if self._artifact is None:
+                key, words = f"shards-{self._stage}", f"Shards of {self._stage}"
+                self._artifact = cast(UUID, create_progress_artifact(percent, key=key, description=words))
+            else:
+                update_progress_artifact(self._artifact, percent)
+        except Exception as error:  # whatever Prefect's client throws
+            if not self._failed:
+                self._warn(f"Prefect does not show the progress ({first_sentence(error)}); the jobs go on")
+            self._failed = True
 
 
 def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
@@ -111,7 +118,7 @@ def tell_failure(flow: Flow, flow_run: FlowRun, state: State) -> None:
             httpx.post(url, json={"text": text}, timeout=10).raise_for_status()
         except httpx.HTTPError as error:
             # Without the address, which is a secret: whoever has it may post.
-            print(f"sohes: the notification was not sent ({type(error).__name__})", file=sys.stderr)
+            remark(f"the notification was not sent ({type(error).__name__})")
 
 
 def only_one(root: Path) -> AbstractContextManager[None]:
@@ -153,7 +160,11 @@ def leave_artifacts(root: Path) -> None:
             # Inline: the server need not reach this machine's files.
             data = base64.b64encode(project.mosaic(kind).read_bytes()).decode()
             create_image_artifact(f"data:image/jpeg;base64,{data}", key=key, description=words)
-    link = tracking.pipeline_url(load_params(params_files(root)[-1]), root, local_ui=MLFLOW_URL)
+    try:
+        link = tracking.pipeline_url(load_params(params_files(root)[-1]), root, local_ui=MLFLOW_URL)
+    except SohesError as error:  # every stage has succeeded
+        get_run_logger().warning("%s", error)
+        link = None
     if link is not None:
         create_link_artifact(link, link_text="MLflow run", key="mlflow", description="Parameters, figures, checkpoints")
 

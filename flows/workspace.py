@@ -22,6 +22,7 @@ from sohes.params.keys import set_keys
 from sohes.pipeline import CODE, PHASES, Phase
 from sohes.project import Project, read_mapping
 from sohes.work.files import atomic_path
+from sohes.work.identity import identity
 
 HERE = Project(Path())  # paths as dvc.yaml has them
 # Params that name files: by path or address, and by path if there is such a file, else by name.
@@ -106,5 +107,6 @@ def _on_own_params(stage: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def folder_name(row: str) -> str:
-    """A row's name as a folder's: `224, patch 8` becomes `224-patch-8`."""
-    return re.sub(r"[^A-Za-z0-9.]+", "-", row).strip("-")
+    """A row's name as a folder's: `224, patch 8` becomes `224-patch-8`; a digest tells apart what has lost letters."""
+    name = re.sub(r"[^A-Za-z0-9.]+", "-", row).strip("-")
+    return name if row.isascii() else f"{name}-{identity([row])[:8]}".strip("-")

@@ -7,7 +7,6 @@ import importlib.util
 import io
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 REMEDIES = {
     errno.EACCES: "fix its permissions, or name another",
@@ -18,6 +17,12 @@ REMEDIES = {
     errno.ENOTDIR: "name a place inside a folder",
     errno.EISDIR: "name a file",
 }
+
+# Faults of a shared file system that pass, and its remedy.
+PASSING = {
+    getattr(errno, name) for name in ("ESTALE", "EIO", "ETIMEDOUT", "EREMOTEIO", "ENOTCONN") if hasattr(errno, name)
+}
+PASSES = "run the same command again; if it stays, the file system or its server is at fault"
 
 # What the base install does without: the name that is imported, and the extra of pyproject.toml that brings it.
 EXTRAS = {
@@ -68,7 +73,7 @@ def exit_code_of(error: BaseException) -> int:
     """What a command ends with after the error's sentence: 130 if the user interrupted it, TEMPORARY, or 1."""
     if any(isinstance(link, KeyboardInterrupt) for link in chain(error)):
         return 130
-    return TEMPORARY if isinstance(error, TemporaryError) else 1
+    return TEMPORARY if isinstance(error, TemporaryError) or _passes(error) else 1
 
 
 def sentence_of(error: BaseException) -> str | None:
@@ -86,17 +91,28 @@ def sentence_of(error: BaseException) -> str | None:
         full = isinstance(link, OSError) and link.errno in (errno.ENOSPC, errno.EDQUOT)
         # Arrow, SQLite and safetensors raise exceptions of their own that keep the system's words.
         if full or any(words in str(link) for words in ("No space left on device", "disk is full")):
-            return f"the disk is full ({Path.cwd()}): free some space and run the same command again"
+            named = f" ({link.filename})" if isinstance(link, OSError) and link.filename else ""
+            return f"the disk is full{named}: free some space and run the same command again"
     if isinstance(error, OSError) and error.filename:  # a file that somebody named, not a socket of ours
         fault = (error.strerror or "cannot be used").lower()
-        return f"{error.filename}: {fault}: {REMEDIES.get(error.errno or 0, 'fix it or name another')}"
+        remedy = PASSES if _passes(error) else REMEDIES.get(error.errno or 0, "fix it or name another")
+        return f"{error.filename}: {fault}: {remedy}"
     return None
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, OSError) and bool(error.filename) and error.errno in PASSING
 
 
 def first_sentence(error: object) -> str:
     """The first sentence of what another library's error says, for use inside one of ours."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0].split(". ")[0].rstrip(":.") if lines else type(error).__name__
+
+
+def remark(sentence: str) -> None:
+    """Say on stderr what does not end the command: `sohes: ` is kept for the sentence that does."""
+    print(f"note: {sentence}", file=sys.stderr, flush=True)
 
 
 def print_any_name() -> None:

@@ -13,7 +13,7 @@ import yaml
 
 from sohes import cli
 from sohes.commands.bench import Bench
-from sohes.errors import SohesError
+from sohes.errors import TEMPORARY, SohesError
 from sohes.params import load_params
 
 SCRIPT = Path(sys.executable).with_name("sohes")
@@ -224,12 +224,24 @@ def test_a_full_disk_is_one_sentence(failing_stage, capsys, error):
         (errno.EROFS, "read-only file system: name a place that can be written to"),
         (errno.EEXIST, "file exists: a folder must be there: name another, or remove the file"),
         (errno.ENOTDIR, "not a directory: name a place inside a folder"),
-        (errno.EIO, "input/output error: fix it or name another"),
+        (errno.ELOOP, "too many levels of symbolic links: fix it or name another"),
     ],
 )
 def test_a_file_that_may_not_be_written_is_one_sentence_with_a_remedy(failing_stage, capsys, number, told):
     assert failing_stage(OSError(number, os.strerror(number), "models/x.safetensors")) == 1
     assert capsys.readouterr().err == f"sohes: models/x.safetensors: {told}\n"
+
+
+@pytest.mark.parametrize("number", [errno.ESTALE, errno.EIO, errno.ETIMEDOUT, errno.ENOTCONN])
+def test_a_fault_of_a_shared_file_system_may_pass(failing_stage, capsys, number):
+    assert failing_stage(OSError(number, os.strerror(number), "models/x.safetensors")) == TEMPORARY
+    assert "run the same command again; if it stays, the file system" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("named", "told"), [((), "full: free"), (("/dev/full",), "full (/dev/full): free")])
+def test_a_full_disk_is_that_of_the_file_alone(failing_stage, capsys, named, told):
+    assert failing_stage(OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *named)) == 1
+    assert capsys.readouterr().err.startswith(f"sohes: the disk is {told}")
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from rich.tree import Tree
 from sohes.commands.options import HERE, Upright
 from sohes.data.sources.folder import left_out, list_photographs, read_photograph
 from sohes.data.store.decode import MAX_MEGAPIXELS, UnreadableImage, decode_image
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.evaluate import pictures
 from sohes.evaluate.result import PictureFormat, Result
 from sohes.masks import forest
@@ -105,10 +105,10 @@ def choose(model: str | None, params: Path | None, *, explore: bool) -> dict[str
         return {"model": "", "evaluate": values.evaluate, "explore": values.explore}
     if model is None:
         model, why = _best()
-        print(f"sohes: with the model {model}, {why}", file=sys.stderr)
+        remark(f"with the model {model}, {why}")
     file = named_model(model, Path.cwd())
     if limits := read_card(file).get("limits"):
-        print(f"sohes: limits of {model}: {limits}", file=sys.stderr)
+        remark(f"limits of {model}: {limits}")
     evaluate = None if params else evaluate_of(file)
     return {
         "model": str(file),
@@ -175,7 +175,7 @@ def run(
     failed: dict[str, list[Path]] = {"read": [], "written": []}
 
     def report(what: str, file: Path, reason: object) -> None:
-        print(f"sohes: {file} cannot be {what}: {reason}; continuing with the others", file=sys.stderr)
+        remark(f"{file} cannot be {what}: {reason}; continuing with the others")
         failed[what].append(file)
 
     console = Console(stderr=True)  # standard output is for the files' names, which may go elsewhere
@@ -249,9 +249,7 @@ def _left(files: Sequence[Path], names: Mapping[Path, str], out: Path) -> list[P
     """The files without a JSON in `out`; how many have one goes to stderr."""
     left = [file for file in files if not (out / f"{names[file]}.json").exists()]
     if done := len(files) - len(left):
-        print(
-            f"sohes: {done} of {len(files)} photographs have results in {out}, which stay as they are", file=sys.stderr
-        )
+        remark(f"{done} of {len(files)} photographs have results in {out}, which stay as they are")
     return left
 
 
@@ -283,7 +281,7 @@ def _expand(photo: Path, leave_out: Path | None) -> list[Path]:
     if photo.is_dir():
         listing = list_photographs(photo, leave_out=leave_out)
         if listing.others:
-            print(f"sohes: {left_out(photo, listing.others)}", file=sys.stderr)
+            remark(left_out(photo, listing.others))
         return [photo / name for name in listing.names]
     if photo.exists():
         return [photo]

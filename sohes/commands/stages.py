@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
@@ -15,7 +14,7 @@ import typer
 
 import sohes
 from sohes.commands.options import HERE, ParamsFile, Settings
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.model.released import start_of
 from sohes.params import WEIGHT_FILES, Params, load_params, weights_in
 from sohes.params.keys import parse_changes
@@ -186,7 +185,7 @@ def shards(
     values = load_params(params, parse_changes(settings))
     missing = importlib.import_module(f"sohes.stages.{stage}").missing_shards(values, Path.cwd())
     if not missing:
-        print(f"sohes: no shard of {stage} is left: `sohes {stage}` finishes the stage", file=sys.stderr)
+        remark(f"no shard of {stage} is left: `sohes {stage}` finishes the stage")
     print(as_ranges([job.start // per_job for job in jobs_of(missing, per_job)]))
 
 

@@ -173,7 +173,7 @@ class Log:
                 if pod.exit_code:
                     self._ends[pod.name] = pod.ended, pod.exit_code
                 seen = self._seen.get(pod.name, "")
-                for stamped in (self._cluster.log(pod.name, overlap if seen else None) or "").splitlines():
+                for stamped in (self._cluster.log(pod.name, overlap if seen else None) or "").split("\n"):
                     stamp, _, line = stamped.partition(" ")
                     if stamp <= seen:
                         continue

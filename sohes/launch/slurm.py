@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch.ledger import Ledger, Submission
 from sohes.launch.profile import Resources, SlurmProfile
 from sohes.launch.task import Launch, Outcome, Task, last_lines, pause, with_python
@@ -26,6 +26,11 @@ from sohes.project import Project
 
 ARRAY = 1000  # tasks in one array; Slurm's own limit is 1,001 unless its administrator has raised it
 FAILED = 1
+MAY_PASS = (
+    "timed out",
+    "unable to contact",
+    "try again",
+)  # in what Slurm says of a controller that is busy or restarts
 KILL_WAIT = 300  # seconds; longer than Slurm's own KillWait, 30 by default
 
 
@@ -43,10 +48,14 @@ class Command:
         return {**self.__dict__, "_process": None}
 
     def __call__(self) -> int:
-        environment = {**os.environ, **self.environment, "PYTHONUNBUFFERED": "1"}
+        # The flow's number, which sbatch has handed on, counts the CPUs of the flow's machine.
+        inherited = {name: value for name, value in os.environ.items() if name != "SOHES_WORKERS"}
+        environment = {**inherited, **self.environment, "PYTHONUNBUFFERED": "1"}
+        told_to_end: list[int] = []
+        signal.signal(signal.SIGTERM, lambda number, _: told_to_end.append(number))
         self._process = subprocess.Popen(self._here(), cwd=self.root, env=environment, stderr=subprocess.STDOUT)
         code = self._process.wait()
-        if code in (-signal.SIGTERM, 128 + signal.SIGTERM):
+        if code != 0 and (told_to_end or code in (-signal.SIGTERM, 128 + signal.SIGTERM)):  # torchrun ends with 1
             # Slurm is ending the job, and this process is next. Returning would report as failed a job that was
             # cancelled or will come back from the queue.
             time.sleep(KILL_WAIT)
@@ -72,7 +81,8 @@ class Command:
 def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> list[Outcome]:
     """Submit the tasks that have no job yet and wait for all. An interruption cancels the jobs, kill -9 leaves them.
 
-    SohesError if Slurm refuses. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
+    SohesError if Slurm refuses; TemporaryError, and jobs go on, if it does not answer: the next call cancels what
+    it may have queued unseen. A job that failed is cancelled for good, since Slurm might requeue it unnoticed.
     """
     ledger = Ledger(launch.root, "slurm", launch.group)
     jobs: dict[str, Any] = {}
@@ -95,6 +105,8 @@ def run_slurm(tasks: Sequence[Task], launch: Launch, profile: SlurmProfile) -> l
             jobs |= _submit(part, launch, ledger, profile)
         _wait(list(jobs.values()), profile.poll_seconds, launch.on_progress)
         outcomes = [_outcome(jobs[task.name]) for task in tasks]
+    except TemporaryError:
+        raise  # the ledger stays, and the next call finds the jobs
     except BaseException:
         for job in jobs.values():
             with contextlib.suppress(subprocess.CalledProcessError, OSError):
@@ -129,8 +141,9 @@ def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmPro
         with executor.batch():
             jobs = [executor.submit(command) for command in commands]
     except submitit.core.utils.FailedJobError as error:
-        ledger.drop(submission)
         said = [line for line in str(error).splitlines() if "error" in line.lower()] or [str(error)]
+        _require_answer(str(error), said[-1])
+        ledger.drop(submission)
         raise SohesError(f"Slurm refuses the jobs: {said[-1].strip()} (fix infra/launch)") from None
     named = {task.name: job for task, job in zip(tasks, jobs, strict=True)}
     ledger.submitted(submission, {name: job.job_id for name, job in named.items()})
@@ -139,6 +152,7 @@ def _submit(tasks: list[Task], launch: Launch, ledger: Ledger, profile: SlurmPro
 
 def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) -> dict[str, Any]:
     """The profile as submitit's parameters."""
+    options = {key: value for key, value in profile.options.items() if value is not False}
     values: dict[str, Any] = {
         "job_name": name,
         "partition": profile.partition,
@@ -151,7 +165,8 @@ def sbatch_parameters(profile: SlurmProfile, resources: Resources, name: str) ->
         "setup": list(profile.setup) or None,
         "array_parallelism": profile.at_once,
         "stderr_to_stdout": True,
-        "additional_parameters": {("requeue" if profile.requeue else "no-requeue"): True, **profile.options},
+        "srun_args": [f"--cpus-per-task={resources.cpus}"],  # which Slurm 22.05 to 23.02 does not take from sbatch
+        "additional_parameters": {("requeue" if profile.requeue else "no-requeue"): True, **options},
     }
     if resources.gpus:
         values["gpus_per_node"] = resources.gpus
@@ -197,16 +212,25 @@ def _outcome(job: Any) -> Outcome:
     try:
         state, result = pickle.loads(job.paths.result_pickle.read_bytes())  # written by our own job, in our own folder
         code = result if state == "success" else FAILED
-        return Outcome(code, log, said if state == "success" else (*said, str(result).strip().splitlines()[-1]))
+        said = said if state == "success" else (*said, str(result).strip().splitlines()[-1])
     except FileNotFoundError:
         word = job.watcher.get_state(job.job_id, mode="force")
+        code, said = FAILED, (*said, f"Slurm says {word} of job {job.job_id}")
+    if code != 0:  # Slurm may have queued it again
         with contextlib.suppress(subprocess.CalledProcessError, OSError):
             job.cancel()
-        return Outcome(FAILED, log, (*said, f"Slurm says {word} of job {job.job_id}"))
+    return Outcome(code, log, said)
 
 
 def _scancel(arguments: Sequence[str]) -> None:
     try:
-        subprocess.run(["scancel", *arguments], check=False, capture_output=True)
+        done = subprocess.run(["scancel", *arguments], check=False, capture_output=True, text=True)
     except OSError as error:
         raise SohesError(f"cannot run scancel: {error.strerror}: run on a login node of the cluster") from None
+    _require_answer(done.stderr, done.stderr)
+
+
+def _require_answer(error: str, said: str) -> None:
+    """TemporaryError if Slurm's controller did not answer, so that nobody knows what it has done."""
+    if any(words in error.lower() for words in MAY_PASS):
+        raise TemporaryError(f"Slurm does not answer: {said.strip()}: run the same command again later")

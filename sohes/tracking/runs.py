@@ -84,7 +84,7 @@ def pipeline_url(params: Params, root: Path, *, local_ui: str) -> str | None:
 
     local_ui: address of the UI that `make ui` starts, which shows the local database.
     """
-    if not (is_on() and is_installed("mlflow")):
+    if not (is_on() and is_installed("mlflow") and has_store(root)):
         return None
     with store_errors(tracking_uri(root), reading=True), locked(root):
         store = _Store.open(root)

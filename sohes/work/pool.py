@@ -10,7 +10,6 @@ import contextlib
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -20,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from sohes.errors import SohesError, TemporaryError
+from sohes.errors import SohesError, TemporaryError, remark
 from sohes.work.cgroup import cpu_limit
 from sohes.work.memory import keep_freed_memory
 
@@ -102,7 +101,7 @@ def report_compiling() -> None:
     elif not _told and multiprocessing.parent_process() is None:  # the parent of another worker has words of its own
         _told = True
         when = "the first time, or every time if they cannot be kept (`sohes doctor`)"
-        print(f"sohes: compiling functions, which takes up to a minute {when}", file=sys.stderr, flush=True)
+        remark(f"compiling functions, which takes up to a minute {when}")
 
 
 def run_shards(

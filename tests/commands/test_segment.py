@@ -301,8 +301,8 @@ def test_in_a_fresh_folder_the_released_model_answers(tmp_path, monkeypatch, cap
     Image.fromarray(render_scene(0, size=160, seed=0).image_HW3).save(folder / "photo.jpg")
     chosen = choose(None, None, explore=False)
     said = capsys.readouterr().err.splitlines()
-    assert said[0] == "sohes: with the model small, for there is no models/correct.safetensors here"
-    assert said[1].startswith("sohes: limits of small: ")
+    assert said[0] == "note: with the model small, for there is no models/correct.safetensors here"
+    assert said[1].startswith("note: limits of small: ")
     assert len(said) == 2
     ((written, _),) = run(["photo.jpg"], **chosen, out=folder / "out", root=folder)
     annotations = json.loads(written.read_text())["annotations"]
@@ -334,7 +334,7 @@ def test_a_projects_own_model_and_params_come_first(tiny_model, repository, tmp_
     monkeypatch.chdir(tmp_path)
     shutil.copy(repository / "params.yaml", tmp_path)
     assert choose(None, None, explore=False)["model"] == "models/correct.safetensors"
-    assert capsys.readouterr().err == "sohes: with the model models/correct.safetensors, this folder's own\n"
+    assert capsys.readouterr().err == "note: with the model models/correct.safetensors, this folder's own\n"
     card = tiny_model.with_suffix(".json")
     card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "it knows cars alone"}))
     assert choose(None, None, explore=False)["model"] == "models/correct.safetensors"
@@ -356,11 +356,11 @@ def test_a_projects_own_model_of_drawn_scenes_is_not_taken_for_photographs(tiny_
     assert choose(None, None, explore=False)["model"] == str(model_file("small"))
     why, small = capsys.readouterr().err.splitlines()
     own = "models/correct.safetensors"
-    assert why.startswith(f"sohes: with the model small, for {own} is no good on real photographs, says its card")
-    assert small.startswith("sohes: limits of small: ")
+    assert why.startswith(f"note: with the model small, for {own} is no good on real photographs, says its card")
+    assert small.startswith("note: limits of small: ")
     shutil.copy(Path(__file__).parents[2] / "params.yaml", tmp_path)
     assert choose(own, None, explore=False)["model"] == own  # asked for
-    assert capsys.readouterr().err == f"sohes: limits of {own}: {limits}\n"
+    assert capsys.readouterr().err == f"note: limits of {own}: {limits}\n"
 
 
 def test_a_registered_model_warns_too(tiny_model, repository, monkeypatch, capsys):
@@ -368,7 +368,7 @@ def test_a_registered_model_warns_too(tiny_model, repository, monkeypatch, capsy
     card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "never saw the sea"}))
     monkeypatch.setattr("sohes.tracking.named.registered_model", lambda name, root: tiny_model)
     assert choose("mlflow:/sohes@champion", repository / "params.yaml", explore=False)["model"] == str(tiny_model)
-    assert capsys.readouterr().err == "sohes: limits of mlflow:/sohes@champion: never saw the sea\n"
+    assert capsys.readouterr().err == "note: limits of mlflow:/sohes@champion: never saw the sea\n"
 
 
 def test_the_command_ends_with_counts_and_where_to_look_though_one_photograph_is_broken(
@@ -423,4 +423,4 @@ def test_what_a_model_warns_of_is_told_in_one_line(tiny_model, repository, capsy
     card = tiny_model.with_suffix(".json")
     card.write_text(json.dumps(json.loads(card.read_text()) | {"limits": "only drawn scenes"}))
     choose(str(tiny_model), repository / "params.yaml", explore=False)
-    assert capsys.readouterr().err == f"sohes: limits of {tiny_model}: only drawn scenes\n"
+    assert capsys.readouterr().err == f"note: limits of {tiny_model}: only drawn scenes\n"

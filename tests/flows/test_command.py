@@ -99,6 +99,7 @@ def test_why_prefers_the_stages_own_words_to_dvcs():
         ),
         (1, (SENTENCE, "  exitcode  : 1 (pid: 8)", "Root Cause", "  exitcode  : -9 (pid: 9)  (SIGKILL)", "=="), True),
         (1, ("Slurm says NODE_FAIL of job 7",), True),
+        (1, ("note: compiling functions", "Slurm says NODE_FAIL of job 7"), True),
         (1, (), True),
     ],
 )

@@ -248,3 +248,11 @@ def test_without_a_name_it_is_all_that_needs_no_cluster(repository):
     names = [found["name"] for found in flows.deploy.chosen(Project(repository), [])]
     assert names == ["local", "nightly", "explore", "evaluate"]
     assert [found["name"] for found in flows.deploy.chosen(Project(repository), ["slurm"])] == ["slurm"]
+
+
+@pytest.mark.parametrize("parameters", [{}, {"parameters": None}, {"parameters": {"root": "."}}])
+def test_a_deployment_without_a_profile_runs_where_its_flow_would(tmp_path, repository, monkeypatch, parameters):
+    monkeypatch.delenv("SOHES_LAUNCH", raising=False)
+    shutil.copytree(repository / "infra/launch", tmp_path / "infra/launch")
+    (tmp_path / "prefect.yaml").write_text(yaml.safe_dump({"deployments": [{"name": "mine", **parameters}]}))
+    assert [found["name"] for found in flows.deploy.chosen(Project(tmp_path), [])] == ["mine"]

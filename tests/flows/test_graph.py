@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.graph import is_fresh, outputs, stage_order
+from flows.graph import command_of, is_fresh, outputs, params_file, stage_order
 from sohes.errors import SohesError
 
 
@@ -54,6 +54,12 @@ def test_a_file_in_another_order_is_sorted(tmp_path):
         },
     )
     assert stage_order(tmp_path) == ["first", "second", "last"]
+
+
+def test_a_list_of_commands_is_read_as_dvc_runs_it():
+    command = command_of({"cmd": ["mkdir -p x", "python -m sohes pull --params mine.yaml"]})
+    assert command[:4] == ("mkdir", "-p", "x", "&&")
+    assert params_file(command) == Path("mine.yaml")
 
 
 def test_a_path_that_only_begins_alike_is_another_path(tmp_path):

@@ -8,13 +8,14 @@ import sys
 import time
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 from processes import processes_with
 
 import flows.pipeline
 from flows.graph import reproduce_command
-from sohes.errors import TEMPORARY, SohesError
+from sohes.errors import TEMPORARY, SohesError, TemporaryError
 from sohes.launch import load_profile, run_task
 from sohes.params import Params
 from sohes.pipeline import CODE
@@ -52,6 +53,18 @@ def small(tmp_path: Path, repository: Path) -> Path:
     (tmp_path / "scores.json").write_text(json.dumps(ROWS))
     write_stages(tmp_path, first=copy_stage("scores.json", "copied.json"))
     return tmp_path
+
+
+def test_a_display_that_fails_is_said_once_and_stops_no_jobs(monkeypatch):
+    def fail(*_: object, **__: object) -> None:
+        raise httpx.ReadTimeout("timed out")
+
+    monkeypatch.setattr("flows.pipeline.create_progress_artifact", fail)
+    said: list[str] = []
+    progress = flows.pipeline.ShardProgress("explore", said.append)
+    progress(0, 4)
+    progress(1, 4)
+    assert said == ["Prefect does not show the progress (timed out); the jobs go on"]
 
 
 def write_stages(folder: Path, first: dict) -> None:
@@ -137,6 +150,14 @@ class TestOnAServer:
             kind, data = read_artifact(key).split(",")
             assert (kind, base64.b64decode(data)) == ("data:image/jpeg;base64", content)
         assert "http://127.0.0.1:5000/#/runs/1" in read_artifact("mlflow")
+
+    def test_without_mlflow_at_the_end_a_flow_whose_stages_succeeded_is_completed(self, small, monkeypatch):
+        def down(*_: object, **__: object) -> None:
+            raise TemporaryError("cannot read from MLflow: start that server")
+
+        monkeypatch.setattr("sohes.tracking.pipeline_url", down)
+        state, _ = run_flow(small)
+        assert state.is_completed()
 
     def test_a_stage_that_fails_once_is_tried_again(self, small, no_delay):
         once = "if [ -e tried ]; then true; else touch tried; exit 1; fi"

@@ -114,3 +114,8 @@ def test_a_row_of_a_project_without_the_code_runs_that_of_the_package(tmp_path):
     assert str(Project(Path()).code("evaluate")) in stages["evaluate"]["deps"]
     assert not (tmp_path / "row/sohes").is_symlink()
     assert load_table("table-2", tmp_path).rows  # which comes with the code
+
+
+def test_rows_that_differ_in_letters_beyond_ascii_have_folders_of_their_own():
+    assert len({folder_name(row) for row in ("größe", "grüße", "大", "小", "gr-e")}) == 5
+    assert folder_name("224, patch 8") == "224-patch-8"

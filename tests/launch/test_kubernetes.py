@@ -20,6 +20,7 @@ from processes import serving
 from sohes.errors import SohesError, TemporaryError
 from sohes.launch import KubernetesProfile, Task, load_profile, run_tasks
 from sohes.launch.indexed import read_commands
+from sohes.launch.kubernetes import Log
 from sohes.launch.ledger import Ledger
 from sohes.launch.manifests import SUBMISSION, job_name, render_job, render_service
 from sohes.work.pool import as_ranges
@@ -666,3 +667,14 @@ def test_the_log_of_a_lost_node_does_not_end_a_job_that_goes_on_elsewhere(api, p
     (outcome,) = run(1, profile, tmp_path, heard)
     assert outcome.exit_code == 0
     assert heard == ["again", "done"]
+
+
+def test_a_line_of_a_log_with_other_ends_of_lines_in_it_is_kept_whole(tmp_path):
+    pod = SimpleNamespace(name="p", exit_code=None, ended="")
+    text = "2026-01-01T00:00:01Z 1 %\r2 %\u2028end\n2026-01-01T00:00:02Z next\n"
+    cluster = SimpleNamespace(pods=lambda job, index: [pod], log=lambda name, seconds: text)
+    heard: list[str] = []
+    log = Log(cluster, "job", None, tmp_path / "x.log", heard.append)
+    log.read()
+    log.read()
+    assert heard == ["1 %\r2 %\u2028end", "next"]

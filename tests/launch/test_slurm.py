@@ -13,7 +13,7 @@ import pytest
 import submitit
 from submitit.slurm.slurm import SlurmInfoWatcher
 
-from sohes.errors import SohesError
+from sohes.errors import SohesError, TemporaryError
 from sohes.launch import SlurmProfile, Task, load_profile, run_tasks
 from sohes.launch.ledger import Ledger
 from sohes.launch.profile import Resources
@@ -52,9 +52,12 @@ def test_the_profile_in_slurms_words(profile):
         "requeue": True,
     }
     resources = profile.shard.model_copy(update={"gpus": 4, "memory_gib": 48})
-    got = sbatch_parameters(SlurmProfile.model_validate(values | {"options": {"qos": "high"}}), resources, "name")
+    got = sbatch_parameters(
+        SlurmProfile.model_validate(values | {"options": {"qos": "high", "exclusive": False}}), resources, "name"
+    )
     assert (got["partition"], got["account"], got["time"], got["mem"]) == ("gpu", "me", 5, "48GB")
     assert (got["gpus_per_node"], got["setup"]) == (4, ["module load cuda"])
+    assert got["srun_args"] == ["--cpus-per-task=1"]
     assert got["additional_parameters"] == {"requeue": True, "qos": "high"}
 
 
@@ -157,6 +160,57 @@ def test_a_job_that_ended_before_an_edit_is_no_answer_to_it(tmp_path, profile, m
     launch(tasks, tmp_path, profile, inputs=second, record=lambda: recorded.append(1))
     assert len((slurm / "sbatch.calls").read_text().splitlines()) == jobs
     assert (recorded, list((tmp_path / ".sohes/launch").iterdir())) == ([1], [])
+
+
+@pytest.mark.parametrize(
+    "words", ["Socket timed out on send/recv operation", "Unable to contact slurm controller (connect failure)"]
+)
+def test_what_slurm_may_have_queued_unseen_is_cancelled_by_the_next_call(tmp_path, profile, monkeypatch, words):
+    slurm = programs(tmp_path / "bin", monkeypatch, sbatch=f"echo 'sbatch: error: {words}' >&2; exit 1")
+    tasks = [Task("a", ("true",))]
+    with pytest.raises(TemporaryError, match="Slurm does not answer: sbatch: error: "):
+        launch(tasks, tmp_path, profile)
+    (unseen,) = Ledger(tmp_path, "slurm", "test").submissions
+    (slurm / "scancel").write_text(f"#!/bin/sh\necho 'scancel: error: {words}' >&2; exit 1\n")
+    with pytest.raises(TemporaryError, match="Slurm does not answer: scancel: error: "):
+        launch(tasks, tmp_path, profile)
+    (slurm / "scancel").write_text('#!/bin/sh\necho "$@" >> $0.calls\n')
+    (slurm / "sbatch").write_text("#!/bin/sh\necho Submitted batch job 7\n")
+    nodes_end_with(0, tmp_path, monkeypatch)
+    launch(tasks, tmp_path, profile)
+    assert (slurm / "scancel.calls").read_text() == f"--name {unseen.name}\n"
+
+
+def test_a_job_that_failed_is_cancelled(tmp_path, profile, monkeypatch):
+    slurm = programs(tmp_path / "bin", monkeypatch, sbatch="echo Submitted batch job 7")
+    nodes_end_with(1, tmp_path, monkeypatch)
+    (outcome,) = launch([Task("a", ("true",))], tmp_path, profile)
+    assert (outcome.exit_code, (slurm / "scancel.calls").read_text()) == (1, "7\n")
+
+
+@pytest.mark.parametrize(("code", "waits"), [(1, True), (75, True), (0, False)])
+def test_what_slurm_ends_does_not_report_itself_as_failed(tmp_path, code, waits):
+    """As torchrun, which ends with 1 after SIGTERM, while Slurm queues the job again."""
+    stage = f"import os, signal, sys; os.kill(os.getppid(), signal.SIGTERM); sys.exit({code})"
+    job = (
+        "import sys; from pathlib import Path; from sohes.launch import slurm\n"
+        "slurm.time.sleep = lambda seconds: print('waits', seconds)\n"
+        "print(slurm.Command(('python', '-c', sys.argv[1]), Path(), {}, None)())"
+    )
+    done = subprocess.run(python(job, stage), cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines() == [*(["waits 300"] if waits else []), str(code)]
+
+
+@pytest.mark.parametrize(("in_profile", "expected"), [({}, None), ({"SOHES_WORKERS": "3"}, "3")])
+def test_a_job_has_as_many_processes_as_cpus_whatever_its_flow_has(tmp_path, in_profile, expected):
+    stage = "import os; print(os.environ.get('SOHES_WORKERS'))"
+    job = (
+        "import sys; from pathlib import Path; from sohes.launch.slurm import Command\n"
+        f"Command(('python', '-c', sys.argv[1]), Path(), {in_profile}, None)()"
+    )
+    environment = {**os.environ, "SOHES_WORKERS": "2"}
+    done = subprocess.run(python(job, stage), env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout == f"{expected}\n"
 
 
 @pytest.mark.slurm

@@ -96,7 +96,7 @@ def test_an_array_by_hand(slurm, project, tiny_params, repository, monkeypatch):
     assert len(list(project.glob("slurm-*.out"))) == 2  # jobs of 4 of 8 shards
     parts = {path: path.stat().st_mtime_ns for path in project.glob(".sohes/explore/*/*")}
     again = subprocess.run(small, shell=True, capture_output=True, text=True, check=False, timeout=240)
-    assert again.stderr.startswith("sohes: no shard of explore is left: `sohes explore` finishes the stage\n")
+    assert again.stderr.startswith("note: no shard of explore is left: `sohes explore` finishes the stage\n")
     # Slurm starts one job or refuses the empty array, as its version has it; nothing is made either way.
     assert parts == {path: path.stat().st_mtime_ns for path in project.glob(".sohes/explore/*/*")}
     subprocess.run([sys.executable, "-m", "sohes", "explore"], check=True)

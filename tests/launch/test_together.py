@@ -64,9 +64,10 @@ def test_the_script_starts_it_on_every_node(tmp_path: Path, repository: Path):
     """With an srun that shows what it was asked for."""
     (tmp_path / ".venv/bin").mkdir(parents=True)
     (tmp_path / ".venv/bin/activate").touch()
-    (tmp_path / "srun").write_text('#!/bin/sh\necho "$@"\n')
+    (tmp_path / "srun").write_text('#!/bin/sh\necho "$SRUN_CPUS_PER_TASK" "$@"\n')
     (tmp_path / "srun").chmod(0o755)
     environment = {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}", "SLURM_SUBMIT_DIR": str(tmp_path)}
+    environment["SLURM_CPUS_PER_TASK"] = "64"
     script = ["bash", str(repository / "infra/slurm/train.sh"), "instruct"]
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["python", "-m", "sohes.launch.together", "instruct"]
+    assert done.stdout.split() == ["64", "python", "-m", "sohes.launch.together", "instruct"]

@@ -342,3 +342,8 @@ def test_without_mlflow_figures_go_to_a_file_that_a_resumed_run_continues(tmp_pa
     assert "instruct: MLflow is not installed, so figures go to" in capsys.readouterr().err
     assert tracking.pipeline_url(params, tmp_path, local_ui="") is None
     assert not (tmp_path / "mlflow.db").exists()
+
+
+def test_a_pipeline_without_records_makes_no_database(params, tmp_path):
+    assert tracking.pipeline_url(params, tmp_path, local_ui="") is None
+    assert not list(tmp_path.iterdir())

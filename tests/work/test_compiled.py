@@ -14,5 +14,5 @@ def test_compiling_is_announced_in_one_line_and_only_where_it_happens(tmp_path):
         assert done.stdout == "done\n"
         said.append(done.stderr.splitlines())
     assert len(said[0]) == 1
-    assert said[0][0].startswith("sohes: compiling functions, which takes up to a minute")
+    assert said[0][0].startswith("note: compiling functions, which takes up to a minute")
     assert said[1] == []

@@ -56,7 +56,7 @@ def test_that_processes_compile_is_said_once(workers, processes, monkeypatch, ca
     shards = [(k, [k]) for k in range(4)]
     assert run_shards(workers.compiles, shards, workers=processes, description="x") == [0, 1, 2, 3]
     run_shards(workers.compiles, shards, workers=processes, description="x")
-    assert capfd.readouterr().err.count("sohes: compiling functions, which takes up to a minute") == 1
+    assert capfd.readouterr().err.count("note: compiling functions, which takes up to a minute") == 1
 
 
 def test_a_plan_cuts_in_order() -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +13,7 @@ import numpy as np
 from sohes.data.exchange import id_maps, label_studio, labelme, yolo
 from sohes.data.exchange.places import Places
 from sohes.data.store.labels import export_coco, export_sa1b, write_shard
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.masks.forest import select
 from sohes.structures import CROWD, ImageRecord
 
@@ -82,4 +81,4 @@ def _without_crowds(records: Iterable[ImageRecord]) -> Iterator[ImageRecord]:
         yield record
     if count:
         hold = ", ".join(name for name, format in FORMATS.items() if format.crowds)
-        print(f"sohes: crowds are left out, {count} in all, such as in {first}: only {hold} hold them", file=sys.stderr)
+        remark(f"crowds are left out, {count} in all, such as in {first}: only {hold} hold them")

@@ -10,14 +10,13 @@ matter. If no polygon of a file reaches beyond 1, coordinates are fractions of t
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from sohes.data.benchmarks import coco
 from sohes.data.exchange import label_studio
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.masks import gate
 from sohes.masks.mask_json import IN_SIDES, Found, Remarks, coco_images, drawn_in_sides, with_sides
 from sohes.structures import ImageRecord
@@ -70,7 +69,7 @@ def _detections(path: Path) -> Iterator[dict[str, Any]]:
 
 def _tell(path: Path, in_sides: bool) -> None:
     if in_sides:
-        print(f"sohes: {path}: {IN_SIDES}", file=sys.stderr)
+        remark(f"{path}: {IN_SIDES}")
 
 
 def _size(detection: Any, image_id: int, sizes: Mapping[int, tuple[int, int]], path: Path) -> tuple[int, int]:

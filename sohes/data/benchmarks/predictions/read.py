@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
@@ -14,7 +13,7 @@ from sohes.data.exchange import id_maps, yolo
 from sohes.data.names import Names
 from sohes.data.sources.source import SUFFIXES
 from sohes.data.store.labels import iter_records
-from sohes.errors import SohesError
+from sohes.errors import SohesError, remark
 from sohes.structures import ImageRecord
 
 DETECTRON2 = "coco_instances_results.json"  # what its evaluation leaves in a folder
@@ -90,7 +89,7 @@ def match(predictions: Iterable[ImageRecord], truth: Sequence[ImageRecord]) -> I
             )
         yield record if record.image_id == image_id else dataclasses.replace(record, image_id=image_id)
     if odd:
-        print(f"sohes: {len(odd)} predictions have other names than the benchmark, such as {odd[0]}", file=sys.stderr)
+        remark(f"{len(odd)} predictions have other names than the benchmark, such as {odd[0]}")
 
 
 def _of_one(pairs: Iterable[tuple[str, int]]) -> dict[str, int]:
