@@ -50,6 +50,8 @@ NEEDS = {
     "sohes.train.stopping": "",
     "sohes.train.threshold": "",
     "sohes.train.tiles": "",
+    "sohes.work.transfer": "torch",
+    "sohes.work.weights": "torch",
     "flows": "pipeline",
 }
 WITHOUT = {"cascadepsp"}  # not installed by `make`
