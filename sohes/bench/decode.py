@@ -66,6 +66,7 @@ def _ours(class_logits_Q2: Tensor, mask_logits_Qhw: Tensor, ancestor_logits_QQ: 
         nms_iou=NMS_IOU,
         votes=False,
         ancestor_threshold=ANCESTOR_THRESHOLD,
+        coverage=False,
         theta_cover=0.9,
         source="bench",
     )

@@ -19,6 +19,7 @@ def pool(
     *,
     size: tuple[int, int],
     nms_iou: float,
+    coverage: bool,
     theta_cover: float,
     max_masks: int,
 ) -> tuple[MaskSet, np.ndarray]:
@@ -26,9 +27,9 @@ def pool(
 
     found: each window's masks, all in the image's frame. factors: what their scores are multiplied by.
     Masks are compared at `size` (height, width), which bounds time and memory: one with an IoU above `nms_iou` with a
-    better one is dropped, and so is a speck that has no pixel at that size. Within a window its own forest says what is
-    related; across windows, a mask is an ancestor of a smaller one if it covers at least `theta_cover` of it (paper
-    3.1, step 4). The new forest keeps most of both.
+    better one is dropped, and so is a speck that has no pixel at that size. Across windows, a mask is an ancestor of a
+    smaller one if it covers at least `theta_cover` of it (paper 3.1, step 4). Within a window its own forest says what
+    is related; with `coverage`, `forest.backed_by_coverage` does. The new forest keeps most of both.
     """
     of_window = np.repeat(np.arange(len(found)), [len(one) for one in found])
     if len(found) == 1:
@@ -41,9 +42,13 @@ def pool(
 
     pooled, of_window = forest.select(together, kept), of_window[kept]
     areas = masks.areas(pooled)
-    covered = forest.ancestors_from_intersections(packed.intersections(drawn[distinct]), theta_cover=theta_cover)
-    said = forest.forest_ancestors(pooled.parents)
-    related = np.where(of_window[:, None] == of_window, said, covered)
+    shared = packed.intersections(drawn[distinct])
+    said = forest.forest_ancestors(pooled.parents) & (of_window[:, None] == of_window)
+    if coverage:
+        related = forest.backed_by_coverage(said, shared, theta_cover=theta_cover)
+    else:
+        covered = forest.ancestors_from_intersections(shared, theta_cover=theta_cover)
+        related = np.where(of_window[:, None] == of_window, said, covered)
     parents = forest.forest_from_relation(related, areas, pooled.scores)
     return replace(pooled, parents=parents), of_window
 

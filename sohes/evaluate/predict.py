@@ -76,7 +76,8 @@ def _found(
                 nms_iou=params.nms_iou,
                 votes=params.votes,
                 ancestor_threshold=params.ancestor_threshold,
-                theta_cover=model.params.cascade.theta_cover,
+                coverage=params.coverage,
+                theta_cover=params.theta_cover if one.ancestor_QQ is not None else model.params.cascade.theta_cover,
                 source=source,
             )
             yield image, found
@@ -122,6 +123,7 @@ def _settle(model: Network, image: np.ndarray, found: Sequence[MaskSet], params:
         [params.tiles.score_factor**window.level for window in seen],
         size=fitted_size(height, width, params.refine_size),
         nms_iou=params.nms_iou,
+        coverage=params.coverage,
         theta_cover=params.theta_cover,
         max_masks=params.max_masks,
     )

@@ -25,6 +25,15 @@ def ancestors_from_intersections(shared_NN: np.ndarray, *, theta_cover: float) -
     return transitive_closure(inside.T)
 
 
+def backed_by_coverage(said_NN: np.ndarray, shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
+    """(N, N) bool: who is an ancestor by coverage (paper 3.1, step 4), or is said to be one and covers half the mask.
+
+    Ours: the ancestor head says more than coverage does, but not all of it can be seen in the masks.
+    """
+    half_NN = 2 * shared_NN >= np.diagonal(shared_NN)[None, :]
+    return ancestors_from_intersections(shared_NN, theta_cover=theta_cover) | said_NN & half_NN
+
+
 def transitive_closure(relation_NN: np.ndarray) -> np.ndarray:
     """The smallest transitive relation that contains `relation_NN` (repeated squaring)."""
     closure = relation_NN.astype(bool)

@@ -21,6 +21,8 @@ class EvaluateParams(Section):
     """A mask counts the scores of its duplicates, too; not in the paper, where it keeps its own."""
     ancestor_threshold: Fraction
     """A mask is an ancestor of a smaller one above this probability."""
+    coverage: bool
+    """Ours: who covers `theta_cover` of a mask is its ancestor, too, and who covers less than half of it is none."""
     refiner: Literal["none", "guided", "densecrf"]
     """Phase 1's refiner, on predictions; not in the paper."""
     refine_size: Positive
@@ -29,7 +31,7 @@ class EvaluateParams(Section):
     """A mask whose IoU with its refined self is lower stays unrefined."""
     tiles: TilesParams
     theta_cover: Fraction
-    """As in phase 1, for the forest over several windows; within one, the network knows the ancestors."""
+    """As in phase 1, for the forest over several windows, and with `coverage` within each."""
     batch_size: Positive
     """Windows that are predicted at once."""
     images_per_shard: Positive

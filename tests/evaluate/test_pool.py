@@ -7,7 +7,7 @@ from sohes import masks
 from sohes.evaluate.pool import pool
 from sohes.masks import forest
 
-RULES = {"size": (40, 60), "nms_iou": 0.9, "theta_cover": 0.9, "max_masks": 100}
+RULES = {"size": (40, 60), "nms_iou": 0.9, "coverage": False, "theta_cover": 0.9, "max_masks": 100}
 
 
 def found_in(*boxes, scores, parents=None):
@@ -42,6 +42,21 @@ def test_across_windows_coverage_makes_ancestors_and_within_one_the_network_does
     assert pooled.parents.tolist() == [-1, -1, 0, 2, 2]
     whole = found_in((0, 0, 30, 30), (1, 1, 9, 9), scores=[0.9, 0.8], parents=[-1, 0])
     assert pool([whole, tile], [1, 1], **RULES)[0].parents.tolist() == [-1, 0, 0, 1, 1]  # 0.8 is better than 0.7
+
+
+def test_with_coverage_a_window_denies_nothing_that_masks_show_and_claims_nothing_that_they_do_not():
+    claimed = found_in((0, 0, 30, 30), (1, 1, 9, 9), (0, 24, 10, 40), scores=[0.9, 0.8, 0.7], parents=[-1, -1, 0])
+    tile = found_in((30, 50, 40, 60), scores=[0.6])
+    assert pool([claimed, tile], [1, 1], **RULES)[0].parents.tolist() == [-1, -1, 0, -1]
+    rules = {**RULES, "coverage": True}
+    assert pool([claimed, tile], [1, 1], **rules)[0].parents.tolist() == [
+        -1,
+        0,
+        -1,
+        -1,
+    ]  # a third of the last is inside
+    claimed = found_in((0, 0, 30, 30), (1, 1, 9, 9), (0, 20, 10, 40), scores=[0.9, 0.8, 0.7], parents=[-1, -1, 0])
+    assert pool([claimed, tile], [1, 1], **rules)[0].parents.tolist() == [-1, 0, 0, -1]  # a half
 
 
 def test_a_part_whose_parent_was_a_duplicate_keeps_its_ancestors():

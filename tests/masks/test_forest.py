@@ -52,6 +52,15 @@ def test_empty_masks_have_no_relations() -> None:
     assert parents_of((0, 50), (10, 10)) == [-1, -1]
 
 
+def test_coverage_adds_what_it_shows_and_takes_what_is_not_even_half_covered() -> None:
+    shared = intersections(bars((0, 50), (10, 20), (40, 60), (41, 61)))
+    said = np.zeros((4, 4), bool)
+    said[0, 2:] = True  # 10 of 20 and 9 of 20 lie inside
+    expected = np.zeros((4, 4), bool)
+    expected[0, [1, 2]] = True
+    np.testing.assert_array_equal(forest.backed_by_coverage(said, shared, theta_cover=0.9), expected)
+
+
 def test_the_relation_is_made_transitive() -> None:
     spans = (0, 100), (0, 60), (43, 63)  # 17 of 20 is not enough for the second, 0.95 of 0.95 for nobody
     assert parents_of(*spans) == [-1, 0, 0]

@@ -19,6 +19,7 @@ RULES = EvaluateParams(
     nms_iou=0.9,
     votes=False,
     ancestor_threshold=0.5,
+    coverage=False,
     refiner="none",
     refine_size=64,
     refine_min_iou=0.5,

@@ -14,6 +14,7 @@ RULES = {
     "nms_iou": 0.9,
     "votes": False,
     "ancestor_threshold": 0.5,
+    "coverage": False,
     "theta_cover": 0.9,
     "source": "instruct",
 }
@@ -136,6 +137,20 @@ def test_an_ancestor_needs_a_probability_above_the_threshold():
 
     assert parents(0.29) == [1, -1]
     assert parents(0.31) == [-1, -1]
+
+
+def test_with_coverage_the_head_is_helped_and_checked():
+    """It claims that the corner is part of the right side, not of the left half, and of what covers half of it."""
+    ancestors = torch.full((3, 3), -5.0)
+    ancestors[2, 0] = 5
+    wide = ".### .### .### .###"
+    given = entities(0.9, 0.8, 0.7), drawn(TOP_LEFT, LEFT, RIGHT), ancestors
+    half = entities(0.9, 0.8, 0.7), drawn(TOP_LEFT, RIGHT, wide), ancestors
+    sizes = {"content_hw": (16, 16), "image_hw": (16, 16)}
+    assert decode(*given, **sizes, **RULES).parents.tolist() == [2, -1, -1]
+    assert decode(*given, **sizes, **RULES | {"coverage": True}).parents.tolist() == [1, -1, -1]
+    assert decode(*half, **sizes, **RULES).parents.tolist() == [2, -1, -1]
+    assert decode(*half, **sizes, **RULES | {"coverage": True}).parents.tolist() == [2, 2, -1]
 
 
 def test_without_an_ancestor_head_the_forest_is_by_coverage():

@@ -35,6 +35,7 @@ RULES = EvaluateParams(
     nms_iou=0.9,
     votes=False,
     ancestor_threshold=0.5,
+    coverage=False,
     refiner="none",
     refine_size=64,
     refine_min_iou=0.5,
@@ -72,7 +73,9 @@ def ceiling(scene) -> MaskSet:
         F.binary_cross_entropy_with_logits(enlarged, wanted, reduction="sum").backward()
         optimizer.step()
     sure = torch.tensor([[9.0, 0.0]]).expand(len(logits), -1)
-    rules = RULES.model_dump(include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold"})
+    rules = RULES.model_dump(
+        include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold", "coverage"}
+    )
     sizes = {"content_hw": (SIZE, SIZE), "image_hw": (SIZE, SIZE)}
     given = Logits(sure.numpy(), logits.detach().numpy(), None)
     return decode(given, **sizes, theta_cover=0.9, source="ceiling", **rules)

@@ -90,7 +90,7 @@ def _after(lab: Lab, params: Params) -> Row:
 
 def _decode(classes, logits, ancestors, side: int, params: Params):
     options = params.evaluate.model_dump(
-        include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold"}
+        include={"max_masks", "mask_threshold", "nms_iou", "votes", "ancestor_threshold", "coverage"}
     )
     sizes = {"content_hw": (side, side), "image_hw": (side, side)}
     arrays = Logits(*(part.cpu().numpy() for part in (classes, logits, ancestors)))
