@@ -26,12 +26,13 @@ def ancestors_from_intersections(shared_NN: np.ndarray, *, theta_cover: float) -
 
 
 def backed_by_coverage(said_NN: np.ndarray, shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
-    """(N, N) bool: who is an ancestor by coverage (paper 3.1, step 4), or is said to be one and covers half the mask.
+    """(N, N) bool: the ancestors by coverage (paper 3.1, step 4); of a mask that has none, those that are said to be.
 
-    Ours: the ancestor head says more than coverage does, but not all of it can be seen in the masks.
+    Ours. What is said counts only if it covers half of the mask, for the ancestor head judges masks that it cannot see.
     """
+    covered_NN = ancestors_from_intersections(shared_NN, theta_cover=theta_cover)
     half_NN = 2 * shared_NN >= np.diagonal(shared_NN)[None, :]
-    return ancestors_from_intersections(shared_NN, theta_cover=theta_cover) | said_NN & half_NN
+    return covered_NN | said_NN & half_NN & ~covered_NN.any(0)
 
 
 def transitive_closure(relation_NN: np.ndarray) -> np.ndarray:

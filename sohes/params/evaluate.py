@@ -22,7 +22,7 @@ class EvaluateParams(Section):
     ancestor_threshold: Fraction
     """A mask is an ancestor of a smaller one above this probability."""
     coverage: bool
-    """Ours: who covers `theta_cover` of a mask is its ancestor, too, and who covers less than half of it is none."""
+    """Ours: who covers `theta_cover` of a mask is its ancestor; only where nobody does, the ancestor head is asked."""
     refiner: Literal["none", "guided", "densecrf"]
     """Phase 1's refiner, on predictions; not in the paper."""
     refine_size: Positive

@@ -52,12 +52,13 @@ def test_empty_masks_have_no_relations() -> None:
     assert parents_of((0, 50), (10, 10)) == [-1, -1]
 
 
-def test_coverage_adds_what_it_shows_and_takes_what_is_not_even_half_covered() -> None:
-    shared = intersections(bars((0, 50), (10, 20), (40, 60), (41, 61)))
-    said = np.zeros((4, 4), bool)
-    said[0, 2:] = True  # 10 of 20 and 9 of 20 lie inside
-    expected = np.zeros((4, 4), bool)
-    expected[0, [1, 2]] = True
+def test_what_is_said_counts_where_nothing_covers_a_mask_and_at_least_half_of_it_lies_inside() -> None:
+    shared = intersections(bars((0, 50), (10, 20), (40, 60), (41, 61), (5, 40)))
+    said = np.zeros((5, 5), bool)
+    said[0, [2, 3]] = True  # 10 of 20 and 9 of 20 lie inside
+    said[2, 1] = said[4, 1] = True  # of two masks that lie in the first
+    expected = np.zeros((5, 5), bool)
+    expected[0, [1, 2, 4]] = expected[4, 1] = True
     np.testing.assert_array_equal(forest.backed_by_coverage(said, shared, theta_cover=0.9), expected)
 
 
