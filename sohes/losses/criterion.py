@@ -11,7 +11,7 @@ from torch import Tensor, distributed
 from torch.nn import functional as F
 
 from sohes.losses.ancestor_loss import ancestor_loss, ancestor_targets, pairs_among
-from sohes.losses.hold import hold_loss, hold_relations
+from sohes.losses.hold import hold_loss
 from sohes.losses.mask_loss import dice, mask_bce
 from sohes.losses.matcher import assign_all, matching_cost, resemblance
 from sohes.losses.points import Comparison, compare
@@ -50,8 +50,8 @@ def criterion(
     """The loss of a batch: `loss` with its graph, and its detached summands `class, mask, dice, ancestor`.
 
     teacher: its output on the same images (ours, phase 3). Then the last layer's queries that learn no target and
-    resemble none are held to it: a summand `hold` (`hold_loss`), in place of NOTHING their class is told what the
-    teacher's is, and of their relations the ancestor head is told what the teacher says (`hold_relations`).
+    resemble none are held to it: a summand `hold` (`hold_loss`), and in place of NOTHING their class is told what the
+    teacher's is.
 
     The summands are weighted and summed over the decoder layers, each matched on its own: they add up to `loss`.
     Computed in float32 also under autocast. A batch without a target yields finite losses that reach every head, so
@@ -86,8 +86,6 @@ def criterion(
                 parts["ancestor"].append(
                     _ancestors(layer.ancestor_logits_BQQ.float(), targets, pairs, matched_only=params.matched_only)
                 )
-                if held_to is not None:
-                    parts["ancestor"].append(hold_relations(layer.ancestor_logits_BQQ, held_to, labels_BQ == NOTHING))
         weights = {
             "class": params.class_weight,
             "mask": params.mask_weight,

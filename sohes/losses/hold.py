@@ -24,20 +24,6 @@ def hold_loss(output: ModelOutput, teacher: ModelOutput, free_BQ: Tensor) -> Ten
     return (weight_BQ * (entropy_BQ + dice_BQ)).sum()
 
 
-def hold_relations(ancestor_logits_BQQ: Tensor, teacher: ModelOutput, free_BQ: Tensor) -> Tensor:
-    """Binary cross-entropy with what the teacher says of pairs in which a query is free, a float32 mean over them.
-
-    Each pair weighs as much as the teacher is sure that both of its queries have an entity. Without it the ancestor
-    head, told of targets alone, forgets who was part of whom among the rest. Zero if no query is free.
-    """
-    sure_BQ = teacher.class_logits_BQ2.float().softmax(-1)[..., 0]
-    weight_BQQ = sure_BQ[:, :, None] * sure_BQ[:, None, :] * (free_BQ[:, :, None] | free_BQ[:, None, :])
-    assert teacher.ancestor_logits_BQQ is not None
-    said_BQQ = teacher.ancestor_logits_BQQ.float().sigmoid()
-    entropy_BQQ = F.binary_cross_entropy_with_logits(ancestor_logits_BQQ.float(), said_BQQ, reduction="none")
-    return (entropy_BQQ * weight_BQQ).sum() / weight_BQQ.sum().clamp(min=1e-8)
-
-
 def _halved(masks: Tensor | MaskFactors) -> Tensor:
     """(B, Q, h // 2, w // 2) float32 logits, each the mean of 2 x 2."""
     if isinstance(masks, Tensor):
