@@ -29,7 +29,7 @@ def pool(
     Masks are compared at `size` (height, width), which bounds time and memory: one with an IoU above `nms_iou` with a
     better one is dropped, and so is a speck that has no pixel at that size. Across windows, a mask is an ancestor of a
     smaller one if it covers at least `theta_cover` of it (paper 3.1, step 4). Within a window its own forest says what
-    is related; with `coverage`, `forest.backed_by_coverage` does. The new forest keeps most of both.
+    is related; with `coverage`, `forest.covered_else_said` does. The new forest keeps most of both.
     """
     of_window = np.repeat(np.arange(len(found)), [len(one) for one in found])
     if len(found) == 1:
@@ -45,7 +45,7 @@ def pool(
     shared = packed.intersections(drawn[distinct])
     said = forest.forest_ancestors(pooled.parents) & (of_window[:, None] == of_window)
     if coverage:
-        related = forest.backed_by_coverage(said, shared, theta_cover=theta_cover)
+        related = forest.covered_else_said(said, shared, theta_cover=theta_cover)
     else:
         covered = forest.ancestors_from_intersections(shared, theta_cover=theta_cover)
         related = np.where(of_window[:, None] == of_window, said, covered)

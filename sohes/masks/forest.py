@@ -25,7 +25,7 @@ def ancestors_from_intersections(shared_NN: np.ndarray, *, theta_cover: float) -
     return transitive_closure(inside.T)
 
 
-def backed_by_coverage(said_NN: np.ndarray, shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
+def covered_else_said(said_NN: np.ndarray, shared_NN: np.ndarray, *, theta_cover: float) -> np.ndarray:
     """(N, N) bool: the ancestors by coverage (paper 3.1, step 4); of a mask that has none, those that are said to be.
 
     Ours. What is said counts only if it covers half of the mask, for the ancestor head judges masks that it cannot see.

@@ -43,8 +43,8 @@ def decode(
     A score is the class probability of an entity times the mean mask probability inside the mask, as in Mask2Former's
     code; the paper only speaks of confidence. The NMS is ours.
     A mask is dropped if a better one has IoU above `nms_iou` with it, both as cells of the map; with `votes` the better
-    one gets the score of `counted`. The forest is made of what the ancestor logits say, with `coverage` also of what
-    the cells show (`forest.backed_by_coverage`), and without ancestor logits of coverage alone.
+    one gets the score of `counted`. The forest is made of what the ancestor logits say, with `coverage` first of who
+    covers whom (`forest.covered_else_said`), and without ancestor logits of that alone, all on the map's cells.
 
     content_hw: the input pixels, from the upper left corner, that show the window; by default that is the whole image.
     A mask that touches a side of the window inside the image is dropped, for it is only a piece.
@@ -73,13 +73,13 @@ def decode(
     best, areas, scores_K = best[drawn], areas[drawn], scores_K[drawn]
     shared_KK = shared_NN[np.ix_(kept[drawn], kept[drawn])]
     if logits.ancestor_QQ is None:
-        covering_NN = forest.ancestors_from_intersections(shared_KK, theta_cover=theta_cover)
-        parents = forest.parents_from_ancestors(covering_NN & (areas[:, None] > areas[None, :]), areas)
+        covering_KK = forest.ancestors_from_intersections(shared_KK, theta_cover=theta_cover)
+        parents = forest.parents_from_ancestors(covering_KK & (areas[:, None] > areas[None, :]), areas)
     else:
-        said_NN = sigmoid(logits.ancestor_QQ[np.ix_(best, best)]) > ancestor_threshold
+        related_KK = sigmoid(logits.ancestor_QQ[np.ix_(best, best)]) > ancestor_threshold
         if coverage:
-            said_NN = forest.backed_by_coverage(said_NN, shared_KK, theta_cover=theta_cover)
-        parents = forest.forest_from_relation(said_NN, areas, scores_K)
+            related_KK = forest.covered_else_said(related_KK, shared_KK, theta_cover=theta_cover)
+        parents = forest.forest_from_relation(related_KK, areas, scores_K)
     return MaskSet(*image_hw, tuple(rles[i] for i in drawn), scores_K, parents, (source,) * len(best))
 
 

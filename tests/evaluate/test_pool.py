@@ -49,12 +49,8 @@ def test_with_coverage_a_window_denies_nothing_that_masks_show_and_claims_nothin
     tile = found_in((30, 50, 40, 60), scores=[0.6])
     assert pool([claimed, tile], [1, 1], **RULES)[0].parents.tolist() == [-1, -1, 0, -1]
     rules = {**RULES, "coverage": True}
-    assert pool([claimed, tile], [1, 1], **rules)[0].parents.tolist() == [
-        -1,
-        0,
-        -1,
-        -1,
-    ]  # a third of the last is inside
+    # of the third, 6 of 16 columns lie inside
+    assert pool([claimed, tile], [1, 1], **rules)[0].parents.tolist() == [-1, 0, -1, -1]
     claimed = found_in((0, 0, 30, 30), (1, 1, 9, 9), (0, 20, 10, 40), scores=[0.9, 0.8, 0.7], parents=[-1, -1, 0])
     assert pool([claimed, tile], [1, 1], **rules)[0].parents.tolist() == [-1, 0, 0, -1]  # a half
 

@@ -59,7 +59,7 @@ def test_what_is_said_counts_where_nothing_covers_a_mask_and_at_least_half_of_it
     said[2, 1] = said[4, 1] = True  # of two masks that lie in the first
     expected = np.zeros((5, 5), bool)
     expected[0, [1, 2, 4]] = expected[4, 1] = True
-    np.testing.assert_array_equal(forest.backed_by_coverage(said, shared, theta_cover=0.9), expected)
+    np.testing.assert_array_equal(forest.covered_else_said(said, shared, theta_cover=0.9), expected)
 
 
 def test_the_relation_is_made_transitive() -> None:
