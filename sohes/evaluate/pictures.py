@@ -53,7 +53,8 @@ def overlay(
         np.copyto(topmost_HW[_inside(boxes[i])], i, where=dense[i])
     drawn = image_HW3.copy()
     if len(chosen):
-        tinted = cv2.addWeighted(image_HW3, 1 - opacity, palette[topmost_HW], opacity, 0)
+        tints = palette.take(topmost_HW, axis=0, mode="clip")  # -1 is not copied below
+        tinted = cv2.addWeighted(image_HW3, 1 - opacity, tints, opacity, 0)
         cv2.copyTo(tinted, (topmost_HW >= 0).view(np.uint8), drawn)
     thickness = max(1, round(max(image_HW3.shape) / 700))
     for i in chosen.tolist():

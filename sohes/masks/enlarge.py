@@ -90,7 +90,8 @@ def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share, t
                 continue
             if count == len(changes):
                 longer = np.empty(2 * count, np.int64)
-                longer[:count] = changes
+                for k in range(count):
+                    longer[k] = changes[k]
                 changes = longer
             changes[count], changes[count + 1] = start, stop
             count += 2

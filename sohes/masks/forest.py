@@ -36,14 +36,12 @@ def covered_else_said(said_NN: np.ndarray, shared_NN: np.ndarray, *, theta_cover
 
 
 def transitive_closure(relation_NN: np.ndarray) -> np.ndarray:
-    """The smallest transitive relation that contains `relation_NN` (repeated squaring)."""
-    closure = relation_NN.astype(bool)
-    while True:
-        paths = closure.astype(np.float32)
-        longer = closure | (paths @ paths > 0)
-        if np.array_equal(longer, closure):
-            return closure
-        closure = longer
+    """The smallest transitive relation that contains `relation_NN` (Warshall, 1962)."""
+    above_NN = relation_NN.T.astype(bool, order="C")  # row j: what is above j
+    between_N = above_NN.any(0) & above_NN.any(1)
+    for k in np.flatnonzero(between_N):
+        above_NN[above_NN[:, k]] |= above_NN[k]
+    return above_NN.T
 
 
 def parents_from_ancestors(ancestors_NN: np.ndarray, areas_N: np.ndarray) -> np.ndarray:

@@ -107,8 +107,8 @@ def nonzero_boxes(cells):
                 if cells[i, y, x]:
                     y0, y1 = min(y0, y), y + 1
                     x0, x1 = min(x0, x), max(x1, x + 1)
-        if y1:
-            boxes[i] = (y0, x0, y1, x1)
+        if y1:  # one by one: to assign a tuple takes a second and a half to compile
+            boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3] = y0, x0, y1, x1
     return boxes
 
 
@@ -119,7 +119,8 @@ def _cut(words, boxes, first, rows_of_words):
         wide = word1 - word0
         for y in range(row0, row1):
             start = first[i] + (y - row0) * wide
-            words[start : start + wide] = rows_of_words[i, y, word0:word1]
+            for w in range(wide):
+                words[start + w] = rows_of_words[i, y, word0 + w]
 
 
 def lay(

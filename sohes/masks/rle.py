@@ -213,3 +213,59 @@ def _draw(letters, height, first_row, columns, drawn):
                 c += 1
         start = end
         run += 1
+
+
+@compiled(nogil=True)
+def drawn_words(letters, ends_N, height, first_row, first_column):
+    """The boxes, words and their beginnings, as in `PackedMasks`, of masks drawn at some of their rows and columns.
+
+    letters: uint8, those of all masks one after the other; ends_N: where each mask's end. first_row, first_column: the
+    first drawn row or column at or after each, and one more.
+    """
+    canvas = np.zeros((first_row[-1], (first_column[-1] + 63) // 64), np.uint64)
+    boxes = np.zeros((len(ends_N), 4), np.int64)
+    first = np.zeros(len(ends_N), np.int64)
+    words = np.empty(canvas.size, np.uint64)
+    count = at = 0
+    for n in range(len(ends_N)):
+        run, column = 0, 0
+        start, last, before = np.int64(0), np.int64(0), np.int64(0)
+        row0, word0, row1, word1 = canvas.shape[0], canvas.shape[1], 0, 0
+        while 0 <= at < ends_N[n]:
+            value, at = _number(letters, at, ends_N[n])
+            if run > 2:
+                value += before
+            before, last = last, value
+            end = start + value
+            while run % 2 and column < len(first_column) - 1 and column * height < end:
+                top = first_row[min(height, max(0, start - column * height))]
+                bottom = first_row[min(height, end - column * height)]
+                left, right = first_column[column], first_column[column + 1]
+                if top < bottom and left < right:
+                    row0, word0 = min(row0, top), min(word0, left // 64)
+                    row1, word1 = max(row1, bottom), max(word1, (right + 63) // 64)
+                    for x in range(left, right):
+                        bit = np.uint64(1) << np.uint64(x % 64)
+                        for y in range(top, bottom):
+                            canvas[y, x // 64] |= bit
+                if end < (column + 1) * height:  # the next run of the mask may lie in the same column
+                    break
+                column += 1
+            start = end
+            run += 1
+        at = ends_N[n]
+        first[n] = count
+        if row1:
+            boxes[n, 0], boxes[n, 1], boxes[n, 2], boxes[n, 3] = row0, word0, row1, word1
+            size = (row1 - row0) * (word1 - word0)
+            if count + size > len(words):
+                more = np.empty(2 * (count + size), np.uint64)
+                for k in range(count):
+                    more[k] = words[k]
+                words = more
+            for y in range(row0, row1):
+                for w in range(word0, word1):
+                    words[count] = canvas[y, w]
+                    canvas[y, w] = 0
+                    count += 1
+    return boxes, words[:count], first

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import numpy as np
 
-from sohes.masks.packed import PackedMasks, join, pack
-from sohes.masks.rle import boxes_xywh, compressed, nearest, sample
+from sohes.masks.packed import PackedMasks
+from sohes.masks.rle import compressed, drawn_words, nearest
 from sohes.structures import MaskSet
 from sohes.work.compiled import compiled
 
 
 def packed_at(found: MaskSet, size: tuple[int, int]) -> PackedMasks:
-    """The masks at `size`, each drawn within its box alone: hundreds of pictures would fill gigabytes."""
-    rows, columns = nearest(found.height, size[0]), nearest(found.width, size[1])
-    drawn = []
-    for i, (x, y, width, height) in enumerate(boxes_xywh(found)):
-        top, bottom = np.searchsorted(rows, (y, y + height))
-        left, right = np.searchsorted(columns, (x, x + width))
-        mask = sample(found, i, rows[top:bottom], columns[left:right])
-        drawn.append(pack(mask[None], size=size, origin=(int(top), int(left))))
-    return join(drawn, size=size)
+    """The masks at `size`, by the nearest pixel."""
+    firsts = (
+        np.searchsorted(nearest(side, wanted), np.arange(side + 1))
+        for side, wanted in zip((found.height, found.width), size, strict=True)
+    )
+    letters = np.frombuffer(b"".join(found.rles), np.uint8)
+    ends = np.cumsum([len(rle) for rle in found.rles], dtype=np.int64)
+    return PackedMasks(size, *drawn_words(letters, ends, found.height, *firsts))
 
 
 def as_packed(found: MaskSet) -> PackedMasks:
@@ -71,7 +70,8 @@ def _changes(box, words, first, row_starts, columns, height):
                 in_column += 1
         if count + in_column > len(changes):
             more = np.empty(2 * (count + in_column), np.int64)
-            more[:count] = changes[:count]
+            for k in range(count):
+                more[k] = changes[k]
             changes = more
         for y in of_column[:in_column]:
             place = x * height + y

@@ -89,6 +89,7 @@ def _opened(path: Path, changed: int, size: int) -> InferenceSession:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.enable_mem_pattern = False  # the second run would have 160 MB of its own, whose pages take 0.2 s to come
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # threads that wait leave cores to others
     begin_loading()  # masks are decoded by compiled functions; onnxruntime builds the graph meanwhile
     try:

@@ -4,21 +4,52 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import suppress
-from functools import partial
+from functools import cache, partial, update_wrapper
 from pathlib import Path
-from threading import Thread
+from threading import RLock, Thread
+from types import ModuleType
 from typing import Any
-
-import numba
-from numba.core import event
 
 from sohes.work.surroundings import settle, temporary_home
 
 settle()  # also where no command of ours was started: numba asks for the home
+_one_at_a_time = RLock()
+
+
+class _Compiled:
+    """A function that is compiled, or read from the disk, when it is first called; until then numba is not imported.
+
+    From then on its own module calls what was compiled. That knows nothing of us, so what it calls is made first.
+    """
+
+    def __init__(self, function: Callable, options: dict[str, Any]) -> None:
+        self._function, self._options, self._dispatcher = function, options, None
+        update_wrapper(self, function)
+
+    def __call__(self, *arguments: Any) -> Any:
+        return self._made()(*arguments)
+
+    def __getattr__(self, name: str) -> Any:
+        """Numba's, such as `stats`."""
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(self._made(), name)
+
+    def _made(self) -> Any:
+        with _one_at_a_time:
+            if self._dispatcher is None:
+                scope, name = self._function.__globals__, self._function.__name__
+                for called in self._function.__code__.co_names:
+                    if isinstance(scope.get(called), _Compiled):
+                        scope[called] = scope[called]._made()
+                self._dispatcher = _kept(self._function, self._options)
+                if scope.get(name) is self:
+                    scope[name] = self._dispatcher
+        return self._dispatcher
 
 
 def compiled(function: Callable | None = None, /, **options: Any) -> Any:
-    """`numba.njit` that keeps its result wherever it can.
+    """`numba.njit` that keeps its result wherever it can, and waits for the first call.
 
     In NUMBA_CACHE_DIR, beside the source file, in the user's cache, or in a temporary folder of the user's; if none
     can be written to, every process compiles what it uses.
@@ -26,6 +57,11 @@ def compiled(function: Callable | None = None, /, **options: Any) -> Any:
     """
     if function is None:
         return partial(compiled, **options)
+    return _Compiled(function, options)
+
+
+def _kept(function: Callable, options: dict[str, Any]) -> Any:
+    numba = _numba()
     keep = numba.njit(cache=True, **options)
     with suppress(RuntimeError):  # numba finds no folder
         return keep(function)
@@ -36,6 +72,27 @@ def compiled(function: Callable | None = None, /, **options: Any) -> Any:
     return numba.njit(**options)(function)
 
 
+@cache
+def _numba() -> ModuleType:
+    """It takes a fifth of a second to import."""
+    import numba
+    from numba.core import event
+
+    class Announcer(event.Listener):
+        """Hears of what numba compiles, and not of what it reads from the disk."""
+
+        def on_start(self, event: event.Event) -> None:
+            from sohes.work.pool import report_compiling  # with libraries that few commands need
+
+            report_compiling()
+
+        def on_end(self, event: event.Event) -> None:
+            pass
+
+    event.register("numba:compile", Announcer())
+    return numba
+
+
 def kept_in() -> Path | None:
     """The folder of compiled functions; None if they are not kept."""
     path = _nothing.stats.cache_path
@@ -43,23 +100,8 @@ def kept_in() -> Path | None:
 
 
 def begin_loading() -> None:
-    """In a thread: whichever compiled function is called first waits half a second for numba's own machinery."""
+    """In a thread: whichever compiled function is called first waits most of a second for numba."""
     Thread(target=_nothing).start()
-
-
-class _Announcer(event.Listener):
-    """Hears of what numba compiles, and not of what it reads from the disk."""
-
-    def on_start(self, event: event.Event) -> None:
-        from sohes.work.pool import report_compiling  # with libraries that few commands need
-
-        report_compiling()
-
-    def on_end(self, event: event.Event) -> None:
-        pass
-
-
-event.register("numba:compile", _Announcer())
 
 
 @compiled

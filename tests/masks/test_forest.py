@@ -73,6 +73,14 @@ def test_the_relation_is_made_transitive() -> None:
 
 
 @settings(max_examples=30, deadline=None)
+@given(st.integers(0, 2**32), st.floats(0, 0.3))
+def test_the_closure_holds_what_a_path_leads_to_also_in_cycles(seed: int, density: float) -> None:
+    relation = np.random.default_rng(seed).random((14, 14)) < density
+    paths = sum(np.linalg.matrix_power(relation.astype(float), steps) for steps in range(1, 15))
+    np.testing.assert_array_equal(forest.transitive_closure(relation), paths > 0)
+
+
+@settings(max_examples=30, deadline=None)
 @given(st.integers(0, 2**32), st.floats(0.5, 0.95))
 def test_ancestry_is_a_strict_order_and_the_forest_agrees(seed: int, theta_cover: float) -> None:
     found = nested_discs(12, 40, seed)

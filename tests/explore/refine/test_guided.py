@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sohes.explore.refine import Refiner, make_refiner
+from sohes.explore.refine import Refiner, guided, make_refiner
 from sohes.explore.refine.guided import GuidedRefiner
 from sohes.explore.refine.none import NoRefiner
 from sohes.masks.packed import pack
@@ -71,6 +71,28 @@ def test_the_filter_is_the_papers() -> None:
     clear[[0, -1]] = clear[:, [0, 1, 2, -3, -2, -1]] = False  # beyond two radii of the mask
     assert clear.mean() > 0.7
     np.testing.assert_array_equal(found[clear], cv2.medianBlur(inside, 3)[clear] == 1)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_its_loops_give_what_opencv_gives(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    height, width, step, radius = (int(n) for n in rng.integers((1, 1, 1, 1), (60, 150, 9, 6)))
+    mask = rng.random((height, width)) < rng.choice([0.01, 0.5, 1])
+    mask[rng.integers(height), rng.integers(width)] = True
+    np.testing.assert_array_equal(guided._majority(mask), cv2.medianBlur(mask.view(np.uint8), 3) == 1)
+
+    expected = guided._reduced(mask.astype(np.float32), step)
+    alpha = np.zeros_like(expected)
+    packed = pack(mask[None], size=mask.shape)
+    row0, word0, row1, word1 = packed.boxes_N4[0]
+    words = packed.words.reshape(row1 - row0, word1 - word0)
+    guided._cover(words, row0, 64 * word0, (0, 0, *alpha.shape), step, height, width, alpha)
+    np.testing.assert_allclose(alpha, expected, atol=1e-6)
+
+    side = 2 * radius + 1
+    means = cv2.boxFilter(alpha, -1, (side, side), borderType=cv2.BORDER_REFLECT)
+    guided._average(alpha, radius)
+    np.testing.assert_allclose(alpha, means, atol=1e-6)
 
 
 @pytest.mark.parametrize(("size", "patch"), [(128, 8), (131, 8), (512, 32)])
