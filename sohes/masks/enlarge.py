@@ -26,10 +26,13 @@ def encode_enlarged(
     window: of the image of `image_hw`, in which the masks lie.
     """
     top, left, bottom, right = window
-    rows, columns = _cells(content_hw[0], bottom - top, stride), _cells(content_hw[1], right - left, stride)
+    row_cell, row_share = _cells(content_hw[0], bottom - top, stride)
+    columns = _cells(content_hw[1], right - left, stride)
     rles, areas = [], []
     for map_hw in maps_hw:
-        changes = _enlarge(np.ascontiguousarray(map_hw.T), level, *rows, *columns, top, left, image_hw[0])
+        logits_wh = np.ascontiguousarray(map_hw.T)
+        first_row = np.searchsorted(row_cell, np.arange(len(map_hw) + 1))  # of the pixels that follow each cell
+        changes = _enlarge(logits_wh, level, first_row, row_share, *columns, top, left, image_hw[0])
         rles.append(compressed(changes, image_hw[0] * image_hw[1]).tobytes())
         areas.append((changes[1::2] - changes[::2]).sum())
     return rles, np.array(areas, np.int64)
@@ -47,7 +50,7 @@ def _cells(content: int, side: int, stride: int) -> tuple[np.ndarray, np.ndarray
 
 
 @compiled(nogil=True)
-def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share, top, left, image_height):
+def _enlarge(logits_wh, level, first_row, row_share, column_cell, column_share, top, left, image_height):
     """The places, column by column of the image, at which one enlarged mask turns from 0 to 1 and back.
 
     Between two rows of cells the logits are linear, so pixels are only looked at where one of the two is above `level`
@@ -55,10 +58,10 @@ def _enlarge(logits_wh, level, row_cell, row_share, column_cell, column_share, t
     """
     w, h = logits_wh.shape
     width = len(column_cell)
-    first_row = np.searchsorted(row_cell, np.arange(h + 1))  # of the pixels that follow each cell
     nonempty = np.zeros(w + 1, np.bool_)
     for c in range(w):
-        nonempty[c] = (logits_wh[c] > level).any()
+        for r in range(h):
+            nonempty[c] |= logits_wh[c, r] > level
     changes = np.empty(128, np.int64)
     count = 0
     profile = np.empty(h + 1, np.float32)

@@ -30,9 +30,10 @@ def encode_stretched(masks: PackedMasks, size: tuple[int, int]) -> tuple[bytes, 
     """Run lengths of the masks, stretched to `size` (height, width) by the nearest pixel."""
     rows, columns = (_centres(*sides) for sides in zip(size, masks.size, strict=True))
     row_starts = np.searchsorted(rows, np.arange(masks.size[0] + 1))
+    column_starts = np.searchsorted(columns, np.arange(0, masks.size[1] + 64, 64))
     rles: list[bytes] = []
     for box, first in zip(masks.boxes_N4, masks.first_N, strict=True):
-        changes = _changes(box, masks.words, first, row_starts, columns, size[0])
+        changes = _changes(box, masks.words, first, row_starts, columns, column_starts, size[0])
         rles.append(compressed(changes, size[0] * size[1]).tobytes())
     return tuple(rles)
 
@@ -46,10 +47,10 @@ def _centres(pixels: int, source_pixels: int) -> np.ndarray:
 
 
 @compiled
-def _changes(box, words, first, row_starts, columns, height):
+def _changes(box, words, first, row_starts, columns, column_starts, height):
     """The rising places, column by column, at which the stretched mask turns from 0 to 1 and back."""
     row0, word0, row1, word1 = box
-    begin, end = np.searchsorted(columns, 64 * word0), np.searchsorted(columns, 64 * word1)
+    begin, end = column_starts[word0], column_starts[word1]
     of_column = np.empty(row1 - row0 + 1, np.int64)
     changes = np.empty(64, np.int64)
     count = in_column = 0
