@@ -219,8 +219,8 @@ def _draw(letters, height, first_row, columns, drawn):
 def drawn_words(letters, ends_N, height, first_row, first_column):
     """The boxes, words and their beginnings, as in `PackedMasks`, of masks drawn at some of their rows and columns.
 
-    letters: uint8, those of all masks one after the other; ends_N: where each mask's end. first_row, first_column: the
-    first drawn row or column at or after each, and one more.
+    letters: uint8, those of all masks one after the other; ends_N: where each mask's end. first_row, first_column: for
+    each row or column the first drawn one at or after it, and last how many are drawn.
     """
     canvas = np.zeros((first_row[-1], (first_column[-1] + 63) // 64), np.uint64)
     boxes = np.zeros((len(ends_N), 4), np.int64)

@@ -1,4 +1,4 @@
-"""Masks at another size: from run lengths to packed ones, and back. None is ever drawn whole."""
+"""Masks at another size: from run lengths to packed ones, and back. Bytes for all pixels of one are never made."""
 
 from __future__ import annotations
 

@@ -19,11 +19,14 @@ _one_at_a_time = RLock()
 class _Compiled:
     """A function that is compiled, or read from the disk, when it is first called; until then numba is not imported.
 
-    From then on its own module calls what was compiled. That knows nothing of us, so what it calls is made first.
+    From then on its own module calls what was compiled. That knows nothing of us, so what it calls, by a global name,
+    is made with it.
     """
 
     def __init__(self, function: Callable, options: dict[str, Any]) -> None:
-        self._function, self._options, self._dispatcher = function, options, None
+        self._function, self._options, self._stamp = function, options, _stamp(function)
+        self._dispatcher: Any = None
+        self._is_ready = False
         update_wrapper(self, function)
 
     def __call__(self, *arguments: Any) -> Any:
@@ -36,16 +39,24 @@ class _Compiled:
         return getattr(self._made(), name)
 
     def _made(self) -> Any:
+        if self._is_ready:
+            return self._dispatcher
         with _one_at_a_time:
             if self._dispatcher is None:
-                scope, name = self._function.__globals__, self._function.__name__
-                for called in self._function.__code__.co_names:
-                    if isinstance(scope.get(called), _Compiled):
-                        scope[called] = scope[called]._made()
-                self._dispatcher = _kept(self._function, self._options)
-                if scope.get(name) is self:
-                    scope[name] = self._dispatcher
+                # An edited file's cache must not hold what this process has read of it before.
+                keep = self._stamp == _stamp(self._function)
+                self._dispatcher = _dispatcher(self._function, self._options, keep=keep)
+                self._link()
+                self._is_ready = True
         return self._dispatcher
+
+    def _link(self) -> None:
+        scope = self._function.__globals__
+        for called in self._function.__code__.co_names:
+            if isinstance(scope.get(called), _Compiled):
+                scope[called] = scope[called]._made()
+        if scope.get(self._function.__name__) is self:
+            scope[self._function.__name__] = self._dispatcher
 
 
 def compiled(function: Callable | None = None, /, **options: Any) -> Any:
@@ -60,15 +71,22 @@ def compiled(function: Callable | None = None, /, **options: Any) -> Any:
     return _Compiled(function, options)
 
 
-def _kept(function: Callable, options: dict[str, Any]) -> Any:
+def _stamp(function: Callable) -> int | None:
+    """When the function's file was changed."""
+    with suppress(OSError):
+        return Path(function.__code__.co_filename).stat().st_mtime_ns
+    return None
+
+
+def _dispatcher(function: Callable, options: dict[str, Any], *, keep: bool) -> Any:
     numba = _numba()
-    keep = numba.njit(cache=True, **options)
-    with suppress(RuntimeError):  # numba finds no folder
-        return keep(function)
-    if home := temporary_home():
-        setattr(numba.config, "CACHE_DIR", str(home / "numba"))  # noqa: B010 (the stubs do not know it)
-        with suppress(RuntimeError):
-            return keep(function)
+    if keep:
+        with suppress(RuntimeError):  # numba finds no folder
+            return numba.njit(cache=True, **options)(function)
+        if home := temporary_home():
+            setattr(numba.config, "CACHE_DIR", str(home / "numba"))  # noqa: B010 (the stubs do not know it)
+            with suppress(RuntimeError):
+                return numba.njit(cache=True, **options)(function)
     return numba.njit(**options)(function)
 
 
@@ -100,7 +118,10 @@ def kept_in() -> Path | None:
 
 
 def begin_loading() -> None:
-    """In a thread: whichever compiled function is called first waits most of a second for numba."""
+    """In a thread: whichever compiled function is called first waits most of a second for numba.
+
+    A process that is forked meanwhile would wait for ever; ours are spawned.
+    """
     Thread(target=_nothing).start()
 
 

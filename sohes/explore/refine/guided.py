@@ -41,14 +41,15 @@ class _Guide:
     """Statistics of an image that all its masks share, for blocks of `step` x `step` pixels."""
 
     def __init__(self, image_HW3: np.ndarray, step: int, radius: int, epsilon: float):
-        self.image_3HW = np.ascontiguousarray(image_HW3.transpose(2, 0, 1))
+        self.image_3HW = np.array(image_HW3.transpose(2, 0, 1), order="C")
         self.step, self.radius = step, radius
         colours = [_reduced(plane.astype(np.float32) / 255, step) for plane in self.image_3HW]
         means = [self._means(plane) for plane in colours]
         covariance = np.empty((*colours[0].shape, 3, 3), np.float32)
         for i in range(3):
-            for j in range(3):
-                covariance[..., i, j] = self._means(colours[i] * colours[j]) - means[i] * means[j]
+            for j in range(i + 1):
+                shared = self._means(colours[i] * colours[j]) - means[i] * means[j]
+                covariance[..., i, j] = covariance[..., j, i] = shared
         self.colour_3hw, self.mean_3hw = np.stack(colours), np.stack(means)
         self.inverse_hw33 = np.linalg.inv(covariance + epsilon * np.eye(3, dtype=np.float32))
 
@@ -104,7 +105,7 @@ def _filtered(words, row0, column0, blocks, step, radius, image_3HW, colour_3hw,
 
 @compiled(nogil=True)
 def _cover(words, row0, column0, blocks, step, height, width, alpha_hw):
-    """Write the share of each block that a mask covers; blocks go on beyond the image as at its border."""
+    """Add, to zeros, the share of each block that a mask covers; blocks go on beyond the image as at its border."""
     top, left, bottom, right = blocks
     first, last = column0 // step, min(right, (column0 + 64 * words.shape[1] + step - 1) // step)
     skipped, border = column0 - first * step, width - first * step  # pixels of the row of these blocks
@@ -168,8 +169,8 @@ def _reflected(place, side):
 
 @compiled(nogil=True)
 def _fit(planes_4hw, mean_3hw, inverse_hw33, top, left):
-    """From the means of alpha times each colour, and of alpha, to each window's least-squares fit of alpha to colour:
-    a slope per colour, and the offset."""
+    """Replace the means of alpha times each colour, and of alpha, by each window's least-squares fit of alpha to
+    colour: a slope per colour, and the offset."""
     for y in range(planes_4hw.shape[1]):
         for x in range(planes_4hw.shape[2]):
             offset = mean_alpha = planes_4hw[3, y, x]
