@@ -46,6 +46,7 @@ class Project:
     packs = _Place("params/sa1b-2-percent.txt")  # the packs of SA-1B that params/paper.yaml takes
     ablations = _Place("params/ablations")  # the folder of ablation tables
     launch_profiles = _Place("infra/launch")  # the folder of launch profiles
+    slurm_scripts = _Place("infra/slurm")  # the folder of scripts for sbatch
     deployments = _Place("prefect.yaml")  # Prefect's deployments of the flows
     automations = _Place("infra/prefect/automations.yaml")  # what Prefect's server does by itself
     pod_template = _Place("infra/kubernetes/work-pool.json")  # Prefect's, for the pods that run flows

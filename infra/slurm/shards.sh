@@ -12,7 +12,7 @@ set -euo pipefail
 stage=${1:?name a stage with shards: pull, explore or evaluate}
 cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # shellcheck disable=SC1091
-source .venv/bin/activate
+if [ -e .venv/bin/activate ]; then source .venv/bin/activate; fi   # else the environment that sbatch was called in
 per_job=${2:-1}
 first=$((${SLURM_ARRAY_TASK_ID:?run me with sbatch --array} * per_job))
 exec sohes "$stage" --shard "$first-$((first + per_job - 1))"

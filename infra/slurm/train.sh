@@ -13,6 +13,6 @@ set -euo pipefail
 stage=${1:?name a training stage: backbone, instruct or correct}
 cd "${SLURM_SUBMIT_DIR:?run me with sbatch}"
 # shellcheck disable=SC1091
-source .venv/bin/activate
+if [ -e .venv/bin/activate ]; then source .venv/bin/activate; fi   # else the environment that sbatch was called in
 export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK   # Slurm 22.05 to 23.02 does not set it
 exec srun python -m sohes.launch.together "$stage"

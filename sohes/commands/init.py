@@ -49,6 +49,8 @@ def init(
     """
     if not images.is_dir():
         raise SohesError(f"no such folder of photographs: {images}")
+    if Path.cwd().is_relative_to(images.resolve()):
+        raise SohesError(f"{images} holds this folder, whose results would pass for photographs: init in one beside it")
     listing = list_photographs(images)
     if not listing.names:
         raise SohesError(f"there are no photographs in {images} ({', '.join(SUFFIXES)}): name a folder that has some")

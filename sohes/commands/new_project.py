@@ -42,7 +42,7 @@ def make_project(root: Path) -> list[Path]:
         return []
     texts = {project.graph: _HEAD + yaml.safe_dump(graph_without_source(), sort_keys=False), project.readme: README}
     files = [TEMPLATE.git_ignores, TEMPLATE.dvc_ignores, TEMPLATE.packs, *TEMPLATE.launch_profiles.glob("*.yaml")]
-    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template]
+    files += [TEMPLATE.deployments, TEMPLATE.automations, TEMPLATE.pod_template, *TEMPLATE.slurm_scripts.glob("*.sh")]
     for path in files:
         texts[root / path.relative_to(TEMPLATE.root)] = path.read_text("utf-8")
     around = (root.resolve(), *root.resolve().parents)

@@ -305,15 +305,17 @@ def test_shards_are_numbered_by_the_job_that_makes_them(folder, monkeypatch, cap
     assert ("no shard of explore is left" in told.err) == (not missing)
 
 
-def test_a_job_of_an_array_makes_its_shards(tmp_path, repository):
-    """infra/slurm/shards.sh, with a `sohes` that shows what it was asked for."""
-    (tmp_path / ".venv/bin").mkdir(parents=True)
-    (tmp_path / ".venv/bin/activate").touch()
-    (tmp_path / "sohes").write_text('#!/bin/sh\necho "$@"\n')
+@pytest.mark.parametrize("environment", ["", "own "])
+def test_a_job_of_an_array_makes_its_shards(tmp_path, repository, environment):
+    """infra/slurm/shards.sh, with a `sohes` that shows what it was asked for, with or without an environment there."""
+    if environment:
+        (tmp_path / ".venv/bin").mkdir(parents=True)
+        (tmp_path / ".venv/bin/activate").write_text("export IN='own '\n")
+    (tmp_path / "sohes").write_text('#!/bin/sh\necho "$IN$@"\n')
     (tmp_path / "sohes").chmod(0o755)
     path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
-    environment = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "924"}
+    variables = {"PATH": path, "SLURM_SUBMIT_DIR": str(tmp_path), "SLURM_ARRAY_TASK_ID": "924"}
     for words, shards in ((["12"], "11088-11099"), ([], "924-924")):
         script = ["bash", str(repository / "infra/slurm/shards.sh"), "explore", *words]
-        done = subprocess.run(script, env=environment, capture_output=True, text=True, check=True)
-        assert done.stdout == f"explore --shard {shards}\n"
+        done = subprocess.run(script, env=variables, capture_output=True, text=True, check=True)
+        assert done.stdout == f"{environment}explore --shard {shards}\n"

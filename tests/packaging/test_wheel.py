@@ -130,6 +130,8 @@ def test_commands_work_far_from_the_checkout(installed, tmp_path, photos):
     installed("-m", "sohes", "segment", "--explore", photos / "0.png", "--out", "masks", cwd=tmp_path)
     assert (tmp_path / "masks/0.json").exists()
     assert "made a project here: " in installed("-m", "sohes", "init", "--images", "photos", cwd=tmp_path)
+    scripts = {path.name for path in Project(tmp_path).slurm_scripts.iterdir()}
+    assert scripts == {path.name for path in TEMPLATE.slurm_scripts.iterdir()} == {"shards.sh", "train.sh"}
     assert installed("-m", "sohes", "params", "--schema", cwd=tmp_path) == Project(tmp_path).schema.read_text()
     assert "This machine can run params.yaml" in installed("-m", "sohes", "doctor", cwd=tmp_path)
     load = "import sohes; print('masks', len(sohes.load().segment('photos/0.png')))"
