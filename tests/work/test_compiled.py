@@ -70,12 +70,12 @@ def factorial(n):
 
 @compiled
 def even(n):
-    return odd_or_none(n - 1) == 1 if n else True
+    return not odd(n)
 
 
 @compiled
-def odd_or_none(n):
-    return n % 2
+def odd(n):
+    return n % 2 == 1
 
 
 @compiled
