@@ -17,6 +17,7 @@ from sohes.structures import MaskSet
 
 LEVEL_NAMES = ("whole", "parts", "subparts")
 _ALIKE = 0.6  # IoU
+_PICTURE = 0.95  # of all pixels: more is the picture itself
 _COMPARED = 512  # pixels of the longer side on which masks are compared
 _GOLDEN_RATIO = 0.618033988749895  # hues this far apart stay distinct however many are drawn
 
@@ -162,10 +163,15 @@ def strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> M
 def places_of_strongest(found: MaskSet, *, min_score: float = 0.4, at_most: int = 60) -> np.ndarray:
     """(K,) int64, rising: the masks above `min_score`, the best `at_most` of them, or the ten best if fewer pass.
 
-    One that looks like a stronger one, with an IoU above 0.6, is left out: recall wants both, the eye one.
+    One that looks like a stronger one, with an IoU above 0.6, is left out: recall wants both, the eye one. So is one of
+    nearly the whole picture, unless there are no others: it would be the only whole entity, and show nothing.
     """
     order = np.argsort(-found.scores, kind="stable")
     small = fitted_size(found.height, found.width, _COMPARED)
-    distinct = order[packed.suppress(packed_at(found, small)[order], nms_iou=_ALIKE)]
+    drawn = packed_at(found, small)
+    share = packed.areas(drawn) / (small[0] * small[1])
+    if (share <= _PICTURE).any():
+        order = order[share[order] <= _PICTURE]
+    distinct = order[packed.suppress(drawn[order], nms_iou=_ALIKE)]
     passing = int((found.scores[distinct] >= min_score).sum())
     return np.sort(distinct[: min(at_most, max(10, passing))])

@@ -73,5 +73,14 @@ def test_of_masks_that_look_alike_only_the_strongest_is_drawn():
     assert pictures.places_of_strongest(masks.empty_mask_set(40, 2000)).tolist() == []
 
 
+def test_a_mask_of_the_whole_picture_is_drawn_only_where_there_is_no_other():
+    drawn = np.ones((3, 40, 60), bool)
+    drawn[1, :, 56:] = drawn[2, 20:] = False
+    found = masks.mask_set(drawn, scores=np.array([0.9, 0.8, 0.7]), parents=np.array([-1, 0, 1]))
+    assert pictures.places_of_strongest(found).tolist() == [1, 2]
+    assert pictures.strongest(found).parents.tolist() == [-1, 0]
+    assert pictures.places_of_strongest(masks.mask_set(drawn[:1])).tolist() == [0]
+
+
 def test_colours_are_distinct():
     assert len({tuple(c) for c in pictures.colours(50).tolist()}) == 50
