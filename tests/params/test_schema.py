@@ -71,9 +71,11 @@ def test_the_line_is_relative_to_the_file(tmp_path):
 @pytest.mark.parametrize("profile", ["demo", "paper"])
 def test_what_init_writes_names_it_once_and_stays_so(tmp_path, monkeypatch, file, profile):
     monkeypatch.chdir(tmp_path)
+    photos = tmp_path / "photos"
+    photos.mkdir()
     monkeypatch.setattr(init, "list_photographs", lambda _: SimpleNamespace(names=["a.jpg"] * 1000, others=[]))
     for _ in range(2):
-        init.init(tmp_path, profile=profile, params=Path(file))
+        init.init(photos, profile=profile, params=Path(file))
         first, *others = Path(file).read_text().splitlines()
         assert (Path(file).parent / first.removeprefix(MARK)).read_text() == schema_text()
         assert not [line for line in others if line.startswith(MARK)]
