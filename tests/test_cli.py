@@ -376,15 +376,13 @@ def test_init_reads_every_mask_and_says_what_it_left_out(tmp_path):
         (["--images", "empty"], "there are no photographs in empty (.jpg, "),
         (["--images", "."], ". holds this folder, whose results would pass for photographs"),
         (["--images", ".."], ".. holds this folder"),
-        (["--images", "photos", "--annotations", "absent.json"], "no such annotation file: absent.json"),
-        (["--images", "photos", "--annotations", "photos/one.jpg"], "one.jpg is not"),
+        (["--images", ".", "--annotations", "absent.json"], "no such annotation file: absent.json"),
+        (["--images", ".", "--annotations", "one.jpg"], "one.jpg is not"),
     ],
 )
 def test_init_refuses_what_is_not_there_or_not_to_be_and_writes_nothing(tmp_path, arguments, message):
-    for folder in ("empty", "photos"):
-        (tmp_path / folder).mkdir()
-    for photograph in ("one.jpg", "photos/one.jpg"):
-        (tmp_path / photograph).touch()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one.jpg").touch()
     done = sohes("init", *arguments, cwd=tmp_path)
     assert done.returncode == 1
     assert message in done.stderr

@@ -49,7 +49,7 @@ def init(
     """
     if not images.is_dir():
         raise SohesError(f"no such folder of photographs: {images}")
-    if Path.cwd().is_relative_to(images.resolve()):
+    if annotations is None and Path.cwd().is_relative_to(images.resolve()):  # with them, only what they list is taken
         raise SohesError(f"{images} holds this folder, whose results would pass for photographs: init in one beside it")
     listing = list_photographs(images)
     if not listing.names:
